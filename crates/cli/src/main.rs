@@ -1,0 +1,2 @@
+//! The `traits` command.
+fn main() {}

@@ -1,0 +1,300 @@
+//! Where things lie in the trait area: regions, slots and footers, as distances from the packet data.
+//!
+//! The area sits directly in front of the packet data, inside the XDP metadata:
+//!
+//! ```text
+//! | packet region: slots …, present, nonce | flow region: slots …, present, nonce | packet data
+//! ```
+//!
+//! Every place in it is named by its *distance*: the number of bytes from the packet data back to the first byte.
+//! Region sizes are fixed when a registry is created, so every distance is a constant.
+
+use core::fmt;
+
+use crate::key::Merge;
+
+/// Bytes of a region's footer: `present` (u64, bit *k* set: key *k* has a value), then `nonce` (u64).
+pub const FOOTER_LEN: usize = 16;
+
+/// How many keys a registry has: one bit of a footer's `present` word each.
+pub const KEY_COUNT: usize = 64;
+
+/// The largest area the kernel lets XDP reserve, in bytes (`xdp_metalen_invalid` in include/net/xdp.h: at most 255,
+/// a multiple of 4).
+pub const AREA_LEN_MAX: usize = 252;
+
+/// The largest area that every measured driver has headroom for, in bytes: native veth has 256 bytes of headroom of
+/// which `struct xdp_frame` takes 40.
+pub const AREA_LEN_PORTABLE: usize = 216;
+
+/// One of the two parts of the area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Region {
+    /// Nearest to the packet data and always visible to GRO: packets whose flow regions differ are not merged.
+    Flow,
+    /// In front of the flow region, hidden from GRO once the area is sealed.
+    Packet,
+}
+
+impl Region {
+    /// The region that holds keys with this merge policy.
+    pub const fn of(merge: Merge) -> Region {
+        match merge {
+            Merge::Block => Region::Flow,
+            Merge::KeepFirst => Region::Packet,
+        }
+    }
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Region::Flow => "flow",
+            Region::Packet => "packet",
+        })
+    }
+}
+
+/// Why two region sizes do not make a layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayoutError {
+    /// The flow region is not a multiple of 8 or has no room for its footer.
+    Flow(usize),
+    /// The packet region is not a multiple of 4 or, unless it is empty, has no room for its footer.
+    Packet(usize),
+    /// Together they are longer than [`AREA_LEN_MAX`].
+    TooLong(usize),
+}
+
+impl fmt::Display for LayoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LayoutError::Flow(len) => {
+                write!(f, "a flow region of {len} bytes: it must be a multiple of 8 and at least {FOOTER_LEN}")
+            }
+            LayoutError::Packet(len) => {
+                write!(f, "a packet region of {len} bytes: it must be 0, or a multiple of 4 and at least {FOOTER_LEN}")
+            }
+            LayoutError::TooLong(len) => {
+                write!(f, "an area of {len} bytes: the kernel allows {AREA_LEN_MAX} bytes of XDP metadata")
+            }
+        }
+    }
+}
+
+impl core::error::Error for LayoutError {}
+
+/// The sizes of the two regions of a registry's area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    flow: u8,
+    packet: u8,
+}
+
+impl Layout {
+    /// 64 bytes for each region, the default of a new registry.
+    pub const DEFAULT: Layout = Layout { flow: 64, packet: 64 };
+
+    /// A layout of `flow` and `packet` bytes, footers included.
+    ///
+    /// `flow` is a multiple of 8 and at least 16 (its footer authenticates the whole area); `packet` is 0 for no
+    /// packet region, or a multiple of 4 and at least 16.
+    pub const fn new(flow: usize, packet: usize) -> Result<Layout, LayoutError> {
+        if flow < FOOTER_LEN || !flow.is_multiple_of(8) {
+            return Err(LayoutError::Flow(flow));
+        }
+        if packet != 0 && packet < FOOTER_LEN || !packet.is_multiple_of(4) {
+            return Err(LayoutError::Packet(packet));
+        }
+        if flow > AREA_LEN_MAX || packet > AREA_LEN_MAX || flow + packet > AREA_LEN_MAX {
+            return Err(LayoutError::TooLong(flow.saturating_add(packet)));
+        }
+        Ok(Layout { flow: flow as u8, packet: packet as u8 })
+    }
+
+    /// Bytes of one region, footer included; 0 if the layout has no such region.
+    pub const fn region_len(&self, region: Region) -> usize {
+        match region {
+            Region::Flow => self.flow as usize,
+            Region::Packet => self.packet as usize,
+        }
+    }
+
+    /// Distance from the packet data to the end of a region: 0 for the flow region, its length for the packet region.
+    pub const fn region_end(&self, region: Region) -> usize {
+        match region {
+            Region::Flow => 0,
+            Region::Packet => self.flow as usize,
+        }
+    }
+
+    /// Bytes of the whole area.
+    pub const fn area_len(&self) -> usize {
+        self.flow as usize + self.packet as usize
+    }
+
+    /// Bytes of a region that slots can use.
+    pub const fn slot_space(&self, region: Region) -> usize {
+        self.region_len(region).saturating_sub(FOOTER_LEN)
+    }
+
+    /// The slot of `size` bytes at `distance` from the packet data, if it lies in `region`, is aligned to its size up
+    /// to 8 and does not touch the footer. A flag (size 0) has distance 0.
+    pub const fn slot(&self, region: Region, size: usize, distance: usize) -> Option<Slot> {
+        if !matches!(size, 0 | 1 | 2 | 4 | 8 | 16) || self.region_len(region) < FOOTER_LEN {
+            return None;
+        }
+        if size == 0 {
+            return if distance == 0 { Some(Slot { region, size: 0, distance: 0 }) } else { None };
+        }
+        let align = if size > 8 { 8 } else { size };
+        let lowest = self.region_end(region) + FOOTER_LEN + size;
+        let highest = self.region_end(region) + self.region_len(region);
+        if distance < lowest || distance > highest || !distance.is_multiple_of(align) {
+            return None;
+        }
+        Some(Slot { region, size: size as u8, distance: distance as u8 })
+    }
+
+    /// Every place in `region` where a slot of `size` bytes may lie, nearest to the packet data first.
+    pub fn places(&self, region: Region, size: usize) -> impl Iterator<Item = Slot> + use<> {
+        let layout = *self;
+        (0..=layout.area_len()).filter_map(move |distance| layout.slot(region, size, distance))
+    }
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Layout::DEFAULT
+    }
+}
+
+/// Where a key's value lies: its region, size and distance from the packet data, all in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Slot {
+    region: Region,
+    size: u8,
+    distance: u8,
+}
+
+impl Slot {
+    /// The region it lies in.
+    pub const fn region(&self) -> Region {
+        self.region
+    }
+
+    /// Bytes of the value: 0, 1, 2, 4, 8 or 16.
+    pub const fn size(&self) -> usize {
+        self.size as usize
+    }
+
+    /// Bytes from the packet data back to the value's first byte; 0 for a flag.
+    pub const fn distance(&self) -> usize {
+        self.distance as usize
+    }
+
+    /// The distances the slot covers: its first byte has the largest.
+    pub const fn distances(&self) -> core::ops::RangeInclusive<usize> {
+        self.distance() + 1 - self.size()..=self.distance()
+    }
+
+    /// Whether two slots share a byte.
+    pub const fn overlaps(&self, other: &Slot) -> bool {
+        self.size != 0
+            && other.size != 0
+            && self.distance() - self.size() < other.distance()
+            && other.distance() - other.size() < self.distance()
+    }
+}
+
+/// The secrets that authenticate the two regions of one registry's areas.
+///
+/// A nonce is never 0 and always even. The last bit of the packet region's nonce says how it was left: even while the
+/// area is open (the region is inside the XDP metadata), odd once it is sealed (hidden below it). A reader knows from
+/// the metadata's length which one to expect, so a foreign program that grows its metadata over a hidden region makes
+/// the region invalid, even if it writes nothing there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Nonces {
+    /// The flow region's nonce.
+    pub flow: u64,
+    /// The packet region's nonce while the area is open.
+    pub packet: u64,
+}
+
+impl Nonces {
+    /// Nonces made from two random numbers; 0 and odd numbers are moved to a valid neighbour.
+    pub const fn from_random(flow: u64, packet: u64) -> Nonces {
+        const fn even(n: u64) -> u64 {
+            if n & !1 == 0 { 2 } else { n & !1 }
+        }
+        Nonces { flow: even(flow), packet: even(packet) }
+    }
+
+    /// The packet region's nonce once the area is sealed.
+    pub const fn packet_sealed(&self) -> u64 {
+        self.packet | 1
+    }
+}
+
+impl fmt::Debug for Nonces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Nonces(secret)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layout_refuses_what_the_kernel_would() {
+        assert_eq!(Layout::new(8, 0), Err(LayoutError::Flow(8)));
+        assert_eq!(Layout::new(20, 0), Err(LayoutError::Flow(20)));
+        assert_eq!(Layout::new(64, 8), Err(LayoutError::Packet(8)));
+        assert_eq!(Layout::new(64, 66), Err(LayoutError::Packet(66)));
+        assert_eq!(Layout::new(128, 128), Err(LayoutError::TooLong(256)));
+        assert_eq!(Layout::new(usize::MAX - 7, 16), Err(LayoutError::TooLong(usize::MAX)));
+        assert_eq!(Layout::new(64, 188).unwrap().area_len(), AREA_LEN_MAX);
+        assert_eq!(Layout::new(16, 0).unwrap().slot_space(Region::Packet), 0);
+    }
+
+    #[test]
+    fn slots_are_aligned_inside_their_region_and_clear_of_the_footer() {
+        let layout = Layout::new(64, 48).unwrap();
+        for region in [Region::Flow, Region::Packet] {
+            let end = layout.region_end(region);
+            for size in [1, 2, 4, 8, 16] {
+                let mut places = 0;
+                for slot in layout.places(region, size) {
+                    assert!(slot.distance().is_multiple_of(size.min(8)));
+                    assert!(slot.distance() - size >= end + FOOTER_LEN);
+                    assert!(slot.distance() <= end + layout.region_len(region));
+                    places += 1;
+                }
+                assert!(places >= layout.slot_space(region) / size.max(8) / 2);
+            }
+        }
+        assert_eq!(layout.places(Region::Flow, 3).count(), 0);
+        assert_eq!(Layout::new(64, 0).unwrap().places(Region::Packet, 0).count(), 0);
+    }
+
+    #[test]
+    fn overlap_is_sharing_a_byte() {
+        let layout = Layout::DEFAULT;
+        let at = |size, distance| layout.slot(Region::Flow, size, distance).unwrap();
+        assert!(at(8, 32).overlaps(&at(4, 28)));
+        assert!(!at(8, 32).overlaps(&at(4, 36)));
+        assert!(!at(8, 32).overlaps(&at(8, 24)));
+        assert!(!at(8, 32).overlaps(&at(0, 0)));
+        assert_eq!(at(8, 32).distances(), 25..=32);
+    }
+
+    #[test]
+    fn nonces_are_even_and_never_zero() {
+        for n in [0, 1, 2, 3, u64::MAX] {
+            let nonces = Nonces::from_random(n, n);
+            assert!(nonces.flow != 0 && nonces.flow.is_multiple_of(2));
+            assert!(nonces.packet != 0 && nonces.packet != nonces.packet_sealed());
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Rich metadata for network packets on the stock Linux kernel.
+//!
+//! A *trait* is a small typed value with a name (`tenant: u32`, `flow_id: u64`, `rx_ts`) that an XDP program attaches
+//! to a packet and that every later stage can read. This crate is the control side: the [`registry`] that names are
+//! given out from, [`bind`]ing a BPF object's keys to it, and [`attach`]ing programs to hooks.
+
+pub mod attach;
+pub mod bind;
+mod descriptor;
+pub mod registry;
+
+pub use packet_traits_core as core;
