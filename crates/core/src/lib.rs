@@ -8,6 +8,14 @@
 
 pub mod key;
 pub mod layout;
+pub mod packed;
+pub mod typed;
+pub mod value;
+pub mod view;
 
 pub use key::{Key, KeyName, KeyType, Merge, NameError};
 pub use layout::{Layout, LayoutError, Nonces, Region, Slot};
+pub use packed::{Packed, Version};
+pub use typed::{Mac, Timestamp, TraitValue, TypeMismatch, TypedKey, Uuid};
+pub use value::{Value, ValueBytes, ValueError};
+pub use view::{PacketRegion, SetError, TraitsMut, TraitsView, ViewError};

@@ -1,0 +1,53 @@
+# make demo and make test work on a fresh Debian or Ubuntu machine with Rust; see README.md.
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+C_SOURCES = $(shell git ls-files '*.c' '*.h' 2>/dev/null)
+
+# Loading BPF programs and making namespaces needs root; cargo itself does not.
+AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+
+.PHONY: all demo test bench install uninstall setup setup-test lint clean
+
+all: setup
+	$(CARGO) build --release
+
+setup:
+	@tools/setup.sh build
+
+setup-test:
+	@tools/setup.sh test
+
+# Traits on real traffic, in namespaces of its own.
+demo: all
+	$(AS_ROOT) target/release/traits demo
+
+lint: setup-test
+	$(CARGO) fmt --all --check
+	clang-format --dry-run --Werror $(C_SOURCES)
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+# Everything: lint, unit, property, kernel and command tests.
+test: lint
+	$(CARGO) test --workspace --no-run
+	$(AS_ROOT) $(CARGO) test --workspace --no-fail-fast
+
+bench: all
+	$(AS_ROOT) target/release/traits bench ops
+
+install: all
+	install -Dm755 target/release/traits $(DESTDIR)$(PREFIX)/bin/traits
+	for header in include/packet_traits/*.h; do \
+		install -Dm644 $$header $(DESTDIR)$(PREFIX)/include/packet_traits/$${header##*/} || exit 1; \
+	done
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/traits
+	for header in include/packet_traits/*.h; do \
+		rm -f $(DESTDIR)$(PREFIX)/include/packet_traits/$${header##*/}; \
+	done
+	-rmdir $(DESTDIR)$(PREFIX)/include/packet_traits
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,72 @@
+//! Binding an object file for another loader.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use libbpf_rs::ObjectBuilder;
+use object::{Object, ObjectSection};
+
+use super::{
+    Binding, BindError,
+    open::fill,
+};
+use crate::{descriptor, registry::Registry};
+
+/// Writes a bound copy of the object file `input` to `output`, which any loader can load.
+///
+/// `output` is replaced whole or not at all. It contains the registry's nonces and is readable by its owner only.
+/// Headrooms are those known to the registry now; see `pt_anchors` in the header for loaders that share the rest.
+pub fn bind_file(input: &Path, output: &Path, registry: &Registry) -> Result<Binding, BindError> {
+    let name = input.display().to_string();
+    let mut bytes =
+        fs::read(input).map_err(|source| BindError::File { action: "reading", path: input.to_owned(), source })?;
+    let mut object = ObjectBuilder::default()
+        .open_memory(&bytes)
+        .map_err(|source| BindError::Open { object: name.clone(), source })?;
+    let binding = fill(&mut object, &name, registry)?;
+
+    let place = section_place(&bytes).filter(|(start, len)| start + len <= bytes.len());
+    let filled = object.maps().find(|map| map.name() == descriptor::SECTION);
+    let (Some((start, len)), Some(filled)) = (place, filled.as_ref().and_then(|map| map.initial_value())) else {
+        return Err(BindError::NoKeys { object: name });
+    };
+    // libbpf rounds the map up to whole words; what is behind the section is padding
+    bytes[start..start + len].copy_from_slice(&filled[..len]);
+    write_whole(output, &bytes).map_err(|source| BindError::File {
+        action: "writing",
+        path: output.to_owned(),
+        source,
+    })?;
+    Ok(binding)
+}
+
+/// Start and length of the descriptors' section in the file.
+fn section_place(bytes: &[u8]) -> Option<(usize, usize)> {
+    let elf = object::File::parse(bytes).ok()?;
+    let (start, len) = elf.section_by_name(descriptor::SECTION)?.file_range()?;
+    Some((usize::try_from(start).ok()?, usize::try_from(len).ok()?))
+}
+
+/// Writes beside `path`, then renames.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut beside = path.file_name().unwrap_or_default().to_owned();
+    beside.push(format!(".{}.tmp", std::process::id()));
+    let beside = path.with_file_name(beside);
+    let written = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        // the error to report is the first one
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}

@@ -1,0 +1,130 @@
+//! An object that is bound, and one that is loaded: the types keep the order.
+
+use std::{ffi::CStr, path::Path};
+
+use libbpf_rs::{AsRawLibbpf, Object, ObjectBuilder, OpenObject};
+
+use super::{BindError, Binding, bind_open_object};
+use crate::registry::Registry;
+
+/// Bytes kept of each program's verifier log; the kernel keeps the log's end (`bpf_verifier_vlog`).
+const LOG_LEN: usize = 1 << 20;
+
+/// An object whose keys are bound to a registry and which is not loaded yet.
+///
+/// Unlike an [`OpenObject`], it cannot be loaded unbound.
+pub struct BoundObject<'r> {
+    object: OpenObject,
+    name: String,
+    binding: Binding,
+    registry: &'r Registry,
+}
+
+/// An object that the kernel has accepted. Its programs are unloaded when it is dropped, unless attached or pinned.
+pub struct LoadedObject {
+    object: Object,
+    binding: Binding,
+}
+
+impl<'r> BoundObject<'r> {
+    /// Opens an object file and binds it.
+    pub fn open(path: &Path, registry: &'r Registry) -> Result<BoundObject<'r>, BindError> {
+        let bytes =
+            std::fs::read(path).map_err(|source| BindError::File { action: "reading", path: path.to_owned(), source })?;
+        BoundObject::from_bytes(&bytes, &path.display().to_string(), registry)
+    }
+
+    /// Binds an object file's contents; `name` stands for it in errors.
+    pub fn from_bytes(bytes: &[u8], name: &str, registry: &'r Registry) -> Result<BoundObject<'r>, BindError> {
+        let mut object = ObjectBuilder::default()
+            .open_memory(bytes)
+            .map_err(|source| BindError::Open { object: name.to_owned(), source })?;
+        let binding = bind_open_object(&mut object, name, registry)?;
+        Ok(BoundObject { object, name: name.to_owned(), binding, registry })
+    }
+
+    /// What it was bound to.
+    pub fn binding(&self) -> &Binding {
+        &self.binding
+    }
+
+    /// The open object, to set its other variables, map sizes and which programs to load.
+    pub fn open_object_mut(&mut self) -> &mut OpenObject {
+        &mut self.object
+    }
+
+    /// Loads every program (unless autoload was turned off).
+    ///
+    /// If a key was unregistered between binding and loading, the object is unloaded and the error is
+    /// [`BindError::Changed`].
+    pub fn load(self) -> Result<LoadedObject, BindError> {
+        let BoundObject { mut object, name, binding, registry } = self;
+        let mut logs = Vec::new();
+        for program in object.progs_mut() {
+            let mut log = vec![0u8; LOG_LEN];
+            // SAFETY: the buffer is on the heap, is not resized, and is dropped only after the load.
+            let err = unsafe {
+                libbpf_sys::bpf_program__set_log_buf(
+                    program.as_libbpf_object().as_ptr(),
+                    log.as_mut_ptr().cast(),
+                    log.len() as _,
+                )
+            };
+            if err == 0 {
+                logs.push((program.name().to_string_lossy().into_owned(), log));
+            }
+        }
+        let loaded = object.load();
+        let object = loaded.map_err(|source| {
+            let (program, log) = refusal(&logs);
+            BindError::Load { object: name.clone(), program, log, source }
+        })?;
+        for program in object.progs_mut() {
+            // SAFETY: taking the buffer away again, before it is dropped; a null buffer of length 0 is allowed.
+            unsafe {
+                libbpf_sys::bpf_program__set_log_buf(program.as_libbpf_object().as_ptr(), std::ptr::null_mut(), 0)
+            };
+        }
+        if !binding.holds(registry)? {
+            return Err(BindError::Changed { object: name, registry: registry.name().to_string() });
+        }
+        Ok(LoadedObject { object, binding })
+    }
+}
+
+/// The program that the verifier wrote about, and what it wrote: loading stops at the first refusal.
+fn refusal(logs: &[(String, Vec<u8>)]) -> (Option<String>, String) {
+    logs.iter()
+        .find_map(|(name, log)| {
+            let text = CStr::from_bytes_until_nul(log).ok()?.to_string_lossy().into_owned();
+            (!text.is_empty()).then(|| (Some(name.clone()), text))
+        })
+        .unwrap_or_default()
+}
+
+impl LoadedObject {
+    /// What it was bound to.
+    pub fn binding(&self) -> &Binding {
+        &self.binding
+    }
+
+    /// The loaded object.
+    pub fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// The loaded object, to change its maps and programs.
+    pub fn object_mut(&mut self) -> &mut Object {
+        &mut self.object
+    }
+
+    /// The program of this name.
+    pub fn program(&self, name: &str) -> Option<libbpf_rs::Program<'_>> {
+        self.object.progs().find(|program| program.name() == name)
+    }
+
+    /// The map of this name.
+    pub fn map(&self, name: &str) -> Option<libbpf_rs::Map<'_>> {
+        self.object.maps().find(|map| map.name() == name)
+    }
+}

@@ -1,0 +1,228 @@
+//! Binding an opened, not yet loaded object.
+
+use std::path::{Path, PathBuf};
+
+use libbpf_rs::{
+    AsRawLibbpf, OpenObject,
+    btf::{Btf, BtfType, types},
+};
+use packet_traits_core::{Key, KeyName, Merge, Region, layout::KEY_COUNT};
+
+use super::{
+    BindError,
+    ctype::{CType, expected},
+};
+use crate::{
+    descriptor::{self, ABI_VERSION, ANCHOR_COUNT, At, Descriptors, KeyDescriptor, SlotEntry},
+    registry::{KeyEntry, Registry},
+};
+
+/// Name of the map in which XDP programs publish the headrooms they see (`pt_anchors` in the header).
+const ANCHORS_MAP: &str = "pt_anchors";
+
+/// The headroom that drivers with native XDP leave in front of a packet, in bytes (`XDP_PACKET_HEADROOM` in
+/// include/uapi/linux/bpf.h); every program knows it from the start.
+const XDP_PACKET_HEADROOM: u32 = 256;
+
+/// A key that an object declares, as bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundKey {
+    /// The key.
+    pub key: Key,
+    /// Which registration of that number it is.
+    pub generation: u64,
+}
+
+/// What an object was bound to. Check it with [`Binding::holds`] once the object is loaded.
+#[derive(Clone, Debug)]
+pub struct Binding {
+    keys: Vec<BoundKey>,
+}
+
+impl Binding {
+    /// The keys the object declares.
+    pub fn keys(&self) -> &[BoundKey] {
+        &self.keys
+    }
+
+    /// Whether all keys are still registered as they were.
+    ///
+    /// From the moment a program is loaded, the registry refuses to give up its keys; a key given up before that moment
+    /// shows here.
+    pub fn holds(&self, registry: &Registry) -> Result<bool, BindError> {
+        let keys: Vec<_> = self.keys.iter().map(|bound| (bound.key.number(), bound.generation)).collect();
+        Ok(registry.still_valid(&keys)?)
+    }
+}
+
+/// Binds an open object's keys to a registry, so that it can be loaded.
+///
+/// `name` stands for the object in errors. The map `pt_anchors` is replaced by the registry's. Binding an object again
+/// to the same registry is allowed and brings it up to date.
+pub fn bind_open_object(object: &mut OpenObject, name: &str, registry: &Registry) -> Result<Binding, BindError> {
+    let binding = fill(object, name, registry)?;
+    for mut map in object.maps_mut() {
+        if map.name() == ANCHORS_MAP {
+            map.reuse_pinned_map(anchors_pin(registry))
+                .map_err(|source| BindError::Prepare { object: name.to_owned(), source })?;
+        }
+    }
+    Ok(binding)
+}
+
+fn anchors_pin(registry: &Registry) -> PathBuf {
+    Path::new(registry.dir()).join("anchors")
+}
+
+/// Fills the object's descriptors in.
+pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> Result<Binding, BindError> {
+    let no_keys = || BindError::NoKeys { object: name.to_owned() };
+    let mut map = object.maps_mut().find(|map| map.name() == descriptor::SECTION).ok_or_else(no_keys)?;
+    let mut section = map.initial_value_mut().ok_or_else(no_keys)?.to_vec();
+    drop(map);
+
+    let found = Descriptors::parse(&section);
+    let area = found.area.ok_or_else(no_keys)?;
+    if area.value.abi != ABI_VERSION {
+        return Err(BindError::Version { object: name.to_owned(), found: area.value.abi });
+    }
+    if area.value.flow_nonce != 0 && area.value.registry_id != registry.id() {
+        return Err(BindError::OtherRegistry {
+            object: name.to_owned(),
+            found: area.value.registry_id,
+            registry: registry.name().to_string(),
+            id: registry.id(),
+        });
+    }
+
+    let entries = registry.list()?;
+    // SAFETY: the object outlives `btf`, which is dropped before the object is used again.
+    let raw = unsafe { object.as_libbpf_object().as_ref() };
+    let btf = Btf::from_bpf_object(raw)
+        .map_err(|source| BindError::Prepare { object: name.to_owned(), source })?
+        .ok_or_else(|| BindError::NoBtf { object: name.to_owned() })?;
+    let mut keys = Vec::with_capacity(found.keys.len());
+    for declared in &found.keys {
+        let entry = check(name, registry, &entries, &btf, declared)?;
+        let slot = entry.key.slot();
+        KeyDescriptor {
+            bit: entry.key.bit(),
+            distance: slot.distance() as u32,
+            number: entry.key.number() as u8,
+            generation: entry.generation,
+            ..declared.value
+        }
+        .write(&mut section[declared.offset..]);
+        keys.push(BoundKey { key: entry.key, generation: entry.generation });
+    }
+    drop(btf);
+
+    let layout = registry.layout();
+    let nonces = registry.nonces();
+    descriptor::AreaDescriptor {
+        abi: ABI_VERSION,
+        area_len: layout.area_len() as u32,
+        flow_len: layout.region_len(Region::Flow) as u32,
+        packet_len: layout.region_len(Region::Packet) as u32,
+        flow_nonce: nonces.flow,
+        packet_nonce: nonces.packet,
+        registry_id: registry.id(),
+        anchors: known_anchors(registry.anchors()?),
+    }
+    .write(&mut section[area.offset..]);
+    if let Some(slots) = found.slots {
+        slot_table(&entries).write(&mut section[slots.offset..]);
+    }
+
+    let mut map = object.maps_mut().find(|map| map.name() == descriptor::SECTION).ok_or_else(no_keys)?;
+    map.initial_value_mut().ok_or_else(no_keys)?.copy_from_slice(&section);
+    Ok(Binding { keys })
+}
+
+/// Checks one declaration against the registry.
+fn check<'e>(
+    object: &str,
+    registry: &Registry,
+    entries: &'e [KeyEntry],
+    btf: &Btf<'_>,
+    declared: &At<KeyDescriptor>,
+) -> Result<&'e KeyEntry, BindError> {
+    let damaged = |reason: String| BindError::Descriptor { object: object.to_owned(), reason };
+    let name = KeyName::from_padded(&declared.value.name)
+        .map_err(|error| damaged(format!("{:?}: {error}", String::from_utf8_lossy(&declared.value.name))))?;
+    let merge = Merge::from_code(declared.value.merge)
+        .ok_or_else(|| damaged(format!("key {name} has merge policy {}", declared.value.merge)))?;
+    let entry =
+        entries.iter().find(|entry| *entry.key.name() == name).ok_or_else(|| BindError::UnknownKey {
+            object: object.to_owned(),
+            key: name.to_string(),
+            registry: registry.name().to_string(),
+            known: match entries {
+                [] => "no keys".to_owned(),
+                _ => entries.iter().map(|entry| entry.key.name().as_str()).collect::<Vec<_>>().join(", "),
+            },
+        })?;
+    let c_type = declared_type(btf, declared.offset)
+        .ok_or_else(|| damaged(format!("key {name} has no type in the object's BTF")))?;
+    if !c_type.holds(entry.key.key_type()) || usize::from(declared.value.size) != entry.key.slot().size() {
+        return Err(BindError::Type {
+            object: object.to_owned(),
+            key: name,
+            declared: c_type.name,
+            registry: registry.name().to_string(),
+            registered: entry.key.key_type(),
+            expected: expected(entry.key.key_type()),
+        });
+    }
+    if merge != entry.merge {
+        return Err(BindError::MergePolicy {
+            object: object.to_owned(),
+            key: name,
+            declared: merge,
+            registry: registry.name().to_string(),
+            registered: entry.merge,
+        });
+    }
+    Ok(entry)
+}
+
+/// The C type of the key whose descriptor is at `offset` in the section.
+fn declared_type(btf: &Btf<'_>, offset: usize) -> Option<CType> {
+    let section: types::DataSec<'_> = btf.type_by_name(descriptor::SECTION)?;
+    let place = section.iter().find(|place| place.offset as usize == offset)?;
+    let variable: types::Var<'_> = btf.type_by_id::<BtfType<'_>>(place.ty)?.try_into().ok()?;
+    CType::of_descriptor(btf, variable)
+}
+
+/// The headrooms a program starts with: the usual one, then what the registry has seen.
+fn known_anchors(seen: [u32; ANCHOR_COUNT]) -> [u32; ANCHOR_COUNT] {
+    let mut known = [0; ANCHOR_COUNT];
+    let others = seen.into_iter().filter(|headroom| *headroom != 0 && *headroom != XDP_PACKET_HEADROOM);
+    for (place, headroom) in known.iter_mut().zip([XDP_PACKET_HEADROOM].into_iter().chain(others)) {
+        *place = headroom;
+    }
+    known
+}
+
+fn slot_table(entries: &[KeyEntry]) -> descriptor::SlotsDescriptor {
+    let mut table = descriptor::SlotsDescriptor { mask: 0, slots: [SlotEntry::default(); KEY_COUNT] };
+    for entry in entries {
+        let slot = entry.key.slot();
+        table.mask |= entry.key.bit();
+        table.slots[entry.key.number()] =
+            SlotEntry { distance: slot.distance() as u8, size: slot.size() as u8, merge: entry.merge as u8 };
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_headroom_comes_first_and_once() {
+        assert_eq!(known_anchors([0; 4]), [256, 0, 0, 0]);
+        assert_eq!(known_anchors([192, 256, 0, 0]), [256, 192, 0, 0]);
+        assert_eq!(known_anchors([1, 2, 3, 4]), [256, 1, 2, 3]);
+    }
+}

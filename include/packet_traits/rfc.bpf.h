@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * The calls of the kernel RFC "traits: Per packet metadata KV store", by key number, over the same trait area.
+ *
+ * Include it after traits.bpf.h, or instead of it. Code written for the RFC compiles against it unchanged; numbers are
+ * those of the registry the object is bound to. Prefer the calls by name: they are checked when the object is bound,
+ * and inlined; these check everything on every call and cost a function call.
+ *
+ *	int bpf_xdp_trait_set(struct xdp_md *xdp, u64 key, const void *val, u64 val__sz, u64 flags)
+ *		0; -EINVAL key above 63 or not registered, size not 0, 1, 2, 4, 8 or 16, or flags not 0; -EBUSY the key
+ *		holds values of another size; -ENOSPC no room in the headroom; -EOPNOTSUPP no metadata here, or unbound
+ *	int bpf_xdp_trait_get(struct xdp_md *xdp, u64 key, void *val, u64 val__sz)
+ *		size of the value; -EINVAL key above 63; -ENOENT not set; -ENOSPC the buffer is too small
+ *	int bpf_xdp_trait_del(struct xdp_md *xdp, u64 key)
+ *		0; -EINVAL key above 63; -ENOENT not set
+ *	int bpf_xdp_trait_is_set(struct xdp_md *xdp, u64 key)
+ *		0, 1; -EINVAL key above 63
+ *	int bpf_skb_trait_get(struct __sk_buff *skb, u64 key, void *val, u64 val__sz), bpf_skb_trait_is_set(skb, key)
+ *		as for XDP, in every program type with an skb context
+ *	int bpf_skb_trait_set(...), bpf_skb_trait_del(...)
+ *		-EOPNOTSUPP: see trait_tc_set for what TC can do
+ *
+ * Differences from the RFC, all of fixed slots: a key's size is the registered one from the start, so -EBUSY does not
+ * need an earlier set; the store is full when keys are registered, not when they are set.
+ */
+#ifndef __PACKET_TRAITS_RFC_BPF_H
+#define __PACKET_TRAITS_RFC_BPF_H
+
+#include "traits.bpf.h"
+
+#define TRAITS_KEY_COUNT 64
+
+struct trait_slot {
+	__u8 dist; /* bytes from the packet data back to the slot */
+	__u8 size;
+	__u8 merge;
+	__u8 unused;
+};
+
+/* Every key of the registry when the object was bound; crates/traits/src/descriptor.rs. */
+struct trait_slots_desc {
+	char magic[8];
+	__u64 mask; /* bit k: key k is in the table */
+	struct trait_slot slot[TRAITS_KEY_COUNT];
+} __attribute__((aligned(16)));
+
+const volatile struct trait_slots_desc trait_slots __TRAIT_SECTION __weak = { .magic = "PTRSLOT" };
+
+static __always_inline _Bool __trait_size_valid(__u64 size)
+{
+	return size == 0 || size == 1 || size == 2 || size == 4 || size == 8 || size == 16;
+}
+
+/* Points to `size` bytes at `dist` from the end of the area at `offset` from data_meta; NULL if they are not there. */
+static __always_inline void *__trait_rfc_slot(struct xdp_md *ctx, __u32 offset, __u32 dist, __u32 size)
+{
+	void *meta = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
+	void *data = __trait_ctx_ptr(struct xdp_md, ctx, data);
+	__u32 place = (offset + trait_area.area_len - dist) & 0xff;
+
+	__trait_hide(place);
+	if (place > __TRAIT_META_MAX)
+		return (void *)0;
+	meta += place;
+	return meta + size > data ? (void *)0 : meta;
+}
+
+static __trait_outline int __trait_rfc_set(struct xdp_md *ctx, __u32 key, const void *val, __u32 size)
+{
+	const volatile struct trait_slot *slot = &trait_slots.slot[key & (TRAITS_KEY_COUNT - 1)];
+	__u64 bit = 1ULL << (key & (TRAITS_KEY_COUNT - 1));
+	__u32 dist = slot->dist;
+	__u8 merge = slot->merge;
+	void *area, *to;
+	int offset;
+
+	if (!trait_area.flow_nonce)
+		return -EOPNOTSUPP;
+	if (!(trait_slots.mask & bit))
+		return -EINVAL;
+	if (slot->size != size)
+		return -EBUSY;
+	offset = trait_xdp_open(ctx);
+	if (offset < 0)
+		return offset;
+	if (size) {
+		to = __trait_rfc_slot(ctx, offset, dist, size);
+		if (!to)
+			return -ENOSPC;
+		__trait_copy(to, val, size);
+	}
+	area = __trait_xdp_area_at(ctx, offset);
+	if (!area)
+		return -ENOSPC;
+	/* the two regions apart: the verifier does not know which one it is */
+	if (merge == TRAIT_KEEP_FIRST) {
+		if (!trait_area.packet_len)
+			return -ENOSPC;
+		return __trait_area_set(area, bit, 0, TRAIT_KEEP_FIRST, (void *)0, 0);
+	}
+	return __trait_area_set(area, bit, 0, TRAIT_BLOCK, (void *)0, 0);
+}
+
+static __trait_outline int __trait_rfc_del(struct xdp_md *ctx, __u32 key)
+{
+	const volatile struct trait_slot *slot = &trait_slots.slot[key & (TRAITS_KEY_COUNT - 1)];
+	__u64 bit = 1ULL << (key & (TRAITS_KEY_COUNT - 1));
+	__u32 size = slot->size, dist = slot->dist, i;
+	__u8 merge = slot->merge;
+	__u8 *to;
+	void *area;
+	int offset, err;
+
+	offset = __trait_xdp_reopen(ctx);
+	if (offset < 0)
+		return offset;
+	area = __trait_xdp_area_at(ctx, offset);
+	if (!area)
+		return -ENOENT;
+	if (merge == TRAIT_KEEP_FIRST)
+		return trait_area.packet_len ? __trait_area_del(area, bit, TRAIT_KEEP_FIRST) : -ENOENT;
+	err = __trait_area_del(area, bit, TRAIT_BLOCK);
+	for (i = 0; !err && i < 16 && i < size; i++) {
+		to = __trait_rfc_slot(ctx, offset, dist - i, 1);
+		if (to)
+			*to = 0;
+	}
+	return err;
+}
+
+/*
+ * Reads a key of the table at `at`, the address of the packet data. `size` is the size of the buffer; values are copied
+ * in the size they have.
+ */
+static __trait_outline int __trait_rfc_get(__u64 at, __u32 meta_len, __u32 key, void *val, __u32 size)
+{
+	const volatile struct trait_slot *slot = &trait_slots.slot[key & (TRAITS_KEY_COUNT - 1)];
+	__u64 bit = 1ULL << (key & (TRAITS_KEY_COUNT - 1));
+	__u32 dist = slot->dist, held = slot->size;
+	int err;
+
+	err = __trait_kernel_get(at, meta_len, bit, 0, slot->merge, (void *)0, 0);
+	if (err)
+		return err;
+	if (size < held)
+		return -ENOSPC;
+	/* each size with its own bound, so that the verifier sees the buffer is large enough */
+	if (held == 1 && size >= 1)
+		__trait_copy_kernel(val, at - dist, 1);
+	else if (held == 2 && size >= 2)
+		__trait_copy_kernel(val, at - dist, 2);
+	else if (held == 4 && size >= 4)
+		__trait_copy_kernel(val, at - dist, 4);
+	else if (held == 8 && size >= 8)
+		__trait_copy_kernel(val, at - dist, 8);
+	else if (held == 16 && size >= 16)
+		__trait_copy_kernel(val, at - dist, 16);
+	return held;
+}
+
+static __always_inline int bpf_xdp_trait_set(struct xdp_md *xdp, __u64 key, const void *val, __u64 val__sz, __u64 flags)
+{
+	if (key >= TRAITS_KEY_COUNT || flags || !__trait_size_valid(val__sz))
+		return -EINVAL;
+	return __trait_rfc_set(xdp, key, val, val__sz);
+}
+
+static __always_inline int bpf_xdp_trait_get(struct xdp_md *xdp, __u64 key, void *val, __u64 val__sz)
+{
+	struct xdp_buff___traits *kern;
+	__u64 at;
+	long meta_len;
+
+	if (key >= TRAITS_KEY_COUNT)
+		return -EINVAL;
+	if (!trait_area.flow_nonce || !__trait_can_cast())
+		return -ENOENT;
+	kern = bpf_cast_to_kern_ctx(xdp);
+	at = (__u64)kern->data;
+	meta_len = at - (__u64)kern->data_meta;
+	if (meta_len < (long)trait_area.flow_len)
+		return -ENOENT;
+	return __trait_rfc_get(at, meta_len, key, val, val__sz);
+}
+
+static __always_inline int bpf_xdp_trait_del(struct xdp_md *xdp, __u64 key)
+{
+	return key >= TRAITS_KEY_COUNT ? -EINVAL : __trait_rfc_del(xdp, key);
+}
+
+static __always_inline int bpf_xdp_trait_is_set(struct xdp_md *xdp, __u64 key)
+{
+	__u8 unused[16];
+	int err = bpf_xdp_trait_get(xdp, key, unused, sizeof(unused));
+
+	return err == -ENOENT ? 0 : err < 0 ? err : 1;
+}
+
+static __always_inline int bpf_skb_trait_get(struct __sk_buff *skb, __u64 key, void *val, __u64 val__sz)
+{
+	struct sk_buff *kern;
+	__u32 meta_len;
+	__u64 at;
+
+	if (key >= TRAITS_KEY_COUNT)
+		return -EINVAL;
+	if (!trait_area.flow_nonce || !__trait_can_cast())
+		return -ENOENT;
+	kern = bpf_cast_to_kern_ctx(skb);
+	at = __trait_skb_anchor(kern, &meta_len);
+	return at ? __trait_rfc_get(at, meta_len, key, val, val__sz) : -ENOENT;
+}
+
+static __always_inline int bpf_skb_trait_is_set(struct __sk_buff *skb, __u64 key)
+{
+	__u8 unused[16];
+	int err = bpf_skb_trait_get(skb, key, unused, sizeof(unused));
+
+	return err == -ENOENT ? 0 : err < 0 ? err : 1;
+}
+
+static __always_inline int bpf_skb_trait_set(struct __sk_buff *skb, __u64 key, const void *val, __u64 val__sz,
+					     __u64 flags)
+{
+	return -EOPNOTSUPP;
+}
+
+static __always_inline int bpf_skb_trait_del(struct __sk_buff *skb, __u64 key)
+{
+	return -EOPNOTSUPP;
+}
+
+#endif /* __PACKET_TRAITS_RFC_BPF_H */

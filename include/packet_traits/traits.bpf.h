@@ -1,0 +1,1178 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * Packet traits: small typed values with a name that travel with a packet through the kernel.
+ *
+ * An XDP program attaches traits to a packet; XDP, TC, netfilter, cgroup, socket filter, sock_ops and tracing programs
+ * read them. Header only: copy this folder, include this file after vmlinux.h or <linux/bpf.h>.
+ *
+ *	#include <linux/bpf.h>
+ *	#include <packet_traits/traits.bpf.h>
+ *
+ *	TRAIT_KEY(tenant, __u32);
+ *	TRAIT_KEY(flow_id, __u64, TRAIT_KEEP_FIRST);
+ *
+ *	SEC("xdp")
+ *	int classify(struct xdp_md *ctx)
+ *	{
+ *		trait_set(ctx, tenant, 7);
+ *		trait_set(ctx, flow_id, bpf_ktime_get_ns());
+ *		trait_seal(ctx);
+ *		return XDP_PASS;
+ *	}
+ *
+ *	SEC("cgroup_skb/ingress")
+ *	int only_tenant_7(struct __sk_buff *ctx)
+ *	{
+ *		__u32 who = 0;
+ *
+ *		return trait_get(ctx, tenant, &who) > 0 && who == 7;
+ *	}
+ *
+ *	char LICENSE[] SEC("license") = "Dual MIT/GPL";
+ *
+ * Names become numbers and places when the object is bound to a registry: with the packet-traits Rust library, or with
+ * `traits bind in.o -o out.o`, whose output any loader can load. A program that is loaded unbound gets -EOPNOTSUPP
+ * from every set and -ENOENT from every get, and touches no packet.
+ *
+ * Declaring keys
+ *	TRAIT_KEY(name, type [, merge])			key `name` with a value of C type `type` (1, 2, 4, 8 or 16 bytes)
+ *	TRAIT_KEY_NAMED(ident, "na-me", type [, merge])	the same where the key's name is not a C identifier
+ *	TRAIT_FLAG(name [, merge])			a key without a value: set or not set
+ * merge: TRAIT_BLOCK (default; GRO does not merge packets whose values differ) or TRAIT_KEEP_FIRST (GRO merges freely
+ * and the first packet's value stays). Type and merge must be those of the registry, else binding fails.
+ *
+ * Calls; `key` is the name or identifier given above
+ *	trait_get(ctx, key, &value)	size of the value; -ENOENT not set
+ *	trait_get_or(ctx, key, other)	the value; `other` if not set
+ *	trait_is_set(ctx, key)		1 or 0
+ *	trait_set(ctx, key, value)	0; -ENOSPC no room in the headroom; -EOPNOTSUPP not in XDP, or no metadata here
+ *	trait_set_flag(ctx, key)	the same for a flag
+ *	trait_del(ctx, key)		0; -ENOENT not set; -EOPNOTSUPP not in XDP
+ *	trait_init(ctx)			XDP: reserves the area, empty. Optional: the first set does it
+ *	trait_clear(ctx)		XDP: deletes every trait of the packet
+ *	trait_seal(ctx)			XDP: hides the packet region from GRO; 0; -EBUSY another program's metadata
+ *					is below the area, which then stays open (readable, but GRO compares all of it)
+ *	trait_view(ctx, &view)		checks bounds and nonces once; 0; -ENOENT no traits here
+ *	trait_view_get(&view, key, &value), trait_view_is_set(&view, key)
+ *					as trait_get and trait_is_set, at the cost of a bit test and a load
+ *	trait_tc_get, trait_tc_is_set, trait_tc_set, trait_tc_set_flag, trait_tc_del
+ *					for TC and TCX programs; see below
+ *
+ * `ctx` is the program's context or an skb:
+ *	struct xdp_md *			all calls
+ *	struct __sk_buff *		get, is_set, view: TC, socket filter, cgroup_skb, sk_skb, lwt_*
+ *	struct bpf_nf_ctx *		get, is_set, view
+ *	struct bpf_sock_ops *		get, is_set, view, in callbacks that have an skb
+ *	struct sk_buff *		get, is_set, view: tp_btf and fentry programs
+ * set and del are -EOPNOTSUPP for the last four.
+ *
+ * When to seal: before XDP_PASS, so that keep-first keys do not stop GRO. Not before XDP_REDIRECT to an AF_XDP socket,
+ * which then sees the whole area in front of the packet, and not before bpf_xdp_adjust_head(), which moves the visible
+ * metadata only: the traits of a hidden region would be lost. A set or del on a sealed area opens it again.
+ *
+ * TC: trait_tc_get reads keys of the flow region directly from the metadata. trait_tc_set and trait_tc_del change keys
+ * of the flow region; -EOPNOTSUPP for keep-first keys, after decapsulation, and where the packet has no area. From 6.18
+ * they write through a dynptr (bpf_dynptr_from_skb_meta), and a packet that is a clone, because someone else holds it
+ * (an AF_PACKET socket's queue, say), is -EOPNOTSUPP and keeps its traits. Before 6.18, or with TRAITS_TC_DIRECT_WRITE
+ * defined, they store directly: cheaper, but then the kernel drops *all* metadata of a clone when the program is
+ * entered (pskb_expand_head in net/core/skbuff.c, called from the prologue of tc_cls_act_prologue).
+ *
+ * What is where (lower addresses left)
+ *	| xdp_frame | headroom | foreign metadata | packet region | flow region | packet data |
+ * Each region ends in a footer, `present` and `nonce`. A region counts only if it carries its registry's secret nonce,
+ * so bytes from the wire, other programs' metadata and other registries' areas read as absent. A reader of an skb looks
+ * in front of the MAC header, then, since decapsulation moves that header, at the headrooms XDP saw; never unless the
+ * skb's metadata length says that XDP attached metadata to this very packet. A foreign program that reserves metadata
+ * must write all of it, as it must for its own readers: the kernel does not clear it, and an area that an earlier packet
+ * left in the same buffer could be taken for this packet's.
+ *
+ * Kernels: XDP and TC direct calls from 5.18; everything that goes through the kernel context from 6.2
+ * (bpf_cast_to_kern_ctx, bpf_rdonly_cast), netfilter from 6.4. 64-bit hosts. clang from 14. Needs libbpf's
+ * bpf_helpers.h and bpf_core_read.h.
+ *
+ * Version 1. TRAITS_ABI_VERSION changes when the descriptors below or the area's layout do.
+ */
+#ifndef __PACKET_TRAITS_TRAITS_BPF_H
+#define __PACKET_TRAITS_TRAITS_BPF_H
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+
+#define TRAITS_ABI_VERSION 1
+#define TRAITS_ANCHOR_COUNT 4
+
+/* uapi/asm-generic/errno-base.h and errno.h; vmlinux.h has no macros */
+#ifndef ENOENT
+#define ENOENT 2
+#endif
+#ifndef EBUSY
+#define EBUSY 16
+#endif
+#ifndef EINVAL
+#define EINVAL 22
+#endif
+#ifndef ENOSPC
+#define ENOSPC 28
+#endif
+#ifndef EOPNOTSUPP
+#define EOPNOTSUPP 95
+#endif
+
+#define TRAIT_BLOCK 0
+#define TRAIT_KEEP_FIRST 1
+
+struct xdp_md;
+struct __sk_buff;
+struct sk_buff;
+struct bpf_nf_ctx;
+struct bpf_sock_ops;
+struct bpf_dynptr;
+
+/*
+ * Descriptors: filled in by binding, constants to the verifier. Native-endian, 16-byte aligned; the Rust side is
+ * crates/traits/src/descriptor.rs.
+ */
+
+/* Which registry's areas this program works on; lengths in bytes. */
+struct trait_area_desc {
+	char magic[8];
+	__u32 abi;
+	__u32 area_len;
+	__u32 flow_len;
+	__u32 packet_len;
+	__u64 flow_nonce; /* 0: not bound */
+	__u64 packet_nonce; /* even; with bit 0 set once the area is sealed */
+	__u64 registry_id;
+	__u32 anchors[TRAITS_ANCHOR_COUNT]; /* headrooms known when it was bound */
+} __attribute__((aligned(16)));
+
+/* One declared key. */
+struct trait_key_desc {
+	char magic[8];
+	__u64 bit; /* 1 << number; 0: not bound */
+	__u32 dist; /* bytes from the packet data back to the slot */
+	__u16 size;
+	__u8 merge;
+	__u8 number;
+	__u64 generation;
+	char name[32];
+} __attribute__((aligned(16)));
+
+#define __TRAIT_SECTION SEC(".rodata.packet_traits")
+
+const volatile struct trait_area_desc trait_area __TRAIT_SECTION __weak = {
+	.magic = "PTRAREA",
+	.abi = TRAITS_ABI_VERSION,
+};
+
+/*
+ * Headrooms seen in XDP (xdp_buff.data - data_hard_start) that are not among trait_area.anchors. Our loader puts the
+ * registry's pinned map here; with another loader, give it `anchors` of the registry's folder for this map, or the
+ * object keeps its own and finds traits after decapsulation only at headrooms known when it was bound.
+ */
+struct trait_anchors {
+	__u32 headroom[TRAITS_ANCHOR_COUNT];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct trait_anchors);
+} pt_anchors SEC(".maps") __weak;
+
+#define __TRAIT_KEY4(ident, text, type, merge_)                                                                        \
+	_Static_assert(sizeof(text) > 1 && sizeof(text) <= 32, "a trait key's name has 1 to 31 characters");           \
+	_Static_assert(sizeof(type) == 0 || sizeof(type) == 1 || sizeof(type) == 2 || sizeof(type) == 4 ||             \
+			       sizeof(type) == 8 || sizeof(type) == 16,                                                \
+		       "a trait has 0, 1, 2, 4, 8 or 16 bytes");                                                       \
+	typedef type trait_type_##ident;                                                                               \
+	struct trait_key_var_##ident {                                                                                 \
+		struct trait_key_desc desc;                                                                            \
+		trait_type_##ident value[0];                                                                           \
+	};                                                                                                             \
+	const volatile struct trait_key_var_##ident trait_key_##ident __TRAIT_SECTION __weak = {                       \
+		.desc = { .magic = "PTRKEY", .size = sizeof(type), .merge = (merge_), .name = text },                  \
+	}
+#define __TRAIT_KEY3(ident, text, type) __TRAIT_KEY4(ident, text, type, TRAIT_BLOCK)
+#define __TRAIT_KEY_PICK(_1, _2, _3, _4, which, ...) which
+
+#define TRAIT_KEY_NAMED(...) __TRAIT_KEY_PICK(__VA_ARGS__, __TRAIT_KEY4, __TRAIT_KEY3)(__VA_ARGS__)
+#define TRAIT_KEY(name, ...) TRAIT_KEY_NAMED(name, #name, __VA_ARGS__)
+
+struct trait_flag {
+};
+#define __TRAIT_FLAG2(name, merge_) TRAIT_KEY(name, struct trait_flag, merge_)
+#define __TRAIT_FLAG1(name) TRAIT_KEY(name, struct trait_flag)
+#define __TRAIT_FLAG_PICK(_1, _2, which, ...) which
+#define TRAIT_FLAG(...) __TRAIT_FLAG_PICK(__VA_ARGS__, __TRAIT_FLAG2, __TRAIT_FLAG1)(__VA_ARGS__)
+
+/*
+ * The kernel, as far as we look into it. The suffix makes these CO-RE flavours, which can stand beside vmlinux.h.
+ */
+struct sk_buff___traits {
+	__u16 mac_header; /* 0xffff: unset (skb_mac_header_was_set) */
+	__u32 end; /* offset from head: 64-bit kernels (NET_SKBUFF_DATA_USES_OFFSET) */
+	unsigned char *head;
+} __attribute__((preserve_access_index));
+
+struct skb_shared_info___traits {
+	__u8 meta_len;
+} __attribute__((preserve_access_index));
+
+struct xdp_buff___traits {
+	void *data;
+	void *data_meta;
+	void *data_hard_start;
+} __attribute__((preserve_access_index));
+
+struct bpf_sock_ops_kern___traits {
+	struct sk_buff *skb;
+} __attribute__((preserve_access_index));
+
+/* Only its BTF id is used: 16 bytes that may be read as two words. */
+struct in6_addr___traits {
+	__u8 bytes[16];
+};
+
+/* The context of netfilter programs (struct bpf_nf_ctx, include/linux/netfilter/nf_bpf_link.h). */
+struct __trait_nf_ctx {
+	void *state;
+	struct sk_buff *skb;
+};
+
+/* net/ipv4 .. net/core kfuncs, weak so that objects load on kernels without them */
+extern void *bpf_cast_to_kern_ctx(void *obj) __ksym __weak;
+extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
+extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym __weak;
+
+/* Out of line, to keep the fast paths small; a program need not use them all. */
+#define __trait_outline __noinline __attribute__((unused))
+
+#define __TRAIT_ENOTSUPP 524 /* include/linux/errno.h */
+#define __TRAIT_META_MAX 252 /* xdp_metalen_invalid, include/net/xdp.h */
+
+struct __trait_words {
+	__u64 word[2];
+};
+
+/* footer of a region */
+struct __trait_footer {
+	__u64 present;
+	__u64 nonce;
+};
+
+#define __trait_hide(var) asm volatile("" : "+r"(var))
+
+/* 16 bytes of kernel memory that may be anything: loads from it are checked by the kernel and never fault. */
+static __always_inline struct __trait_words *__trait_kernel_words(__u64 address)
+{
+	return bpf_rdonly_cast((const void *)address, bpf_core_type_id_kernel(struct in6_addr___traits));
+}
+
+/* One of those two words. Hidden from clang: see __trait_copy_kernel. */
+static __always_inline __u64 __trait_kernel_word(__u64 address, int index)
+{
+	__u64 word = __trait_kernel_words(address)->word[index];
+
+	__trait_hide(word);
+	return word;
+}
+
+static __always_inline _Bool __trait_can_cast(void)
+{
+	return bpf_cast_to_kern_ctx != (void *)0 && bpf_rdonly_cast != (void *)0;
+}
+
+/*
+ * Context fields are loaded by hand: clang otherwise keeps `ctx + offset` in a register, which the verifier refuses
+ * ("modified ctx ptr"), or reuses packet pointers that a helper has made invalid.
+ */
+#define __trait_ctx_ptr(type, ctx, field)                                                                              \
+	({                                                                                                             \
+		void *__p;                                                                                             \
+		asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(__p) : "r"(ctx), "i"(__builtin_offsetof(type, field)));   \
+		__p;                                                                                                   \
+	})
+/* Copies a value of 0, 1, 2, 4, 8 or 16 bytes; `size` is a constant to clang or to the verifier. */
+static __always_inline void __trait_copy(void *to, const void *from, __u32 size)
+{
+	switch (size) {
+	case 1:
+		*(__u8 *)to = *(const __u8 *)from;
+		break;
+	case 2:
+		*(__u16 *)to = *(const __u16 *)from;
+		break;
+	case 4:
+		*(__u32 *)to = *(const __u32 *)from;
+		break;
+	case 8:
+		*(__u64 *)to = *(const __u64 *)from;
+		break;
+	case 16:
+		((__u64 *)to)[0] = ((const __u64 *)from)[0];
+		((__u64 *)to)[1] = ((const __u64 *)from)[1];
+		break;
+	}
+}
+
+#define __trait_kernel_load(type, to, from)                                                                            \
+	({                                                                                                             \
+		type __word = *(type *)(from);                                                                         \
+		__trait_hide(__word);                                                                                  \
+		*(type *)(to) = __word;                                                                                \
+	})
+
+/*
+ * The same from kernel memory. Each word is hidden from clang, which could otherwise share a load with a direct read;
+ * the verifier wants one instruction to load through one kind of pointer.
+ */
+static __always_inline void __trait_copy_kernel(void *to, __u64 from, __u32 size)
+{
+	struct __trait_words *words = __trait_kernel_words(from);
+
+	switch (size) {
+	case 1:
+		__trait_kernel_load(__u8, to, words);
+		break;
+	case 2:
+		__trait_kernel_load(__u16, to, words);
+		break;
+	case 4:
+		__trait_kernel_load(__u32, to, words);
+		break;
+	case 8:
+		__trait_kernel_load(__u64, to, words);
+		break;
+	case 16:
+		__trait_kernel_load(__u64, to, &words->word[0]);
+		__trait_kernel_load(__u64, (__u64 *)to + 1, &words->word[1]);
+		break;
+	}
+}
+
+/*
+ * Reading through kernel memory. `at` is the address of the packet data as XDP left it, `meta_len` the length of the
+ * metadata in front of it.
+ */
+
+/* The nonce that the packet region must carry: the metadata's length tells whether it was sealed. 0: none can be. */
+static __always_inline __u64 __trait_packet_nonce(__u32 meta_len)
+{
+	if (meta_len >= trait_area.area_len)
+		return trait_area.packet_nonce;
+	if (meta_len == trait_area.flow_len)
+		return trait_area.packet_nonce | 1;
+	return 0;
+}
+
+static __always_inline int __trait_kernel_get(__u64 at, __u32 meta_len, __u64 bit, __u32 dist, __u8 merge, void *val,
+					      __u32 size)
+{
+	__u64 footer = at - 16;
+
+	if (__trait_kernel_word(footer, 1) != trait_area.flow_nonce)
+		return -ENOENT;
+	if (merge == TRAIT_KEEP_FIRST) {
+		__u64 nonce = __trait_packet_nonce(meta_len);
+
+		footer -= trait_area.flow_len;
+		if (!nonce || __trait_kernel_word(footer, 1) != nonce)
+			return -ENOENT;
+	}
+	if (!(__trait_kernel_word(footer, 0) & bit))
+		return -ENOENT;
+	if (size)
+		__trait_copy_kernel(val, at - dist, size);
+	return size;
+}
+
+/*
+ * Decapsulation has moved the MAC header: looks at the headrooms that XDP saw. The area lies in front of what is now
+ * the MAC header, so nothing at or behind it is looked at.
+ */
+static __trait_outline __u64 __trait_decap_anchor(__u64 head, __u32 mac_header)
+{
+	struct trait_anchors *seen;
+	__u32 zero = 0;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < TRAITS_ANCHOR_COUNT; i++) {
+		__u32 headroom = trait_area.anchors[i];
+
+		if (headroom && headroom < mac_header &&
+		    __trait_kernel_word(head + headroom - 16, 1) == trait_area.flow_nonce)
+			return head + headroom;
+	}
+	seen = bpf_map_lookup_elem(&pt_anchors, &zero);
+	if (!seen)
+		return 0;
+#pragma unroll
+	for (i = 0; i < TRAITS_ANCHOR_COUNT; i++) {
+		__u32 headroom = *(volatile __u32 *)&seen->headroom[i];
+
+		if (headroom >= trait_area.flow_len && headroom < mac_header &&
+		    __trait_kernel_word(head + headroom - 16, 1) == trait_area.flow_nonce)
+			return head + headroom;
+	}
+	return 0;
+}
+
+/* Address of the packet data as XDP left it, if an authentic flow region is in front of it; else 0. */
+static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u32 *meta_len)
+{
+	const struct sk_buff___traits *s = (const void *)skb;
+	struct skb_shared_info___traits *shared;
+	__u64 head, nonce = trait_area.flow_nonce;
+	__u32 mac_header;
+
+	if (!nonce || !__trait_can_cast())
+		return 0;
+	head = (__u64)s->head;
+	shared = bpf_rdonly_cast((const void *)(head + s->end),
+				 bpf_core_type_id_kernel(struct skb_shared_info___traits));
+	*meta_len = shared->meta_len;
+	if (*meta_len < trait_area.flow_len)
+		return 0;
+	mac_header = s->mac_header;
+	if (__trait_kernel_word(head + mac_header - 16, 1) == nonce)
+		return head + mac_header;
+	return __trait_decap_anchor(head, mac_header);
+}
+
+static __always_inline int __trait_skb_get(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
+					   void *val, __u32 size)
+{
+	__u32 meta_len;
+	__u64 at = __trait_skb_anchor(skb, &meta_len);
+
+	if (!at)
+		return -ENOENT;
+	return __trait_kernel_get(at, meta_len, key->bit, key->dist, key->merge, val, size);
+}
+
+static __always_inline struct sk_buff *__trait_skb_of_tc(struct __sk_buff *ctx)
+{
+	return __trait_can_cast() ? bpf_cast_to_kern_ctx(ctx) : (void *)0;
+}
+
+static __always_inline struct sk_buff *__trait_skb_of_sock_ops(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock_ops_kern___traits *kern;
+
+	if (!__trait_can_cast())
+		return (void *)0;
+	kern = bpf_cast_to_kern_ctx(ctx);
+	return kern->skb;
+}
+
+static __always_inline struct sk_buff *__trait_skb_of_nf(struct bpf_nf_ctx *ctx)
+{
+	return ((struct __trait_nf_ctx *)ctx)->skb;
+}
+
+static __always_inline int __trait_get_ctx(struct __sk_buff *ctx, const volatile struct trait_key_desc *key, void *val,
+					   __u32 size)
+{
+	struct sk_buff *skb;
+
+	if (!trait_area.flow_nonce)
+		return -ENOENT;
+	skb = __trait_skb_of_tc(ctx);
+	return skb ? __trait_skb_get(skb, key, val, size) : -ENOENT;
+}
+
+static __always_inline int __trait_get_sock_ops(struct bpf_sock_ops *ctx, const volatile struct trait_key_desc *key,
+						void *val, __u32 size)
+{
+	struct sk_buff *skb;
+
+	if (!trait_area.flow_nonce)
+		return -ENOENT;
+	skb = __trait_skb_of_sock_ops(ctx);
+	return skb ? __trait_skb_get(skb, key, val, size) : -ENOENT;
+}
+
+static __always_inline int __trait_get_nf(struct bpf_nf_ctx *ctx, const volatile struct trait_key_desc *key, void *val,
+					  __u32 size)
+{
+	return __trait_skb_get(__trait_skb_of_nf(ctx), key, val, size);
+}
+
+/*
+ * XDP. The fast path is an open area with nothing below it: every place is a constant distance from data_meta.
+ */
+
+/* Points to the area if it is open and authentic and fills the metadata; else NULL. */
+static __always_inline void *__trait_xdp_area(struct xdp_md *ctx)
+{
+	__u64 nonce = trait_area.flow_nonce;
+	__u32 area_len = trait_area.area_len;
+	void *meta, *data, *end;
+
+	if (!nonce)
+		return (void *)0;
+	meta = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
+	data = __trait_ctx_ptr(struct xdp_md, ctx, data);
+	end = meta + area_len;
+	if (end > data)
+		return (void *)0;
+	__trait_hide(end);
+	if (end < data)
+		return (void *)0;
+	if (((struct __trait_footer *)(meta + (area_len - 16)))->nonce != nonce)
+		return (void *)0;
+	return meta;
+}
+
+/* The footer of a key's region in an open area; NULL if the packet region is not authentic. */
+static __always_inline struct __trait_footer *__trait_area_footer(void *area, __u8 merge)
+{
+	struct __trait_footer *footer;
+
+	if (merge != TRAIT_KEEP_FIRST)
+		return area + (trait_area.area_len - 16);
+	footer = area + (trait_area.packet_len - 16);
+	return footer->nonce == trait_area.packet_nonce ? footer : (void *)0;
+}
+
+static __trait_outline int __trait_xdp_get_slow(struct xdp_md *ctx, __u64 bit, __u32 dist_merge, void *val, __u32 size)
+{
+	struct xdp_buff___traits *xdp;
+	__u64 at;
+	long meta_len;
+
+	if (!trait_area.flow_nonce || !__trait_can_cast())
+		return -ENOENT;
+	xdp = bpf_cast_to_kern_ctx(ctx);
+	at = (__u64)xdp->data;
+	meta_len = at - (__u64)xdp->data_meta;
+	if (meta_len < (long)trait_area.flow_len)
+		return -ENOENT;
+	return __trait_kernel_get(at, meta_len, bit, dist_merge >> 8, dist_merge, val, size);
+}
+
+static __always_inline int __trait_get_xdp(struct xdp_md *ctx, const volatile struct trait_key_desc *key, void *val,
+					   __u32 size)
+{
+	void *area = __trait_xdp_area(ctx);
+	struct __trait_footer *footer;
+
+	if (!area)
+		return __trait_xdp_get_slow(ctx, key->bit, key->dist << 8 | key->merge, val, size);
+	footer = __trait_area_footer(area, key->merge);
+	if (!footer || !(footer->present & key->bit))
+		return -ENOENT;
+	if (size)
+		__trait_copy(val, area + (trait_area.area_len - key->dist), size);
+	return size;
+}
+
+/*
+ * Points to the flow region at the end of the metadata if it is authentic, whatever is below it; else NULL. Works for
+ * XDP and TC: `meta` and `data` are the context's pointers.
+ */
+static __always_inline void *__trait_flow(void *meta, void *data, __u32 *meta_len)
+{
+	__u32 flow_len = trait_area.flow_len;
+	void *flow;
+
+	if (!trait_area.flow_nonce || meta > data) /* above: xdp_data_meta_unsupported, include/net/xdp.h */
+		return (void *)0;
+	*meta_len = data - meta;
+	if (*meta_len < flow_len || *meta_len > __TRAIT_META_MAX)
+		return (void *)0;
+	flow = meta + ((*meta_len - flow_len) & 0xff);
+	if (flow + flow_len > data)
+		return (void *)0;
+	return ((struct __trait_footer *)(flow + (flow_len - 16)))->nonce == trait_area.flow_nonce ? flow : (void *)0;
+}
+
+static __always_inline void *__trait_xdp_flow(struct xdp_md *ctx, __u32 *meta_len)
+{
+	return __trait_flow(__trait_ctx_ptr(struct xdp_md, ctx, data_meta), __trait_ctx_ptr(struct xdp_md, ctx, data),
+			    meta_len);
+}
+
+/* Publishes the headroom XDP sees, for readers behind a decapsulation. */
+static __always_inline void __trait_publish_anchor(struct xdp_md *ctx)
+{
+	struct xdp_buff___traits *xdp;
+	struct trait_anchors *seen;
+	__u32 zero = 0, headroom;
+	int i;
+
+	if (!__trait_can_cast())
+		return;
+	xdp = bpf_cast_to_kern_ctx(ctx);
+	headroom = (__u64)xdp->data - (__u64)xdp->data_hard_start;
+#pragma unroll
+	for (i = 0; i < TRAITS_ANCHOR_COUNT; i++)
+		if (trait_area.anchors[i] == headroom)
+			return;
+	seen = bpf_map_lookup_elem(&pt_anchors, &zero);
+	if (!seen)
+		return;
+#pragma unroll
+	for (i = 0; i < TRAITS_ANCHOR_COUNT; i++) {
+		__u32 *place = &seen->headroom[i];
+		__u32 found = *(volatile __u32 *)place;
+
+		/* two CPUs may take a free place at once: the loser finds its value missing and takes the next */
+		if (!found)
+			found = __sync_val_compare_and_swap(place, 0, headroom);
+		if (!found || found == headroom)
+			return;
+	}
+}
+
+static __always_inline void __trait_zero(void *to, __u32 len)
+{
+	__u32 i;
+
+	/* `len` is a constant to the verifier, which removes the branches not taken */
+#pragma unroll
+	for (i = 0; i < __TRAIT_META_MAX / 8; i++)
+		if (8 * i + 8 <= len)
+			((volatile __u64 *)to)[i] = 0;
+	to += len & ~7U;
+	if (len & 4) {
+		*(volatile __u32 *)to = 0;
+		to += 4;
+	}
+	if (len & 2) {
+		*(volatile __u16 *)to = 0;
+		to += 2;
+	}
+	if (len & 1)
+		*(volatile __u8 *)to = 0;
+}
+
+/*
+ * Makes room for `insert` bytes between foreign metadata (`foreign` bytes, moved down) and what follows, and zeroes
+ * it. Returns 0 or an errno.
+ */
+static __always_inline int __trait_xdp_insert(struct xdp_md *ctx, __u32 insert, __u32 foreign, _Bool zero)
+{
+	void *meta, *data, *to;
+	__u32 i;
+	int err;
+
+	err = bpf_xdp_adjust_meta(ctx, -(int)insert);
+	if (err)
+		return err == -__TRAIT_ENOTSUPP ? -EOPNOTSUPP : -ENOSPC;
+	meta = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
+	data = __trait_ctx_ptr(struct xdp_md, ctx, data);
+	if (foreign) {
+		for (i = 0; i < __TRAIT_META_MAX; i += 4) {
+			if (i >= foreign || meta + (insert + i + 4) > data)
+				break;
+			*(volatile __u32 *)(meta + i) = *(volatile __u32 *)(meta + (insert + i));
+		}
+	}
+	if (!zero)
+		return 0;
+	to = meta + (foreign & 0xff);
+	if (to + insert > data)
+		return -ENOSPC;
+	__trait_zero(to, insert);
+	return 0;
+}
+
+/* Points to the area at `offset` (a result of trait_xdp_open) from data_meta. */
+static __always_inline void *__trait_xdp_area_at(struct xdp_md *ctx, __u32 offset)
+{
+	void *area = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
+	void *data = __trait_ctx_ptr(struct xdp_md, ctx, data);
+
+	area += offset & 0xff;
+	return area + trait_area.area_len > data ? (void *)0 : area;
+}
+
+/*
+ * Makes sure that there is an open area in front of the packet data: reserves it, or opens it if it was sealed.
+ * Returns its offset from data_meta (the length of foreign metadata below it), or an errno.
+ */
+__weak __noinline int trait_xdp_open(struct xdp_md *ctx)
+{
+	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len, area_len = trait_area.area_len;
+	__u32 meta_len, foreign;
+	void *meta, *data, *area;
+	_Bool have_hidden;
+	int err;
+
+	if (!trait_area.flow_nonce)
+		return -EOPNOTSUPP;
+	meta = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
+	data = __trait_ctx_ptr(struct xdp_md, ctx, data);
+	if (meta > data) /* xdp_data_meta_unsupported, include/net/xdp.h */
+		return -EOPNOTSUPP;
+	meta_len = data - meta;
+	if (meta_len > __TRAIT_META_MAX)
+		return -ENOSPC;
+	if (__trait_flow(meta, data, &meta_len)) {
+		foreign = meta_len - flow_len;
+		if (!packet_len)
+			return foreign;
+		if (meta_len >= area_len) {
+			area = __trait_xdp_area_at(ctx, meta_len - area_len);
+			if (area && __trait_area_footer(area, TRAIT_KEEP_FIRST))
+				return meta_len - area_len;
+		}
+		/* a hidden region is taken back only if nothing has grown over it */
+		err = __trait_xdp_insert(ctx, packet_len, foreign, foreign != 0);
+		if (err)
+			return err;
+		area = __trait_xdp_area_at(ctx, foreign);
+		if (!area)
+			return -ENOSPC;
+		have_hidden = !foreign && ((struct __trait_footer *)(area + (packet_len - 16)))->nonce ==
+						  (trait_area.packet_nonce | 1);
+		if (!foreign && !have_hidden)
+			__trait_zero(area, packet_len);
+	} else {
+		foreign = meta_len;
+		err = __trait_xdp_insert(ctx, area_len, foreign, 1);
+		if (err)
+			return err;
+		area = __trait_xdp_area_at(ctx, foreign);
+		if (!area)
+			return -ENOSPC;
+		((struct __trait_footer *)(area + (area_len - 16)))->nonce = trait_area.flow_nonce;
+		__trait_publish_anchor(ctx);
+	}
+	if (packet_len) {
+		area = __trait_xdp_area_at(ctx, foreign);
+		if (!area)
+			return -ENOSPC;
+		((struct __trait_footer *)(area + (packet_len - 16)))->nonce = trait_area.packet_nonce;
+	}
+	return foreign;
+}
+
+static __always_inline int __trait_area_set(void *area, __u64 bit, __u32 dist, __u8 merge, const void *val, __u32 size)
+{
+	struct __trait_footer *footer = __trait_area_footer(area, merge);
+
+	if (!footer)
+		return -ENOSPC;
+	footer->present |= bit;
+	if (size)
+		__trait_copy(area + (trait_area.area_len - dist), val, size);
+	return 0;
+}
+
+static __always_inline int __trait_area_del(void *area, __u64 bit, __u8 merge)
+{
+	struct __trait_footer *footer = __trait_area_footer(area, merge);
+
+	if (!footer || !(footer->present & bit))
+		return -ENOENT;
+	footer->present &= ~bit;
+	return 0;
+}
+
+/* As above; a flow region's slot is zeroed too, since GRO compares what is left in it. */
+static __always_inline int __trait_area_del_key(void *area, const volatile struct trait_key_desc *key)
+{
+	int err = __trait_area_del(area, key->bit, key->merge);
+	__u32 size = key->size;
+
+	if (!err && size && key->merge == TRAIT_BLOCK)
+		__trait_zero(area + (trait_area.area_len - key->dist), size);
+	return err;
+}
+
+static __trait_outline int __trait_xdp_set_slow(struct xdp_md *ctx, const volatile struct trait_key_desc *key,
+						const void *val, __u32 size)
+{
+	int offset = trait_xdp_open(ctx);
+	void *area;
+
+	if (offset < 0)
+		return offset;
+	/* an unbound program never gets here, but the verifier must see that */
+	if (!trait_area.flow_nonce)
+		return -EOPNOTSUPP;
+	area = __trait_xdp_area_at(ctx, offset);
+	if (!area)
+		return -ENOSPC;
+	return __trait_area_set(area, key->bit, key->dist, key->merge, val, size);
+}
+
+static __always_inline int __trait_set_xdp(struct xdp_md *ctx, const volatile struct trait_key_desc *key,
+					   const void *val, __u32 size)
+{
+	void *area = __trait_xdp_area(ctx);
+
+	if (!area)
+		return __trait_xdp_set_slow(ctx, key, val, size);
+	return __trait_area_set(area, key->bit, key->dist, key->merge, val, size);
+}
+
+/* Opens the area only if the packet has one. Returns its offset from data_meta; -ENOENT if there is none. */
+static __always_inline int __trait_xdp_reopen(struct xdp_md *ctx)
+{
+	__u32 meta_len;
+
+	return __trait_xdp_flow(ctx, &meta_len) ? trait_xdp_open(ctx) : -ENOENT;
+}
+
+static __trait_outline int __trait_xdp_del_slow(struct xdp_md *ctx, const volatile struct trait_key_desc *key)
+{
+	int offset = __trait_xdp_reopen(ctx);
+	void *area;
+
+	if (offset < 0)
+		return offset;
+	area = __trait_xdp_area_at(ctx, offset);
+	return area ? __trait_area_del_key(area, key) : -ENOENT;
+}
+
+static __always_inline int __trait_del_xdp(struct xdp_md *ctx, const volatile struct trait_key_desc *key)
+{
+	void *area = __trait_xdp_area(ctx);
+
+	return area ? __trait_area_del_key(area, key) : __trait_xdp_del_slow(ctx, key);
+}
+
+static __always_inline void __trait_area_clear(void *area)
+{
+	/* all of the flow region but its nonce: GRO compares it */
+	__trait_zero(area + trait_area.packet_len, trait_area.flow_len - 8);
+	if (trait_area.packet_len)
+		((struct __trait_footer *)(area + (trait_area.packet_len - 16)))->present = 0;
+}
+
+/* Deletes every trait of the packet; the area stays reserved. Returns 0 or an errno. */
+static __always_inline int trait_clear(struct xdp_md *ctx)
+{
+	int offset = __trait_xdp_reopen(ctx);
+	void *area;
+
+	if (offset < 0)
+		return offset == -ENOENT ? 0 : offset;
+	area = __trait_xdp_area_at(ctx, offset);
+	if (area)
+		__trait_area_clear(area);
+	return 0;
+}
+
+/* Reserves the area with nothing set. Returns 0 or an errno. */
+static __always_inline int trait_init(struct xdp_md *ctx)
+{
+	int offset = trait_xdp_open(ctx);
+	void *area;
+
+	if (offset < 0)
+		return offset;
+	if (!trait_area.flow_nonce)
+		return -EOPNOTSUPP;
+	area = __trait_xdp_area_at(ctx, offset);
+	if (!area)
+		return -ENOSPC;
+	__trait_area_clear(area);
+	return 0;
+}
+
+/*
+ * Hides the packet region below data_meta. Returns 0, also if there is nothing to hide; -EBUSY if another program's
+ * metadata is below the area.
+ */
+static __always_inline int trait_seal(struct xdp_md *ctx)
+{
+	__u32 packet_len = trait_area.packet_len, meta_len;
+	struct __trait_footer *footer;
+	void *area;
+
+	if (!packet_len)
+		return 0;
+	area = __trait_xdp_area(ctx);
+	if (!area)
+		return __trait_xdp_flow(ctx, &meta_len) && meta_len != trait_area.flow_len ? -EBUSY : 0;
+	footer = __trait_area_footer(area, TRAIT_KEEP_FIRST);
+	if (!footer)
+		return 0;
+	footer->nonce = trait_area.packet_nonce | 1;
+	__trait_publish_anchor(ctx);
+	return bpf_xdp_adjust_meta(ctx, packet_len) ? -EOPNOTSUPP : 0;
+}
+
+/*
+ * TC and TCX: keys of the flow region, in place.
+ */
+
+/* The flow region as TC sees it, if it is where XDP left it; else NULL. */
+static __always_inline void *__trait_tc_flow(struct __sk_buff *ctx, __u32 *meta_len)
+{
+	return __trait_flow(__trait_ctx_ptr(struct __sk_buff, ctx, data_meta),
+			    __trait_ctx_ptr(struct __sk_buff, ctx, data), meta_len);
+}
+
+static __always_inline int __trait_tc_get(struct __sk_buff *ctx, const volatile struct trait_key_desc *key, void *val,
+					  __u32 size)
+{
+	__u32 meta_len;
+	void *flow;
+
+	if (key->merge == TRAIT_KEEP_FIRST)
+		return __trait_get_ctx(ctx, key, val, size);
+	flow = __trait_tc_flow(ctx, &meta_len);
+	if (!flow)
+		return __trait_get_ctx(ctx, key, val, size);
+	if (!(((struct __trait_footer *)(flow + (trait_area.flow_len - 16)))->present & key->bit))
+		return -ENOENT;
+	if (size)
+		__trait_copy(val, flow + (trait_area.flow_len - key->dist), size);
+	return size;
+}
+
+#ifdef TRAITS_TC_DIRECT_WRITE
+#define __trait_tc_has_dynptr() 0
+#else
+#define __trait_tc_has_dynptr() (bpf_dynptr_from_skb_meta != (void *)0)
+#endif
+
+struct __trait_dynptr {
+	__u64 opaque[2];
+} __attribute__((aligned(8)));
+
+/* Sets (`on`) or deletes a key of the flow region; a deleted key's slot gets `val` too: zeroes. */
+static __trait_outline int __trait_tc_change(struct __sk_buff *ctx, const volatile struct trait_key_desc *key,
+					     const void *val, __u32 size, _Bool on)
+{
+	__u32 meta_len, flow_at, flow_len = trait_area.flow_len;
+	__u64 bit = key->bit, present;
+	struct __trait_dynptr meta;
+	struct __trait_footer *footer;
+	void *flow;
+
+	if (key->merge == TRAIT_KEEP_FIRST)
+		return -EOPNOTSUPP;
+	flow = __trait_tc_flow(ctx, &meta_len);
+	if (!flow)
+		return -EOPNOTSUPP;
+	footer = flow + (flow_len - 16);
+	if (!on && !(footer->present & bit))
+		return -ENOENT;
+	present = on ? footer->present | bit : footer->present & ~bit;
+	if (!__trait_tc_has_dynptr()) {
+		footer->present = present;
+		if (size)
+			__trait_copy(flow + (flow_len - key->dist), val, size);
+		return 0;
+	}
+	flow_at = meta_len - flow_len;
+	if (bpf_dynptr_from_skb_meta(ctx, 0, (struct bpf_dynptr *)&meta))
+		return -EOPNOTSUPP;
+	if (size && bpf_dynptr_write((struct bpf_dynptr *)&meta, flow_at + flow_len - key->dist, (void *)val, size, 0))
+		return -EOPNOTSUPP;
+	if (bpf_dynptr_write((struct bpf_dynptr *)&meta, flow_at + flow_len - 16, &present, sizeof(present), 0))
+		return -EOPNOTSUPP;
+	return 0;
+}
+
+/*
+ * A view: bounds and nonces checked once for any number of reads.
+ */
+struct trait_view {
+	_Bool direct; /* XDP with an open area. A flag, since the verifier does not know that packet pointers are not 0 */
+	void *area; /* direct: the area */
+	__u64 at; /* not direct: address of the packet data, read through kernel memory */
+	__u64 flow_present;
+	__u64 packet_present; /* 0 if the packet region is not authentic */
+};
+
+static __always_inline int __trait_view_kernel(__u64 at, __u32 meta_len, struct trait_view *view)
+{
+	__u64 nonce = __trait_packet_nonce(meta_len);
+
+	view->direct = 0;
+	view->area = (void *)0;
+	view->at = at;
+	view->packet_present = 0;
+	if (__trait_kernel_word(at - 16, 1) != trait_area.flow_nonce)
+		return -ENOENT;
+	view->flow_present = __trait_kernel_word(at - 16, 0);
+	if (trait_area.packet_len && nonce && __trait_kernel_word(at - trait_area.flow_len - 16, 1) == nonce)
+		view->packet_present = __trait_kernel_word(at - trait_area.flow_len - 16, 0);
+	return 0;
+}
+
+static __always_inline int __trait_view_skb(const struct sk_buff *skb, struct trait_view *view)
+{
+	__u32 meta_len;
+	__u64 at = __trait_skb_anchor(skb, &meta_len);
+
+	return at ? __trait_view_kernel(at, meta_len, view) : -ENOENT;
+}
+
+static __always_inline int __trait_view_ctx(struct __sk_buff *ctx, struct trait_view *view)
+{
+	struct sk_buff *skb;
+
+	if (!trait_area.flow_nonce)
+		return -ENOENT;
+	skb = __trait_skb_of_tc(ctx);
+	return skb ? __trait_view_skb(skb, view) : -ENOENT;
+}
+
+static __always_inline int __trait_view_sock_ops(struct bpf_sock_ops *ctx, struct trait_view *view)
+{
+	struct sk_buff *skb;
+
+	if (!trait_area.flow_nonce)
+		return -ENOENT;
+	skb = __trait_skb_of_sock_ops(ctx);
+	return skb ? __trait_view_skb(skb, view) : -ENOENT;
+}
+
+static __always_inline int __trait_view_nf(struct bpf_nf_ctx *ctx, struct trait_view *view)
+{
+	return __trait_view_skb(__trait_skb_of_nf(ctx), view);
+}
+
+static __always_inline int __trait_view_xdp(struct xdp_md *ctx, struct trait_view *view)
+{
+	struct xdp_buff___traits *xdp;
+	struct __trait_footer *footer;
+	long meta_len;
+	__u64 at;
+
+	view->area = __trait_xdp_area(ctx);
+	if (view->area) {
+		view->direct = 1;
+		view->at = 0;
+		view->flow_present = ((struct __trait_footer *)(view->area + (trait_area.area_len - 16)))->present;
+		view->packet_present = 0;
+		if (trait_area.packet_len) {
+			footer = __trait_area_footer(view->area, TRAIT_KEEP_FIRST);
+			if (footer)
+				view->packet_present = footer->present;
+		}
+		return 0;
+	}
+	if (!trait_area.flow_nonce || !__trait_can_cast())
+		return -ENOENT;
+	xdp = bpf_cast_to_kern_ctx(ctx);
+	at = (__u64)xdp->data;
+	meta_len = at - (__u64)xdp->data_meta;
+	return meta_len < (long)trait_area.flow_len ? -ENOENT : __trait_view_kernel(at, meta_len, view);
+}
+
+static __always_inline int __trait_view_get(const struct trait_view *view, const volatile struct trait_key_desc *key,
+					    void *val, __u32 size)
+{
+	__u64 present = key->merge == TRAIT_KEEP_FIRST ? view->packet_present : view->flow_present;
+
+	if (!(present & key->bit))
+		return -ENOENT;
+	if (!size)
+		return 0;
+	if (view->direct)
+		__trait_copy(val, view->area + (trait_area.area_len - key->dist), size);
+	else
+		__trait_copy_kernel(val, view->at - key->dist, size);
+	return size;
+}
+
+/*
+ * The calls.
+ */
+static __always_inline int __trait_set_refused(const void *ctx, const volatile struct trait_key_desc *key,
+					       const void *val, __u32 size)
+{
+	return -EOPNOTSUPP;
+}
+
+static __always_inline int __trait_del_refused(const void *ctx, const volatile struct trait_key_desc *key)
+{
+	return -EOPNOTSUPP;
+}
+
+#define __trait_by_ctx(ctx, xdp, tc, nf, sock_ops, skb)                                                                \
+	_Generic((ctx),                                                                                                \
+		struct xdp_md *: xdp,                                                                                  \
+		struct __sk_buff *: tc,                                                                                \
+		struct bpf_nf_ctx *: nf,                                                                               \
+		struct bpf_sock_ops *: sock_ops,                                                                       \
+		struct sk_buff *: skb,                                                                                 \
+		const struct sk_buff *: skb)
+
+#define __trait_get(ctx, ...)                                                                                          \
+	__trait_by_ctx(ctx, __trait_get_xdp, __trait_get_ctx, __trait_get_nf, __trait_get_sock_ops,                    \
+		       __trait_skb_get)(ctx, __VA_ARGS__)
+
+#define __trait_desc(key) (&trait_key_##key.desc)
+
+#define trait_get(ctx, key, ptr)                                                                                       \
+	({                                                                                                             \
+		trait_type_##key *__to = (ptr);                                                                        \
+		__trait_get(ctx, __trait_desc(key), __to, sizeof(*__to));                                              \
+	})
+
+#define trait_get_or(ctx, key, other)                                                                                  \
+	({                                                                                                             \
+		trait_type_##key __got = (other);                                                                      \
+		__trait_get(ctx, __trait_desc(key), &__got, sizeof(__got));                                            \
+		__got;                                                                                                 \
+	})
+
+#define trait_is_set(ctx, key) (__trait_get(ctx, __trait_desc(key), (void *)0, 0) >= 0)
+
+#define trait_set(ctx, key, value)                                                                                     \
+	({                                                                                                             \
+		const trait_type_##key __from = (value);                                                               \
+		_Generic((ctx), struct xdp_md *                                                                        \
+			 : __trait_set_xdp, default                                                                    \
+			 : __trait_set_refused)(ctx, __trait_desc(key), &__from, sizeof(__from));                      \
+	})
+
+#define trait_set_flag(ctx, key)                                                                                       \
+	({                                                                                                             \
+		_Static_assert(sizeof(trait_type_##key) == 0, #key " has a value: use trait_set");                     \
+		_Generic((ctx), struct xdp_md *                                                                        \
+			 : __trait_set_xdp, default                                                                    \
+			 : __trait_set_refused)(ctx, __trait_desc(key), (void *)0, 0);                                 \
+	})
+
+#define trait_del(ctx, key)                                                                                            \
+	_Generic((ctx), struct xdp_md * : __trait_del_xdp, default : __trait_del_refused)(ctx, __trait_desc(key))
+
+#define trait_view(ctx, view)                                                                                          \
+	__trait_by_ctx(ctx, __trait_view_xdp, __trait_view_ctx, __trait_view_nf, __trait_view_sock_ops,                \
+		       __trait_view_skb)(ctx, view)
+
+#define trait_view_get(view, key, ptr)                                                                                 \
+	({                                                                                                             \
+		trait_type_##key *__to = (ptr);                                                                        \
+		__trait_view_get(view, __trait_desc(key), __to, sizeof(*__to));                                        \
+	})
+
+#define trait_view_is_set(view, key) (__trait_view_get(view, __trait_desc(key), (void *)0, 0) >= 0)
+
+#define trait_tc_get(ctx, key, ptr)                                                                                    \
+	({                                                                                                             \
+		trait_type_##key *__to = (ptr);                                                                        \
+		__trait_tc_get(ctx, __trait_desc(key), __to, sizeof(*__to));                                           \
+	})
+
+#define trait_tc_is_set(ctx, key) (__trait_tc_get(ctx, __trait_desc(key), (void *)0, 0) >= 0)
+
+#define trait_tc_set(ctx, key, value)                                                                                  \
+	({                                                                                                             \
+		const trait_type_##key __from = (value);                                                               \
+		__trait_tc_change(ctx, __trait_desc(key), &__from, sizeof(__from), 1);                                 \
+	})
+
+#define trait_tc_set_flag(ctx, key) __trait_tc_change(ctx, __trait_desc(key), (void *)0, 0, 1)
+
+#define trait_tc_del(ctx, key)                                                                                         \
+	({                                                                                                             \
+		const __u64 __zero[2] = {};                                                                            \
+		__trait_tc_change(ctx, __trait_desc(key), __zero, sizeof(trait_type_##key), 0);                        \
+	})
+
+#endif /* __PACKET_TRAITS_TRAITS_BPF_H */
