@@ -1,2 +1,113 @@
-//! The `traits` command.
-fn main() {}
+//! The `traits` command. One file per command; what they print goes through [`output`].
+//!
+//! Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.
+
+mod keys;
+mod output;
+mod registry;
+
+use std::{error::Error, io, path::PathBuf, process::ExitCode};
+
+use clap::{ArgAction, Parser, Subcommand};
+use packet_traits::{
+    bpffs,
+    registry::{RegistryName, RegistryOptions},
+};
+use tracing_subscriber::EnvFilter;
+
+/// What a command comes back with.
+type Outcome = Result<(), Box<dyn Error>>;
+
+const EXAMPLES: &str = "\
+Examples:
+  traits registry create                     make the registry of this host
+  traits keys add tenant u32                 register a key
+  traits keys list                           see who holds what
+  traits --registry lab registry create      have a second registry beside it
+
+Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.";
+
+/// Rich metadata for network packets: typed values with names that travel with a packet through the kernel.
+#[derive(Parser)]
+#[command(name = "traits", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options that every command takes.
+#[derive(clap::Args)]
+struct Global {
+    /// Registry to work on
+    #[arg(long, global = true, value_name = "NAME", default_value_t)]
+    registry: RegistryName,
+    /// BPF file system that holds the registry
+    #[arg(long, global = true, value_name = "PATH", default_value = bpffs::DEFAULT_ROOT)]
+    bpffs: PathBuf,
+    /// Say what is being done, on standard error; twice for more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+impl Global {
+    /// The registry these options name.
+    fn options(&self) -> RegistryOptions {
+        RegistryOptions::default().name(self.registry.clone()).bpffs(&self.bpffs)
+    }
+
+    fn log(&self) {
+        let level = match self.verbose {
+            0 => "warn",
+            1 => "debug",
+            _ => "trace",
+        };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Create, show or remove a registry
+    #[command(subcommand)]
+    Registry(registry::Command),
+    /// Register, list or remove keys
+    #[command(subcommand)]
+    Keys(keys::Command),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cli.global.log();
+    let outcome = match &cli.command {
+        Command::Registry(command) => registry::run(command, &cli.global),
+        Command::Keys(command) => keys::run(command, &cli.global),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads the output has seen enough, as in `traits keys list | head`.
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("traits: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,1 +1,63 @@
-//! Lab.
+//! A laboratory for packets: network namespaces, links and traffic for the demo and the kernel tests.
+//!
+//! Nothing here has a name outside the process that made it. A [`Netns`] is held by a file descriptor and has no entry
+//! in `/run/netns`; a [`Bpffs`] has no mount point; interfaces live inside those namespaces only. When the process
+//! ends, by return, panic or SIGKILL, the kernel closes the descriptors and takes everything down, so there is no
+//! clean-up code that could be skipped, and tests that run in parallel cannot meet.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `netns` | the namespace: entering it, running commands in it, its sysctls |
+//! | `device` | an interface of a namespace: index, counters, offload switches, sysfs attributes |
+//! | `end` | one side of a link: namespace, interface, addresses |
+//! | `veth`, `vxlan` | links between two namespaces |
+//! | `topology` | ready-made networks: [`Pair`], [`Chain`], [`Overlay`] |
+//! | `udp`, `tcp`, `packet_socket` | traffic, with a timeout on every receive |
+//! | `frame` | crafted frames, with right checksums |
+//! | `bpffs` | a bpffs that nobody else can see |
+//!
+//! ```no_run
+//! use packet_traits_lab::{Family, Pair, UdpEcho, recv_numbered, send_numbered, udp_socket};
+//!
+//! let pair = Pair::new()?;
+//! let echo = UdpEcho::start(pair.rx().netns(), pair.rx().addr(Family::V4, 7))?;
+//! let socket = udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0))?;
+//! send_numbered(&socket, echo.addr(), 0..3, 64)?;
+//! assert_eq!(recv_numbered(&socket)?, 0);
+//! # Ok::<(), packet_traits_lab::Error>(())
+//! ```
+//!
+//! Everything but [`frame`] needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW) and the `ip` command of iproute2.
+
+mod bpffs;
+mod device;
+mod end;
+mod error;
+pub mod frame;
+mod netns;
+mod packet_socket;
+mod requirements;
+mod sys;
+mod tcp;
+mod topology;
+mod udp;
+mod veth;
+mod vxlan;
+
+pub use bpffs::Bpffs;
+pub use device::{Feature, LinkStats};
+pub use end::{End, EndSpec, Family, Mac};
+pub use error::{Error, Result};
+pub use netns::Netns;
+pub use packet_socket::{Captured, PacketSocket, send_frame, send_together};
+pub use requirements::{kernel_tests_enabled, require_root};
+pub use tcp::{TcpSink, tcp_transfer};
+pub use topology::{Chain, Overlay, Pair};
+pub use udp::{UdpEcho, number_of, recv_numbered, send_numbered, udp_socket};
+pub use veth::{VethOptions, VethPair};
+pub use vxlan::{VXLAN_PORT, VxlanOptions, VxlanPair};
+
+use std::time::Duration;
+
+/// How long a blocking receive of this crate waits before it fails: 5 seconds, long enough for a loaded machine.
+pub const RECV_TIMEOUT: Duration = Duration::from_secs(5);

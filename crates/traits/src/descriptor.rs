@@ -8,13 +8,13 @@
 use packet_traits_core::layout::KEY_COUNT;
 
 /// The ELF section, and the libbpf name of the map, that holds the descriptors.
-pub const SECTION: &str = ".rodata.packet_traits";
+pub(crate) const SECTION: &str = ".rodata.packet_traits";
 
 /// Version of this format; `TRAITS_ABI_VERSION` in the header.
-pub const ABI_VERSION: u32 = 1;
+pub(crate) const ABI_VERSION: u32 = 1;
 
 /// How many headroom anchors a program carries; `TRAITS_ANCHOR_COUNT` in the header.
-pub const ANCHOR_COUNT: usize = 4;
+pub(crate) const ANCHOR_COUNT: usize = 4;
 
 const STEP: usize = 16;
 const AREA_MAGIC: [u8; 8] = *b"PTRAREA\0";

@@ -6,6 +6,7 @@
 
 pub mod attach;
 pub mod bind;
+pub mod bpffs;
 mod descriptor;
 pub mod registry;
 

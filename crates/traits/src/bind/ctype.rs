@@ -1,7 +1,7 @@
 //! The C type a key was declared with, from the object's BTF, and which registry types it may hold.
 
 use libbpf_rs::{
-    HasSize,
+    HasSize, ReferencesType,
     btf::{Btf, BtfKind, BtfType, types},
 };
 use packet_traits_core::KeyType;

@@ -2,7 +2,7 @@
 
 use std::{ffi::CStr, path::Path};
 
-use libbpf_rs::{AsRawLibbpf, Object, ObjectBuilder, OpenObject};
+use libbpf_rs::{AsRawLibbpf, MapCore, Object, ObjectBuilder, OpenObject};
 
 use super::{BindError, Binding, bind_open_object};
 use crate::registry::Registry;

@@ -1,0 +1,246 @@
+//! `traits registry`: creates, shows and removes a registry.
+
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Subcommand, error::ErrorKind};
+use packet_traits::{
+    core::{Layout, Region, layout::FOOTER_LEN},
+    registry::{KeyEntry, Registry, RegistryName, Utc},
+};
+use serde::Serialize;
+
+use crate::{
+    Cli, Global, Outcome, keys,
+    output::{self, KeyJson, ProgramJson, Table},
+};
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Create a registry; mounts /sys/fs/bpf if it is not
+    #[command(after_help = CREATE_HELP)]
+    Create {
+        /// Name: a letter from a to z, then at most 30 of a-z, 0-9, '_' and '-' [default: --registry]
+        name: Option<RegistryName>,
+        /// Bytes of the flow region, a multiple of 8; 16 of them are its footer
+        #[arg(long, value_name = "BYTES", default_value_t = Layout::DEFAULT.region_len(Region::Flow))]
+        flow: usize,
+        /// Bytes of the packet region, a multiple of 4; 16 of them are its footer; 0 for none
+        #[arg(long, value_name = "BYTES", default_value_t = Layout::DEFAULT.region_len(Region::Packet))]
+        packet: usize,
+        /// Allow more than 216 bytes together, which native XDP on veth has no headroom for
+        #[arg(long)]
+        allow_oversize: bool,
+        /// Print the registry as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a registry's layout, keys and programs
+    #[command(after_help = SHOW_HELP)]
+    Show {
+        /// The registry's name [default: --registry]
+        name: Option<RegistryName>,
+        /// Print the registry as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a registry that no loaded program is bound to
+    #[command(after_help = REMOVE_HELP)]
+    Remove {
+        /// The registry's name [default: --registry]
+        name: Option<RegistryName>,
+        /// Remove it even if programs are bound to it, if something else is pinned in it, or if it is damaged
+        #[arg(long)]
+        force: bool,
+        /// Print what was removed as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+const CREATE_HELP: &str = "\
+Examples:
+  traits registry create
+  traits registry create lab --flow 96 --packet 32
+
+With --json, the same as `traits registry show --json`.";
+
+const SHOW_HELP: &str = "\
+Examples:
+  traits registry show
+  traits registry show lab --json | jq .programs
+
+With --json, one object:
+  {\"registry\", \"dir\", \"id\", \"created_at\", \"area_len\",
+   \"regions\": [{\"region\", \"len\", \"footer\", \"used\", \"free\"}, ...],
+   \"anchors\": [headroom in bytes that programs saw in XDP, ...],
+   \"keys\": [KEY, ...], \"programs\": [{\"id\", \"name\", \"tag\", \"loaded_at\", \"keys\": [NAME, ...]}, ...]}
+`traits keys add --help` shows a KEY.";
+
+const REMOVE_HELP: &str = "\
+Examples:
+  traits registry remove lab
+
+With --json, {\"registry\", \"dir\", \"removed\": true}.";
+
+#[derive(Serialize)]
+struct RegistryJson {
+    registry: String,
+    dir: PathBuf,
+    id: String,
+    created_at: String,
+    area_len: usize,
+    regions: Vec<RegionJson>,
+    anchors: Vec<u32>,
+    keys: Vec<KeyJson>,
+    programs: Vec<ProgramJson>,
+}
+
+#[derive(Serialize)]
+struct RegionJson {
+    region: String,
+    len: usize,
+    footer: usize,
+    used: usize,
+    free: usize,
+}
+
+#[derive(Serialize)]
+struct RemovedJson {
+    registry: String,
+    dir: PathBuf,
+    removed: bool,
+}
+
+pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
+    let chosen = |name: &Option<RegistryName>| name.clone().unwrap_or_else(|| global.registry.clone());
+    let options = |name| global.options().name(chosen(name));
+    match command {
+        Command::Create { name, flow, packet, allow_oversize, json } => {
+            let layout = Layout::new(*flow, *packet)
+                .unwrap_or_else(|why| Cli::command().error(ErrorKind::ValueValidation, why).exit());
+            let registry = options(name).layout(layout).allow_oversize(*allow_oversize).create()?;
+            if *json {
+                output::json(&describe(&registry)?)?;
+            } else {
+                output::line(format_args!("created registry '{}' at {}", registry.name(), registry.dir().display()))?;
+            }
+        }
+        Command::Show { name, json } => {
+            let registry = options(name).open()?;
+            if *json {
+                output::json(&describe(&registry)?)?;
+            } else {
+                show(&registry)?;
+            }
+        }
+        Command::Remove { name, force, json } => {
+            let (name, options) = (chosen(name), options(name));
+            options.remove(*force)?;
+            if *json {
+                output::json(&RemovedJson { registry: name.to_string(), dir: options.dir(), removed: true })?;
+            } else {
+                output::line(format_args!("removed registry '{name}' at {}", options.dir().display()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn describe(registry: &Registry) -> Result<RegistryJson, Box<dyn std::error::Error>> {
+    let keys = registry.list()?;
+    let layout = registry.layout();
+    let region = |region| {
+        let used = used(&keys, region);
+        RegionJson {
+            region: region.to_string(),
+            len: layout.region_len(region),
+            footer: layout.region_len(region) - layout.slot_space(region),
+            used,
+            free: layout.slot_space(region) - used,
+        }
+    };
+    Ok(RegistryJson {
+        registry: registry.name().to_string(),
+        dir: registry.dir().to_owned(),
+        id: format!("{:016x}", registry.id()),
+        created_at: Utc(registry.created_at()).to_string(),
+        area_len: layout.area_len(),
+        regions: vec![region(Region::Flow), region(Region::Packet)],
+        anchors: anchors(registry)?,
+        programs: registry.programs()?.iter().map(|program| ProgramJson::new(program, &keys)).collect(),
+        keys: keys.iter().map(KeyJson::from).collect(),
+    })
+}
+
+fn show(registry: &Registry) -> Outcome {
+    let keys = registry.list()?;
+    let programs = registry.programs()?;
+    output::line(format_args!("registry  {}", registry.name()))?;
+    output::line(format_args!("dir       {}", registry.dir().display()))?;
+    output::line(format_args!("id        {:016x}", registry.id()))?;
+    output::line(format_args!("created   {}", Utc(registry.created_at())))?;
+    let headrooms: Vec<String> = anchors(registry)?.iter().map(u32::to_string).collect();
+    output::line(format_args!(
+        "headroom  {}",
+        if headrooms.is_empty() { "none seen yet".to_owned() } else { headrooms.join(", ") }
+    ))?;
+
+    output::line("\nBytes in front of the packet data:")?;
+    layout_map(registry.layout(), &keys).print()?;
+    let flags: Vec<&str> =
+        keys.iter().filter(|entry| entry.key.slot().size() == 0).map(|entry| entry.key.name().as_str()).collect();
+    if !flags.is_empty() {
+        output::line(format_args!("Flags, in the footers only: {}", flags.join(", ")))?;
+    }
+
+    output::line(if keys.is_empty() { "\nNo keys." } else { "\nKeys:" })?;
+    keys::table(&keys).print()?;
+
+    output::line(if programs.is_empty() { "\nNo programs are bound." } else { "\nBound programs:" })?;
+    let mut table = Table::new(&["ID", "NAME", "TAG", "LOADED", "KEYS"]);
+    for program in &programs {
+        let used: Vec<&str> = output::keys_of(program, &keys).map(|entry| entry.key.name().as_str()).collect();
+        table.row(&[&program.id, &program.name, &program.tag_hex(), &Utc(program.loaded_at), &used.join(", ")]);
+    }
+    table.print()?;
+    Ok(())
+}
+
+/// Every byte of the area, as it lies in memory: the packet data comes after the last row.
+fn layout_map(layout: Layout, keys: &[KeyEntry]) -> Table {
+    let mut table = Table::new(&["REGION", "BYTES", "HOLDS"]);
+    for region in [Region::Packet, Region::Flow] {
+        if layout.region_len(region) == 0 {
+            continue;
+        }
+        let mut slots: Vec<&KeyEntry> =
+            keys.iter().filter(|entry| entry.key.slot().region() == region && entry.key.slot().size() != 0).collect();
+        slots.sort_by_key(|entry| std::cmp::Reverse(entry.key.slot().distance()));
+        let mut row = |first: usize, last: usize, holds: String| {
+            if first >= last {
+                table.row(&[&region, &format!("{first}-{last}"), &holds]);
+            }
+        };
+        let footer = layout.region_end(region) + FOOTER_LEN;
+        let mut next = layout.region_end(region) + layout.region_len(region);
+        for entry in slots {
+            let slot = entry.key.slot();
+            row(next, slot.distance() + 1, "free".to_owned());
+            next = slot.distance() - slot.size();
+            row(slot.distance(), next + 1, format!("{} ({})", entry.key.name(), entry.key.key_type()));
+        }
+        row(next, footer + 1, "free".to_owned());
+        row(footer, layout.region_end(region) + 1, "footer".to_owned());
+    }
+    table
+}
+
+/// Bytes of a region's slots.
+fn used(keys: &[KeyEntry], region: Region) -> usize {
+    keys.iter().map(|entry| entry.key.slot()).filter(|slot| slot.region() == region).map(|slot| slot.size()).sum()
+}
+
+/// Headroom values that programs have seen, without the free places.
+fn anchors(registry: &Registry) -> Result<Vec<u32>, Box<dyn std::error::Error>> {
+    Ok(registry.anchors()?.into_iter().filter(|anchor| *anchor != 0).collect())
+}

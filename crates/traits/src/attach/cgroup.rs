@@ -1,0 +1,203 @@
+//! Cgroup hooks: programs for every socket of the processes in a cgroup (v2) and below it.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use libbpf_sys::{bpf_attach_type, bpf_prog_type};
+
+use super::attachment::Attachment;
+use super::error::{AttachError, Attempt, errno_of};
+use super::feature::Feature;
+use super::hook::Hook;
+use super::link;
+use super::program::Program;
+use super::target::Target;
+
+/// A hook of the sockets in a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CgroupHook {
+    /// Packets arriving at a socket (`SEC("cgroup_skb/ingress")`).
+    Ingress,
+    /// Packets a socket sends (`SEC("cgroup_skb/egress")`).
+    Egress,
+    /// Events of TCP sockets (`SEC("sockops")`).
+    SockOps,
+    /// `getsockopt` (`SEC("cgroup/getsockopt")`).
+    GetSockOpt,
+    /// `setsockopt` (`SEC("cgroup/setsockopt")`).
+    SetSockOpt,
+}
+
+impl CgroupHook {
+    const ALL: [Self; 5] = [Self::Ingress, Self::Egress, Self::SockOps, Self::GetSockOpt, Self::SetSockOpt];
+
+    fn attach_type(self) -> bpf_attach_type {
+        match self {
+            Self::Ingress => libbpf_sys::BPF_CGROUP_INET_INGRESS,
+            Self::Egress => libbpf_sys::BPF_CGROUP_INET_EGRESS,
+            Self::SockOps => libbpf_sys::BPF_CGROUP_SOCK_OPS,
+            Self::GetSockOpt => libbpf_sys::BPF_CGROUP_GETSOCKOPT,
+            Self::SetSockOpt => libbpf_sys::BPF_CGROUP_SETSOCKOPT,
+        }
+    }
+
+    fn program_type(self) -> bpf_prog_type {
+        match self {
+            Self::Ingress | Self::Egress => libbpf_sys::BPF_PROG_TYPE_CGROUP_SKB,
+            Self::SockOps => libbpf_sys::BPF_PROG_TYPE_SOCK_OPS,
+            Self::GetSockOpt | Self::SetSockOpt => libbpf_sys::BPF_PROG_TYPE_CGROUP_SOCKOPT,
+        }
+    }
+
+    pub(super) fn from_kernel(attach_type: bpf_attach_type) -> Option<Self> {
+        Self::ALL.into_iter().find(|hook| hook.attach_type() == attach_type)
+    }
+}
+
+impl fmt::Display for CgroupHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+            Self::SockOps => "sockops",
+            Self::GetSockOpt => "getsockopt",
+            Self::SetSockOpt => "setsockopt",
+        })
+    }
+}
+
+/// Attaches a program to the cgroup whose directory is open as `cgroup`, after the programs that are there.
+///
+/// # Errors
+/// [`AttachError::NotPermitted`], also if a cgroup above has a program that allows none below it;
+/// [`AttachError::Refused`] if `cgroup` is not a cgroup v2 directory; [`AttachError::Unsupported`] on kernels before 5.7;
+/// [`AttachError::WrongProgram`].
+pub fn attach(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: CgroupHook) -> Result<Attachment, AttachError> {
+    let attempt = Attempt::new(Hook::Cgroup(hook), Target::cgroup(cgroup));
+    let id = Program::expect(program, hook.program_type(), &attempt)?.id;
+    link::create(program, cgroup.as_raw_fd(), hook.attach_type(), &link::options())
+        .map(|link| Attachment::from_link(attempt.clone(), id, link))
+        .map_err(|errno| explain(&attempt, errno))
+}
+
+/// Attaches a program to the cgroup with this directory, such as one under [`cgroup_root`].
+///
+/// # Errors
+/// [`AttachError::Cgroup`] if the directory cannot be opened; else as [`attach`].
+pub fn attach_path(
+    program: BorrowedFd<'_>,
+    cgroup: impl AsRef<Path>,
+    hook: CgroupHook,
+) -> Result<Attachment, AttachError> {
+    let directory = open(cgroup.as_ref())?;
+    attach(program, directory.as_fd(), hook)
+}
+
+fn open(path: &Path) -> Result<File, AttachError> {
+    OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path).map_err(|error| AttachError::Cgroup {
+        path: path.into(),
+        hint: "give a directory of the cgroup v2 tree (`findmnt -t cgroup2` shows where it is)",
+        errno: errno_of(&error),
+    })
+}
+
+fn explain(attempt: &Attempt, errno: i32) -> AttachError {
+    match errno {
+        libc::EPERM => AttachError::NotPermitted {
+            attempt: attempt.clone(),
+            hint: "run as root (CAP_BPF and CAP_NET_ADMIN); or a cgroup above holds a program that allows none below \
+                   it: `bpftool cgroup tree`",
+            errno,
+        },
+        libc::EBADF | libc::EBADFD => attempt.refused(
+            errno,
+            "that is not a cgroup v2 directory",
+            "`findmnt -t cgroup2` shows where the tree is; /sys/fs/cgroup/<controller> is cgroup v1",
+        ),
+        libc::E2BIG => attempt.refused(
+            errno,
+            "the cgroup has as many programs as it can hold",
+            "`bpftool cgroup show <path>` lists them",
+        ),
+        libc::EINVAL if !Feature::CgroupLink.predates_this_kernel() => {
+            attempt.unsupported(Feature::CgroupLink, errno, "")
+        }
+        _ => attempt.refused(errno, "the kernel refused the link", "check the program's SEC() against the hook"),
+    }
+}
+
+/// Where the cgroup v2 tree is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` beside cgroup v1.
+///
+/// # Errors
+/// [`AttachError::Cgroup`] if it is not mounted in this mount namespace.
+pub fn cgroup_root() -> Result<PathBuf, AttachError> {
+    const MOUNTS: &str = "/proc/self/mountinfo";
+    let failed = |path: &str, errno, hint| AttachError::Cgroup { path: path.into(), hint, errno };
+    let mounts = fs::read_to_string(MOUNTS).map_err(|error| failed(MOUNTS, errno_of(&error), "mount /proc"))?;
+    cgroup2_mount(&mounts).ok_or_else(|| {
+        let hint = "no cgroup v2 tree is mounted: `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`";
+        failed("v2 tree", libc::ENOENT, hint)
+    })
+}
+
+/// The mount of the cgroup2 file system in the text of mountinfo (proc_pid_mountinfo(5)): the one that shows the whole
+/// tree, or else one that shows a part.
+fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
+    let mounts = mountinfo.lines().filter_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        (file_system.split(' ').next() == Some("cgroup2")).then_some((root, point))
+    });
+    let (_, point) = mounts.min_by_key(|(root, _)| *root != "/")?;
+    Some(PathBuf::from(unescape(point)))
+}
+
+/// Undoes mountinfo's octal escapes of space, tab, newline and backslash.
+fn unescape(field: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .into_iter()
+        .fold(field.to_owned(), |field, (escape, character)| field.replace(escape, character))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+25 30 0:22 / /sys rw,nosuid shared:7 - sysfs sysfs rw
+31 25 0:27 / /sys/fs/cgroup ro shared:9 - tmpfs tmpfs ro,mode=755
+32 31 0:28 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw,nsdelegate
+33 31 0:29 / /sys/fs/cgroup/cpu rw shared:11 - cgroup cgroup rw,cpu
+";
+
+    #[test]
+    fn root_is_found_beside_cgroup_v1() {
+        assert_eq!(cgroup2_mount(HYBRID), Some("/sys/fs/cgroup/unified".into()));
+    }
+
+    #[test]
+    fn root_is_found_where_only_v2_is_mounted() {
+        let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroup2_mount(unified), Some("/sys/fs/cgroup".into()));
+    }
+
+    #[test]
+    fn whole_tree_is_preferred_to_a_part() {
+        let both = "\
+40 23 0:26 /system.slice /mnt/part rw - cgroup2 cgroup2 rw
+41 23 0:26 / /mnt/with\\040space rw - cgroup2 cgroup2 rw
+";
+        assert_eq!(cgroup2_mount(both), Some("/mnt/with space".into()));
+        assert_eq!(cgroup2_mount(both.lines().next().unwrap_or_default()), Some("/mnt/part".into()));
+    }
+
+    #[test]
+    fn cgroup_v1_alone_has_no_root() {
+        assert_eq!(cgroup2_mount("33 31 0:29 / /c rw - cgroup cgroup rw\n"), None);
+    }
+}

@@ -1,0 +1,109 @@
+//! Kernel features that attaching depends on, and the version that brought each.
+
+use std::ffi::CStr;
+use std::fmt;
+
+/// A kernel feature that [`AttachError::Unsupported`](super::AttachError::Unsupported) can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Feature {
+    /// `bpf_xdp_adjust_meta()`: metadata in front of a packet.
+    XdpMetadata,
+    /// XDP programs held by a link.
+    XdpLink,
+    /// TC programs held by a link (TCX).
+    Tcx,
+    /// Netfilter programs.
+    NetfilterLink,
+    /// Reassembly of IP fragments before a netfilter program sees them.
+    NetfilterDefrag,
+    /// Cgroup programs held by a link.
+    CgroupLink,
+    /// Programs in DEVMAP entries.
+    DevmapProgram,
+    /// Programs in CPUMAP entries.
+    CpumapProgram,
+}
+
+impl Feature {
+    /// The first mainline version that has the feature, as (major, minor).
+    pub const fn since(self) -> (u32, u32) {
+        match self {
+            Self::XdpMetadata => (4, 15),
+            Self::XdpLink => (5, 9),
+            Self::Tcx => (6, 6),
+            Self::NetfilterLink => (6, 4),
+            Self::NetfilterDefrag => (6, 6),
+            Self::CgroupLink => (5, 7),
+            Self::DevmapProgram => (5, 8),
+            Self::CpumapProgram => (5, 9),
+        }
+    }
+
+    /// The kernel configuration symbol that can switch the feature off on a new enough kernel.
+    pub const fn config(self) -> &'static str {
+        match self {
+            Self::XdpMetadata | Self::XdpLink | Self::DevmapProgram | Self::CpumapProgram => "CONFIG_NET",
+            Self::Tcx => "CONFIG_NET_XGRESS",
+            Self::NetfilterLink => "CONFIG_NETFILTER_BPF_LINK",
+            Self::NetfilterDefrag => "CONFIG_NF_DEFRAG_IPV4 / CONFIG_NF_DEFRAG_IPV6",
+            Self::CgroupLink => "CONFIG_CGROUP_BPF",
+        }
+    }
+
+    /// Whether the running kernel's version says that the feature cannot be there.
+    ///
+    /// For features that cannot be told apart by trying: distributions backport, so a feature may be there although
+    /// its version says no.
+    pub(super) fn predates_this_kernel(self) -> bool {
+        version(&kernel_release()).is_some_and(|running| running >= self.since())
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::XdpMetadata => "XDP metadata",
+            Self::XdpLink => "an XDP link",
+            Self::Tcx => "TCX",
+            Self::NetfilterLink => "a netfilter link",
+            Self::NetfilterDefrag => "defragmentation for a netfilter link",
+            Self::CgroupLink => "a cgroup link",
+            Self::DevmapProgram => "a program in a DEVMAP entry",
+            Self::CpumapProgram => "a program in a CPUMAP entry",
+        };
+        let (major, minor) = self.since();
+        write!(f, "{name} needs Linux {major}.{minor} or newer")
+    }
+}
+
+/// The running kernel's release, as `uname -r` prints it.
+pub(super) fn kernel_release() -> String {
+    // SAFETY: utsname is plain arrays of characters, for which zero is a valid value.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: `name` is a valid, writable utsname.
+    if unsafe { libc::uname(&mut name) } != 0 {
+        return String::from("unknown");
+    }
+    // SAFETY: uname(2) ends every field with a NUL.
+    let release = unsafe { CStr::from_ptr(name.release.as_ptr()) };
+    release.to_string_lossy().into_owned()
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn release_strings_of_distributions_parse() {
+        assert_eq!(version("6.18.44-fc-v657"), Some((6, 18)));
+        assert_eq!(version("5.15.0-105-generic"), Some((5, 15)));
+        assert_eq!(version("6.1"), Some((6, 1)));
+        assert_eq!(version("unknown"), None);
+    }
+}

@@ -1,0 +1,73 @@
+//! The places in the network stack that a program can be attached to.
+
+use std::fmt;
+
+use super::cgroup::CgroupHook;
+use super::netfilter::{NetfilterFamily, NetfilterHook};
+
+/// Which way a packet goes through an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Packets the interface received.
+    Ingress,
+    /// Packets the interface is about to send.
+    Egress,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}
+
+/// A hook, as [`AttachmentInfo`](super::AttachmentInfo) and [`AttachError`](super::AttachError) name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Hook {
+    /// XDP, native or generic.
+    Xdp,
+    /// TC, attached by a TCX link.
+    Tcx(Direction),
+    /// TC, attached as a direct-action filter of a `clsact` qdisc.
+    Clsact(Direction),
+    /// A netfilter hook.
+    Netfilter {
+        /// The protocol family.
+        family: NetfilterFamily,
+        /// The point on the packet's way.
+        hook: NetfilterHook,
+        /// Lower runs earlier.
+        priority: i32,
+    },
+    /// A hook of the sockets in a cgroup.
+    Cgroup(CgroupHook),
+    /// The filter of one socket.
+    SocketFilter,
+    /// A tracepoint with BTF arguments.
+    TpBtf,
+    /// An entry of a DEVMAP: runs on frames redirected through it.
+    Devmap,
+    /// An entry of a CPUMAP: runs on frames redirected through it.
+    Cpumap,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xdp => f.write_str("xdp"),
+            Self::Tcx(direction) => write!(f, "tcx {direction}"),
+            Self::Clsact(direction) => write!(f, "clsact {direction}"),
+            Self::Netfilter { family, hook, priority } => {
+                write!(f, "netfilter {family} {hook} priority {priority}")
+            }
+            Self::Cgroup(hook) => write!(f, "cgroup {hook}"),
+            Self::SocketFilter => f.write_str("socket filter"),
+            Self::TpBtf => f.write_str("tp_btf"),
+            Self::Devmap => f.write_str("devmap"),
+            Self::Cpumap => f.write_str("cpumap"),
+        }
+    }
+}

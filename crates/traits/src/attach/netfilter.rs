@@ -1,0 +1,172 @@
+//! Netfilter: the five points of the IPv4 and IPv6 stacks where nftables and iptables also run.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+
+use libbpf_sys::{BPF_NETFILTER, BPF_PROG_TYPE_NETFILTER};
+
+use super::attachment::Attachment;
+use super::error::{AttachError, Attempt};
+use super::feature::Feature;
+use super::hook::Hook;
+use super::link;
+use super::program::Program;
+use super::target::Target;
+
+/// The protocol family whose packets a netfilter program sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NetfilterFamily {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl NetfilterFamily {
+    /// `NFPROTO_*`, include/uapi/linux/netfilter.h.
+    fn to_kernel(self) -> u32 {
+        match self {
+            Self::Ipv4 => 2,
+            Self::Ipv6 => 10,
+        }
+    }
+
+    pub(super) fn from_kernel(number: u32) -> Option<Self> {
+        [Self::Ipv4, Self::Ipv6].into_iter().find(|family| family.to_kernel() == number)
+    }
+}
+
+impl fmt::Display for NetfilterFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        })
+    }
+}
+
+/// The point on a packet's way through the IP stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NetfilterHook {
+    /// Every received packet, before it is routed.
+    PreRouting,
+    /// Received packets for this host.
+    LocalIn,
+    /// Packets routed from one interface to another.
+    Forward,
+    /// Packets this host made.
+    LocalOut,
+    /// Every packet about to be sent.
+    PostRouting,
+}
+
+impl NetfilterHook {
+    const ALL: [Self; 5] = [Self::PreRouting, Self::LocalIn, Self::Forward, Self::LocalOut, Self::PostRouting];
+
+    /// `enum nf_inet_hooks`, include/uapi/linux/netfilter.h.
+    fn to_kernel(self) -> u32 {
+        match self {
+            Self::PreRouting => 0,
+            Self::LocalIn => 1,
+            Self::Forward => 2,
+            Self::LocalOut => 3,
+            Self::PostRouting => 4,
+        }
+    }
+
+    pub(super) fn from_kernel(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|hook| hook.to_kernel() == number)
+    }
+}
+
+impl fmt::Display for NetfilterHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PreRouting => "pre_routing",
+            Self::LocalIn => "local_in",
+            Self::Forward => "forward",
+            Self::LocalOut => "local_out",
+            Self::PostRouting => "post_routing",
+        })
+    }
+}
+
+// include/uapi/linux/bpf.h
+const BPF_F_NETFILTER_IP_DEFRAG: u32 = 1 << 0;
+
+/// Where [`attach`] attaches.
+#[derive(Debug, Clone, Copy)]
+pub struct NetfilterOptions {
+    family: NetfilterFamily,
+    hook: NetfilterHook,
+    priority: i32,
+    defrag: bool,
+}
+
+impl NetfilterOptions {
+    /// Attach at this hook, with priority 0 (that of the `filter` tables), without reassembling fragments.
+    pub fn new(family: NetfilterFamily, hook: NetfilterHook) -> Self {
+        Self { family, hook, priority: 0, defrag: false }
+    }
+
+    /// Run in this order among everything at the hook: lower is earlier, and a BPF program must be alone with its
+    /// number. Fixed points: defragmentation −400, raw −300, connection tracking −200, mangle −150, DNAT −100,
+    /// filter 0, security 50, SNAT 100 (include/uapi/linux/netfilter_ipv4.h, `enum nf_ip_hook_priorities`).
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Reassemble IP fragments before the program sees them. Needs Linux 6.6 and a priority above −400.
+    pub fn defrag(mut self, defrag: bool) -> Self {
+        self.defrag = defrag;
+        self
+    }
+}
+
+/// Attaches a netfilter program (`SEC("netfilter")`) in the network namespace of the **calling thread**.
+///
+/// # Errors
+/// [`AttachError::Busy`] if something at the hook has the same priority; [`AttachError::Unsupported`] on kernels
+/// before 6.4, or before 6.6 with [`defrag`](NetfilterOptions::defrag); [`AttachError::Refused`] for a priority that the
+/// kernel does not allow; [`AttachError::NotPermitted`]; [`AttachError::WrongProgram`].
+pub fn attach(program: BorrowedFd<'_>, options: &NetfilterOptions) -> Result<Attachment, AttachError> {
+    let hook = Hook::Netfilter { family: options.family, hook: options.hook, priority: options.priority };
+    let attempt = Attempt::new(hook, Target::current_namespace());
+    let id = Program::expect(program, BPF_PROG_TYPE_NETFILTER, &attempt)?.id;
+    let mut create = link::options();
+    create.__bindgen_anon_1.netfilter = libbpf_sys::bpf_link_create_opts__bindgen_ty_1__bindgen_ty_5 {
+        pf: options.family.to_kernel(),
+        hooknum: options.hook.to_kernel(),
+        priority: options.priority,
+        flags: if options.defrag { BPF_F_NETFILTER_IP_DEFRAG } else { 0 },
+    };
+    link::create(program, 0, BPF_NETFILTER, &create)
+        .map(|link| Attachment::from_link(attempt.clone(), id, link))
+        .map_err(|errno| explain(&attempt, options, errno))
+}
+
+/// What the errnos of `bpf_nf_link_attach` (net/netfilter/nf_bpf_link.c) mean.
+fn explain(attempt: &Attempt, options: &NetfilterOptions, errno: i32) -> AttachError {
+    match errno {
+        libc::EBUSY => AttachError::Busy {
+            attempt: attempt.clone(),
+            holder: "another hook function there has the same priority".into(),
+            hint: "choose another number: `bpftool net` and `nft list hooks` show those in use".into(),
+            errno,
+        },
+        libc::ERANGE => attempt.refused(
+            errno,
+            "the kernel does not allow that priority",
+            "choose one between the lowest and the highest number, both excluded, and above -400 with defrag",
+        ),
+        libc::EOPNOTSUPP | libc::ENOENT if options.defrag => {
+            attempt.unsupported(Feature::NetfilterDefrag, errno, "; or attach without defrag")
+        }
+        libc::EAFNOSUPPORT => {
+            attempt.refused(errno, "the kernel has no netfilter for that family", "load or build in IPv6")
+        }
+        libc::EOPNOTSUPP | libc::EINVAL => attempt.unsupported(Feature::NetfilterLink, errno, ""),
+        _ => attempt.refused(errno, "the kernel refused the link", "`bpftool net` shows what is attached"),
+    }
+}

@@ -1,0 +1,147 @@
+//! XDP: the first hook a received packet meets.
+
+use std::fmt;
+use std::mem::offset_of;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use libbpf_sys::{BPF_PROG_TYPE_XDP, BPF_XDP, bpf_xdp_query_opts};
+
+use super::attachment::Attachment;
+use super::error::{AttachError, Attempt, ENOTSUPP};
+use super::feature::Feature;
+use super::hook::Hook;
+use super::link::{self, check};
+use super::program::Program;
+use super::target::{Target, interface_name};
+
+/// Where in the receive path an XDP program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum XdpMode {
+    /// In the driver, before the kernel builds an skb.
+    Native,
+    /// In the stack, on an skb: works on every interface, slower.
+    Generic,
+    /// Native if the driver does it, else generic. [`attach`] says which it was.
+    #[default]
+    Auto,
+}
+
+impl fmt::Display for XdpMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+// include/uapi/linux/if_link.h
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+/// Attaches an XDP program to an interface. An interface has room for one.
+///
+/// Returns the mode that is in use: [`XdpMode::Native`] or [`XdpMode::Generic`].
+///
+/// # Errors
+/// [`AttachError::Busy`] if the interface has an XDP program, with its id; [`AttachError::NoDevice`];
+/// [`AttachError::NotPermitted`]; [`AttachError::WrongProgram`]; [`AttachError::Refused`] if the driver cannot do
+/// native XDP, at all or with the interface's present MTU, queues or offloads.
+pub fn attach(program: BorrowedFd<'_>, ifindex: u32, mode: XdpMode) -> Result<(Attachment, XdpMode), AttachError> {
+    let attempt = Attempt::new(Hook::Xdp, Target::interface(ifindex));
+    let id = Program::expect(program, BPF_PROG_TYPE_XDP, &attempt)?.id;
+    let in_mode =
+        |mode| create(program, ifindex, mode).map(|link| (Attachment::from_link(attempt.clone(), id, link), mode));
+    let attached = match mode {
+        XdpMode::Native | XdpMode::Generic => in_mode(mode).map_err(|errno| (errno, mode)),
+        XdpMode::Auto => in_mode(XdpMode::Native).or_else(|errno| {
+            if !driver_refused(errno) {
+                return Err((errno, XdpMode::Native));
+            }
+            tracing::debug!(%attempt, errno, "driver refused native XDP, trying generic");
+            in_mode(XdpMode::Generic).map_err(|errno| (errno, XdpMode::Generic))
+        }),
+    };
+    attached.map_err(|(errno, mode)| explain(&attempt, ifindex, mode, errno))
+}
+
+fn create(program: BorrowedFd<'_>, ifindex: u32, mode: XdpMode) -> Result<OwnedFd, i32> {
+    let mut options = link::options();
+    options.flags = match mode {
+        XdpMode::Generic => XDP_FLAGS_SKB_MODE,
+        XdpMode::Native | XdpMode::Auto => XDP_FLAGS_DRV_MODE,
+    };
+    link::create(program, ifindex.cast_signed(), BPF_XDP, &options)
+}
+
+/// Whether an errno of a native attach is the driver's, so that generic mode can still work.
+///
+/// EOPNOTSUPP: no native XDP (net/core/dev.c, `dev_xdp_attach`). The others are what drivers answer when
+/// MTU, ring sizes, queue counts or offloads stand in the way: veth ERANGE, virtio_net EINVAL, others ENOMEM, ENOSPC or
+/// the internal ENOTSUPP.
+fn driver_refused(errno: i32) -> bool {
+    matches!(errno, libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | libc::ENOMEM | libc::ENOSPC | ENOTSUPP)
+}
+
+fn explain(attempt: &Attempt, ifindex: u32, mode: XdpMode, errno: i32) -> AttachError {
+    match errno {
+        libc::EBUSY | libc::EEXIST => busy(attempt, ifindex, errno),
+        // The interface may also not be there, which the link call reports in the same way.
+        libc::EINVAL if !Feature::XdpLink.predates_this_kernel() && interface_name(ifindex).is_some() => {
+            attempt.unsupported(Feature::XdpLink, errno, "")
+        }
+        _ if mode == XdpMode::Native => attempt.refused(
+            errno,
+            "the driver refused native mode",
+            "use generic or auto mode, or change what the driver objects to (MTU, queues, LRO: see dmesg)",
+        ),
+        _ => attempt.refused(
+            errno,
+            "the kernel refused generic mode",
+            "check that the program is not of the devmap or cpumap kind (SEC(\"xdp/devmap\"))",
+        ),
+    }
+}
+
+fn busy(attempt: &Attempt, ifindex: u32, errno: i32) -> AttachError {
+    let (holder, hint) = match holder(ifindex) {
+        Some((id, mode)) => {
+            let program = Program::by_id(id).map_or_else(|| format!("program {id}"), |it| it.to_string());
+            let off = match mode {
+                XdpMode::Generic => "xdpgeneric",
+                _ => "xdpdrv",
+            };
+            let interface = interface_name(ifindex).unwrap_or_default();
+            (
+                format!("{program} is attached there in {mode} mode"),
+                format!(
+                    "detach it first: whoever attached it ends or unpins its link (`bpftool link` lists links), or \
+                     `ip link set dev {interface} {off} off` if it is not held by a link"
+                ),
+            )
+        }
+        None => (
+            "an XDP program that the kernel does not name is attached there or to the interface above it".into(),
+            "look at the interface and its bond or bridge with `ip link`, and detach that program first".into(),
+        ),
+    };
+    AttachError::Busy { attempt: attempt.clone(), holder, hint, errno }
+}
+
+/// The program an interface has, and its mode.
+fn holder(ifindex: u32) -> Option<(u32, XdpMode)> {
+    let mut query = bpf_xdp_query_opts {
+        // Up to the feature flags, which would cost a second request.
+        sz: offset_of!(bpf_xdp_query_opts, feature_flags) as libbpf_sys::size_t,
+        ..Default::default()
+    };
+    // SAFETY: `query` is a valid, writable structure, and libbpf writes only the part that `sz` covers.
+    check(unsafe { libbpf_sys::bpf_xdp_query(ifindex.cast_signed(), 0, &mut query) }).ok()?;
+    match (query.drv_prog_id, query.skb_prog_id, query.prog_id) {
+        (0, 0, 0) => None,
+        (0, 0, id) => Some((id, XdpMode::Native)),
+        (0, id, _) => Some((id, XdpMode::Generic)),
+        (id, _, _) => Some((id, XdpMode::Native)),
+    }
+}

@@ -1,0 +1,136 @@
+//! The BPF file system that registries are pinned in: telling whether it is there, and mounting it.
+//!
+//! Names in a bpffs cannot contain a dot (`bpf_lookup` in kernel/bpf/inode.c refuses them with EPERM), which is why
+//! the names of registries cannot either.
+
+use std::{
+    ffi::CString,
+    io,
+    mem::MaybeUninit,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+/// Where a bpffs is mounted by convention.
+pub const DEFAULT_ROOT: &str = "/sys/fs/bpf";
+
+/// The same place as the first process sees it.
+const DEFAULT_ROOT_OF_INIT: &str = "/proc/1/root/sys/fs/bpf";
+
+/// Why there is no bpffs to pin in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BpffsError {
+    /// The path is not on a bpffs.
+    #[error(
+        "{} is not on a BPF file system; mount one there with `mount -t bpf bpf {}`, or name another with --bpffs",
+        .root.display(), .root.display()
+    )]
+    Absent {
+        /// The path.
+        root: PathBuf,
+    },
+    /// The host has a bpffs at the usual place, but this process is in a mount namespace that does not show it.
+    #[error(
+        "the BPF file system at {DEFAULT_ROOT} is hidden from this process, which is in a mount namespace of its own \
+         (`ip netns exec` makes one); enter the network namespace with `nsenter --net=/run/netns/NAME` instead, or \
+         name another BPF file system with --bpffs"
+    )]
+    Hidden,
+    /// The kernel did not let it be mounted.
+    #[error("cannot mount a BPF file system at {}: {source}; mounting needs CAP_SYS_ADMIN, run as root", .root.display())]
+    Mount {
+        /// Where it was to be mounted.
+        root: PathBuf,
+        /// What mount(2) said.
+        source: io::Error,
+    },
+    /// The kernel did not say what is there.
+    #[error("cannot look at {}: {source}; name the mount point of a BPF file system with --bpffs", .root.display())]
+    Stat {
+        /// What was looked at.
+        root: PathBuf,
+        /// What statfs(2) said.
+        source: io::Error,
+    },
+}
+
+impl BpffsError {
+    /// The error number that fits best.
+    pub fn errno(&self) -> i32 {
+        match self {
+            BpffsError::Absent { .. } | BpffsError::Hidden => libc::ENOENT,
+            BpffsError::Mount { source, .. } | BpffsError::Stat { source, .. } => {
+                source.raw_os_error().unwrap_or(libc::EIO)
+            }
+        }
+    }
+}
+
+/// Refuses a root that is not on a bpffs.
+pub fn require(root: &Path) -> Result<(), BpffsError> {
+    match is_bpffs(root) {
+        Ok(true) => Ok(()),
+        Ok(false) if hidden(root) => Err(BpffsError::Hidden),
+        Ok(false) => Err(BpffsError::Absent { root: root.to_owned() }),
+        Err(source) => Err(BpffsError::Stat { root: root.to_owned(), source }),
+    }
+}
+
+/// Mounts a bpffs at [`DEFAULT_ROOT`] if that is the root and nothing is mounted there; any other root must be on one.
+pub fn ensure(root: &Path) -> Result<(), BpffsError> {
+    match require(root) {
+        Err(BpffsError::Absent { .. }) if root == Path::new(DEFAULT_ROOT) => {
+            mount(root).map_err(|source| BpffsError::Mount { root: root.to_owned(), source })?;
+            tracing::info!("mounted a BPF file system at {DEFAULT_ROOT}");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Whether the bpffs that `root` stands for exists, but only in the first process's mount namespace.
+fn hidden(root: &Path) -> bool {
+    root == Path::new(DEFAULT_ROOT) && is_bpffs(Path::new(DEFAULT_ROOT_OF_INIT)).unwrap_or(false)
+}
+
+fn is_bpffs(path: &Path) -> io::Result<bool> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: `path` is a C string and `stat` has room for what statfs(2) writes.
+    if unsafe { libc::statfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed, and any bytes are a valid `struct statfs`.
+    let stat = unsafe { stat.assume_init() };
+    Ok(stat.f_type as u32 == libc::BPF_FS_MAGIC as u32)
+}
+
+fn mount(root: &Path) -> io::Result<()> {
+    let root = CString::new(root.as_os_str().as_bytes())?;
+    // SAFETY: every pointer is to a C string that outlives the call.
+    let failed = unsafe {
+        libc::mount(
+            c"bpf".as_ptr(),
+            root.as_ptr(),
+            c"bpf".as_ptr(),
+            libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+            c"mode=0700".as_ptr().cast(),
+        )
+    };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_elsewhere_is_not_mounted_over() {
+        let root = std::env::temp_dir();
+        let error = ensure(&root).unwrap_err();
+        assert!(matches!(&error, BpffsError::Absent { root: path } if *path == root), "{error}");
+        assert!(error.to_string().contains("mount -t bpf bpf"), "{error}");
+        assert_eq!(ensure(Path::new("/no/such/place")).unwrap_err().errno(), libc::ENOENT);
+    }
+}

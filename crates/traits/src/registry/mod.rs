@@ -1,0 +1,359 @@
+//! The registry: gives names a number and a place in the trait area, for every program on the host.
+//!
+//! A registry is a directory of pinned maps, `<bpffs>/packet_traits/<name>/`. There is no daemon: every process works
+//! on the maps itself.
+//!
+//! | pin | holds |
+//! |---|---|
+//! | `header` | format version, id, layout, nonces; never changes |
+//! | `state` | which keys there are, and how many changes there were |
+//! | `keys` | a record for each of the 64 keys |
+//! | `freed` | when each key number and each byte of the area was freed last |
+//! | `anchors` | headroom values that BPF programs have seen in XDP |
+//!
+//! **Writers** take a lock on the directory that the kernel releases when they die, and change the table so that it is
+//! valid at every instant: a new key's record is written before the update of `state` that publishes it, and a key's
+//! stamps in `freed` before the update of `state` that takes it away. A writer that is killed anywhere in between has
+//! changed nothing that anyone looks at.
+//!
+//! **Readers** take no lock. They read `state`, the records it names, and `state` again; if it changed, they start
+//! over.
+//!
+//! **Users** of a key are loaded programs. They are found by looking at the programs, see [`Registry::programs`].
+//!
+//! # Example
+//! ```no_run
+//! use packet_traits::{core::{KeyName, KeyType}, registry::{KeySpec, Registry}};
+//!
+//! let registry = Registry::options().open_or_create()?;
+//! let tenant = registry.register(&KeySpec::new(KeyName::new("tenant")?, KeyType::U32))?;
+//! println!("tenant is key {}", tenant.key.number());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod allocate;
+mod entry;
+mod error;
+mod lock;
+mod maps;
+mod options;
+mod table;
+mod users;
+mod utc;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{Ordering, fence},
+    time::SystemTime,
+};
+
+use libbpf_rs::MapHandle;
+use packet_traits_core::{Key, KeyName, Layout, Nonces, Region, Slot};
+
+pub use self::{
+    entry::{DESCRIPTION_LEN_MAX, Description, DescriptionError, KeyEntry, KeySpec, Owner},
+    error::RegistryError,
+    options::{RegistryName, RegistryNameError, RegistryOptions},
+    users::BoundProgram,
+    utc::Utc,
+};
+use self::{
+    lock::{DirId, DirLock},
+    maps::Maps,
+    options::io_error,
+    table::{Header, State},
+};
+use crate::descriptor::ANCHOR_COUNT;
+
+/// How often a reader starts over before it takes the lock after all.
+const LOCKLESS_ATTEMPTS: usize = 64;
+
+/// An open registry. Can be used from several threads at once.
+#[derive(Debug)]
+pub struct Registry {
+    name: RegistryName,
+    dir: PathBuf,
+    identity: DirId,
+    header: Header,
+    maps: Maps,
+}
+
+/// The table at one instant.
+struct Snapshot {
+    state: State,
+    keys: Vec<KeyEntry>,
+}
+
+impl Snapshot {
+    fn find(&self, name: &KeyName) -> Option<&KeyEntry> {
+        self.keys.iter().find(|entry| entry.key.name() == name)
+    }
+
+    fn slots(&self) -> Vec<Slot> {
+        self.keys.iter().map(|entry| entry.key.slot()).collect()
+    }
+}
+
+impl Registry {
+    /// The `default` registry on the usual bpffs, unless the options are changed.
+    pub fn options() -> RegistryOptions {
+        RegistryOptions::default()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &RegistryName {
+        &self.name
+    }
+
+    /// Where its maps are pinned.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Tells it from every other registry, also from a later one of the same name. Not secret, never 0.
+    pub fn id(&self) -> u64 {
+        self.header.id
+    }
+
+    /// Sizes of its regions.
+    pub fn layout(&self) -> Layout {
+        self.header.layout
+    }
+
+    /// The secrets that programs bound to it authenticate areas with.
+    pub fn nonces(&self) -> Nonces {
+        self.header.nonces
+    }
+
+    /// When it was created.
+    pub fn created_at(&self) -> SystemTime {
+        self.header.created_at
+    }
+
+    /// The pinned map `anchors`: one entry of four `u32`, headroom values (`data - data_hard_start`, in bytes) that
+    /// BPF programs have seen in XDP; 0 is free. In the kernel its name is `pt_anchors`.
+    pub fn anchors_map(&self) -> &MapHandle {
+        self.maps.anchors.map()
+    }
+
+    /// What is in the map `anchors`.
+    ///
+    /// # Errors
+    /// [`RegistryError::Map`] if the kernel refuses to read it.
+    pub fn anchors(&self) -> Result<[u32; ANCHOR_COUNT], RegistryError> {
+        let raw: [u8; 4 * ANCHOR_COUNT] = self.maps.anchors.read(0)?;
+        let (words, _) = raw.as_chunks();
+        Ok(std::array::from_fn(|i| u32::from_ne_bytes(words[i])))
+    }
+
+    /// Every key, in the order of their numbers.
+    ///
+    /// # Errors
+    /// [`RegistryError::Damaged`] if the table contradicts itself.
+    pub fn list(&self) -> Result<Vec<KeyEntry>, RegistryError> {
+        Ok(self.snapshot()?.keys)
+    }
+
+    /// The key of this name.
+    ///
+    /// # Errors
+    /// As for [`list`](Self::list).
+    pub fn lookup(&self, name: &KeyName) -> Result<Option<KeyEntry>, RegistryError> {
+        Ok(self.snapshot()?.find(name).cloned())
+    }
+
+    /// Registers a key, or finds it if it is registered with the same type and merge policy.
+    ///
+    /// # Errors
+    /// [`RegistryError::Held`] (EBUSY) if the name is registered with another type or merge policy,
+    /// [`RegistryError::RegionFull`] or [`RegistryError::KeysExhausted`] (ENOSPC) if there is no room,
+    /// [`RegistryError::Gone`] if the registry was removed.
+    pub fn register(&self, spec: &KeySpec) -> Result<KeyEntry, RegistryError> {
+        let _lock = self.lock(DirLock::exclusive)?;
+        let table = self.snapshot_locked()?;
+        if let Some(entry) = table.find(&spec.name) {
+            if entry.key.key_type() == spec.key_type && entry.merge == spec.merge {
+                return Ok(entry.clone());
+            }
+            return Err(RegistryError::Held {
+                registry: self.name.clone(),
+                key_type: spec.key_type,
+                merge: spec.merge,
+                holder: Box::new(entry.clone()),
+            });
+        }
+
+        let stamps = table::decode_stamps(&self.maps.freed.read(0)?);
+        let number = allocate::free_number(table.state.live, &stamps).ok_or_else(|| RegistryError::KeysExhausted {
+            registry: self.name.clone(),
+            key: spec.name,
+            holders: table.keys.clone(),
+        })?;
+        let (region, slots) = (Region::of(spec.merge), table.slots());
+        let key = allocate::free_slot(self.layout(), region, spec.key_type.size(), &slots, &stamps)
+            .and_then(|slot| Key::new(number, spec.name, spec.key_type, slot))
+            .ok_or_else(|| RegistryError::RegionFull {
+                registry: self.name.clone(),
+                key: spec.name,
+                key_type: spec.key_type,
+                region,
+                free: allocate::free_bytes(self.layout(), region, &slots),
+                space: self.layout().slot_space(region),
+                holders: table.keys.iter().filter(|entry| entry.key.slot().region() == region).cloned().collect(),
+            })?;
+        let next = State { live: table.state.live | key.bit(), seq: table.state.seq + 1 };
+        let entry = KeyEntry {
+            key,
+            merge: spec.merge,
+            description: spec.description.clone(),
+            owner: Owner::current(),
+            generation: next.seq,
+            registered_at: SystemTime::now(),
+        };
+        self.maps.keys.write(number, &table::encode_key(&entry))?;
+        self.publish(next)?;
+        tracing::debug!("registered key '{}' as number {number} in registry '{}'", spec.name, self.name);
+        // As everyone else will read it.
+        table::decode_key(number, self.layout(), &self.maps.keys.read(number)?)
+            .map_err(|why| self.damaged_key(number, &why))
+    }
+
+    /// Removes a key and answers what it was. Its number and its bytes are given out again last, because packets in
+    /// flight may still carry its value.
+    ///
+    /// With `force` it goes even if loaded programs use it; those go on reading and writing what may become another
+    /// key's bytes.
+    ///
+    /// # Errors
+    /// [`RegistryError::UnknownKey`]; [`RegistryError::KeyInUse`] (EBUSY) without `force`; [`RegistryError::Gone`].
+    pub fn unregister(&self, name: &KeyName, force: bool) -> Result<KeyEntry, RegistryError> {
+        let _lock = self.lock(DirLock::exclusive)?;
+        let table = self.snapshot_locked()?;
+        let entry =
+            table.find(name).ok_or_else(|| RegistryError::UnknownKey { registry: self.name.clone(), key: *name })?;
+        if !force {
+            let mut programs = self.programs_with(&table.keys)?;
+            programs.retain(|program| program.keys & entry.key.bit() != 0);
+            if !programs.is_empty() {
+                return Err(RegistryError::KeyInUse { registry: self.name.clone(), key: *name, programs });
+            }
+        }
+        let next = State { live: table.state.live & !entry.key.bit(), seq: table.state.seq + 1 };
+        let mut stamps = table::decode_stamps(&self.maps.freed.read(0)?);
+        stamps.free(entry.key.number(), entry.key.slot(), next.seq);
+        self.maps.freed.write(0, &table::encode_stamps(&stamps))?;
+        self.publish(next)?;
+        tracing::debug!("removed key '{name}' from registry '{}'", self.name);
+        Ok(entry.clone())
+    }
+
+    /// Every loaded program that is bound to this registry, whoever loaded it.
+    ///
+    /// # Errors
+    /// [`RegistryError::Programs`] if the kernel does not let this process list programs (CAP_SYS_ADMIN), and those
+    /// of [`list`](Self::list).
+    pub fn programs(&self) -> Result<Vec<BoundProgram>, RegistryError> {
+        self.programs_with(&self.list()?)
+    }
+
+    /// Whether keys, each given as number and generation, are all still registered. A loader asks this *after* it has
+    /// loaded a bound program: a key that was removed between binding and loading was not yet seen to be in use.
+    ///
+    /// # Errors
+    /// As for [`list`](Self::list). A registry that was removed is an answer (`false`), not an error.
+    pub fn still_valid(&self, keys: &[(usize, u64)]) -> Result<bool, RegistryError> {
+        // Who removes a key looks for programs and takes the key away under the exclusive lock. So this either comes
+        // before, and the program is loaded and will be seen, or after, and the key is gone.
+        let _lock = match self.lock(DirLock::shared) {
+            Err(RegistryError::Gone { .. }) => return Ok(false),
+            other => other?,
+        };
+        let table = self.snapshot_locked()?;
+        let registered = |(number, generation): &(usize, u64)| {
+            table.keys.iter().any(|entry| entry.key.number() == *number && entry.generation == *generation)
+        };
+        Ok(keys.iter().all(registered))
+    }
+
+    fn programs_with(&self, keys: &[KeyEntry]) -> Result<Vec<BoundProgram>, RegistryError> {
+        let found = users::scan(self.id()).map_err(|source| RegistryError::Programs { source })?;
+        Ok(found.into_iter().map(|program| program.resolve(keys)).collect())
+    }
+
+    /// Locks the registry's directory, and refuses if the registry this was opened as is no longer there.
+    fn lock(&self, lock: fn(&Path) -> std::io::Result<DirLock>) -> Result<DirLock, RegistryError> {
+        let gone = || RegistryError::Gone { name: self.name.clone(), dir: self.dir.clone() };
+        match lock(&self.dir) {
+            Ok(lock) if lock.dir() == self.identity => Ok(lock),
+            Ok(_) => Err(gone()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(gone()),
+            Err(error) => Err(io_error("lock", &self.dir)(error)),
+        }
+    }
+
+    /// Makes everything written before visible, by one update.
+    fn publish(&self, state: State) -> Result<(), RegistryError> {
+        fence(Ordering::SeqCst);
+        self.maps.state.write(0, &state.encode())
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, RegistryError> {
+        for _ in 0..LOCKLESS_ATTEMPTS {
+            if let Some(snapshot) = self.try_snapshot()? {
+                return Ok(snapshot);
+            }
+        }
+        let _lock = self.lock(DirLock::shared)?;
+        self.snapshot_locked()
+    }
+
+    /// The table, for who holds the lock.
+    fn snapshot_locked(&self) -> Result<Snapshot, RegistryError> {
+        self.try_snapshot()?
+            .ok_or_else(|| self.damaged(self.maps.state.path(), "its checksum does not match".to_owned()))
+    }
+
+    /// The table, or `None` if it was changed meanwhile.
+    fn try_snapshot(&self) -> Result<Option<Snapshot>, RegistryError> {
+        let Some(state) = State::decode(&self.maps.state.read(0)?) else { return Ok(None) };
+        let mut records = Vec::new();
+        for number in (0..64).filter(|number| state.live & 1 << number != 0) {
+            records.push((number, self.maps.keys.read(number)?));
+        }
+        fence(Ordering::SeqCst);
+        if State::decode(&self.maps.state.read(0)?) != Some(state) {
+            return Ok(None);
+        }
+
+        let mut keys: Vec<KeyEntry> = Vec::with_capacity(records.len());
+        for (number, record) in records {
+            let entry =
+                table::decode_key(number, self.layout(), &record).map_err(|why| self.damaged_key(number, &why))?;
+            if entry.generation == 0 || entry.generation > state.seq {
+                return Err(self.damaged_key(number, &format!("generation {} is to come", entry.generation)));
+            }
+            if let Some(other) = keys
+                .iter()
+                .find(|other| other.key.name() == entry.key.name() || other.key.slot().overlaps(&entry.key.slot()))
+            {
+                let why = format!(
+                    "'{}' is in the way of key {}, '{}'",
+                    entry.key.name(),
+                    other.key.number(),
+                    other.key.name()
+                );
+                return Err(self.damaged_key(number, &why));
+            }
+            keys.push(entry);
+        }
+        Ok(Some(Snapshot { state, keys }))
+    }
+
+    fn damaged_key(&self, number: usize, why: &str) -> RegistryError {
+        self.damaged(self.maps.keys.path(), format!("the record of key {number} is not valid: {why}"))
+    }
+
+    fn damaged(&self, path: &Path, why: String) -> RegistryError {
+        RegistryError::Damaged { name: self.name.clone(), path: path.to_owned(), why }
+    }
+}

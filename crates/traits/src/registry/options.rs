@@ -1,0 +1,338 @@
+//! Which registry, and what it is to be like: creating, opening and removing one.
+//!
+//! A registry appears and disappears whole: it is made in a directory `_new` and renamed to its name, and renamed to
+//! `_old` before it is taken apart, both under the lock of the directory that holds all registries. What a killed
+//! process leaves behind under those two names is cleared by the next one.
+
+use std::{
+    fmt, fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::SystemTime,
+};
+
+use packet_traits_core::{Layout, Nonces, layout::AREA_LEN_PORTABLE};
+
+use super::{
+    Registry,
+    error::RegistryError,
+    lock::{DirId, DirLock},
+    maps,
+    table::{self, Header},
+    users,
+};
+use crate::bpffs;
+
+/// The directory in a bpffs that holds all registries.
+const PARENT: &str = "packet_traits";
+
+/// A registry's name: `[a-z][a-z0-9_-]{0,30}`. A bpffs allows no dot in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RegistryName(String);
+
+/// A text that is not a [`RegistryName`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the name of a registry starts with a letter from a to z, and has at most 31 of a-z, 0-9, '_' and '-'")]
+pub struct RegistryNameError;
+
+impl RegistryName {
+    /// Checks a name.
+    pub fn new(name: &str) -> Result<RegistryName, RegistryNameError> {
+        let raw = name.as_bytes();
+        let fits = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"_-".contains(c);
+        if raw.len() > 31 || !raw.first().is_some_and(u8::is_ascii_lowercase) || !raw.iter().all(fits) {
+            return Err(RegistryNameError);
+        }
+        Ok(RegistryName(name.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for RegistryName {
+    /// `default`, the registry a host has unless someone asks for more.
+    fn default() -> Self {
+        RegistryName("default".to_owned())
+    }
+}
+
+impl fmt::Display for RegistryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for RegistryName {
+    type Err = RegistryNameError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        RegistryName::new(s)
+    }
+}
+
+/// Says which registry is meant, and for creating it what it is to be like. Made by [`Registry::options`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryOptions {
+    name: RegistryName,
+    root: PathBuf,
+    layout: Option<Layout>,
+    allow_oversize: bool,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        RegistryOptions {
+            name: RegistryName::default(),
+            root: bpffs::DEFAULT_ROOT.into(),
+            layout: None,
+            allow_oversize: false,
+        }
+    }
+}
+
+impl RegistryOptions {
+    /// Another registry than `default`.
+    pub fn name(self, name: RegistryName) -> Self {
+        RegistryOptions { name, ..self }
+    }
+
+    /// Another bpffs than [`bpffs::DEFAULT_ROOT`]; it must be mounted.
+    pub fn bpffs(self, root: impl Into<PathBuf>) -> Self {
+        RegistryOptions { root: root.into(), ..self }
+    }
+
+    /// Region sizes. A new registry has [`Layout::DEFAULT`] without this; opening an existing one with other sizes
+    /// fails with it.
+    pub fn layout(self, layout: Layout) -> Self {
+        RegistryOptions { layout: Some(layout), ..self }
+    }
+
+    /// Allows a new registry's area to be longer than [`AREA_LEN_PORTABLE`], up to the kernel's limit of 252 bytes.
+    pub fn allow_oversize(self, allow: bool) -> Self {
+        RegistryOptions { allow_oversize: allow, ..self }
+    }
+
+    /// Where the registry's maps are pinned.
+    pub fn dir(&self) -> PathBuf {
+        self.parent().join(self.name.as_str())
+    }
+
+    fn parent(&self) -> PathBuf {
+        self.root.join(PARENT)
+    }
+
+    /// Creates the registry and opens it. Mounts a bpffs at the default root if there is none.
+    ///
+    /// # Errors
+    /// [`RegistryError::Exists`], [`RegistryError::Oversize`]; and whatever stands in the way of opening it if there
+    /// is something else under its name.
+    pub fn create(&self) -> Result<Registry, RegistryError> {
+        let layout = self.layout.unwrap_or_default();
+        let area_len = layout.area_len();
+        if area_len > AREA_LEN_PORTABLE && !self.allow_oversize {
+            return Err(RegistryError::Oversize { name: self.name.clone(), area_len });
+        }
+        bpffs::ensure(&self.root)?;
+        let (parent, dir) = (self.parent(), self.dir());
+        make_dir(&parent)?;
+        {
+            let _lock = DirLock::exclusive(&parent).map_err(io_error("lock", &parent))?;
+            if exists(&dir)? {
+                self.open()?;
+                return Err(RegistryError::Exists { name: self.name.clone(), dir });
+            }
+            let new = parent.join("_new");
+            clear(&new)?;
+            make_dir(&new)?;
+            maps::create(&new, &new_header(&self.name, layout)?)?;
+            fs::rename(&new, &dir).map_err(io_error("name the new registry", &dir))?;
+        }
+        tracing::debug!("created registry '{}' at {}", self.name, dir.display());
+        self.open()
+    }
+
+    /// Opens the registry.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`]; [`RegistryError::Damaged`] or [`RegistryError::Newer`] if what is pinned is not a
+    /// registry of this version; [`RegistryError::OtherLayout`] if [`layout`](Self::layout) was given and differs.
+    pub fn open(&self) -> Result<Registry, RegistryError> {
+        bpffs::require(&self.root)?;
+        let dir = self.dir();
+        loop {
+            let before = DirId::of(&dir).map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound => RegistryError::NotFound { name: self.name.clone(), dir: dir.clone() },
+                _ => RegistryError::Io { action: "open", path: dir.clone(), source },
+            })?;
+            let opened = maps::open(&self.name, &dir);
+            // If it was removed meanwhile, and perhaps made again, what was opened may be some of each.
+            if DirId::of(&dir).ok() != Some(before) {
+                continue;
+            }
+            let (header, maps) = opened?;
+            if let Some(wanted) = self.layout.filter(|wanted| *wanted != header.layout) {
+                return Err(RegistryError::OtherLayout { name: self.name.clone(), found: header.layout, wanted });
+            }
+            let registry = Registry { name: self.name.clone(), dir, identity: before, header, maps };
+            registry.list()?;
+            return Ok(registry);
+        }
+    }
+
+    /// Opens the registry, creating it first if there is none.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) and [`create`](Self::create).
+    pub fn open_or_create(&self) -> Result<Registry, RegistryError> {
+        loop {
+            // The default bpffs may not be mounted yet.
+            bpffs::ensure(&self.root)?;
+            match self.open() {
+                Err(RegistryError::NotFound { .. }) => {}
+                other => return other,
+            }
+            match self.create() {
+                Err(RegistryError::Exists { .. }) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Removes the registry with all its keys.
+    ///
+    /// With `force` it goes even if loaded programs are bound to it, if something else is pinned in its directory, or
+    /// if it cannot be opened; programs bound to it keep working among themselves.
+    ///
+    /// # Errors
+    /// Without `force`: [`RegistryError::RegistryInUse`], [`RegistryError::NotEmpty`], and those of
+    /// [`open`](Self::open). Always [`RegistryError::NotFound`].
+    pub fn remove(&self, force: bool) -> Result<(), RegistryError> {
+        bpffs::require(&self.root)?;
+        let (parent, dir) = (self.parent(), self.dir());
+        let not_found = || RegistryError::NotFound { name: self.name.clone(), dir: dir.clone() };
+        if !exists(&parent)? {
+            return Err(not_found());
+        }
+        let _parent_lock = DirLock::exclusive(&parent).map_err(io_error("lock", &parent))?;
+        if !exists(&dir)? {
+            return Err(not_found());
+        }
+        // No key is registered and no loader checks its binding while this is held.
+        let _lock = DirLock::exclusive(&dir).map_err(io_error("lock", &dir))?;
+        if !force {
+            self.refuse_if_used(&dir)?;
+        }
+        let old = parent.join("_old");
+        clear(&old)?;
+        fs::rename(&dir, &old).map_err(io_error("move away", &dir))?;
+        clear(&old)?;
+        tracing::debug!("removed registry '{}' at {}", self.name, dir.display());
+        Ok(())
+    }
+
+    fn refuse_if_used(&self, dir: &Path) -> Result<(), RegistryError> {
+        let registry = self.open()?;
+        let programs = users::scan(registry.id()).map_err(|source| RegistryError::Programs { source })?;
+        if !programs.is_empty() {
+            let keys = registry.list()?;
+            return Err(RegistryError::RegistryInUse {
+                registry: self.name.clone(),
+                programs: programs.into_iter().map(|found| found.resolve(&keys)).collect(),
+            });
+        }
+        let mut others = Vec::new();
+        for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
+            let name = entry.map_err(io_error("list", dir))?.file_name();
+            if !maps::is_pin(&name) {
+                others.push(name.to_string_lossy().into_owned());
+            }
+        }
+        if others.is_empty() {
+            return Ok(());
+        }
+        others.sort();
+        Err(RegistryError::NotEmpty { registry: self.name.clone(), dir: dir.to_owned(), others })
+    }
+}
+
+fn new_header(name: &RegistryName, layout: Layout) -> Result<Header, RegistryError> {
+    Ok(Header {
+        layout,
+        id: random()?,
+        nonces: Nonces::from_random(random()?, random()?),
+        created_at: SystemTime::now(),
+        name: table::padded(name.as_str().as_bytes()),
+    })
+}
+
+/// A random number that is not 0.
+fn random() -> Result<u64, RegistryError> {
+    loop {
+        let mut bytes = [0; 8];
+        // SAFETY: `bytes` is valid for writing its length.
+        let len = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        match u64::from_ne_bytes(bytes) {
+            _ if len < 0 => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(RegistryError::Random(error));
+                }
+            }
+            number if number != 0 && len as usize == bytes.len() => return Ok(number),
+            _ => {}
+        }
+    }
+}
+
+fn exists(path: &Path) -> Result<bool, RegistryError> {
+    path.try_exists().map_err(io_error("look at", path))
+}
+
+/// Makes a directory for root only; one that is there is fine.
+fn make_dir(path: &Path) -> Result<(), RegistryError> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(io_error("make the directory", path)),
+    }
+}
+
+/// Removes a directory with all it holds; none is fine.
+fn clear(path: &Path) -> Result<(), RegistryError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(io_error("clear away", path)),
+    }
+}
+
+pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RegistryError {
+    let path = path.to_owned();
+    move |source| RegistryError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rule() {
+        for good in ["a", "default", "edge-2_b", "abcdefghijklmnopqrstuvwxyz01234"] {
+            assert_eq!(RegistryName::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "1a", "_new", "a.b", "a/b", "A", "abcdefghijklmnopqrstuvwxyz012345"] {
+            assert_eq!(RegistryName::new(bad), Err(RegistryNameError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_area_that_veth_has_no_room_for_is_refused() {
+        let options = Registry::options().layout(Layout::new(120, 100).unwrap()).bpffs("/nowhere");
+        let error = options.create().unwrap_err();
+        assert!(matches!(error, RegistryError::Oversize { area_len: 220, .. }), "{error}");
+        assert!(error.to_string().contains("veth"), "{error}");
+        assert!(matches!(options.allow_oversize(true).create(), Err(RegistryError::Bpffs(_))));
+    }
+}

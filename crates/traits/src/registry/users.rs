@@ -1,0 +1,197 @@
+//! Which loaded programs use a registry's keys, found by looking at the programs themselves.
+//!
+//! A bound program carries its filled-in descriptors in a frozen map of read-only data, and the kernel tells which
+//! maps a program uses. So nothing is written down when a program is bound: such a record would miss programs that
+//! another loader loads from a bound object, and would outlive programs that are closed or whose loader is killed.
+//! What is found here is never stale and never incomplete.
+//!
+//! Maps are recognised by what they are (one entry, read-only for programs, an area descriptor of this registry in
+//! it), not by their name, which every loader cuts or rewrites in its own way.
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    time::{Duration, SystemTime},
+};
+
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapInfo, MapType};
+
+use super::{entry::KeyEntry, table, utc::Utc};
+use crate::descriptor::Descriptors;
+
+/// A loaded program that is bound to the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundProgram {
+    /// The kernel's number for it.
+    pub id: u32,
+    /// Its name, as the kernel keeps it (at most 15 bytes).
+    pub name: String,
+    /// The kernel's hash of its instructions.
+    pub tag: [u8; 8],
+    /// When it was loaded.
+    pub loaded_at: SystemTime,
+    /// The registered keys it uses: bit *k* for key *k*.
+    pub keys: u64,
+}
+
+impl BoundProgram {
+    /// The tag as `bpftool prog` prints it: 16 hexadecimal digits.
+    pub fn tag_hex(&self) -> String {
+        self.tag.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Display for BoundProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "program {} '{}' (tag {}, loaded {})", self.id, self.name, self.tag_hex(), Utc(self.loaded_at))
+    }
+}
+
+/// What one map of read-only data says about one registry.
+#[derive(Clone, Debug, Default)]
+struct Uses {
+    /// Number and generation of each key declared by name.
+    declared: Vec<(u8, u64)>,
+    /// Keys in the table for the calls by number. It has no generations.
+    numbered: u64,
+}
+
+/// A program bound to a registry, and the keys it names.
+pub(super) struct Found {
+    program: BoundProgram,
+    uses: Vec<Uses>,
+}
+
+impl Found {
+    /// The program, with those of its keys that are `registered`.
+    pub(super) fn resolve(self, registered: &[KeyEntry]) -> BoundProgram {
+        let used = |entry: &&KeyEntry| {
+            let declared = (entry.key.number() as u8, entry.generation);
+            self.uses.iter().any(|uses| uses.numbered & entry.key.bit() != 0 || uses.declared.contains(&declared))
+        };
+        let keys = registered.iter().filter(used).map(|entry| entry.key.bit()).sum();
+        BoundProgram { keys, ..self.program }
+    }
+}
+
+/// Every loaded program that is bound to the registry with this id. A program or map that goes away meanwhile is left
+/// out.
+pub(super) fn scan(registry_id: u64) -> io::Result<Vec<Found>> {
+    let boot = boot_time()?;
+    let mut maps = HashMap::new();
+    let mut found = Vec::new();
+    let mut id = 0;
+    // Not libbpf_rs::query::ProgInfoIter: it takes any failure, also a lack of privilege, for the end of the list.
+    while let Some(next) = next_program(id)? {
+        id = next;
+        let Some(program) = open_program(id)? else { continue };
+        let (info, map_ids) = program_info(&program)?;
+        let uses: Vec<Uses> = map_ids
+            .into_iter()
+            .filter_map(|map| maps.entry(map).or_insert_with(|| uses_of_map(map, registry_id)).clone())
+            .collect();
+        if !uses.is_empty() {
+            let name = info.name.map(|c| c as u8);
+            let program = BoundProgram {
+                id,
+                name: table::text(&name),
+                tag: info.tag,
+                loaded_at: boot + Duration::from_nanos(info.load_time),
+                keys: 0,
+            };
+            found.push(Found { program, uses });
+        }
+    }
+    Ok(found)
+}
+
+/// What a map says about the registry; `None` if it is not a bound program's read-only data, or gone.
+fn uses_of_map(id: u32, registry_id: u64) -> Option<Uses> {
+    let map = MapHandle::from_map_id(id)
+        .inspect_err(|error| {
+            if error.kind() != ErrorKind::NotFound {
+                tracing::warn!("cannot look into BPF map {id} for keys in use: {error:#}");
+            }
+        })
+        .ok()?;
+    let read_only = MapInfo::new(map.as_fd()).ok()?.info.map_flags & libbpf_sys::BPF_F_RDONLY_PROG != 0;
+    if map.map_type() != MapType::Array || map.max_entries() != 1 || !read_only {
+        return None;
+    }
+    uses_of_section(&map.lookup(&[0; 4], MapFlags::ANY).ok()??, registry_id)
+}
+
+fn uses_of_section(section: &[u8], registry_id: u64) -> Option<Uses> {
+    let descriptors = Descriptors::parse(section);
+    let area = descriptors.area?.value;
+    if area.registry_id != registry_id || area.flow_nonce == 0 {
+        return None;
+    }
+    let declared = descriptors
+        .keys
+        .iter()
+        .filter(|key| key.value.bit != 0)
+        .map(|key| (key.value.number, key.value.generation))
+        .collect();
+    Some(Uses { declared, numbered: descriptors.slots.map_or(0, |slots| slots.value.mask) })
+}
+
+/// The id of the next loaded program, in ascending order.
+fn next_program(after: u32) -> io::Result<Option<u32>> {
+    let mut next = 0;
+    // SAFETY: `next` is valid for writing one u32.
+    match unsafe { libbpf_sys::bpf_prog_get_next_id(after, &mut next) } {
+        0 => Ok(Some(next)),
+        error if error == -libc::ENOENT => Ok(None),
+        error => Err(io::Error::from_raw_os_error(-error)),
+    }
+}
+
+/// Opens a program by id; `None` if it is gone.
+fn open_program(id: u32) -> io::Result<Option<OwnedFd>> {
+    // SAFETY: takes a number only.
+    match unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) } {
+        // SAFETY: a descriptor that was just made for this call and has no other owner.
+        fd if fd >= 0 => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        error if error == -libc::ENOENT => Ok(None),
+        error => Err(io::Error::from_raw_os_error(-error)),
+    }
+}
+
+/// A program's description and the ids of the maps it uses.
+fn program_info(program: &OwnedFd) -> io::Result<(libbpf_sys::bpf_prog_info, Vec<u32>)> {
+    let mut map_ids: Vec<u32> = Vec::new();
+    loop {
+        let mut info = libbpf_sys::bpf_prog_info {
+            nr_map_ids: map_ids.len() as u32,
+            map_ids: map_ids.as_mut_ptr() as u64,
+            ..Default::default()
+        };
+        let mut len = size_of_val(&info) as u32;
+        // SAFETY: `info` is valid for `len` bytes, all its other buffers have length 0, and `map_ids` has room for
+        // `nr_map_ids` numbers, of which the kernel writes no more.
+        let error = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut len) };
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(-error));
+        }
+        // The kernel says how many there are; a loader may bind more maps to a program between two calls.
+        let count = info.nr_map_ids as usize;
+        let complete = count <= map_ids.len();
+        map_ids.resize(count, 0);
+        if complete {
+            return Ok((info, map_ids));
+        }
+    }
+}
+
+/// When this machine booted. Load times count from there, with the time it was suspended (`ktime_get_boottime_ns` in
+/// `bpf_prog_load`, kernel/bpf/syscall.c).
+fn boot_time() -> io::Result<SystemTime> {
+    let mut since = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `since` is valid for writing.
+    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut since) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(SystemTime::now() - Duration::new(since.tv_sec as u64, since.tv_nsec as u32))
+}

@@ -1,0 +1,169 @@
+//! What the kernel tests share: a private bpffs with a registry, BPF objects compiled from `tests/bpf`, and the records
+//! their programs write.
+//!
+//! Every test makes its own: nothing is shared between tests but the compiled objects, and nothing outlives the process.
+#![allow(dead_code, unreachable_pub, missing_docs)]
+
+pub mod record;
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Mutex,
+};
+
+use packet_traits::{
+    attach::{Attachment, XdpMode, xdp},
+    bind::{BoundObject, LoadedObject},
+    core::{KeyName, KeyType, Layout, Merge},
+    registry::{KeySpec, Registry, RegistryName},
+};
+use packet_traits_lab::{Bpffs, End};
+
+pub const TEST_PORT: u16 = 7777;
+pub const BOTH_MODES: [XdpMode; 2] = [XdpMode::Native, XdpMode::Generic];
+
+/// Whether to run; without root it fails with a line that says how to run.
+pub fn enabled() -> bool {
+    if !packet_traits_lab::kernel_tests_enabled() {
+        return false;
+    }
+    if let Err(how) = packet_traits_lab::require_root() {
+        panic!("{how}");
+    }
+    true
+}
+
+/// The repository's `include` folder.
+pub fn include_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../include")
+}
+
+/// Compiles `tests/bpf/<name>.bpf.c`, once per process.
+pub fn compile(name: &str) -> Vec<u8> {
+    static DONE: Mutex<Option<HashMap<String, Vec<u8>>>> = Mutex::new(None);
+    let mut done = DONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    done.get_or_insert_default()
+        .entry(name.to_owned())
+        .or_insert_with(|| {
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{name}.bpf.c"));
+            compile_with("clang", &source, &[])
+        })
+        .clone()
+}
+
+/// Compiles a BPF source file with warnings as errors.
+pub fn compile_with(clang: &str, source: &Path, extra: &[&str]) -> Vec<u8> {
+    let arch = std::env::consts::ARCH;
+    let target = match arch {
+        "x86_64" => "x86",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let output = Command::new(clang)
+        .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", "-c", "-o", "-"])
+        .arg(format!("-D__TARGET_ARCH_{target}"))
+        .arg(format!("-I{}", include_dir().display()))
+        .arg(format!("-I/usr/include/{arch}-linux-gnu"))
+        .args(extra)
+        .arg(source)
+        .output()
+        .unwrap_or_else(|error| panic!("running {clang}: {error}; `make test` installs it"));
+    assert!(
+        output.status.success(),
+        "{clang} refuses {}:\n{}",
+        source.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output.stdout
+}
+
+/// A registry nobody else sees.
+pub struct Lab {
+    pub registry: Registry,
+    bpffs: Bpffs,
+}
+
+pub fn name(name: &str) -> KeyName {
+    KeyName::new(name).unwrap()
+}
+
+pub fn spec(key: &str, key_type: KeyType, merge: Merge) -> KeySpec {
+    KeySpec::new(name(key), key_type).merge(merge)
+}
+
+impl Lab {
+    /// A registry with the keys of `record.bpf.h`.
+    pub fn new() -> Lab {
+        let lab = Lab::empty(Layout::DEFAULT);
+        lab.register_record_keys();
+        lab
+    }
+
+    pub fn empty(layout: Layout) -> Lab {
+        let bpffs = Bpffs::new().unwrap();
+        let registry = Self::create(&bpffs, "default", layout);
+        Lab { registry, bpffs }
+    }
+
+    /// A second registry in the same bpffs.
+    pub fn another(&self, name: &str, layout: Layout) -> Registry {
+        Self::create(&self.bpffs, name, layout)
+    }
+
+    pub fn bpffs(&self) -> &Bpffs {
+        &self.bpffs
+    }
+
+    fn create(bpffs: &Bpffs, name: &str, layout: Layout) -> Registry {
+        Registry::options()
+            .name(RegistryName::new(name).unwrap())
+            .bpffs(bpffs.path())
+            .layout(layout)
+            .allow_oversize(true)
+            .create()
+            .unwrap()
+    }
+
+    pub fn register_record_keys(&self) {
+        register_record_keys(&self.registry);
+    }
+
+    /// Compiles, binds and loads `tests/bpf/<name>.bpf.c`.
+    pub fn load(&self, object: &str) -> LoadedObject {
+        load(object, &self.registry)
+    }
+}
+
+pub fn register_record_keys(registry: &Registry) {
+    for (key, key_type, merge) in [
+        ("tenant", KeyType::U32, Merge::Block),
+        ("port", KeyType::U16, Merge::Block),
+        ("marked", KeyType::Flag, Merge::Block),
+        ("seq", KeyType::U64, Merge::KeepFirst),
+        ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
+        ("src", KeyType::Ipv6, Merge::KeepFirst),
+        ("tiny", KeyType::U8, Merge::KeepFirst),
+    ] {
+        registry.register(&spec(key, key_type, merge)).unwrap();
+    }
+}
+
+pub fn load(object: &str, registry: &Registry) -> LoadedObject {
+    let bound = BoundObject::from_bytes(&compile(object), object, registry).unwrap();
+    bound.load().unwrap_or_else(|error| panic!("{error}\n{}", error.verifier_log().unwrap_or_default()))
+}
+
+/// A program's descriptor, which can go to another thread.
+pub fn program(object: &LoadedObject, name: &str) -> OwnedFd {
+    let program = object.program(name).unwrap_or_else(|| panic!("no program {name}"));
+    program.as_fd().try_clone_to_owned().unwrap()
+}
+
+/// Attaches an XDP program to one end of a link.
+pub fn attach_xdp(object: &LoadedObject, name: &str, end: &End, mode: XdpMode) -> Attachment {
+    let fd = program(object, name);
+    end.netns().enter(|| xdp::attach(fd.as_fd(), end.ifindex(), mode)).unwrap().0
+}

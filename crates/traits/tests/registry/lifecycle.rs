@@ -1,0 +1,93 @@
+//! Creating, opening and removing registries.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use libbpf_rs::{MapCore, MapFlags};
+use packet_traits::{
+    core::{KeyType, Layout, Merge},
+    registry::RegistryError,
+};
+
+use super::{bpffs, options, registry, registry_name, spec};
+
+#[test]
+fn a_registry_keeps_what_it_was_created_with() {
+    let Some(bpffs) = bpffs() else { return };
+    let error = options(&bpffs).open().unwrap_err();
+    assert!(matches!(error, RegistryError::NotFound { .. }), "{error}");
+    assert!(error.to_string().contains("traits registry create default"), "{error}");
+
+    let layout = Layout::new(96, 32).unwrap();
+    let made = options(&bpffs).layout(layout).create().unwrap();
+    let opened = options(&bpffs).open().unwrap();
+    assert_eq!((opened.layout(), opened.id()), (layout, made.id()));
+    assert_eq!((opened.nonces(), opened.created_at()), (made.nonces(), made.created_at()));
+    assert_eq!(opened.dir(), bpffs.path().join("packet_traits/default"));
+    assert!(options(&bpffs).create().unwrap_err().to_string().contains("already exists"));
+    assert_eq!(options(&bpffs).open_or_create().unwrap().id(), made.id());
+    let error = options(&bpffs).layout(Layout::DEFAULT).open_or_create().unwrap_err();
+    assert!(matches!(error, RegistryError::OtherLayout { .. }), "{error}");
+    assert_eq!(fs::metadata(opened.dir()).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn registries_of_other_names_are_separate() {
+    let Some((bpffs, first)) = registry(64, 64) else { return };
+    let second = options(&bpffs).name(registry_name("lab-2")).open_or_create().unwrap();
+    assert_ne!(first.id(), second.id());
+    assert_ne!(first.nonces(), second.nonces());
+    first.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
+    second.register(&spec("tenant", KeyType::U64, Merge::KeepFirst)).unwrap();
+    options(&bpffs).remove(false).unwrap();
+    assert_eq!(options(&bpffs).name(registry_name("lab-2")).open().unwrap().list().unwrap().len(), 1);
+    assert!(matches!(options(&bpffs).open(), Err(RegistryError::NotFound { .. })));
+    assert!(matches!(options(&bpffs).remove(true), Err(RegistryError::NotFound { .. })));
+}
+
+#[test]
+fn an_oversize_area_must_be_asked_for() {
+    let Some(bpffs) = bpffs() else { return };
+    let oversize = options(&bpffs).layout(Layout::new(128, 92).unwrap());
+    assert!(matches!(oversize.create(), Err(RegistryError::Oversize { area_len: 220, .. })));
+    assert!(matches!(oversize.open(), Err(RegistryError::NotFound { .. })));
+    assert_eq!(oversize.allow_oversize(true).create().unwrap().layout().area_len(), 220);
+}
+
+#[test]
+fn what_a_killed_creator_left_is_cleared() {
+    let Some((bpffs, _)) = registry(64, 64) else { return };
+    let parent = bpffs.path().join("packet_traits");
+    for left in ["_new", "_old"] {
+        let dir = options(&bpffs).name(registry_name("half")).create().unwrap().dir().to_owned();
+        fs::remove_file(dir.join("keys")).unwrap();
+        fs::rename(dir, parent.join(left)).unwrap();
+    }
+    let whole = options(&bpffs).name(registry_name("whole"));
+    whole.create().unwrap();
+    assert!(!parent.join("_new").exists());
+    whole.remove(false).unwrap();
+    assert!(!parent.join("_old").exists());
+}
+
+#[test]
+fn what_others_pinned_is_not_removed_unasked() {
+    let Some((bpffs, registry)) = registry(64, 64) else { return };
+    fs::create_dir_all(registry.dir().join("links/eth0")).unwrap();
+    let error = options(&bpffs).remove(false).unwrap_err();
+    assert_eq!(error.errno(), libc::ENOTEMPTY);
+    assert!(error.to_string().contains("links"), "{error}");
+    assert!(registry.dir().join("links/eth0").exists());
+    options(&bpffs).remove(true).unwrap();
+    assert!(!registry.dir().exists());
+}
+
+#[test]
+fn anchors_are_what_programs_published() {
+    let Some((_bpffs, registry)) = registry(64, 64) else { return };
+    assert_eq!(registry.anchors().unwrap(), [0; 4]);
+    let map = registry.anchors_map();
+    assert_eq!((map.name().to_str(), map.value_size(), map.max_entries()), (Some("pt_anchors"), 16, 1));
+    let value: Vec<u8> = [256u32, 192, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+    map.update(&[0; 4], &value, MapFlags::ANY).unwrap();
+    assert_eq!(registry.anchors().unwrap(), [256, 192, 0, 0]);
+}

@@ -1,0 +1,49 @@
+//! The registry on the real kernel: every test has a bpffs of its own, and nothing is left when it ends.
+
+mod bound_program;
+mod concurrency;
+mod damage;
+mod keys;
+mod lifecycle;
+mod users;
+
+use packet_traits::{
+    core::{KeyName, KeyType, Layout, Merge},
+    registry::{KeySpec, Registry, RegistryName, RegistryOptions},
+};
+use packet_traits_lab::{Bpffs, kernel_tests_enabled, require_root};
+
+/// A bpffs for one test; `None` if kernel tests are switched off.
+fn bpffs() -> Option<Bpffs> {
+    if !kernel_tests_enabled() {
+        return None;
+    }
+    if let Err(how) = require_root() {
+        panic!("{how}");
+    }
+    Some(Bpffs::new().unwrap())
+}
+
+/// The registry `default` on a bpffs.
+fn options(bpffs: &Bpffs) -> RegistryOptions {
+    Registry::options().bpffs(bpffs.path())
+}
+
+/// A bpffs and a registry on it with regions of these sizes; `None` if kernel tests are switched off.
+fn registry(flow: usize, packet: usize) -> Option<(Bpffs, Registry)> {
+    let bpffs = bpffs()?;
+    let registry = options(&bpffs).layout(Layout::new(flow, packet).unwrap()).create().unwrap();
+    Some((bpffs, registry))
+}
+
+fn registry_name(name: &str) -> RegistryName {
+    RegistryName::new(name).unwrap()
+}
+
+fn name(name: &str) -> KeyName {
+    KeyName::new(name).unwrap()
+}
+
+fn spec(key: &str, key_type: KeyType, merge: Merge) -> KeySpec {
+    KeySpec::new(name(key), key_type).merge(merge)
+}
