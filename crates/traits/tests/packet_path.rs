@@ -5,55 +5,13 @@ mod common;
 use std::{os::fd::AsFd, time::Duration};
 
 use common::{
-    BOTH_MODES, Lab, TEST_PORT, attach_xdp, program,
+    BOTH_MODES, Lab, TEST_PORT, attach_cgroup, attach_netfilter, attach_tc, attach_tracing, attach_xdp, program,
     record::{Records, Stage},
 };
-use packet_traits::attach::{
-    Attachment, CgroupHook, Direction, NetfilterFamily, NetfilterHook, NetfilterOptions, TcxOptions, XdpMode, cgroup,
-    netfilter, socket, tcx, tracing,
-};
-use packet_traits::bind::LoadedObject;
-use packet_traits_lab::{
-    End, Family, PacketSocket, Pair, TcpSink, recv_numbered, send_numbered, tcp_transfer, udp_socket,
-};
+use packet_traits::attach::{CgroupHook, Direction, NetfilterHook, XdpMode, socket};
+use packet_traits_lab::{Family, PacketSocket, Pair, TcpSink, recv_numbered, send_numbered, tcp_transfer, udp_socket};
 
 const PACKETS: u64 = 100;
-
-fn netfilter_family(family: Family) -> NetfilterFamily {
-    match family {
-        Family::V4 => NetfilterFamily::Ipv4,
-        Family::V6 => NetfilterFamily::Ipv6,
-    }
-}
-
-fn attach_netfilter(
-    object: &LoadedObject,
-    end: &End,
-    family: Family,
-    hooks: &[(&str, NetfilterHook)],
-) -> Vec<Attachment> {
-    hooks
-        .iter()
-        .map(|(name, hook)| {
-            let fd = program(object, name);
-            let options = NetfilterOptions::new(netfilter_family(family), *hook);
-            end.netns().enter(|| netfilter::attach(fd.as_fd(), &options)).unwrap()
-        })
-        .collect()
-}
-
-fn attach_tc(object: &LoadedObject, name: &str, end: &End, direction: Direction) -> Attachment {
-    let fd = program(object, name);
-    end.netns().enter(|| tcx::attach(fd.as_fd(), end.ifindex(), &TcxOptions::new(direction))).unwrap()
-}
-
-fn attach_cgroup(object: &LoadedObject, name: &str, hook: CgroupHook) -> Attachment {
-    cgroup::attach_path(program(object, name).as_fd(), &cgroup::cgroup_root().unwrap(), hook).unwrap()
-}
-
-fn attach_tracing(object: &LoadedObject, names: &[&str]) -> Vec<Attachment> {
-    names.iter().map(|name| tracing::attach(program(object, name).as_fd()).unwrap()).collect()
-}
 
 fn udp_to_a_local_socket(mode: XdpMode, family: Family, entry: &str) {
     let lab = Lab::new();

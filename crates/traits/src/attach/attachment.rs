@@ -12,7 +12,10 @@ use super::link;
 use super::socket;
 use super::target::Target;
 
-/// A program attached to a hook. Dropping it detaches the program, and when drop returns, it is detached.
+/// A program attached to a hook. Dropping it detaches the program.
+///
+/// When drop returns, the program is detached, even if somebody else opened the link meanwhile. Tracing links are the
+/// exception: the kernel detaches them when the last holder lets go, and a child process between fork and exec is one.
 ///
 /// Most hooks are held by a link, a kernel object that [`pin`](Self::pin) can give a name, so that it outlives this
 /// value and the process. Two are not: a TC program attached through `clsact`, and a socket's filter.
@@ -149,7 +152,8 @@ impl Attachment {
                     "a clsact filter has no link to pin; keep() leaves it attached, and TCX (Linux 6.6) can be pinned",
                 ));
             }
-            Holder::Socket(_) | Holder::Nobody => {
+            Holder::Nobody => return Err(wrong("it was kept, so there is nothing left to pin")),
+            Holder::Socket(_) => {
                 return Err(wrong(
                     "a socket's filter has no link to pin; keep() leaves it on the socket, which must be held open",
                 ));
@@ -211,8 +215,7 @@ impl Attachment {
 
     /// Detaches the program now and removes the pin.
     ///
-    /// A link leaves its hook even if others hold it too (they keep an empty link), as it does on drop if it is not
-    /// pinned. Tracing links cannot do that: they detach when the last holder lets go.
+    /// It leaves its hook even if others hold the link too; what they keep is an empty link.
     ///
     /// # Errors
     /// [`AttachError::Pin`] if the pin cannot be removed, [`AttachError::Detach`] if the kernel refuses.

@@ -57,7 +57,11 @@ pub(super) fn open(path: &Path) -> Result<OwnedFd, i32> {
     // Maps and programs open the same way, and their information would be read as a link's.
     let kind = fs::read_link(fd_path(object.as_fd())).map_err(|error| errno_of(&error))?;
     // kernel/bpf/syscall.c: `bpf_link_settle` has an underscore, `bpf_link_new_fd` a hyphen.
-    if kind.as_os_str().as_bytes().ends_with(b"bpf-link") || kind.as_os_str().as_bytes().ends_with(b"bpf_link") { Ok(object) } else { Err(libc::EBADF) }
+    if kind.as_os_str().as_bytes().ends_with(b"bpf-link") || kind.as_os_str().as_bytes().ends_with(b"bpf_link") {
+        Ok(object)
+    } else {
+        Err(libc::EBADF)
+    }
 }
 
 /// Takes the link off its hook now, whoever else holds it.

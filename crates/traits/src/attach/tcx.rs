@@ -71,7 +71,7 @@ impl TcxOptions {
 /// # Errors
 /// [`AttachError::NoDevice`]; [`AttachError::NotPermitted`]; [`AttachError::WrongProgram`];
 /// [`AttachError::Unsupported`] if [`Position::Before`] or [`Position::After`] is asked for without TCX;
-/// [`AttachError::Refused`] if the program that the position names is not attached there.
+/// [`AttachError::Refused`] if the program that the position names is not attached there, or the clsact filter is refused.
 pub fn attach(program: BorrowedFd<'_>, ifindex: u32, options: &TcxOptions) -> Result<Attachment, AttachError> {
     let attempt = Attempt::new(Hook::Tcx(options.direction), Target::interface(ifindex));
     let identity = Program::expect(program, BPF_PROG_TYPE_SCHED_CLS, &attempt)?;
@@ -154,6 +154,13 @@ fn attach_clsact(
     let priority = match options.position {
         Position::First => 1,
         Position::Last => u16::MAX,
+        Position::Before(_) | Position::After(_) if options.force_clsact => {
+            return Err(attempt.refused(
+                libc::EINVAL,
+                "a clsact filter has no place next to a named program",
+                "ask for first or last, or do not force clsact",
+            ));
+        }
         Position::Before(_) | Position::After(_) => {
             let hint = "; a clsact filter can only be first or last";
             return Err(attempt.unsupported(Feature::Tcx, libc::EINVAL, hint));

@@ -79,7 +79,6 @@ pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> 
     let no_keys = || BindError::NoKeys { object: name.to_owned() };
     let mut map = object.maps_mut().find(|map| map.name() == descriptor::SECTION).ok_or_else(no_keys)?;
     let mut section = map.initial_value_mut().ok_or_else(no_keys)?.to_vec();
-    drop(map);
 
     let found = Descriptors::parse(&section);
     let area = found.area.ok_or_else(no_keys)?;
@@ -115,7 +114,6 @@ pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> 
         .write(&mut section[declared.offset..]);
         keys.push(BoundKey { key: entry.key, generation: entry.generation });
     }
-    drop(btf);
 
     let layout = registry.layout();
     let nonces = registry.nonces();

@@ -169,8 +169,8 @@ impl Registry {
     /// [`RegistryError::RegionFull`] or [`RegistryError::KeysExhausted`] (ENOSPC) if there is no room,
     /// [`RegistryError::Gone`] if the registry was removed.
     pub fn register(&self, spec: &KeySpec) -> Result<KeyEntry, RegistryError> {
-        let _lock = self.lock(DirLock::exclusive)?;
-        let table = self.snapshot_locked()?;
+        let lock = self.lock(DirLock::exclusive)?;
+        let table = self.snapshot_locked(&lock)?;
         if let Some(entry) = table.find(&spec.name) {
             if entry.key.key_type() == spec.key_type && entry.merge == spec.merge {
                 return Ok(entry.clone());
@@ -227,8 +227,8 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::UnknownKey`]; [`RegistryError::KeyInUse`] (EBUSY) without `force`; [`RegistryError::Gone`].
     pub fn unregister(&self, name: &KeyName, force: bool) -> Result<KeyEntry, RegistryError> {
-        let _lock = self.lock(DirLock::exclusive)?;
-        let table = self.snapshot_locked()?;
+        let lock = self.lock(DirLock::exclusive)?;
+        let table = self.snapshot_locked(&lock)?;
         let entry =
             table.find(name).ok_or_else(|| RegistryError::UnknownKey { registry: self.name.clone(), key: *name })?;
         if !force {
@@ -264,11 +264,11 @@ impl Registry {
     pub fn still_valid(&self, keys: &[(usize, u64)]) -> Result<bool, RegistryError> {
         // Who removes a key looks for programs and takes the key away under the exclusive lock. So this either comes
         // before, and the program is loaded and will be seen, or after, and the key is gone.
-        let _lock = match self.lock(DirLock::shared) {
+        let lock = match self.lock(DirLock::shared) {
             Err(RegistryError::Gone { .. }) => return Ok(false),
             other => other?,
         };
-        let table = self.snapshot_locked()?;
+        let table = self.snapshot_locked(&lock)?;
         let registered = |(number, generation): &(usize, u64)| {
             table.keys.iter().any(|entry| entry.key.number() == *number && entry.generation == *generation)
         };
@@ -303,12 +303,12 @@ impl Registry {
                 return Ok(snapshot);
             }
         }
-        let _lock = self.lock(DirLock::shared)?;
-        self.snapshot_locked()
+        let lock = self.lock(DirLock::shared)?;
+        self.snapshot_locked(&lock)
     }
 
-    /// The table, for who holds the lock.
-    fn snapshot_locked(&self) -> Result<Snapshot, RegistryError> {
+    /// The table, for who holds the lock: it cannot change meanwhile.
+    fn snapshot_locked(&self, _: &DirLock) -> Result<Snapshot, RegistryError> {
         self.try_snapshot()?
             .ok_or_else(|| self.damaged(self.maps.state.path(), "its checksum does not match".to_owned()))
     }

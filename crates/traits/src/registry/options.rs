@@ -161,6 +161,13 @@ impl RegistryOptions {
     /// [`RegistryError::NotFound`]; [`RegistryError::Damaged`] or [`RegistryError::Newer`] if what is pinned is not a
     /// registry of this version; [`RegistryError::OtherLayout`] if [`layout`](Self::layout) was given and differs.
     pub fn open(&self) -> Result<Registry, RegistryError> {
+        let registry = self.connect()?;
+        registry.list()?;
+        Ok(registry)
+    }
+
+    /// Opens the registry without a look at its table.
+    fn connect(&self) -> Result<Registry, RegistryError> {
         bpffs::require(&self.root)?;
         let dir = self.dir();
         loop {
@@ -177,9 +184,7 @@ impl RegistryOptions {
             if let Some(wanted) = self.layout.filter(|wanted| *wanted != header.layout) {
                 return Err(RegistryError::OtherLayout { name: self.name.clone(), found: header.layout, wanted });
             }
-            let registry = Registry { name: self.name.clone(), dir, identity: before, header, maps };
-            registry.list()?;
-            return Ok(registry);
+            return Ok(Registry { name: self.name.clone(), dir, identity: before, header, maps });
         }
     }
 
@@ -222,9 +227,9 @@ impl RegistryOptions {
             return Err(not_found());
         }
         // No key is registered and no loader checks its binding while this is held.
-        let _lock = DirLock::exclusive(&dir).map_err(io_error("lock", &dir))?;
+        let lock = DirLock::exclusive(&dir).map_err(io_error("lock", &dir))?;
         if !force {
-            self.refuse_if_used(&dir)?;
+            self.refuse_if_used(&dir, &lock)?;
         }
         let old = parent.join("_old");
         clear(&old)?;
@@ -234,11 +239,11 @@ impl RegistryOptions {
         Ok(())
     }
 
-    fn refuse_if_used(&self, dir: &Path) -> Result<(), RegistryError> {
-        let registry = self.open()?;
+    fn refuse_if_used(&self, dir: &Path, lock: &DirLock) -> Result<(), RegistryError> {
+        let registry = self.connect()?;
+        let keys = registry.snapshot_locked(lock)?.keys;
         let programs = users::scan(registry.id()).map_err(|source| RegistryError::Programs { source })?;
         if !programs.is_empty() {
-            let keys = registry.list()?;
             return Err(RegistryError::RegistryInUse {
                 registry: self.name.clone(),
                 programs: programs.into_iter().map(|found| found.resolve(&keys)).collect(),

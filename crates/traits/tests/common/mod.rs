@@ -15,12 +15,15 @@ use std::{
 };
 
 use packet_traits::{
-    attach::{Attachment, XdpMode, xdp},
+    attach::{
+        Attachment, CgroupHook, Direction, NetfilterFamily, NetfilterHook, NetfilterOptions, TcxOptions, XdpMode,
+        cgroup, netfilter, tcx, tracing, xdp,
+    },
     bind::{BoundObject, LoadedObject},
     core::{KeyName, KeyType, Layout, Merge},
     registry::{KeySpec, Registry, RegistryName},
 };
-use packet_traits_lab::{Bpffs, End};
+use packet_traits_lab::{Bpffs, End, Family};
 
 pub const TEST_PORT: u16 = 7777;
 pub const BOTH_MODES: [XdpMode; 2] = [XdpMode::Native, XdpMode::Generic];
@@ -166,4 +169,41 @@ pub fn program(object: &LoadedObject, name: &str) -> OwnedFd {
 pub fn attach_xdp(object: &LoadedObject, name: &str, end: &End, mode: XdpMode) -> Attachment {
     let fd = program(object, name);
     end.netns().enter(|| xdp::attach(fd.as_fd(), end.ifindex(), mode)).unwrap().0
+}
+
+/// The netfilter family of a lab family.
+pub fn netfilter_family(family: Family) -> NetfilterFamily {
+    match family {
+        Family::V4 => NetfilterFamily::Ipv4,
+        Family::V6 => NetfilterFamily::Ipv6,
+    }
+}
+
+pub fn attach_netfilter(
+    object: &LoadedObject,
+    end: &End,
+    family: Family,
+    hooks: &[(&str, NetfilterHook)],
+) -> Vec<Attachment> {
+    hooks
+        .iter()
+        .map(|(name, hook)| {
+            let fd = program(object, name);
+            let options = NetfilterOptions::new(netfilter_family(family), *hook);
+            end.netns().enter(|| netfilter::attach(fd.as_fd(), &options)).unwrap()
+        })
+        .collect()
+}
+
+pub fn attach_tc(object: &LoadedObject, name: &str, end: &End, direction: Direction) -> Attachment {
+    let fd = program(object, name);
+    end.netns().enter(|| tcx::attach(fd.as_fd(), end.ifindex(), &TcxOptions::new(direction))).unwrap()
+}
+
+pub fn attach_cgroup(object: &LoadedObject, name: &str, hook: CgroupHook) -> Attachment {
+    cgroup::attach_path(program(object, name).as_fd(), &cgroup::cgroup_root().unwrap(), hook).unwrap()
+}
+
+pub fn attach_tracing(object: &LoadedObject, names: &[&str]) -> Vec<Attachment> {
+    names.iter().map(|name| tracing::attach(program(object, name).as_fd()).unwrap()).collect()
 }

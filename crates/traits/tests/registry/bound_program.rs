@@ -14,7 +14,7 @@ use packet_traits::{
 
 /// A loaded program, unloaded when this is dropped.
 pub(crate) struct BoundProgram {
-    pub(crate) fd: OwnedFd,
+    _fd: OwnedFd,
     pub(crate) name: &'static str,
 }
 
@@ -31,7 +31,7 @@ impl BoundProgram {
             section.resize(section.len() + 4 * 64, 0);
         }
         let data = read_only_data(&section);
-        BoundProgram { fd: load(c"reads_traits", Some(&data)), name: "reads_traits" }
+        BoundProgram { _fd: load(c"reads_traits", Some(&data)), name: "reads_traits" }
     }
 }
 
