@@ -129,10 +129,10 @@ static __trait_outline int __trait_rfc_del(struct xdp_md *ctx, __u32 key)
 }
 
 /*
- * Reads a key of the table at `at`, the address of the packet data. `size` is the size of the buffer; values are copied
- * in the size they have.
+ * Reads a key of the table at `at`, the address of the packet data. `size` is the size of the caller's buffer; values
+ * are copied in the size they have.
  */
-static __trait_outline int __trait_rfc_get(__u64 at, __u32 meta_len, __u32 key, void *val, __u32 size)
+static __trait_outline int __trait_rfc_get(__u64 at, __u32 meta_len, __u32 key, __u64 *val, __u32 size)
 {
 	const volatile struct trait_slot *slot = &trait_slots.slot[key & (TRAITS_KEY_COUNT - 1)];
 	__u64 bit = 1ULL << (key & (TRAITS_KEY_COUNT - 1));
@@ -144,28 +144,60 @@ static __trait_outline int __trait_rfc_get(__u64 at, __u32 meta_len, __u32 key, 
 		return err;
 	if (size < held)
 		return -ENOSPC;
-	/* each size with its own bound, so that the verifier sees the buffer is large enough */
-	if (held == 1 && size >= 1)
+	if (slot->merge == TRAIT_KEEP_FIRST)
+		at = __trait_packet_end(at, meta_len) + trait_area.flow_len;
+	switch (held) {
+	case 1:
 		__trait_copy_kernel(val, at - dist, 1);
-	else if (held == 2 && size >= 2)
+		break;
+	case 2:
 		__trait_copy_kernel(val, at - dist, 2);
-	else if (held == 4 && size >= 4)
+		break;
+	case 4:
 		__trait_copy_kernel(val, at - dist, 4);
-	else if (held == 8 && size >= 8)
+		break;
+	case 8:
 		__trait_copy_kernel(val, at - dist, 8);
-	else if (held == 16 && size >= 16)
+		break;
+	case 16:
 		__trait_copy_kernel(val, at - dist, 16);
+		break;
+	}
 	return held;
 }
 
-static __always_inline int bpf_xdp_trait_set(struct xdp_md *xdp, __u64 key, const void *val, __u64 val__sz, __u64 flags)
+/*
+ * The caller's value or buffer may have any alignment; the verifier takes only aligned accesses to the stack. clang knows
+ * the alignment here, and copies in words if it can.
+ */
+#define __trait_rfc_copy(len, to, from, size)                                                                          \
+	if ((len) == (size))                                                                                           \
+	__builtin_memcpy(to, from, size)
+
+static __always_inline void __trait_rfc_copy_in(__u64 *value, const void *val, __u64 len)
 {
-	if (key >= TRAITS_KEY_COUNT || flags || !__trait_size_valid(val__sz))
-		return -EINVAL;
-	return __trait_rfc_set(xdp, key, val, val__sz);
+	__trait_rfc_copy(len, value, val, 1);
+	__trait_rfc_copy(len, value, val, 2);
+	__trait_rfc_copy(len, value, val, 4);
+	__trait_rfc_copy(len, value, val, 8);
+	__trait_rfc_copy(len, value, val, 16);
 }
 
-static __always_inline int bpf_xdp_trait_get(struct xdp_md *xdp, __u64 key, void *val, __u64 val__sz)
+/* Each length with its own bound, so that the verifier sees that the buffer is large enough. */
+#define __trait_rfc_copy_bounded(len, to, from, size, room)                                                            \
+	if ((room) >= (size))                                                                                          \
+	__trait_rfc_copy(len, to, from, size)
+
+static __always_inline void __trait_rfc_copy_out(void *val, __u64 val__sz, const __u64 *value, int len)
+{
+	__trait_rfc_copy_bounded(len, val, value, 1, val__sz);
+	__trait_rfc_copy_bounded(len, val, value, 2, val__sz);
+	__trait_rfc_copy_bounded(len, val, value, 4, val__sz);
+	__trait_rfc_copy_bounded(len, val, value, 8, val__sz);
+	__trait_rfc_copy_bounded(len, val, value, 16, val__sz);
+}
+
+static __always_inline int __trait_rfc_get_xdp(struct xdp_md *xdp, __u64 key, __u64 *value, __u64 size)
 {
 	struct xdp_buff___traits *kern;
 	__u64 at;
@@ -180,23 +212,10 @@ static __always_inline int bpf_xdp_trait_get(struct xdp_md *xdp, __u64 key, void
 	meta_len = at - (__u64)kern->data_meta;
 	if (meta_len < (long)trait_area.flow_len)
 		return -ENOENT;
-	return __trait_rfc_get(at, meta_len, key, val, val__sz);
+	return __trait_rfc_get(at, meta_len, key, value, size);
 }
 
-static __always_inline int bpf_xdp_trait_del(struct xdp_md *xdp, __u64 key)
-{
-	return key >= TRAITS_KEY_COUNT ? -EINVAL : __trait_rfc_del(xdp, key);
-}
-
-static __always_inline int bpf_xdp_trait_is_set(struct xdp_md *xdp, __u64 key)
-{
-	__u8 unused[16];
-	int err = bpf_xdp_trait_get(xdp, key, unused, sizeof(unused));
-
-	return err == -ENOENT ? 0 : err < 0 ? err : 1;
-}
-
-static __always_inline int bpf_skb_trait_get(struct __sk_buff *skb, __u64 key, void *val, __u64 val__sz)
+static __always_inline int __trait_rfc_get_skb(struct __sk_buff *skb, __u64 key, __u64 *value, __u64 size)
 {
 	struct sk_buff *kern;
 	__u32 meta_len;
@@ -208,24 +227,66 @@ static __always_inline int bpf_skb_trait_get(struct __sk_buff *skb, __u64 key, v
 		return -ENOENT;
 	kern = bpf_cast_to_kern_ctx(skb);
 	at = __trait_skb_anchor(kern, &meta_len);
-	return at ? __trait_rfc_get(at, meta_len, key, val, val__sz) : -ENOENT;
+	return at ? __trait_rfc_get(at, meta_len, key, value, size) : -ENOENT;
 }
 
-static __always_inline int bpf_skb_trait_is_set(struct __sk_buff *skb, __u64 key)
+static __always_inline int bpf_xdp_trait_set(struct xdp_md *xdp, __u64 key, const void *val, __u64 val__sz, __u64 flags)
 {
-	__u8 unused[16];
-	int err = bpf_skb_trait_get(skb, key, unused, sizeof(unused));
+	__u64 value[2];
+
+	if (key >= TRAITS_KEY_COUNT || flags || !__trait_size_valid(val__sz))
+		return -EINVAL;
+	__trait_rfc_copy_in(value, val, val__sz);
+	return __trait_rfc_set(xdp, key, value, val__sz);
+}
+
+static __always_inline int bpf_xdp_trait_get(struct xdp_md *xdp, __u64 key, void *val, __u64 val__sz)
+{
+	__u64 value[2];
+	int len = __trait_rfc_get_xdp(xdp, key, value, val__sz);
+
+	__trait_rfc_copy_out(val, val__sz, value, len);
+	return len;
+}
+
+static __always_inline int bpf_xdp_trait_del(struct xdp_md *xdp, __u64 key)
+{
+	return key >= TRAITS_KEY_COUNT ? -EINVAL : __trait_rfc_del(xdp, key);
+}
+
+static __always_inline int bpf_xdp_trait_is_set(struct xdp_md *xdp, __u64 key)
+{
+	__u64 value[2];
+	int err = __trait_rfc_get_xdp(xdp, key, value, sizeof(value));
 
 	return err == -ENOENT ? 0 : err < 0 ? err : 1;
 }
 
-static __always_inline int bpf_skb_trait_set(struct __sk_buff *skb, __u64 key, const void *val, __u64 val__sz,
-					     __u64 flags)
+static __always_inline int bpf_skb_trait_get(struct __sk_buff *skb, __u64 key, void *val, __u64 val__sz)
+{
+	__u64 value[2];
+	int len = __trait_rfc_get_skb(skb, key, value, val__sz);
+
+	__trait_rfc_copy_out(val, val__sz, value, len);
+	return len;
+}
+
+static __always_inline int bpf_skb_trait_is_set(struct __sk_buff *skb, __u64 key)
+{
+	__u64 value[2];
+	int err = __trait_rfc_get_skb(skb, key, value, sizeof(value));
+
+	return err == -ENOENT ? 0 : err < 0 ? err : 1;
+}
+
+static __always_inline int bpf_skb_trait_set(struct __sk_buff *skb __trait_unused, __u64 key __trait_unused,
+					     const void *val __trait_unused, __u64 val__sz __trait_unused,
+					     __u64 flags __trait_unused)
 {
 	return -EOPNOTSUPP;
 }
 
-static __always_inline int bpf_skb_trait_del(struct __sk_buff *skb, __u64 key)
+static __always_inline int bpf_skb_trait_del(struct __sk_buff *skb __trait_unused, __u64 key __trait_unused)
 {
 	return -EOPNOTSUPP;
 }

@@ -100,6 +100,7 @@
 
 #define TRAITS_ABI_VERSION 1
 #define TRAITS_ANCHOR_COUNT 4
+#define TRAITS_ANCHOR_MAX 16
 
 /* uapi/asm-generic/errno-base.h and errno.h; vmlinux.h has no macros */
 #ifndef ENOENT
@@ -171,7 +172,7 @@ const volatile struct trait_area_desc trait_area __TRAIT_SECTION __weak = {
  * object keeps its own and finds traits after decapsulation only at headrooms known when it was bound.
  */
 struct trait_anchors {
-	__u32 headroom[TRAITS_ANCHOR_COUNT];
+	__u32 headroom[TRAITS_ANCHOR_MAX]; /* 0: free; filled from the front */
 };
 
 struct {
@@ -247,7 +248,8 @@ extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
 extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym __weak;
 
 /* Out of line, to keep the fast paths small; a program need not use them all. */
-#define __trait_outline __noinline __attribute__((unused))
+#define __trait_unused __attribute__((unused))
+#define __trait_outline __noinline __trait_unused
 
 #define __TRAIT_ENOTSUPP 524 /* include/linux/errno.h */
 #define __TRAIT_META_MAX 252 /* xdp_metalen_invalid, include/net/xdp.h */
@@ -357,67 +359,100 @@ static __always_inline void __trait_copy_kernel(void *to, __u64 from, __u32 size
  * metadata in front of it.
  */
 
-/* The nonce that the packet region must carry: the metadata's length tells whether it was sealed. 0: none can be. */
-static __always_inline __u64 __trait_packet_nonce(__u32 meta_len)
+/*
+ * The end of the packet region, if it is authentic; else 0. It is in front of the flow region. But when the kernel takes
+ * a VLAN tag of 4 bytes out of a packet, it moves the visible metadata along and leaves a hidden region where it was
+ * (skb_reorder_vlan_header in net/core/skbuff.c), up to two times.
+ */
+static __always_inline __u64 __trait_packet_end(__u64 at, __u32 meta_len)
 {
+	__u64 end = at - trait_area.flow_len, nonce = trait_area.packet_nonce;
+
+	if (!trait_area.packet_len)
+		return 0;
+	/* the metadata's length tells whether the area was sealed */
 	if (meta_len >= trait_area.area_len)
-		return trait_area.packet_nonce;
-	if (meta_len == trait_area.flow_len)
-		return trait_area.packet_nonce | 1;
-	return 0;
+		return __trait_kernel_word(end - 16, 1) == nonce ? end : 0;
+	if (meta_len != trait_area.flow_len)
+		return 0;
+	nonce |= 1;
+	if (__trait_kernel_word(end - 16, 1) == nonce)
+		return end;
+	if (__trait_kernel_word(end - 4 - 16, 1) == nonce)
+		return end - 4;
+	return __trait_kernel_word(end - 8 - 16, 1) == nonce ? end - 8 : 0;
 }
 
 static __always_inline int __trait_kernel_get(__u64 at, __u32 meta_len, __u64 bit, __u32 dist, __u8 merge, void *val,
 					      __u32 size)
 {
-	__u64 footer = at - 16;
+	__u64 end = at;
 
-	if (__trait_kernel_word(footer, 1) != trait_area.flow_nonce)
+	if (__trait_kernel_word(at - 16, 1) != trait_area.flow_nonce)
 		return -ENOENT;
 	if (merge == TRAIT_KEEP_FIRST) {
-		__u64 nonce = __trait_packet_nonce(meta_len);
-
-		footer -= trait_area.flow_len;
-		if (!nonce || __trait_kernel_word(footer, 1) != nonce)
+		end = __trait_packet_end(at, meta_len);
+		if (!end)
 			return -ENOENT;
+		dist -= trait_area.flow_len;
 	}
-	if (!(__trait_kernel_word(footer, 0) & bit))
+	if (!(__trait_kernel_word(end - 16, 0) & bit))
 		return -ENOENT;
 	if (size)
-		__trait_copy_kernel(val, at - dist, size);
+		__trait_copy_kernel(val, end - dist, size);
 	return size;
 }
 
 /*
- * Decapsulation has moved the MAC header: looks at the headrooms that XDP saw. The area lies in front of what is now
- * the MAC header, so nothing at or behind it is looked at.
+ * Where the flow region ends if XDP saw this headroom: there or, after VLAN tags were taken out, 4 or 8 bytes on; 0 if it
+ * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts.
+ * Free of branches, because the verifier would follow each in every place this is called from.
  */
-static __trait_outline __u64 __trait_decap_anchor(__u64 head, __u32 mac_header)
+static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_header)
+{
+	__u64 found = 0;
+	int moved;
+
+#pragma unroll
+	for (moved = 0; moved <= 8; moved += 4) {
+		__u64 place = (headroom + moved) & 0xffff;
+		__u64 differs = __trait_kernel_word(head + place - 16, 1) ^ trait_area.flow_nonce;
+		__u64 negated = -differs;
+		__s64 in_front = place - mac_header;
+		__s64 too_near = place - trait_area.flow_len;
+
+		/* clang would turn the arithmetic into branches if it knew how these relate */
+		__trait_hide(negated);
+		__trait_hide(in_front);
+		__trait_hide(too_near);
+		found |= place & (((differs | negated) >> 63) - 1) & (in_front >> 63) & ~(too_near >> 63);
+	}
+	return found;
+}
+
+/*
+ * Decapsulation has moved the MAC header: looks at the headrooms that XDP saw. Not static, so that the verifier goes
+ * through it once for a program, and not for each way to each call.
+ */
+__weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
 {
 	struct trait_anchors *seen;
-	__u32 zero = 0;
+	__u32 zero = 0, found;
 	int i;
 
+	/* drivers with native XDP all leave the same, which binding puts first */
+	found = __trait_seek(head, trait_area.anchors[0], mac_header);
+	if (found)
+		return head + (found & 0xffff);
 #pragma unroll
-	for (i = 0; i < TRAITS_ANCHOR_COUNT; i++) {
-		__u32 headroom = trait_area.anchors[i];
-
-		if (headroom && headroom < mac_header &&
-		    __trait_kernel_word(head + headroom - 16, 1) == trait_area.flow_nonce)
-			return head + headroom;
-	}
+	for (i = 1; i < TRAITS_ANCHOR_COUNT; i++)
+		if (trait_area.anchors[i])
+			found |= __trait_seek(head, trait_area.anchors[i], mac_header);
 	seen = bpf_map_lookup_elem(&pt_anchors, &zero);
-	if (!seen)
-		return 0;
-#pragma unroll
-	for (i = 0; i < TRAITS_ANCHOR_COUNT; i++) {
-		__u32 headroom = *(volatile __u32 *)&seen->headroom[i];
-
-		if (headroom >= trait_area.flow_len && headroom < mac_header &&
-		    __trait_kernel_word(head + headroom - 16, 1) == trait_area.flow_nonce)
-			return head + headroom;
-	}
-	return 0;
+	if (seen)
+		for (i = 0; i < TRAITS_ANCHOR_MAX; i++)
+			found |= __trait_seek(head, *(volatile __u32 *)&seen->headroom[i], mac_header);
+	return found ? head + (found & 0xffff) : 0;
 }
 
 /* Address of the packet data as XDP left it, if an authentic flow region is in front of it; else 0. */
@@ -439,7 +474,9 @@ static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u32
 	mac_header = s->mac_header;
 	if (__trait_kernel_word(head + mac_header - 16, 1) == nonce)
 		return head + mac_header;
-	return __trait_decap_anchor(head, mac_header);
+	/* `head` once more, as a number: to the verifier it is a pointer, which a function of this kind does not take */
+	head = __trait_kernel_word((__u64)s + bpf_core_field_offset(s->head), 0);
+	return trait_decap_anchor(head, mac_header);
 }
 
 static __always_inline int __trait_skb_get(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
@@ -596,27 +633,30 @@ static __always_inline void *__trait_xdp_flow(struct xdp_md *ctx, __u32 *meta_le
 			    meta_len);
 }
 
-/* Publishes the headroom XDP sees, for readers behind a decapsulation. */
-static __always_inline void __trait_publish_anchor(struct xdp_md *ctx)
+/*
+ * The next two are global functions, which the verifier checks once, not in every place they are called from.
+ */
+
+/* Publishes the headroom XDP sees, for readers behind a decapsulation. Returns 0. */
+__weak __noinline int trait_publish_headroom(struct xdp_md *ctx)
 {
 	struct xdp_buff___traits *xdp;
 	struct trait_anchors *seen;
 	__u32 zero = 0, headroom;
 	int i;
 
-	if (!__trait_can_cast())
-		return;
+	if (!trait_area.flow_nonce || !__trait_can_cast())
+		return 0;
 	xdp = bpf_cast_to_kern_ctx(ctx);
 	headroom = (__u64)xdp->data - (__u64)xdp->data_hard_start;
 #pragma unroll
 	for (i = 0; i < TRAITS_ANCHOR_COUNT; i++)
 		if (trait_area.anchors[i] == headroom)
-			return;
+			return 0;
 	seen = bpf_map_lookup_elem(&pt_anchors, &zero);
 	if (!seen)
-		return;
-#pragma unroll
-	for (i = 0; i < TRAITS_ANCHOR_COUNT; i++) {
+		return 0;
+	for (i = 0; i < TRAITS_ANCHOR_MAX; i++) {
 		__u32 *place = &seen->headroom[i];
 		__u32 found = *(volatile __u32 *)place;
 
@@ -624,8 +664,34 @@ static __always_inline void __trait_publish_anchor(struct xdp_md *ctx)
 		if (!found)
 			found = __sync_val_compare_and_swap(place, 0, headroom);
 		if (!found || found == headroom)
-			return;
+			return 0;
 	}
+	return 0;
+}
+
+/*
+ * Reserves `len` bytes of metadata between what is there, the first `below` bytes of which move down, and the rest. The
+ * new bytes are not zeroed. Returns 0, -EOPNOTSUPP, -ENOSPC.
+ */
+__weak __noinline int trait_xdp_reserve(struct xdp_md *ctx, __u32 len, __u32 below)
+{
+	void *meta, *data, *from;
+	__u32 i;
+	int err;
+
+	len &= 0xff;
+	err = bpf_xdp_adjust_meta(ctx, -(int)len);
+	if (err)
+		return err == -__TRAIT_ENOTSUPP ? -EOPNOTSUPP : -ENOSPC;
+	meta = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
+	data = __trait_ctx_ptr(struct xdp_md, ctx, data);
+	from = meta + len;
+	for (i = 0; i < __TRAIT_META_MAX && i < below; i += 4) {
+		if (from + i + 4 > data || meta + i + 4 > data)
+			break;
+		*(volatile __u32 *)(meta + i) = *(volatile __u32 *)(from + i);
+	}
+	return 0;
 }
 
 static __always_inline void __trait_zero(void *to, __u32 len)
@@ -650,37 +716,6 @@ static __always_inline void __trait_zero(void *to, __u32 len)
 		*(volatile __u8 *)to = 0;
 }
 
-/*
- * Makes room for `insert` bytes between foreign metadata (`foreign` bytes, moved down) and what follows, and zeroes
- * it. Returns 0 or an errno.
- */
-static __always_inline int __trait_xdp_insert(struct xdp_md *ctx, __u32 insert, __u32 foreign, _Bool zero)
-{
-	void *meta, *data, *to;
-	__u32 i;
-	int err;
-
-	err = bpf_xdp_adjust_meta(ctx, -(int)insert);
-	if (err)
-		return err == -__TRAIT_ENOTSUPP ? -EOPNOTSUPP : -ENOSPC;
-	meta = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
-	data = __trait_ctx_ptr(struct xdp_md, ctx, data);
-	if (foreign) {
-		for (i = 0; i < __TRAIT_META_MAX; i += 4) {
-			if (i >= foreign || meta + (insert + i + 4) > data)
-				break;
-			*(volatile __u32 *)(meta + i) = *(volatile __u32 *)(meta + (insert + i));
-		}
-	}
-	if (!zero)
-		return 0;
-	to = meta + (foreign & 0xff);
-	if (to + insert > data)
-		return -ENOSPC;
-	__trait_zero(to, insert);
-	return 0;
-}
-
 /* Points to the area at `offset` (a result of trait_xdp_open) from data_meta. */
 static __always_inline void *__trait_xdp_area_at(struct xdp_md *ctx, __u32 offset)
 {
@@ -698,9 +733,9 @@ static __always_inline void *__trait_xdp_area_at(struct xdp_md *ctx, __u32 offse
 __weak __noinline int trait_xdp_open(struct xdp_md *ctx)
 {
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len, area_len = trait_area.area_len;
-	__u32 meta_len, foreign;
+	__u32 meta_len, below;
 	void *meta, *data, *area;
-	_Bool have_hidden;
+	_Bool have_flow;
 	int err;
 
 	if (!trait_area.flow_nonce)
@@ -712,44 +747,39 @@ __weak __noinline int trait_xdp_open(struct xdp_md *ctx)
 	meta_len = data - meta;
 	if (meta_len > __TRAIT_META_MAX)
 		return -ENOSPC;
-	if (__trait_flow(meta, data, &meta_len)) {
-		foreign = meta_len - flow_len;
+	have_flow = __trait_flow(meta, data, &meta_len) != (void *)0;
+	if (have_flow) {
+		below = meta_len - flow_len;
 		if (!packet_len)
-			return foreign;
+			return below;
 		if (meta_len >= area_len) {
 			area = __trait_xdp_area_at(ctx, meta_len - area_len);
 			if (area && __trait_area_footer(area, TRAIT_KEEP_FIRST))
 				return meta_len - area_len;
 		}
-		/* a hidden region is taken back only if nothing has grown over it */
-		err = __trait_xdp_insert(ctx, packet_len, foreign, foreign != 0);
-		if (err)
-			return err;
-		area = __trait_xdp_area_at(ctx, foreign);
-		if (!area)
-			return -ENOSPC;
-		have_hidden = !foreign && ((struct __trait_footer *)(area + (packet_len - 16)))->nonce ==
-						  (trait_area.packet_nonce | 1);
-		if (!foreign && !have_hidden)
-			__trait_zero(area, packet_len);
+		err = trait_xdp_reserve(ctx, packet_len, below);
 	} else {
-		foreign = meta_len;
-		err = __trait_xdp_insert(ctx, area_len, foreign, 1);
-		if (err)
-			return err;
-		area = __trait_xdp_area_at(ctx, foreign);
-		if (!area)
-			return -ENOSPC;
+		below = meta_len;
+		err = trait_xdp_reserve(ctx, area_len, below);
+	}
+	if (err)
+		return err;
+	area = __trait_xdp_area_at(ctx, below);
+	if (!area)
+		return -ENOSPC;
+	if (!have_flow) {
+		__trait_zero(area, area_len);
 		((struct __trait_footer *)(area + (area_len - 16)))->nonce = trait_area.flow_nonce;
-		__trait_publish_anchor(ctx);
+	} else if (below ||
+		   ((struct __trait_footer *)(area + (packet_len - 16)))->nonce != (trait_area.packet_nonce | 1)) {
+		/* a hidden region is taken back only if nothing has grown over it */
+		__trait_zero(area, packet_len);
 	}
-	if (packet_len) {
-		area = __trait_xdp_area_at(ctx, foreign);
-		if (!area)
-			return -ENOSPC;
+	if (packet_len)
 		((struct __trait_footer *)(area + (packet_len - 16)))->nonce = trait_area.packet_nonce;
-	}
-	return foreign;
+	if (!have_flow)
+		trait_publish_headroom(ctx);
+	return below;
 }
 
 static __always_inline int __trait_area_set(void *area, __u64 bit, __u32 dist, __u8 merge, const void *val, __u32 size)
@@ -896,7 +926,7 @@ static __always_inline int trait_seal(struct xdp_md *ctx)
 	if (!footer)
 		return 0;
 	footer->nonce = trait_area.packet_nonce | 1;
-	__trait_publish_anchor(ctx);
+	trait_publish_headroom(ctx);
 	return bpf_xdp_adjust_meta(ctx, packet_len) ? -EOPNOTSUPP : 0;
 }
 
@@ -980,24 +1010,25 @@ static __trait_outline int __trait_tc_change(struct __sk_buff *ctx, const volati
 struct trait_view {
 	_Bool direct; /* XDP with an open area. A flag, since the verifier does not know that packet pointers are not 0 */
 	void *area; /* direct: the area */
-	__u64 at; /* not direct: address of the packet data, read through kernel memory */
+	__u64 flow_end; /* not direct: the regions' ends in kernel memory */
+	__u64 packet_end;
 	__u64 flow_present;
 	__u64 packet_present; /* 0 if the packet region is not authentic */
 };
 
 static __always_inline int __trait_view_kernel(__u64 at, __u32 meta_len, struct trait_view *view)
 {
-	__u64 nonce = __trait_packet_nonce(meta_len);
-
 	view->direct = 0;
 	view->area = (void *)0;
-	view->at = at;
+	view->flow_end = at;
+	view->packet_end = 0;
 	view->packet_present = 0;
 	if (__trait_kernel_word(at - 16, 1) != trait_area.flow_nonce)
 		return -ENOENT;
 	view->flow_present = __trait_kernel_word(at - 16, 0);
-	if (trait_area.packet_len && nonce && __trait_kernel_word(at - trait_area.flow_len - 16, 1) == nonce)
-		view->packet_present = __trait_kernel_word(at - trait_area.flow_len - 16, 0);
+	view->packet_end = __trait_packet_end(at, meta_len);
+	if (view->packet_end)
+		view->packet_present = __trait_kernel_word(view->packet_end - 16, 0);
 	return 0;
 }
 
@@ -1044,7 +1075,7 @@ static __always_inline int __trait_view_xdp(struct xdp_md *ctx, struct trait_vie
 	view->area = __trait_xdp_area(ctx);
 	if (view->area) {
 		view->direct = 1;
-		view->at = 0;
+		view->flow_end = view->packet_end = 0;
 		view->flow_present = ((struct __trait_footer *)(view->area + (trait_area.area_len - 16)))->present;
 		view->packet_present = 0;
 		if (trait_area.packet_len) {
@@ -1074,20 +1105,26 @@ static __always_inline int __trait_view_get(const struct trait_view *view, const
 	if (view->direct)
 		__trait_copy(val, view->area + (trait_area.area_len - key->dist), size);
 	else
-		__trait_copy_kernel(val, view->at - key->dist, size);
+		__trait_copy_kernel(val,
+				    key->merge == TRAIT_KEEP_FIRST
+					    ? view->packet_end - (key->dist - trait_area.flow_len)
+					    : view->flow_end - key->dist,
+				    size);
 	return size;
 }
 
 /*
  * The calls.
  */
-static __always_inline int __trait_set_refused(const void *ctx, const volatile struct trait_key_desc *key,
-					       const void *val, __u32 size)
+static __always_inline int __trait_set_refused(const void *ctx __trait_unused,
+					       const volatile struct trait_key_desc *key __trait_unused,
+					       const void *val __trait_unused, __u32 size __trait_unused)
 {
 	return -EOPNOTSUPP;
 }
 
-static __always_inline int __trait_del_refused(const void *ctx, const volatile struct trait_key_desc *key)
+static __always_inline int __trait_del_refused(const void *ctx __trait_unused,
+					       const volatile struct trait_key_desc *key __trait_unused)
 {
 	return -EOPNOTSUPP;
 }
@@ -1107,15 +1144,35 @@ static __always_inline int __trait_del_refused(const void *ctx, const volatile s
 
 #define __trait_desc(key) (&trait_key_##key.desc)
 
-#define trait_get(ctx, key, ptr)                                                                                       \
+/* A pointer to the key's type; another pointer is an error, not the warning that C makes of it. */
+#define __trait_pointer(key, var, ptr)                                                                                 \
+	_Pragma("clang diagnostic push") _Pragma("clang diagnostic error \"-Wincompatible-pointer-types\"")            \
+		_Pragma("clang diagnostic error \"-Wint-conversion\"") trait_type_##key *var = (ptr);                  \
+	_Pragma("clang diagnostic pop")
+
+/*
+ * The verifier takes only aligned accesses to the stack, and a value is stored in words of up to 8 bytes. A value of a
+ * type that is aligned to less (struct in6_addr, bytes) is read to a place that is aligned, then copied.
+ */
+#define __trait_align(key) (sizeof(trait_type_##key) >= 8 ? 8 : sizeof(trait_type_##key) ? sizeof(trait_type_##key) : 1)
+
+#define __trait_read(key, ptr, get, from)                                                                              \
 	({                                                                                                             \
-		trait_type_##key *__to = (ptr);                                                                        \
-		__trait_get(ctx, __trait_desc(key), __to, sizeof(*__to));                                              \
+		__trait_pointer(key, __to, ptr);                                                                       \
+		const _Bool __direct = _Alignof(trait_type_##key) >= __trait_align(key);                               \
+		trait_type_##key __place __attribute__((aligned(__trait_align(key))));                                 \
+		int __len = get(from, __trait_desc(key), __direct ? __to : &__place, sizeof(*__to));                   \
+                                                                                                                       \
+		if (!__direct && __len > 0)                                                                            \
+			*__to = __place;                                                                               \
+		__len;                                                                                                 \
 	})
+
+#define trait_get(ctx, key, ptr) __trait_read(key, ptr, __trait_get, ctx)
 
 #define trait_get_or(ctx, key, other)                                                                                  \
 	({                                                                                                             \
-		trait_type_##key __got = (other);                                                                      \
+		trait_type_##key __got __attribute__((aligned(__trait_align(key)))) = (other);                         \
 		__trait_get(ctx, __trait_desc(key), &__got, sizeof(__got));                                            \
 		__got;                                                                                                 \
 	})
@@ -1124,7 +1181,7 @@ static __always_inline int __trait_del_refused(const void *ctx, const volatile s
 
 #define trait_set(ctx, key, value)                                                                                     \
 	({                                                                                                             \
-		const trait_type_##key __from = (value);                                                               \
+		const trait_type_##key __from __attribute__((aligned(__trait_align(key)))) = (value);                  \
 		_Generic((ctx), struct xdp_md *                                                                        \
 			 : __trait_set_xdp, default                                                                    \
 			 : __trait_set_refused)(ctx, __trait_desc(key), &__from, sizeof(__from));                      \
@@ -1145,29 +1202,25 @@ static __always_inline int __trait_del_refused(const void *ctx, const volatile s
 	__trait_by_ctx(ctx, __trait_view_xdp, __trait_view_ctx, __trait_view_nf, __trait_view_sock_ops,                \
 		       __trait_view_skb)(ctx, view)
 
-#define trait_view_get(view, key, ptr)                                                                                 \
-	({                                                                                                             \
-		trait_type_##key *__to = (ptr);                                                                        \
-		__trait_view_get(view, __trait_desc(key), __to, sizeof(*__to));                                        \
-	})
+#define trait_view_get(view, key, ptr) __trait_read(key, ptr, __trait_view_get, view)
 
 #define trait_view_is_set(view, key) (__trait_view_get(view, __trait_desc(key), (void *)0, 0) >= 0)
 
-#define trait_tc_get(ctx, key, ptr)                                                                                    \
-	({                                                                                                             \
-		trait_type_##key *__to = (ptr);                                                                        \
-		__trait_tc_get(ctx, __trait_desc(key), __to, sizeof(*__to));                                           \
-	})
+#define trait_tc_get(ctx, key, ptr) __trait_read(key, ptr, __trait_tc_get, ctx)
 
 #define trait_tc_is_set(ctx, key) (__trait_tc_get(ctx, __trait_desc(key), (void *)0, 0) >= 0)
 
 #define trait_tc_set(ctx, key, value)                                                                                  \
 	({                                                                                                             \
-		const trait_type_##key __from = (value);                                                               \
+		const trait_type_##key __from __attribute__((aligned(__trait_align(key)))) = (value);                  \
 		__trait_tc_change(ctx, __trait_desc(key), &__from, sizeof(__from), 1);                                 \
 	})
 
-#define trait_tc_set_flag(ctx, key) __trait_tc_change(ctx, __trait_desc(key), (void *)0, 0, 1)
+#define trait_tc_set_flag(ctx, key)                                                                                    \
+	({                                                                                                             \
+		_Static_assert(sizeof(trait_type_##key) == 0, #key " has a value: use trait_tc_set");                  \
+		__trait_tc_change(ctx, __trait_desc(key), (void *)0, 0, 1);                                            \
+	})
 
 #define trait_tc_del(ctx, key)                                                                                         \
 	({                                                                                                             \

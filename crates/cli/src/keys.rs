@@ -27,7 +27,7 @@ pub(crate) enum Command {
         #[arg(long, default_value_t)]
         merge: Merge,
         /// What the key means, one line of at most 127 bytes
-        #[arg(long, value_name = "TEXT", default_value_t)]
+        #[arg(long, value_name = "TEXT", default_value_t, hide_default_value = true)]
         description: Description,
         /// Print the key as JSON
         #[arg(long)]

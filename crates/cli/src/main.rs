@@ -2,11 +2,19 @@
 //!
 //! Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.
 
+mod bench;
+mod demo;
+mod deploy;
 mod keys;
 mod output;
 mod registry;
 
-use std::{error::Error, io, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    io::{self, IsTerminal},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{ArgAction, Parser, Subcommand};
 use packet_traits::{
@@ -64,7 +72,12 @@ impl Global {
             _ => "trace",
         };
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+            .without_time()
+            .init();
     }
 }
 
@@ -76,6 +89,13 @@ enum Command {
     /// Register, list or remove keys
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Measure traits on this machine
+    #[command(subcommand)]
+    Bench(bench::Command),
+    Demo(demo::Options),
+    Up(deploy::Up),
+    Down(deploy::Down),
+    Status(deploy::Status),
 }
 
 fn main() -> ExitCode {
@@ -84,6 +104,14 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Registry(command) => registry::run(command, &cli.global),
         Command::Keys(command) => keys::run(command, &cli.global),
+        Command::Demo(options) => match demo::run(options, &cli.global) {
+            Ok(status) => return status,
+            Err(error) => Err(error),
+        },
+        Command::Up(command) => deploy::up(command, &cli.global),
+        Command::Down(command) => deploy::down(command, &cli.global),
+        Command::Status(command) => deploy::status(command, &cli.global),
+        Command::Bench(command) => bench::run(command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

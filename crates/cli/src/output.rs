@@ -134,7 +134,7 @@ impl ProgramJson {
             id: program.id,
             name: program.name.clone(),
             tag: program.tag_hex(),
-            loaded_at: Utc(program.loaded_at).to_string(),
+            loaded_at: Utc(program.loaded_at()).to_string(),
             keys: keys_of(program, keys).map(|entry| entry.key.name().to_string()).collect(),
         }
     }

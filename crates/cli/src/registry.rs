@@ -200,7 +200,7 @@ fn show(registry: &Registry) -> Outcome {
     let mut table = Table::new(&["ID", "NAME", "TAG", "LOADED", "KEYS"]);
     for program in &programs {
         let used: Vec<&str> = output::keys_of(program, &keys).map(|entry| entry.key.name().as_str()).collect();
-        table.row(&[&program.id, &program.name, &program.tag_hex(), &Utc(program.loaded_at), &used.join(", ")]);
+        table.row(&[&program.id, &program.name, &program.tag_hex(), &Utc(program.loaded_at()), &used.join(", ")]);
     }
     table.print()?;
     Ok(())

@@ -213,6 +213,10 @@ impl Slot {
 /// area is open (the region is inside the XDP metadata), odd once it is sealed (hidden below it). A reader knows from
 /// the metadata's length which one to expect, so a foreign program that grows its metadata over a hidden region makes
 /// the region invalid, even if it writes nothing there.
+///
+/// The last two bytes of the flow region's nonce, as they lie in memory, are 0, so a guess is right once in 2^47. They
+/// touch the Ethernet header, and the kernel zeroes them when it forwards a packet to a neighbour whose header it has
+/// cached: it writes 16 bytes for a header of 14 (`neigh_hh_output` in include/net/neighbour.h).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Nonces {
     /// The flow region's nonce.
@@ -222,12 +226,17 @@ pub struct Nonces {
 }
 
 impl Nonces {
-    /// Nonces made from two random numbers; 0 and odd numbers are moved to a valid neighbour.
+    /// Nonces made from two random numbers, with the bits that are fixed put right; 0 is replaced.
     pub const fn from_random(flow: u64, packet: u64) -> Nonces {
         const fn even(n: u64) -> u64 {
             if n & !1 == 0 { 2 } else { n & !1 }
         }
-        Nonces { flow: even(flow), packet: even(packet) }
+        let [a, b, c, d, e, f, _, _] = flow.to_ne_bytes();
+        let flow = match u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]) & !1 {
+            0 => u64::from_ne_bytes([2, 0, 0, 0, 0, 0, 0, 0]),
+            flow => flow,
+        };
+        Nonces { flow, packet: even(packet) }
     }
 
     /// The packet region's nonce once the area is sealed.
@@ -245,6 +254,17 @@ impl fmt::Debug for Nonces {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_that_a_cached_header_overwrites_hold_no_nonce() {
+        let nonces = Nonces::from_random(u64::MAX, u64::MAX);
+        assert_eq!(nonces.flow.to_ne_bytes()[6..], [0, 0]);
+        assert_eq!(nonces.flow.count_ones(), if cfg!(target_endian = "little") { 47 } else { 48 });
+        assert_eq!(nonces.packet.count_ones(), 63);
+        let least = Nonces::from_random(u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 9, 9]), 0);
+        assert!(least.flow != 0 && least.packet != 0);
+        assert_eq!(least, Nonces::from_random(least.flow, least.packet));
+    }
 
     #[test]
     fn layout_refuses_what_the_kernel_would() {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -74,6 +75,7 @@ pub fn recv_numbered(socket: &UdpSocket) -> Result<u64> {
 #[derive(Debug)]
 pub struct UdpEcho {
     addr: SocketAddr,
+    socket: Arc<UdpSocket>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -88,17 +90,24 @@ impl UdpEcho {
         let what = || format!("cannot start a UDP echo server at {addr}");
         socket.set_read_timeout(Some(STOP_INTERVAL)).context(what)?;
         let addr = socket.local_addr().context(what)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let serve = move || echo_until(&socket, &stopped);
+        let (socket, stop) = (Arc::new(socket), Arc::new(AtomicBool::new(false)));
+        let (served, stopped) = (Arc::clone(&socket), Arc::clone(&stop));
+        let serve = move || echo_until(&served, &stopped);
         let thread = thread::Builder::new().name("udp-echo".into()).spawn(serve).context(what)?;
-        Ok(Self { addr, stop, thread: Some(thread) })
+        Ok(Self { addr, socket, stop, thread: Some(thread) })
     }
 
     /// Where the server listens.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+}
+
+/// The server's socket, to attach a filter to.
+impl AsFd for UdpEcho {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -16,6 +16,9 @@ pub(crate) const ABI_VERSION: u32 = 1;
 /// How many headroom anchors a program carries; `TRAITS_ANCHOR_COUNT` in the header.
 pub(crate) const ANCHOR_COUNT: usize = 4;
 
+/// How many headroom anchors the registry's map holds; `TRAITS_ANCHOR_MAX` in the header.
+pub(crate) const ANCHOR_MAX: usize = 16;
+
 const STEP: usize = 16;
 const AREA_MAGIC: [u8; 8] = *b"PTRAREA\0";
 const KEY_MAGIC: [u8; 8] = *b"PTRKEY\0\0";

@@ -7,7 +7,9 @@
 pub mod attach;
 pub mod bind;
 pub mod bpffs;
+pub mod deployment;
 mod descriptor;
+pub mod drop_reason;
 pub mod registry;
 
 pub use packet_traits_core as core;

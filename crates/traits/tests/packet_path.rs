@@ -9,7 +9,11 @@ use common::{
     record::{Records, Stage},
 };
 use packet_traits::attach::{CgroupHook, Direction, NetfilterHook, XdpMode, socket};
-use packet_traits_lab::{Family, PacketSocket, Pair, TcpSink, recv_numbered, send_numbered, tcp_transfer, udp_socket};
+use packet_traits_lab::{
+    Family, PacketSocket, Pair, TcpSink,
+    frame::{Flow, with_vlan},
+    recv_numbered, send_frame, send_numbered, tcp_transfer, udp_socket,
+};
 
 const PACKETS: u64 = 100;
 
@@ -135,6 +139,42 @@ fn tcp_is_read_up_to_the_delivery_of_every_byte() {
         for mode in BOTH_MODES {
             for family in [Family::V4, Family::V6] {
                 tcp_to_a_local_socket(mode, family);
+            }
+        }
+    }
+}
+
+/// The kernel takes a VLAN tag out in software and moves only the visible metadata along.
+fn vlan_tagged(mode: XdpMode, tags: usize) {
+    let lab = Lab::new();
+    let object = lab.load("stages");
+    let pair = Pair::new().unwrap();
+    let rx = pair.rx();
+    let _xdp = attach_xdp(&object, "assign_tagged", rx, mode);
+    let _tc = attach_tc(&object, "tc_ingress", rx, Direction::Ingress);
+    let _netfilter = attach_netfilter(&object, rx, Family::V4, &[("pre_routing", NetfilterHook::PreRouting)]);
+    let receiver = udp_socket(rx.netns(), rx.addr(Family::V4, TEST_PORT)).unwrap();
+    let _filter = socket::attach(program(&object, "socket_filter").as_fd(), receiver.as_fd()).unwrap();
+
+    let flow = Flow::between(pair.tx(), rx, Family::V4, 40000, TEST_PORT);
+    for number in 0..PACKETS {
+        // VLAN 0: priority only, the packet belongs to the interface itself
+        let frame = (0..tags).fold(flow.udp(&number.to_be_bytes()), |frame, _| with_vlan(&frame, 0, 5));
+        send_frame(pair.tx().netns(), pair.tx().ifindex(), &frame).unwrap();
+        assert_eq!(recv_numbered(&receiver).unwrap(), number);
+    }
+    let records = Records::collect(&object, |r| r.count(Stage::SocketFilter) >= PACKETS as usize);
+    for stage in [Stage::Xdp, Stage::TcIngress, Stage::PreRouting, Stage::SocketFilter] {
+        records.assert_all_read(stage, 0..PACKETS);
+    }
+}
+
+#[test]
+fn traits_survive_the_removal_of_vlan_tags() {
+    if common::enabled() {
+        for mode in BOTH_MODES {
+            for tags in [1, 2] {
+                vlan_tagged(mode, tags);
             }
         }
     }

@@ -28,8 +28,11 @@ enum Class {
 impl CType {
     /// The type of the `value` member of the descriptor variable `variable` (see `TRAIT_KEY` in the header).
     pub(super) fn of_descriptor(btf: &Btf<'_>, variable: types::Var<'_>) -> Option<CType> {
-        let holder: types::Struct<'_> =
-            btf.type_by_id::<BtfType<'_>>(variable.referenced_type().type_id())?.skip_mods_and_typedefs().try_into().ok()?;
+        let holder: types::Struct<'_> = btf
+            .type_by_id::<BtfType<'_>>(variable.referenced_type().type_id())?
+            .skip_mods_and_typedefs()
+            .try_into()
+            .ok()?;
         let member = holder.iter().find(|member| member.name.is_some_and(|name| name == "value"))?;
         let array: types::Array<'_> =
             btf.type_by_id::<BtfType<'_>>(member.ty)?.skip_mods_and_typedefs().try_into().ok()?;

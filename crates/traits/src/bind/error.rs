@@ -72,7 +72,9 @@ pub enum BindError {
         known: String,
     },
     /// A declared C type is not one for values of the registered type.
-    #[error("{object} declares key {key} as `{declared}`, registry {registry} has it as {registered}, which is {expected} in C")]
+    #[error(
+        "{object} declares key {key} as `{declared}`, registry {registry} has it as {registered}, which is {expected} in C"
+    )]
     Type {
         /// The object.
         object: String,
@@ -149,7 +151,9 @@ pub enum BindError {
         source: libbpf_rs::Error,
     },
     /// A key was unregistered between binding and loading; the object has been unloaded again.
-    #[error("loading {object}: a key it uses was unregistered from registry {registry} meanwhile; bind and load it again")]
+    #[error(
+        "loading {object}: a key it uses was unregistered from registry {registry} meanwhile; bind and load it again"
+    )]
     Changed {
         /// The object.
         object: String,

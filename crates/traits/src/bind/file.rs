@@ -10,10 +10,7 @@ use std::{
 use libbpf_rs::ObjectBuilder;
 use object::{Object, ObjectSection};
 
-use super::{
-    Binding, BindError,
-    open::fill,
-};
+use super::{BindError, Binding, open::fill};
 use crate::{descriptor, registry::Registry};
 
 /// Writes a bound copy of the object file `input` to `output`, which any loader can load.

@@ -13,7 +13,7 @@ use super::{
     ctype::{CType, expected},
 };
 use crate::{
-    descriptor::{self, ABI_VERSION, ANCHOR_COUNT, At, Descriptors, KeyDescriptor, SlotEntry},
+    descriptor::{self, ABI_VERSION, ANCHOR_COUNT, ANCHOR_MAX, At, Descriptors, KeyDescriptor, SlotEntry},
     registry::{KeyEntry, Registry},
 };
 
@@ -150,16 +150,15 @@ fn check<'e>(
         .map_err(|error| damaged(format!("{:?}: {error}", String::from_utf8_lossy(&declared.value.name))))?;
     let merge = Merge::from_code(declared.value.merge)
         .ok_or_else(|| damaged(format!("key {name} has merge policy {}", declared.value.merge)))?;
-    let entry =
-        entries.iter().find(|entry| *entry.key.name() == name).ok_or_else(|| BindError::UnknownKey {
-            object: object.to_owned(),
-            key: name.to_string(),
-            registry: registry.name().to_string(),
-            known: match entries {
-                [] => "no keys".to_owned(),
-                _ => entries.iter().map(|entry| entry.key.name().as_str()).collect::<Vec<_>>().join(", "),
-            },
-        })?;
+    let entry = entries.iter().find(|entry| *entry.key.name() == name).ok_or_else(|| BindError::UnknownKey {
+        object: object.to_owned(),
+        key: name.to_string(),
+        registry: registry.name().to_string(),
+        known: match entries {
+            [] => "no keys".to_owned(),
+            _ => entries.iter().map(|entry| entry.key.name().as_str()).collect::<Vec<_>>().join(", "),
+        },
+    })?;
     let c_type = declared_type(btf, declared.offset)
         .ok_or_else(|| damaged(format!("key {name} has no type in the object's BTF")))?;
     if !c_type.holds(entry.key.key_type()) || usize::from(declared.value.size) != entry.key.slot().size() {
@@ -193,7 +192,7 @@ fn declared_type(btf: &Btf<'_>, offset: usize) -> Option<CType> {
 }
 
 /// The headrooms a program starts with: the usual one, then what the registry has seen.
-fn known_anchors(seen: [u32; ANCHOR_COUNT]) -> [u32; ANCHOR_COUNT] {
+fn known_anchors(seen: [u32; ANCHOR_MAX]) -> [u32; ANCHOR_COUNT] {
     let mut known = [0; ANCHOR_COUNT];
     let others = seen.into_iter().filter(|headroom| *headroom != 0 && *headroom != XDP_PACKET_HEADROOM);
     for (place, headroom) in known.iter_mut().zip([XDP_PACKET_HEADROOM].into_iter().chain(others)) {
@@ -219,8 +218,9 @@ mod tests {
 
     #[test]
     fn the_usual_headroom_comes_first_and_once() {
-        assert_eq!(known_anchors([0; 4]), [256, 0, 0, 0]);
-        assert_eq!(known_anchors([192, 256, 0, 0]), [256, 192, 0, 0]);
-        assert_eq!(known_anchors([1, 2, 3, 4]), [256, 1, 2, 3]);
+        let seen = |first: &[u32]| std::array::from_fn(|i| first.get(i).copied().unwrap_or(0));
+        assert_eq!(known_anchors(seen(&[])), [256, 0, 0, 0]);
+        assert_eq!(known_anchors(seen(&[192, 256])), [256, 192, 0, 0]);
+        assert_eq!(known_anchors(seen(&[1, 2, 3, 4])), [256, 1, 2, 3]);
     }
 }

@@ -17,7 +17,7 @@ use super::{
     error::RegistryError,
     table::{self, Header, State},
 };
-use crate::descriptor::ANCHOR_COUNT;
+use crate::descriptor::ANCHOR_MAX;
 
 /// What one of the pinned maps must look like. All are arrays with 4-byte keys.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ const STATE: Shape = Shape { pin: "state", kernel_name: "pt_state", value_size: 
 const KEYS: Shape = Shape { pin: "keys", kernel_name: "pt_keys", value_size: table::KEY_LEN, max_entries: KEY_COUNT };
 const FREED: Shape = Shape { pin: "freed", kernel_name: "pt_freed", value_size: table::STAMPS_LEN, max_entries: 1 };
 const ANCHORS: Shape =
-    Shape { pin: "anchors", kernel_name: "pt_anchors", value_size: 4 * ANCHOR_COUNT, max_entries: 1 };
+    Shape { pin: "anchors", kernel_name: "pt_anchors", value_size: 4 * ANCHOR_MAX, max_entries: 1 };
 
 const SHAPES: [Shape; 5] = [HEADER, STATE, KEYS, FREED, ANCHORS];
 

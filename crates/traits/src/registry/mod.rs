@@ -63,7 +63,7 @@ use self::{
     options::io_error,
     table::{Header, State},
 };
-use crate::descriptor::ANCHOR_COUNT;
+use crate::descriptor::ANCHOR_MAX;
 
 /// How often a reader starts over before it takes the lock after all.
 const LOCKLESS_ATTEMPTS: usize = 64;
@@ -130,7 +130,7 @@ impl Registry {
         self.header.created_at
     }
 
-    /// The pinned map `anchors`: one entry of four `u32`, headroom values (`data - data_hard_start`, in bytes) that
+    /// The pinned map `anchors`: one entry of sixteen `u32`, headroom values (`data - data_hard_start`, in bytes) that
     /// BPF programs have seen in XDP; 0 is free. In the kernel its name is `pt_anchors`.
     pub fn anchors_map(&self) -> &MapHandle {
         self.maps.anchors.map()
@@ -140,8 +140,8 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::Map`] if the kernel refuses to read it.
-    pub fn anchors(&self) -> Result<[u32; ANCHOR_COUNT], RegistryError> {
-        let raw: [u8; 4 * ANCHOR_COUNT] = self.maps.anchors.read(0)?;
+    pub fn anchors(&self) -> Result<[u32; ANCHOR_MAX], RegistryError> {
+        let raw: [u8; 4 * ANCHOR_MAX] = self.maps.anchors.read(0)?;
         let (words, _) = raw.as_chunks();
         Ok(std::array::from_fn(|i| u32::from_ne_bytes(words[i])))
     }

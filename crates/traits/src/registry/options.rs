@@ -142,7 +142,7 @@ impl RegistryOptions {
         {
             let _lock = DirLock::exclusive(&parent).map_err(io_error("lock", &parent))?;
             if exists(&dir)? {
-                self.open()?;
+                self.connect()?.list()?;
                 return Err(RegistryError::Exists { name: self.name.clone(), dir });
             }
             let new = parent.join("_new");
@@ -162,11 +162,14 @@ impl RegistryOptions {
     /// registry of this version; [`RegistryError::OtherLayout`] if [`layout`](Self::layout) was given and differs.
     pub fn open(&self) -> Result<Registry, RegistryError> {
         let registry = self.connect()?;
+        if let Some(wanted) = self.layout.filter(|wanted| *wanted != registry.layout()) {
+            return Err(RegistryError::OtherLayout { name: self.name.clone(), found: registry.layout(), wanted });
+        }
         registry.list()?;
         Ok(registry)
     }
 
-    /// Opens the registry without a look at its table.
+    /// Opens the registry, whatever its layout, without a look at its table.
     fn connect(&self) -> Result<Registry, RegistryError> {
         bpffs::require(&self.root)?;
         let dir = self.dir();
@@ -181,9 +184,6 @@ impl RegistryOptions {
                 continue;
             }
             let (header, maps) = opened?;
-            if let Some(wanted) = self.layout.filter(|wanted| *wanted != header.layout) {
-                return Err(RegistryError::OtherLayout { name: self.name.clone(), found: header.layout, wanted });
-            }
             return Ok(Registry { name: self.name.clone(), dir, identity: before, header, maps });
         }
     }
@@ -201,7 +201,8 @@ impl RegistryOptions {
                 other => return other,
             }
             match self.create() {
-                Err(RegistryError::Exists { .. }) => {}
+                // Another process was faster to create it, or to remove it again.
+                Err(RegistryError::Exists { .. } | RegistryError::NotFound { .. }) => {}
                 other => return other,
             }
         }

@@ -3,7 +3,8 @@
 //! A bound program carries its filled-in descriptors in a frozen map of read-only data, and the kernel tells which
 //! maps a program uses. So nothing is written down when a program is bound: such a record would miss programs that
 //! another loader loads from a bound object, and would outlive programs that are closed or whose loader is killed.
-//! What is found here is never stale and never incomplete.
+//! What is found here cannot be stale. The one program it can miss is one that is still being loaded; its loader asks
+//! [`still_valid`](super::Registry::still_valid) afterwards.
 //!
 //! Maps are recognised by what they are (one entry, read-only for programs, an area descriptor of this registry in
 //! it), not by their name, which every loader cuts or rewrites in its own way.
@@ -29,8 +30,8 @@ pub struct BoundProgram {
     pub name: String,
     /// The kernel's hash of its instructions.
     pub tag: [u8; 8],
-    /// When it was loaded.
-    pub loaded_at: SystemTime,
+    /// When it was loaded, counted from when the machine booted, as the kernel keeps it.
+    pub loaded_after_boot: Duration,
     /// The registered keys it uses: bit *k* for key *k*.
     pub keys: u64,
 }
@@ -40,11 +41,16 @@ impl BoundProgram {
     pub fn tag_hex(&self) -> String {
         self.tag.iter().map(|byte| format!("{byte:02x}")).collect()
     }
+
+    /// When it was loaded, by the clock as it is set now.
+    pub fn loaded_at(&self) -> SystemTime {
+        boot_time() + self.loaded_after_boot
+    }
 }
 
 impl fmt::Display for BoundProgram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "program {} '{}' (tag {}, loaded {})", self.id, self.name, self.tag_hex(), Utc(self.loaded_at))
+        write!(f, "program {} '{}' (tag {}, loaded {})", self.id, self.name, self.tag_hex(), Utc(self.loaded_at()))
     }
 }
 
@@ -78,7 +84,6 @@ impl Found {
 /// Every loaded program that is bound to the registry with this id. A program or map that goes away meanwhile is left
 /// out.
 pub(super) fn scan(registry_id: u64) -> io::Result<Vec<Found>> {
-    let boot = boot_time()?;
     let mut maps = HashMap::new();
     let mut found = Vec::new();
     let mut id = 0;
@@ -97,7 +102,7 @@ pub(super) fn scan(registry_id: u64) -> io::Result<Vec<Found>> {
                 id,
                 name: table::text(&name),
                 tag: info.tag,
-                loaded_at: boot + Duration::from_nanos(info.load_time),
+                loaded_after_boot: Duration::from_nanos(info.load_time),
                 keys: 0,
             };
             found.push(Found { program, uses });
@@ -187,11 +192,9 @@ fn program_info(program: &OwnedFd) -> io::Result<(libbpf_sys::bpf_prog_info, Vec
 
 /// When this machine booted. Load times count from there, with the time it was suspended (`ktime_get_boottime_ns` in
 /// `bpf_prog_load`, kernel/bpf/syscall.c).
-fn boot_time() -> io::Result<SystemTime> {
+fn boot_time() -> SystemTime {
     let mut since = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `since` is valid for writing.
-    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut since) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(SystemTime::now() - Duration::new(since.tv_sec as u64, since.tv_nsec as u32))
+    // SAFETY: `since` is valid for writing. The clock exists since Linux 2.6.39, so this cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut since) };
+    SystemTime::now() - Duration::new(since.tv_sec as u64, since.tv_nsec as u32)
 }

@@ -219,8 +219,8 @@ static __always_inline _Bool find(struct xdp_md *ctx, struct found *found)
 	return 0;
 }
 
-/* Gives the packet all traits, from its number. Reports what was set. */
-static __always_inline _Bool set_all(struct xdp_md *ctx)
+/* Gives the packet all traits, from its number; `tenant` is the same for all packets unless it is 0. Reports them. */
+static __always_inline _Bool set_all_of_tenant(struct xdp_md *ctx, __u32 tenant)
 {
 	struct record r = { .stage = STAGE_XDP, .present = HAS_ALL };
 	struct found found = {};
@@ -230,7 +230,7 @@ static __always_inline _Bool set_all(struct xdp_md *ctx)
 	r.seq = found.seq;
 	r.rx_ts = bpf_ktime_get_ns();
 	r.src = found.src;
-	r.tenant = (__u32)found.seq * 2654435761U;
+	r.tenant = tenant ?: (__u32)found.seq * 2654435761U;
 	r.port = found.port;
 	r.tiny = found.seq * 7;
 	r.len = ctx->data_end - ctx->data;
@@ -240,6 +240,11 @@ static __always_inline _Bool set_all(struct xdp_md *ctx)
 		r.present = 0;
 	submit(&r);
 	return 1;
+}
+
+static __always_inline _Bool set_all(struct xdp_md *ctx)
+{
+	return set_all_of_tenant(ctx, 0);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -19,6 +19,45 @@ int assign_open(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+/* All packets of a flow get the same values of keys that would stop GRO. */
+SEC("xdp")
+int assign_flow(struct xdp_md *ctx)
+{
+	if (set_all_of_tenant(ctx, 7) && trait_seal(ctx))
+		return XDP_ABORTED;
+	return XDP_PASS;
+}
+
+/* As assign, for a UDP datagram behind VLAN tags over IPv4. */
+SEC("xdp")
+int assign_tagged(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct record r = { .stage = STAGE_XDP, .present = HAS_ALL, .tiny = 1, .tenant = 2 };
+	__be16 *type = data + 12;
+	__be64 *number;
+	int tags;
+
+	for (tags = 0; tags < 2; tags++) {
+		if ((void *)(type + 3) > end)
+			return XDP_PASS;
+		if (*type != bpf_htons(ETH_P_8021Q))
+			break;
+		type += 2;
+	}
+	number = (void *)(type + 1) + sizeof(struct iphdr) + sizeof(struct udphdr);
+	if (!tags || (void *)(number + 1) > end)
+		return XDP_PASS;
+	r.seq = bpf_be64_to_cpu(*number);
+	r.rx_ts = bpf_ktime_get_ns();
+	if (trait_set(ctx, tenant, r.tenant) || trait_set(ctx, port, r.port) || trait_set_flag(ctx, marked) ||
+	    trait_set(ctx, seq, r.seq) || trait_set(ctx, rx_ts, r.rx_ts) || trait_set(ctx, src, r.src) ||
+	    trait_set(ctx, tiny, r.tiny) || trait_seal(ctx))
+		return XDP_ABORTED;
+	submit(&r);
+	return XDP_PASS;
+}
+
 #define REPORT(ctx, stage_, len_, extra_, read)                                                                        \
 	({                                                                                                             \
 		struct record __r = { .stage = (stage_), .len = (len_), .extra = (extra_) };                           \
@@ -27,6 +66,14 @@ int assign_open(struct xdp_md *ctx)
 		if (__r.present)                                                                                       \
 			submit(&__r);                                                                                  \
 	})
+
+/* An XDP program that a packet meets later, on another interface. */
+SEC("xdp")
+int read_again(struct xdp_md *ctx)
+{
+	REPORT(ctx, STAGE_XDP_AGAIN, ctx->data_end - ctx->data, 0, READ_EACH);
+	return XDP_PASS;
+}
 
 SEC("tc")
 int tc_ingress(struct __sk_buff *ctx)

@@ -4,7 +4,9 @@
 //! Every test makes its own: nothing is shared between tests but the compiled objects, and nothing outlives the process.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod readers;
 pub mod record;
+pub mod test_run;
 
 use std::{
     collections::HashMap,

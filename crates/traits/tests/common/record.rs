@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libbpf_rs::{MapCore, MapFlags, RingBufferBuilder};
+use libbpf_rs::{MapCore, MapFlags, Object, RingBufferBuilder};
 use packet_traits::bind::LoadedObject;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +51,10 @@ impl Stage {
 
 /// `HAS_ALL`: every key was read.
 pub const HAS_ALL: u32 = 127;
+/// The keys of the flow region: `HAS_TENANT | HAS_PORT | HAS_MARKED`.
+pub const HAS_FLOW: u32 = 7;
+/// `HAS_SEQ`.
+pub const HAS_SEQ: u32 = 8;
 
 /// What one stage read of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +135,12 @@ impl Records {
         records
     }
 
+    /// With the records of another object.
+    pub fn and(mut self, other: Records) -> Records {
+        self.0.extend(other.0);
+        self
+    }
+
     pub fn at(&self, stage: Stage) -> impl Iterator<Item = &Record> {
         self.0.iter().filter(move |record| record.stage == stage)
     }
@@ -175,30 +185,49 @@ impl Records {
 
 /// A u64 variable of the object.
 pub fn global(object: &LoadedObject, variable: &str) -> u64 {
-    let (section, offset) = place(object, variable);
-    let value = section.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
-    u64::from_ne_bytes(value[offset..offset + 8].try_into().unwrap())
+    counter(object.object(), variable)
 }
 
 /// Sets a u64 variable of the object.
 pub fn set_global(object: &LoadedObject, variable: &str, to: u64) {
+    set_counter(object.object(), variable, to);
+}
+
+/// A u64 variable of an object that may not be bound.
+pub fn counter(object: &Object, variable: &str) -> u64 {
+    u64::from_ne_bytes(read_variable(object, variable, 8).try_into().unwrap())
+}
+
+/// Sets a u64 variable of an object that may not be bound.
+pub fn set_counter(object: &Object, variable: &str, to: u64) {
+    write_variable(object, variable, &to.to_ne_bytes());
+}
+
+/// The first `len` bytes of a variable.
+pub fn read_variable(object: &Object, variable: &str, len: usize) -> Vec<u8> {
+    let (section, offset) = place(object, variable);
+    section.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap()[offset..offset + len].to_vec()
+}
+
+/// Writes the first bytes of a variable. Not while programs write the object's other variables.
+pub fn write_variable(object: &Object, variable: &str, bytes: &[u8]) {
     let (section, offset) = place(object, variable);
     let mut value = section.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
-    value[offset..offset + 8].copy_from_slice(&to.to_ne_bytes());
+    value[offset..offset + bytes.len()].copy_from_slice(bytes);
     section.update(&0u32.to_ne_bytes(), &value, MapFlags::ANY).unwrap();
 }
 
 /// The map and the offset in it of a variable in `.bss`.
-fn place<'o>(object: &'o LoadedObject, variable: &str) -> (libbpf_rs::Map<'o>, usize) {
+fn place<'o>(object: &'o Object, variable: &str) -> (libbpf_rs::Map<'o>, usize) {
     use libbpf_rs::btf::{BtfType, types};
-    let btf = object.object().btf().unwrap().unwrap();
+    let btf = object.btf().unwrap().unwrap();
     let section: types::DataSec<'_> = btf.type_by_name(".bss").unwrap();
     let offset = section
         .iter()
         .find(|place| btf.type_by_id::<BtfType<'_>>(place.ty).unwrap().name().is_some_and(|name| name == variable))
         .unwrap_or_else(|| panic!("no variable {variable}"))
         .offset as usize;
-    let map = object.object().maps().find(|map| map.name().to_string_lossy().ends_with(".bss")).unwrap();
+    let map = object.maps().find(|map| map.name().to_string_lossy().ends_with(".bss")).unwrap();
     (map, offset)
 }
 

@@ -1,18 +1,19 @@
 //! Creating, opening and removing registries.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{ffi::CStr, fs, io, os::unix::fs::PermissionsExt, ptr, thread};
 
 use libbpf_rs::{MapCore, MapFlags};
 use packet_traits::{
+    bpffs::{self, BpffsError},
     core::{KeyType, Layout, Merge},
-    registry::RegistryError,
+    registry::{Registry, RegistryError},
 };
 
-use super::{bpffs, options, registry, registry_name, spec};
+use super::{options, registry, registry_name, spec};
 
 #[test]
 fn a_registry_keeps_what_it_was_created_with() {
-    let Some(bpffs) = bpffs() else { return };
+    let Some(bpffs) = super::bpffs() else { return };
     let error = options(&bpffs).open().unwrap_err();
     assert!(matches!(error, RegistryError::NotFound { .. }), "{error}");
     assert!(error.to_string().contains("traits registry create default"), "{error}");
@@ -46,7 +47,7 @@ fn registries_of_other_names_are_separate() {
 
 #[test]
 fn an_oversize_area_must_be_asked_for() {
-    let Some(bpffs) = bpffs() else { return };
+    let Some(bpffs) = super::bpffs() else { return };
     let oversize = options(&bpffs).layout(Layout::new(128, 92).unwrap());
     assert!(matches!(oversize.create(), Err(RegistryError::Oversize { area_len: 220, .. })));
     assert!(matches!(oversize.open(), Err(RegistryError::NotFound { .. })));
@@ -90,4 +91,42 @@ fn anchors_are_what_programs_published() {
     let value: Vec<u8> = [256u32, 192, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
     map.update(&[0; 4], &value, MapFlags::ANY).unwrap();
     assert_eq!(registry.anchors().unwrap(), [256, 192, 0, 0]);
+}
+
+/// In a mount namespace of its own, which ends with the thread. On a host whose bpffs is mounted, the registry must not
+/// be made on a second one that nobody else sees; on one whose bpffs is not, it must be mounted.
+#[test]
+fn the_usual_bpffs_is_mounted_unless_it_is_only_hidden() {
+    if super::bpffs().is_none() {
+        return;
+    }
+    let at = |root: &str| bpffs::require(root.as_ref()).is_ok();
+    let mounted_for_init = at("/proc/1/root/sys/fs/bpf");
+    let apart = thread::spawn(move || {
+        own_mounts(c"/sys/fs/bpf");
+        assert!(!at(bpffs::DEFAULT_ROOT));
+        let created = Registry::options().create();
+        if mounted_for_init {
+            assert!(matches!(created, Err(RegistryError::Bpffs(BpffsError::Hidden))), "{created:?}");
+            assert!(!at(bpffs::DEFAULT_ROOT));
+        } else {
+            assert_eq!(created.unwrap().list().unwrap(), []);
+            assert!(at(bpffs::DEFAULT_ROOT));
+        }
+    });
+    apart.join().unwrap();
+    assert_eq!(at("/proc/1/root/sys/fs/bpf"), mounted_for_init);
+}
+
+/// Gives this thread mounts of its own, without what is mounted at `hide`.
+fn own_mounts(hide: &CStr) {
+    let check = |ret: libc::c_int| assert_eq!(ret, 0, "{}", io::Error::last_os_error());
+    // SAFETY: unshare takes flags only; it affects this thread alone.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_FS) });
+    // SAFETY: `/` is a C string; what is null is not used when only the propagation changes.
+    check(unsafe {
+        libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), libc::MS_REC | libc::MS_PRIVATE, ptr::null())
+    });
+    // SAFETY: `hide` is a C string. It fails with EINVAL once nothing is mounted there any more.
+    while unsafe { libc::umount2(hide.as_ptr(), libc::MNT_DETACH) } == 0 {}
 }

@@ -20,7 +20,7 @@ fn a_key_of_a_loaded_program_is_not_given_up() {
     let found = registry.programs().unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].name.as_str(), found[0].keys), (program.name, tenant.key.bit()));
-    let age = SystemTime::now().duration_since(found[0].loaded_at).unwrap_or_default();
+    let age = SystemTime::now().duration_since(found[0].loaded_at()).unwrap_or_default();
     assert!(age < Duration::from_secs(60), "loaded {age:?} ago");
 
     let error = registry.unregister(&name("tenant"), false).unwrap_err();

@@ -1,0 +1,121 @@
+//! Who sees it: loads the demo's programs and attaches one to each stage.
+
+use std::{
+    error::Error,
+    fs::File,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+};
+
+use packet_traits::{
+    attach::{
+        Attachment, CgroupHook, Direction, NetfilterFamily, NetfilterHook, NetfilterOptions, TcxOptions, XdpMode,
+        cgroup, netfilter, socket, tcx, tracing, xdp,
+    },
+    bind::{BoundObject, LoadedObject},
+    core::{KeyName, KeyType, Merge},
+    registry::{KeySpec, Registry, RegistryName},
+};
+use packet_traits_lab::{Bpffs, Family, Netns, UdpEcho};
+
+use super::{flows::Route, network::Network};
+
+static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo.bpf.o"));
+
+/// The keys that bpf/demo.bpf.c declares.
+const KEYS: [(&str, KeyType, Merge, &str); 3] = [
+    ("tenant", KeyType::U32, Merge::Block, "VNI, or a number for the source prefix"),
+    ("flow_id", KeyType::U64, Merge::KeepFirst, "unique per packet"),
+    ("rx_ts", KeyType::Timestamp, Merge::KeepFirst, "when XDP saw the packet"),
+];
+
+/// Where the netfilter programs run: before the rule that drops, which has priority 0.
+const PRIORITY: i32 = -10;
+
+/// A registry with the demo's keys, on a bpffs that nobody else sees.
+pub(super) fn registry(bpffs: &Bpffs) -> Result<Registry, Box<dyn Error>> {
+    let registry = Registry::options().name(RegistryName::new("demo")?).bpffs(bpffs.path()).create()?;
+    for (name, key_type, merge, description) in KEYS {
+        let spec = KeySpec::new(KeyName::new(name)?, key_type).merge(merge).description(description.parse()?);
+        registry.register(&spec)?;
+    }
+    Ok(registry)
+}
+
+/// Binds and loads the programs. XDP leaves every `skip`-th packet without traits, none if that is 0.
+pub(super) fn load(
+    registry: &Registry,
+    receiver: &Netns,
+    skip: u32,
+    verbose: bool,
+) -> Result<LoadedObject, Box<dyn Error>> {
+    let mut bound = BoundObject::from_bytes(OBJECT, "the demo's programs", registry)?;
+    // net.ns.inum in the kernel
+    let netns = u32::try_from(File::from(receiver.fd().try_clone_to_owned()?).metadata()?.ino())?;
+    let config: Vec<u8> = [netns, skip].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let mut section = bound.open_object_mut().maps_mut().find(|map| map.name() == ".rodata.config");
+    let value = section.as_mut().and_then(|map| map.initial_value_mut()?.get_mut(..config.len()));
+    value.ok_or("the demo's object has no section `.rodata.config`")?.copy_from_slice(&config);
+    Ok(bound.load().inspect_err(|error| {
+        if verbose {
+            eprintln!("{}", error.verifier_log().unwrap_or_default());
+        }
+    })?)
+}
+
+/// Programs in place. Dropping it detaches them.
+pub(super) struct Attached {
+    _attachments: Vec<Attachment>,
+    /// How XDP runs.
+    pub(super) mode: XdpMode,
+}
+
+/// Attaches a program to every stage, XDP last, so that what XDP has seen all others see.
+pub(super) fn attach(
+    object: &LoadedObject,
+    network: &Network,
+    servers: &[UdpEcho],
+    mode: XdpMode,
+) -> Result<Attached, Box<dyn Error>> {
+    let program = |name: &str| -> Result<OwnedFd, Box<dyn Error>> {
+        let program = object.program(name).ok_or_else(|| format!("the demo's object has no program `{name}`"))?;
+        Ok(program.as_fd().try_clone_to_owned()?)
+    };
+    let mut attachments = Vec::new();
+
+    for name in ["demo_drop", "demo_delivery"] {
+        attachments.push(tracing::attach(program(name)?.as_fd())?);
+    }
+    let fd = program("demo_socket")?;
+    for server in servers {
+        attachments.push(socket::attach(fd.as_fd(), server.as_fd())?);
+    }
+    attachments.push(cgroup::attach_path(
+        program("demo_cgroup")?.as_fd(),
+        cgroup::cgroup_root()?,
+        CgroupHook::Ingress,
+    )?);
+    let rx0 = network.rx(Route::Plain);
+    for (name, hook) in [("demo_local_in", NetfilterHook::LocalIn), ("demo_pre_route", NetfilterHook::PreRouting)] {
+        let fd = program(name)?;
+        for family in [NetfilterFamily::Ipv4, NetfilterFamily::Ipv6] {
+            let options = NetfilterOptions::new(family, hook).priority(PRIORITY);
+            attachments.push(rx0.netns().enter(|| netfilter::attach(fd.as_fd(), &options))?);
+        }
+    }
+    for (name, routes) in
+        [("demo_tc_inner", &[Route::Tunnel(Family::V4), Route::Tunnel(Family::V6)][..]), ("demo_tc", &[Route::Plain])]
+    {
+        let fd = program(name)?;
+        for end in routes.iter().map(|route| network.rx(*route)) {
+            let options = TcxOptions::new(Direction::Ingress);
+            attachments.push(end.netns().enter(|| tcx::attach(fd.as_fd(), end.ifindex(), &options))?);
+        }
+    }
+    let fd = program("demo_xdp")?;
+    let (attachment, mode) = rx0.netns().enter(|| xdp::attach(fd.as_fd(), rx0.ifindex(), mode))?;
+    attachments.push(attachment);
+    Ok(Attached { _attachments: attachments, mode })
+}

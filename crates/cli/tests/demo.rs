@@ -1,0 +1,311 @@
+//! `traits demo` shows what it says, notices when it does not, leaves nothing behind and refuses in one line.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::{Mutex, MutexGuard},
+    thread,
+    time::{Duration, Instant},
+};
+
+use libbpf_rs::query::ProgInfoIter;
+use packet_traits_lab::kernel_tests_enabled;
+use serde_json::Value;
+
+const EXECUTABLE: &str = env!("CARGO_BIN_EXE_traits");
+
+/// One demo at a time, so that its programs can be looked for by name. `None` if kernel tests are switched off.
+fn alone() -> Option<MutexGuard<'static, ()>> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    kernel_tests_enabled().then(|| LOCK.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+}
+
+fn demo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(EXECUTABLE);
+    command.arg("demo").args(arguments);
+    command
+}
+
+/// Runs the demo with `--json`; what it printed, and its exit status.
+fn run_json(arguments: &[&str]) -> (Value, i32) {
+    let output = demo(&["--json"]).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{said}"));
+    (value, output.status.code().unwrap())
+}
+
+fn number(value: &Value, member: &str) -> u64 {
+    value[member].as_u64().unwrap_or_else(|| panic!("no number {member} in {value}"))
+}
+
+fn list<'a>(value: &'a Value, member: &str) -> &'a Vec<Value> {
+    value[member].as_array().unwrap_or_else(|| panic!("no list {member} in {value}"))
+}
+
+/// Adds up what was sent, by the flows' names.
+fn sent(result: &Value, wanted: impl Fn(&str) -> bool) -> u64 {
+    let flows = list(result, "flows").iter().filter(|flow| wanted(flow["flow"].as_str().unwrap()));
+    flows.map(|flow| number(flow, "sent")).sum()
+}
+
+fn assert_shows_the_truth(mode: &str) {
+    const PACKETS: u64 = 100;
+    let started = Instant::now();
+    let (result, status) = run_json(&["--mode", mode, "--packets", "100"]);
+    assert_eq!(result["problems"], Value::Array(Vec::new()));
+    assert_eq!((&result["ok"], status, &result["xdp_mode"]), (&Value::Bool(true), 0, &Value::from(mode)));
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+
+    let echoes = sent(&result, |flow| flow.starts_with("UDP echo"));
+    assert_eq!(echoes, 6 * PACKETS);
+    let dropped = sent(&result, |flow| flow.starts_with("UDP to"));
+    let tunnelled = sent(&result, |flow| flow.starts_with("UDP") && flow.contains("VXLAN"));
+    let bytes = sent(&result, |flow| flow.starts_with("TCP"));
+    let bytes_tunnelled = sent(&result, |flow| flow.starts_with("TCP") && flow.contains("VXLAN"));
+
+    let stages: Vec<&str> = list(&result, "stages").iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
+    assert_eq!(
+        stages,
+        [
+            "xdp",
+            "tc-ingress",
+            "tc-ingress-inner",
+            "netfilter-prerouting",
+            "netfilter-localin",
+            "cgroup-ingress",
+            "socket-filter",
+            "delivery",
+            "drop"
+        ]
+    );
+    for stage in list(&result, "stages") {
+        assert_eq!(number(stage, "packets"), number(stage, "with_traits"), "{stage}");
+        assert!(number(stage, "packets") > 0, "{stage}");
+        let (datagrams, tcp) = match stage["stage"].as_str().unwrap() {
+            "tc-ingress-inner" => (tunnelled, bytes_tunnelled),
+            "cgroup-ingress" => (echoes, bytes),
+            "socket-filter" => (echoes, 0),
+            "delivery" => (0, bytes),
+            "drop" => (dropped, 0),
+            _ => (echoes + dropped, bytes),
+        };
+        assert_eq!((number(stage, "udp_packets"), number(stage, "udp_expected")), (datagrams, datagrams), "{stage}");
+        // TCP may send some of it twice
+        let seen = number(stage, "tcp_bytes");
+        assert!(seen >= tcp && (seen > 0) == (number(stage, "tcp_packets") > 0), "{stage}");
+        if stage["stage"] == "xdp" {
+            assert!(stage["latency_ns"].is_null());
+        } else {
+            let latency = &stage["latency_ns"];
+            let [min, median, p99, max] = ["min", "median", "p99", "max"].map(|member| number(latency, member));
+            assert!(0 < min && min <= median && median <= p99 && p99 <= max, "{stage}");
+        }
+        assert!([1001, 2002, 4077, 6077].contains(&number(&stage["sample"], "tenant")), "{stage}");
+    }
+
+    let provoked: Vec<(&str, u64)> = list(&result, "drops")
+        .iter()
+        .filter(|drop| number(drop, "expected") > 0)
+        .map(|drop| {
+            assert_eq!(number(drop, "packets"), number(drop, "expected"), "{drop}");
+            (drop["reason"].as_str().unwrap(), number(drop, "tenant"))
+        })
+        .collect();
+    let expected = [("NETFILTER_DROP", 2002), ("NETFILTER_DROP", 6077), ("NO_SOCKET", 1001), ("NO_SOCKET", 4077)];
+    assert_eq!(provoked, expected);
+}
+
+#[test]
+fn every_stage_sees_what_was_sent_with_native_xdp() {
+    let Some(_alone) = alone() else { return };
+    assert_shows_the_truth("native");
+    assert_no_programs();
+}
+
+#[test]
+fn every_stage_sees_what_was_sent_with_generic_xdp() {
+    let Some(_alone) = alone() else { return };
+    assert_shows_the_truth("generic");
+    assert_no_programs();
+}
+
+#[test]
+fn packets_without_traits_are_noticed() {
+    let Some(_alone) = alone() else { return };
+    let (result, status) = run_json(&["--packets", "50", "--sabotage"]);
+    assert_eq!((&result["ok"], status), (&Value::Bool(false), 1));
+    let xdp = &list(&result, "stages")[0];
+    assert!(number(xdp, "with_traits") < number(xdp, "packets"));
+    let problems = list(&result, "problems");
+    assert!(problems.iter().any(|problem| problem.as_str().unwrap().starts_with("socket-filter")), "{problems:?}");
+
+    let output = demo(&["--packets", "50", "--sabotage"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("NOT shown"));
+}
+
+#[test]
+fn table_is_80_columns_wide() {
+    let Some(_alone) = alone() else { return };
+    let output = demo(&["--packets", "50"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("Shown: 300 datagrams"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
+/// Waits for what the kernel does in the background.
+fn soon(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Names of the demo's programs that are loaded, whoever loaded them.
+fn programs() -> Vec<String> {
+    let names = ProgInfoIter::default().map(|program| program.name.to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("demo_")).collect()
+}
+
+fn assert_no_programs() {
+    soon("the demo's programs are gone", || programs().is_empty());
+}
+
+/// The namespaces that a process holds: the links of its descriptors.
+fn namespaces_of(process: &Child) -> Vec<String> {
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap();
+    let links = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let mut names: Vec<String> = links.map(|link| link.to_string_lossy().into_owned()).collect();
+    names.retain(|name| name.starts_with("net:["));
+    names
+}
+
+/// Whether a process is in one of these namespaces or holds it.
+fn somebody_has(namespaces: &[String]) -> bool {
+    let is_one =
+        |path: &Path| fs::read_link(path).is_ok_and(|link| namespaces.contains(&link.to_string_lossy().into()));
+    fs::read_dir("/proc").unwrap().flatten().any(|process| {
+        let held = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        is_one(&process.path().join("ns/net")) || held.map(|entry| entry.path()).any(|path| is_one(&path))
+    })
+}
+
+/// Starts a demo that takes long and sends it a signal once traffic flows. Returns its exit status.
+fn end_with(signal: libc::c_int) -> Option<i32> {
+    let mut process = demo(&["--packets", "20000"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    lines.find(|line| line.as_ref().unwrap().starts_with("UDP echo")).expect("traffic flows");
+    thread::sleep(Duration::from_millis(100));
+    let namespaces = namespaces_of(&process);
+    assert_eq!(namespaces.len(), 2, "{namespaces:?}");
+    assert_eq!(programs().len(), 9, "{:?}", programs());
+    assert!(somebody_has(&namespaces));
+
+    let sent = Instant::now();
+    // SAFETY: kill takes two numbers; the process is a child that was not waited for.
+    assert_eq!(unsafe { libc::kill(process.id().cast_signed(), signal) }, 0);
+    let status = process.wait().unwrap();
+    assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
+    assert_no_programs();
+    soon("the demo's namespaces are gone", || !somebody_has(&namespaces));
+    status.code()
+}
+
+#[test]
+fn interrupted_demo_ends_at_once_and_leaves_nothing() {
+    let Some(_alone) = alone() else { return };
+    assert_eq!(end_with(libc::SIGINT), Some(130));
+}
+
+#[test]
+fn killed_demo_leaves_nothing() {
+    let Some(_alone) = alone() else { return };
+    assert_eq!(end_with(libc::SIGKILL), None);
+}
+
+/// What a demo that cannot run says: status 1, nothing on standard output, one line that is an error.
+fn refusal(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
+    let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("traits: ")).collect();
+    assert_eq!((errors.len(), said.lines().last()), (1, errors.first().copied()), "{said}");
+    errors[0].to_owned()
+}
+
+/// A copy of the executable that any user may run, in a folder that goes with it.
+struct PublicCopy(std::path::PathBuf);
+
+impl PublicCopy {
+    fn new() -> PublicCopy {
+        let folder = std::env::temp_dir().join(format!("traits-demo-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let copy = PublicCopy(folder);
+        fs::copy(EXECUTABLE, copy.executable()).unwrap();
+        for path in [&copy.0, &copy.executable()] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        copy
+    }
+
+    fn executable(&self) -> std::path::PathBuf {
+        self.0.join("traits")
+    }
+}
+
+impl Drop for PublicCopy {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn without_root_it_says_so_in_one_line() {
+    const NOBODY: u32 = 65534;
+    if !kernel_tests_enabled() {
+        return;
+    }
+    let copy = PublicCopy::new();
+    let output = Command::new(copy.executable()).arg("demo").uid(NOBODY).gid(NOBODY).current_dir("/").output().unwrap();
+    let line = refusal(&output);
+    assert!(line.contains("needs root") && line.contains("sudo traits demo"), "{line}");
+}
+
+#[test]
+fn without_bpf_it_says_so_in_one_line() {
+    if !kernel_tests_enabled() {
+        return;
+    }
+    let output = Command::new("setpriv")
+        .args(["--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin", EXECUTABLE, "demo"])
+        .output()
+        .unwrap();
+    let line = refusal(&output);
+    assert!(line.contains("does not let root load BPF programs"), "{line}");
+}
+
+#[test]
+fn without_btf_it_says_so_in_one_line() {
+    if !kernel_tests_enabled() {
+        return;
+    }
+    // in a mount namespace of its own
+    let script = r#"mount -t tmpfs none /sys/kernel/btf && exec "$0" demo"#;
+    let output = Command::new("unshare").args(["--mount", "sh", "-c", script, EXECUTABLE]).output().unwrap();
+    let line = refusal(&output);
+    assert!(line.contains("/sys/kernel/btf/vmlinux") && line.contains("CONFIG_DEBUG_INFO_BTF"), "{line}");
+}
+
+#[test]
+fn without_nft_it_says_what_to_install() {
+    if !kernel_tests_enabled() {
+        return;
+    }
+    let output = demo(&[]).env("PATH", "/nonexistent").output().unwrap();
+    let line = refusal(&output);
+    assert!(line.contains("install the package nftables"), "{line}");
+}
