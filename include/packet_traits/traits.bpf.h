@@ -70,6 +70,12 @@
  * which then sees the whole area in front of the packet, and not before bpf_xdp_adjust_head(), which moves the visible
  * metadata only: the traits of a hidden region would be lost. A set or del on a sealed area opens it again.
  *
+ * Redirecting: a program in the entry of a DEVMAP or CPUMAP, and whoever gets the frame after it, reads what was set, in
+ * native XDP; generic XDP loses all metadata there (bpf_prog_run_generic_xdp in net/core/dev.c). The memory of AF_XDP is
+ * used again, and user space is not told whether a packet has metadata: call trait_init for every packet that goes to
+ * the socket, or let the application erase each frame it gives back (TraitsMut::erase), else it may take the traits of
+ * an earlier packet for this one's.
+ *
  * TC: trait_tc_get reads keys of the flow region directly from the metadata. trait_tc_set and trait_tc_del change keys
  * of the flow region; -EOPNOTSUPP for keep-first keys, after decapsulation, and where the packet has no area. From 6.18
  * they write through a dynptr (bpf_dynptr_from_skb_meta), and a packet that is a clone, because someone else holds it
@@ -85,6 +91,8 @@
  * skb's metadata length says that XDP attached metadata to this very packet. A foreign program that reserves metadata
  * must write all of it, as it must for its own readers: the kernel does not clear it, and an area that an earlier packet
  * left in the same buffer could be taken for this packet's.
+ * The same goes for a foreign program that first takes more off the front of the packet than the metadata it reserves is
+ * long: an old area may be left below that, and would be found as behind a decapsulation.
  *
  * Kernels: XDP and TC direct calls from 5.18; everything that goes through the kernel context from 6.2
  * (bpf_cast_to_kern_ctx, bpf_rdonly_cast), netfilter from 6.4. 64-bit hosts. clang from 14. Needs libbpf's
@@ -430,6 +438,15 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 	return found;
 }
 
+/* The higher of two places, without a branch. */
+static __always_inline __u32 __trait_higher(__u32 one, __u32 other)
+{
+	__s64 more = (__s64)other - (__s64)one;
+
+	__trait_hide(more);
+	return one + (more & ~(more >> 63));
+}
+
 /*
  * Decapsulation has moved the MAC header: looks at the headrooms that XDP saw. Not static, so that the verifier goes
  * through it once for a program, and not for each way to each call.
@@ -440,18 +457,25 @@ __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
 	__u32 zero = 0, found;
 	int i;
 
-	/* drivers with native XDP all leave the same, which binding puts first */
+	/*
+	 * Of several the highest is this packet's: XDP that takes off more than an area's length may leave an earlier
+	 * packet's below. Nearer to the MAC header than a flow region, that would have been written over. Drivers with
+	 * native XDP all leave the same headroom, which binding puts first.
+	 */
 	found = __trait_seek(head, trait_area.anchors[0], mac_header);
-	if (found)
+	if (found && mac_header - found <= trait_area.flow_len - 8)
 		return head + (found & 0xffff);
 #pragma unroll
 	for (i = 1; i < TRAITS_ANCHOR_COUNT; i++)
 		if (trait_area.anchors[i])
-			found |= __trait_seek(head, trait_area.anchors[i], mac_header);
+			found = __trait_higher(found, __trait_seek(head, trait_area.anchors[i], mac_header));
 	seen = bpf_map_lookup_elem(&pt_anchors, &zero);
 	if (seen)
-		for (i = 0; i < TRAITS_ANCHOR_MAX; i++)
-			found |= __trait_seek(head, *(volatile __u32 *)&seen->headroom[i], mac_header);
+		for (i = 0; i < TRAITS_ANCHOR_MAX; i++) {
+			__u32 headroom = *(volatile __u32 *)&seen->headroom[i];
+
+			found = __trait_higher(found, __trait_seek(head, headroom, mac_header));
+		}
 	return found ? head + (found & 0xffff) : 0;
 }
 
@@ -657,13 +681,15 @@ __weak __noinline int trait_publish_headroom(struct xdp_md *ctx)
 	if (!seen)
 		return 0;
 	for (i = 0; i < TRAITS_ANCHOR_MAX; i++) {
-		__u32 *place = &seen->headroom[i];
-		__u32 found = *(volatile __u32 *)place;
+		volatile __u32 *place = &seen->headroom[i];
 
-		/* two CPUs may take a free place at once: the loser finds its value missing and takes the next */
-		if (!found)
-			found = __sync_val_compare_and_swap(place, 0, headroom);
-		if (!found || found == headroom)
+		/*
+		 * Two CPUs may take a free place at once. The one that is overwritten takes the next with its next
+		 * packet; a compare-and-swap would need -mcpu=v3.
+		 */
+		if (!*place)
+			*place = headroom;
+		if (*place == headroom)
 			return 0;
 	}
 	return 0;
@@ -837,9 +863,10 @@ static __always_inline int __trait_set_xdp(struct xdp_md *ctx, const volatile st
 {
 	void *area = __trait_xdp_area(ctx);
 
-	if (!area)
+	/* no area; or not open: another program's metadata, as long as the packet region, is over it */
+	if (!area || __trait_area_set(area, key->bit, key->dist, key->merge, val, size))
 		return __trait_xdp_set_slow(ctx, key, val, size);
-	return __trait_area_set(area, key->bit, key->dist, key->merge, val, size);
+	return 0;
 }
 
 /* Opens the area only if the packet has one. Returns its offset from data_meta; -ENOENT if there is none. */

@@ -50,7 +50,7 @@ pub(crate) struct Up {
     /// Cgroup for cgroup programs [default: the root of the cgroup v2 hierarchy]
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
-    /// Hook for a netfilter program: PROGRAM=FAMILY:HOOK[:PRIORITY]; may be repeated
+    /// Hook for a netfilter program, as PROGRAM=FAMILY:HOOK or PROGRAM=FAMILY:HOOK:PRIORITY; may be repeated
     #[arg(long, value_name = "WHERE", value_parser = parse_netfilter)]
     netfilter: Vec<(String, NetfilterOptions)>,
     /// Print JSON
@@ -173,9 +173,8 @@ impl From<&Deployment> for DeploymentJson {
 /// The target with its interface's name, which a pinned link does not know.
 fn target(deployed: &Deployed) -> String {
     match &deployed.info.target {
-        Target::Interface { ifindex, name: None } if *ifindex != 0 => {
-            interface_name(*ifindex).map_or_else(|| deployed.info.target.to_string(), |name| format!("interface {name}"))
-        }
+        Target::Interface { ifindex, name: None } if *ifindex != 0 => interface_name(*ifindex)
+            .map_or_else(|| deployed.info.target.to_string(), |name| format!("interface {name}")),
         other => other.to_string(),
     }
 }
@@ -208,13 +207,7 @@ fn print(deployments: &[Deployment]) -> std::io::Result<()> {
                 (Hook::Xdp, Some(mode)) => format!("xdp ({mode})"),
                 (hook, _) => hook.to_string(),
             };
-            table.row(&[
-                &deployment.name(),
-                &deployed.program,
-                &hook,
-                &target(deployed),
-                &deployed.info.program_id,
-            ]);
+            table.row(&[&deployment.name(), &deployed.program, &hook, &target(deployed), &deployed.info.program_id]);
         }
     }
     table.print()
@@ -291,7 +284,8 @@ mod tests {
             Ok(("drop".to_owned(), NetfilterOptions::new(NetfilterFamily::Ipv4, NetfilterHook::LocalIn)))
         );
         assert!(parse_netfilter("drop=ipv6:post_routing:-100").is_ok());
-        for wrong in ["drop", "=ipv4:local-in", "drop=ip:local-in", "drop=ipv4:in", "drop=ipv4:forward:x", "d=ipv4:forward:1:2"]
+        for wrong in
+            ["drop", "=ipv4:local-in", "drop=ip:local-in", "drop=ipv4:in", "drop=ipv4:forward:x", "d=ipv4:forward:1:2"]
         {
             assert!(parse_netfilter(wrong).is_err(), "{wrong}");
         }

@@ -28,6 +28,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 const EXAMPLES: &str = "\
 Examples:
+  traits demo                                see traits on real traffic, in namespaces of its own
   traits registry create                     make the registry of this host
   traits keys add tenant u32                 register a key
   traits keys list                           see who holds what

@@ -6,7 +6,7 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Child, Command, Output, Stdio},
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -20,7 +20,7 @@ const EXECUTABLE: &str = env!("CARGO_BIN_EXE_traits");
 /// One demo at a time, so that its programs can be looked for by name. `None` if kernel tests are switched off.
 fn alone() -> Option<MutexGuard<'static, ()>> {
     static LOCK: Mutex<()> = Mutex::new(());
-    kernel_tests_enabled().then(|| LOCK.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    kernel_tests_enabled().then(|| LOCK.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn demo(arguments: &[&str]) -> Command {
@@ -199,7 +199,7 @@ fn somebody_has(namespaces: &[String]) -> bool {
 fn end_with(signal: libc::c_int) -> Option<i32> {
     let mut process = demo(&["--packets", "20000"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-    lines.find(|line| line.as_ref().unwrap().starts_with("UDP echo")).expect("traffic flows");
+    assert!(lines.any(|line| line.unwrap().starts_with("UDP echo")), "no traffic");
     thread::sleep(Duration::from_millis(100));
     let namespaces = namespaces_of(&process);
     assert_eq!(namespaces.len(), 2, "{namespaces:?}");

@@ -1,63 +1,11 @@
 //! The commands `traits registry` and `traits keys`, run as a person or a script runs them.
 
-use std::{
-    path::PathBuf,
-    process::{Command, Output},
-};
+mod common;
 
-use packet_traits_lab::{Bpffs, kernel_tests_enabled, require_root};
+use std::process::Command;
+
+use common::{Traits, text};
 use serde_json::{Value, json};
-
-/// The command on a bpffs of its own.
-struct Traits {
-    bpffs: Bpffs,
-}
-
-impl Traits {
-    /// `None` if kernel tests are switched off.
-    fn new() -> Option<Traits> {
-        if !kernel_tests_enabled() {
-            return None;
-        }
-        if let Err(how) = require_root() {
-            panic!("{how}");
-        }
-        Some(Traits { bpffs: Bpffs::new().unwrap() })
-    }
-
-    fn dir(&self, registry: &str) -> PathBuf {
-        self.bpffs.path().join("packet_traits").join(registry)
-    }
-
-    fn run(&self, line: &str) -> Output {
-        let args = line.split_whitespace();
-        Command::new(env!("CARGO_BIN_EXE_traits")).arg("--bpffs").arg(self.bpffs.path()).args(args).output().unwrap()
-    }
-
-    /// What a successful command prints.
-    fn ok(&self, line: &str) -> String {
-        let output = self.run(line);
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{line}");
-        out
-    }
-
-    fn json(&self, line: &str) -> Value {
-        serde_json::from_str(&self.ok(line)).unwrap()
-    }
-
-    /// What a failing command says.
-    fn fails(&self, line: &str, status: i32) -> String {
-        let output = self.run(line);
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        assert_eq!((output.status.code(), out.as_str()), (Some(status), ""), "{line}: {err}");
-        err
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
 
 /// The names of an object's members.
 fn members(value: &Value) -> Vec<&str> {

@@ -288,6 +288,20 @@ impl<'a> TraitsMut<'a> {
         }
     }
 
+    /// Makes the bytes in front of a packet no trait area any more: zeroes the places of the nonces.
+    ///
+    /// An AF_XDP application calls it on a frame that it has read, before it gives the frame back to be filled. The kernel
+    /// writes nothing in front of a packet that has no metadata, and does not say which packets have, so the traits of
+    /// the frame's earlier packet would be taken for the next one's. It is not needed if every XDP program that redirects
+    /// to the socket reserves the area on every packet (`trait_init` in `traits.bpf.h`).
+    pub fn erase(in_front_of_packet: &mut [u8], layout: &Layout) {
+        for region in [Region::Flow, Region::Packet] {
+            if let Some(nonce) = nonce_range(in_front_of_packet.len(), layout, region) {
+                in_front_of_packet[nonce].fill(0);
+            }
+        }
+    }
+
     /// Seals the area, so that the packet region is valid only below the XDP metadata.
     ///
     /// Returns the `metadata_len` in bytes that the packet must have from now on: the flow region's. An area without a

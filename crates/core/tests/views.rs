@@ -296,6 +296,20 @@ fn area_has_the_documented_bytes() {
 }
 
 #[test]
+fn erased_bytes_are_no_area() {
+    let mut bytes = [0xee; 140];
+    TraitsMut::init(&mut bytes, &Layout::DEFAULT, &NONCES).unwrap();
+    TraitsMut::erase(&mut bytes, &Layout::DEFAULT);
+    assert_eq!(TraitsView::open(&bytes, &Layout::DEFAULT, &NONCES).unwrap_err(), ViewError::Nonce);
+    // the packet region neither: an area that has only its flow region copied over it does not revive it
+    bytes[132..].copy_from_slice(&FLOW_NONCE);
+    let view = TraitsView::open(&bytes, &Layout::DEFAULT, &NONCES).unwrap();
+    assert_eq!(view.packet_region(), PacketRegion::Absent);
+    TraitsMut::erase(&mut bytes[..8], &Layout::DEFAULT);
+    assert_eq!(bytes[..12], [0xee; 12]);
+}
+
+#[test]
 fn delete_leaves_the_slot_and_clear_zeroes_it() {
     let mut bytes = [0; 128];
     let tenant: TypedKey<u32> = key(0, KeyType::U32, Region::Flow, 20).typed().unwrap();

@@ -82,11 +82,14 @@ pub(crate) struct At<T> {
 }
 
 /// All descriptors of one section.
+///
+/// An object that was linked from several (`bpftool gen object`) has copies: each file's descriptors are in the
+/// section, while code refers only to the first of those that are the same variable.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Descriptors {
-    pub(crate) area: Option<At<AreaDescriptor>>,
+    pub(crate) areas: Vec<At<AreaDescriptor>>,
     pub(crate) keys: Vec<At<KeyDescriptor>>,
-    pub(crate) slots: Option<At<SlotsDescriptor>>,
+    pub(crate) slots: Vec<At<SlotsDescriptor>>,
 }
 
 impl Descriptors {
@@ -97,13 +100,13 @@ impl Descriptors {
         while let Some(rest) = section.get(offset..).filter(|rest| rest.len() >= 8) {
             let magic = &rest[..8];
             let len = if magic == AREA_MAGIC && rest.len() >= AreaDescriptor::LEN {
-                found.area = Some(At { offset, value: AreaDescriptor::read(rest) });
+                found.areas.push(At { offset, value: AreaDescriptor::read(rest) });
                 AreaDescriptor::LEN
             } else if magic == KEY_MAGIC && rest.len() >= KeyDescriptor::LEN {
                 found.keys.push(At { offset, value: KeyDescriptor::read(rest) });
                 KeyDescriptor::LEN
             } else if magic == SLOTS_MAGIC && rest.len() >= SlotsDescriptor::LEN {
-                found.slots = Some(At { offset, value: SlotsDescriptor::read(rest) });
+                found.slots.push(At { offset, value: SlotsDescriptor::read(rest) });
                 SlotsDescriptor::LEN
             } else {
                 STEP
@@ -281,7 +284,7 @@ mod tests {
         slots.write(&mut raw[144..]);
 
         let found = Descriptors::parse(&raw);
-        let (a, s) = (found.area.unwrap(), found.slots.unwrap());
+        let (a, s) = (found.areas[0], found.slots[0]);
         assert_eq!((a.offset, a.value), (16, area));
         assert_eq!((found.keys[0].offset, found.keys[0].value), (80, key));
         assert_eq!((s.offset, s.value), (144, slots));
@@ -292,9 +295,9 @@ mod tests {
         let raw = section();
         for len in 0..raw.len() {
             let found = Descriptors::parse(&raw[..len]);
-            assert_eq!(found.area.is_some(), len >= 80);
+            assert_eq!(found.areas.len(), usize::from(len >= 80));
             assert_eq!(found.keys.len(), usize::from(len >= 144));
-            assert!(found.slots.is_none());
+            assert!(found.slots.is_empty());
         }
     }
 }

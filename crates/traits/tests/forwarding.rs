@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{os::fd::AsFd, time::Duration};
+use std::os::fd::AsFd;
 
 use common::{
     BOTH_MODES, Lab, TEST_PORT, attach_netfilter, attach_tc, attach_xdp, load, program,

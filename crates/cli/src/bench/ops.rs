@@ -23,7 +23,7 @@ use crate::{
 #[command(after_help = HELP)]
 pub(crate) struct Options {
     /// How often to measure every operation
-    #[arg(long, value_name = "N", default_value_t = 400, value_parser = value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 480, value_parser = value_parser!(u32).range(1..=100_000))]
     rounds: u32,
     /// Print the figures as JSON
     #[arg(long)]
@@ -72,7 +72,7 @@ Examples:
   traits bench ops --json | jq '.cases[] | select(.name == \"get\").over_empty_ns'";
 
 /// How many times the programs are loaded, if there are as many rounds.
-const LOADS: u32 = 8;
+const LOADS: u32 = 16;
 /// Rounds after each load that do not count.
 const WARM_UP: u32 = 2;
 /// Nanoseconds; what is smaller is nothing, and no ratio to it means anything.

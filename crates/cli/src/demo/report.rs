@@ -39,10 +39,10 @@ fn text(verdict: &Verdict) -> Vec<String> {
 
 const NOTES: &str = "\
 Times are since rx_ts, these programs' own reports included; at delivery, also
-the wait in the socket's queue. Up to the socket filter the sample is one and the
-same datagram. There its packet is seen last: the kernel hands a datagram to the
-process without a tracepoint that shows the packet, so the echoes count for that.
-Tenants: a tunnel's VNI; 4077 for 10.77.0.0/16, 6077 for fd77::/16.";
+the wait in the socket's queue. The sample is one and the same datagram up to
+the socket filter. Its packet is seen there last: the kernel hands a datagram to
+the process without a tracepoint that shows the packet, so the echoes stand for
+that. Tenants: a tunnel's VNI; 4077 for 10.77.0.0/16, 6077 for fd77::/16.";
 
 /// What GRO did, if it did something.
 fn merged(stages: &[StageResult]) -> Option<String> {
@@ -101,15 +101,12 @@ fn shown(verdict: &Verdict, lines: &mut Vec<String>) {
     };
     lines.extend([
         format!(
-            "Shown: {} datagrams (all came back) and all bytes of {} MB of TCP were",
+            "Shown: {} datagrams (all came back) and all bytes of {} MB of TCP were seen",
             total("datagrams", false),
             total("bytes", false) / 1_000_000
         ),
-        "seen at every stage they pass, also behind decapsulation, with the traits that".into(),
-        format!(
-            "XDP gave to that packet; {} provoked drops name their tenant. Nothing is left.",
-            total("datagrams", true)
-        ),
+        "at every stage they pass, also behind decapsulation, with the traits that XDP".into(),
+        format!("gave to that packet; {} provoked drops name their tenant. Nothing is left.", total("datagrams", true)),
         "Try next: `traits demo --mode generic`; `traits registry create` and".into(),
         "`traits keys add tenant u32` for programs of your own.".into(),
     ]);
@@ -142,12 +139,11 @@ mod tests {
             latency_ns: Some(Latency { min: 1, median: 99_999_999, p99: 9_999_999_999, max: 9_999_999_999 }),
             sample: Some(Sample { flow_id: 1_234_567, tenant: 2002, rx_ts: 0 }),
         };
-        let flow =
-            |unit, returned| FlowResult { flow: String::new(), port: 0, tenant: 0, unit, sent: 1 << 30, returned };
+        let flow = |unit, sent, returned| FlowResult { flow: String::new(), port: 0, tenant: 0, unit, sent, returned };
         let verdict = Verdict {
             ok: true,
             xdp_mode: "generic".into(),
-            flows: vec![flow("bytes", 1), flow("datagrams", 1), flow("datagrams", 0)],
+            flows: vec![flow("bytes", 6 << 20, 1), flow("datagrams", 120_000, 1), flow("datagrams", 80, 0)],
             stages: Stage::ALL.iter().map(stage).collect(),
             drops: vec![DropResult {
                 reason: "NETFILTER_DROP".into(),

@@ -95,7 +95,7 @@ impl fmt::Display for NetfilterHook {
 const BPF_F_NETFILTER_IP_DEFRAG: u32 = 1 << 0;
 
 /// Where [`attach`] attaches.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NetfilterOptions {
     family: NetfilterFamily,
     hook: NetfilterHook,

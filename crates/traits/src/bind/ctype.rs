@@ -11,7 +11,8 @@ use packet_traits_core::KeyType;
 pub(super) struct CType {
     /// As in the source: the outermost name.
     pub(super) name: String,
-    size: usize,
+    /// Bytes of a value.
+    pub(super) size: usize,
     class: Class,
 }
 

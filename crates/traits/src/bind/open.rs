@@ -13,7 +13,9 @@ use super::{
     ctype::{CType, expected},
 };
 use crate::{
-    descriptor::{self, ABI_VERSION, ANCHOR_COUNT, ANCHOR_MAX, At, Descriptors, KeyDescriptor, SlotEntry},
+    descriptor::{
+        self, ABI_VERSION, ANCHOR_COUNT, ANCHOR_MAX, AreaDescriptor, At, Descriptors, KeyDescriptor, SlotEntry,
+    },
     registry::{KeyEntry, Registry},
 };
 
@@ -81,17 +83,21 @@ pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> 
     let mut section = map.initial_value_mut().ok_or_else(no_keys)?.to_vec();
 
     let found = Descriptors::parse(&section);
-    let area = found.area.ok_or_else(no_keys)?;
-    if area.value.abi != ABI_VERSION {
-        return Err(BindError::Version { object: name.to_owned(), found: area.value.abi });
+    if found.areas.is_empty() {
+        return Err(no_keys());
     }
-    if area.value.flow_nonce != 0 && area.value.registry_id != registry.id() {
-        return Err(BindError::OtherRegistry {
-            object: name.to_owned(),
-            found: area.value.registry_id,
-            registry: registry.name().to_string(),
-            id: registry.id(),
-        });
+    for area in found.areas.iter().map(|area| area.value) {
+        if area.abi != ABI_VERSION {
+            return Err(BindError::Version { object: name.to_owned(), found: area.abi });
+        }
+        if area.flow_nonce != 0 && area.registry_id != registry.id() {
+            return Err(BindError::OtherRegistry {
+                object: name.to_owned(),
+                found: area.registry_id,
+                registry: registry.name().to_string(),
+                id: registry.id(),
+            });
+        }
     }
 
     let entries = registry.list()?;
@@ -100,9 +106,9 @@ pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> 
     let btf = Btf::from_bpf_object(raw)
         .map_err(|source| BindError::Prepare { object: name.to_owned(), source })?
         .ok_or_else(|| BindError::NoBtf { object: name.to_owned() })?;
-    let mut keys = Vec::with_capacity(found.keys.len());
+    let mut keys: Vec<BoundKey> = Vec::with_capacity(found.keys.len());
     for declared in &found.keys {
-        let entry = check(name, registry, &entries, &btf, declared)?;
+        let entry = check(name, registry, &entries, &btf, &found.keys, declared)?;
         let slot = entry.key.slot();
         KeyDescriptor {
             bit: entry.key.bit(),
@@ -112,12 +118,15 @@ pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> 
             ..declared.value
         }
         .write(&mut section[declared.offset..]);
-        keys.push(BoundKey { key: entry.key, generation: entry.generation });
+        let bound = BoundKey { key: entry.key, generation: entry.generation };
+        if !keys.contains(&bound) {
+            keys.push(bound);
+        }
     }
 
     let layout = registry.layout();
     let nonces = registry.nonces();
-    descriptor::AreaDescriptor {
+    let filled = AreaDescriptor {
         abi: ABI_VERSION,
         area_len: layout.area_len() as u32,
         flow_len: layout.region_len(Region::Flow) as u32,
@@ -126,9 +135,11 @@ pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> 
         packet_nonce: nonces.packet,
         registry_id: registry.id(),
         anchors: known_anchors(registry.anchors()?),
+    };
+    for area in &found.areas {
+        filled.write(&mut section[area.offset..]);
     }
-    .write(&mut section[area.offset..]);
-    if let Some(slots) = found.slots {
+    for slots in &found.slots {
         slot_table(&entries).write(&mut section[slots.offset..]);
     }
 
@@ -143,6 +154,7 @@ fn check<'e>(
     registry: &Registry,
     entries: &'e [KeyEntry],
     btf: &Btf<'_>,
+    all: &[At<KeyDescriptor>],
     declared: &At<KeyDescriptor>,
 ) -> Result<&'e KeyEntry, BindError> {
     let damaged = |reason: String| BindError::Descriptor { object: object.to_owned(), reason };
@@ -159,9 +171,18 @@ fn check<'e>(
             _ => entries.iter().map(|entry| entry.key.name().as_str()).collect::<Vec<_>>().join(", "),
         },
     })?;
+    // a copy that linking left has no variable of its own; it must say what the one says that has
+    let same = |other: &&At<KeyDescriptor>| other.value.name == declared.value.name;
     let c_type = declared_type(btf, declared.offset)
+        .or_else(|| all.iter().filter(same).find_map(|other| declared_type(btf, other.offset)))
         .ok_or_else(|| damaged(format!("key {name} has no type in the object's BTF")))?;
-    if !c_type.holds(entry.key.key_type()) || usize::from(declared.value.size) != entry.key.slot().size() {
+    if usize::from(declared.value.size) != c_type.size {
+        return Err(damaged(format!(
+            "key {name} has {} bytes in one of the files it was linked from and {} in another; declare it in one header",
+            declared.value.size, c_type.size
+        )));
+    }
+    if !c_type.holds(entry.key.key_type()) {
         return Err(BindError::Type {
             object: object.to_owned(),
             key: name,

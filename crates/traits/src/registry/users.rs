@@ -19,7 +19,7 @@ use std::{
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapInfo, MapType};
 
 use super::{entry::KeyEntry, table, utc::Utc};
-use crate::descriptor::Descriptors;
+use crate::descriptor::{AreaDescriptor, At, Descriptors};
 
 /// A loaded program that is bound to the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,8 +129,8 @@ fn uses_of_map(id: u32, registry_id: u64) -> Option<Uses> {
 
 fn uses_of_section(section: &[u8], registry_id: u64) -> Option<Uses> {
     let descriptors = Descriptors::parse(section);
-    let area = descriptors.area?.value;
-    if area.registry_id != registry_id || area.flow_nonce == 0 {
+    let bound = |area: &At<AreaDescriptor>| area.value.registry_id == registry_id && area.value.flow_nonce != 0;
+    if !descriptors.areas.iter().any(bound) {
         return None;
     }
     let declared = descriptors
@@ -139,7 +139,7 @@ fn uses_of_section(section: &[u8], registry_id: u64) -> Option<Uses> {
         .filter(|key| key.value.bit != 0)
         .map(|key| (key.value.number, key.value.generation))
         .collect();
-    Some(Uses { declared, numbered: descriptors.slots.map_or(0, |slots| slots.value.mask) })
+    Some(Uses { declared, numbered: descriptors.slots.iter().fold(0, |mask, slots| mask | slots.value.mask) })
 }
 
 /// The id of the next loaded program, in ascending order.

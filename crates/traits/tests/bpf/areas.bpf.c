@@ -11,6 +11,7 @@ __u64 sealed; /* packets whose area was sealed */
 __u64 seal_error; /* the last error of trait_seal, negated */
 __u64 set_error; /* the last error of a set, negated */
 __u64 stale; /* packets without traits that came in a buffer in which an earlier packet had left an area */
+__u64 stale_below; /* packets in front of whose new area there is an earlier packet's */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
@@ -18,6 +19,12 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } next SEC(".maps");
+
+/* Whether there is an area in front of this address. */
+static __always_inline _Bool is_area(__u64 at)
+{
+	return __trait_kernel_word(at - 16, 1) == trait_area.flow_nonce;
+}
 
 /* Whether it gave traits to the packet. */
 static __always_inline _Bool set_and_seal(struct xdp_md *ctx)
@@ -29,12 +36,16 @@ static __always_inline _Bool set_and_seal(struct xdp_md *ctx)
 	if (!find(ctx, &found))
 		return 0;
 	if (even_only && found.seq & 1) {
-		if (xdp->data_meta == xdp->data &&
-		    __trait_kernel_word((__u64)xdp->data - 16, 1) == trait_area.flow_nonce)
+		if (xdp->data_meta == xdp->data && is_area((__u64)xdp->data))
 			__sync_fetch_and_add(&stale, 1);
 		return 0;
 	}
-	if (!set_all(ctx) || !seal)
+	if (!set_all(ctx))
+		return 0;
+	if ((__u64)xdp->data > (__u64)xdp->data_hard_start + XDP_PACKET_HEADROOM &&
+	    is_area((__u64)xdp->data_hard_start + XDP_PACKET_HEADROOM))
+		__sync_fetch_and_add(&stale_below, 1);
+	if (!seal)
 		return 1;
 	err = trait_seal(ctx);
 	if (err)

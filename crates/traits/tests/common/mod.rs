@@ -4,6 +4,7 @@
 //! Every test makes its own: nothing is shared between tests but the compiled objects, and nothing outlives the process.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod af_xdp;
 pub mod readers;
 pub mod record;
 pub mod test_run;
@@ -13,7 +14,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::Command,
-    sync::Mutex,
+    sync::{Mutex, PoisonError},
 };
 
 use packet_traits::{
@@ -49,7 +50,7 @@ pub fn include_dir() -> PathBuf {
 /// Compiles `tests/bpf/<name>.bpf.c`, once per process.
 pub fn compile(name: &str) -> Vec<u8> {
     static DONE: Mutex<Option<HashMap<String, Vec<u8>>>> = Mutex::new(None);
-    let mut done = DONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
     done.get_or_insert_default()
         .entry(name.to_owned())
         .or_insert_with(|| {
@@ -203,7 +204,7 @@ pub fn attach_tc(object: &LoadedObject, name: &str, end: &End, direction: Direct
 }
 
 pub fn attach_cgroup(object: &LoadedObject, name: &str, hook: CgroupHook) -> Attachment {
-    cgroup::attach_path(program(object, name).as_fd(), &cgroup::cgroup_root().unwrap(), hook).unwrap()
+    cgroup::attach_path(program(object, name).as_fd(), cgroup::cgroup_root().unwrap(), hook).unwrap()
 }
 
 pub fn attach_tracing(object: &LoadedObject, names: &[&str]) -> Vec<Attachment> {

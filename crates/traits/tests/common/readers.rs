@@ -17,11 +17,11 @@ use packet_traits::{
     bind::LoadedObject,
     registry::Registry,
 };
-use packet_traits_lab::{End, Family, PacketSocket, Pair, recv_numbered, send_numbered, udp_socket};
+use packet_traits_lab::{End, Family, PacketSocket, Pair, send_numbered, udp_socket};
 
 use super::{
     TEST_PORT, attach_cgroup, attach_tc, attach_tracing, compile, load, netfilter_family, program,
-    record::{Record, Records, Stage},
+    record::{Records, Stage},
 };
 
 /// What every datagram passes.
@@ -38,39 +38,55 @@ pub const STAGES: [Stage; 7] = [
 /// One registry's programs at [`STAGES`].
 pub struct Readers {
     pub object: LoadedObject,
-    capture: PacketSocket,
-    _attached: Vec<Attachment>,
+    capture: Option<PacketSocket>,
+    attached: Vec<Attachment>,
 }
 
 impl Readers {
     /// `stages.bpf.c` at every stage of `end`, but [`Stage::SocketFilter`]: a socket has one filter.
     pub fn on(end: &End, registry: &Registry, netfilter_priority: i32) -> Readers {
-        let object = load("stages", registry);
+        let mut readers = Readers::without_capture(end, registry, netfilter_priority);
         let capture = PacketSocket::on(end).unwrap();
+        let filter = program(&readers.object, "packet_filter");
+        readers.attached.push(socket::attach(filter.as_fd(), capture.as_fd()).unwrap());
+        // the delivery of the capture's copies; see packet_path.rs for why the datagrams' own is not seen
+        readers.attached.extend(attach_tracing(&readers.object, &["delivery"]));
+        readers.capture = Some(capture);
+        readers
+    }
+
+    /// The same without a packet socket, which holds a clone of every packet: not [`Stage::PacketFilter`] and
+    /// [`Stage::Delivery`].
+    pub fn without_capture(end: &End, registry: &Registry, netfilter_priority: i32) -> Readers {
+        let object = load("stages", registry);
         let mut attached = vec![
             attach_tc(&object, "tc_ingress", end, Direction::Ingress),
             attach_cgroup(&object, "cgroup_ingress", CgroupHook::Ingress),
-            socket::attach(program(&object, "packet_filter").as_fd(), capture.as_fd()).unwrap(),
         ];
-        // the delivery of the capture's copies; see packet_path.rs for why the datagrams' own is not seen
-        attached.extend(attach_tracing(&object, &["delivery"]));
         for (name, hook) in [("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::LocalIn)] {
             let fd = program(&object, name);
             let options = NetfilterOptions::new(netfilter_family(Family::V4), hook).priority(netfilter_priority);
             attached.push(end.netns().enter(|| netfilter::attach(fd.as_fd(), &options)).unwrap());
         }
-        Readers { object, capture, _attached: attached }
+        Readers { object, capture: None, attached }
     }
 
     /// Reads at a socket too.
     pub fn filter(&mut self, receiver: &UdpSocket) {
         let filter = program(&self.object, "socket_filter");
-        self._attached.push(socket::attach(filter.as_fd(), receiver.as_fd()).unwrap());
+        self.attached.push(socket::attach(filter.as_fd(), receiver.as_fd()).unwrap());
+    }
+
+    /// Receives the capture's copies, which ends the packets' lives.
+    pub fn release(&self) {
+        if let Some(capture) = &self.capture {
+            capture.drain(Duration::from_millis(20)).unwrap();
+        }
     }
 
     /// What was read since the last call.
     pub fn records(&self) -> Records {
-        self.capture.drain(Duration::from_millis(20)).unwrap();
+        self.release();
         Records::collect(&self.object, |_| true)
     }
 }
@@ -86,7 +102,18 @@ pub struct Link {
 impl Link {
     pub fn new(registry: &Registry) -> Link {
         let pair = Pair::new().unwrap();
-        let mut readers = Readers::on(pair.rx(), registry, 0);
+        let readers = Readers::on(pair.rx(), registry, 0);
+        Link::with(pair, readers)
+    }
+
+    /// The same, without a packet socket that holds a clone of every packet.
+    pub fn without_capture(registry: &Registry) -> Link {
+        let pair = Pair::new().unwrap();
+        let readers = Readers::without_capture(pair.rx(), registry, 0);
+        Link::with(pair, readers)
+    }
+
+    fn with(pair: Pair, mut readers: Readers) -> Link {
         let receiver = udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, TEST_PORT)).unwrap();
         readers.filter(&receiver);
         let sender = udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0)).unwrap();
@@ -119,11 +146,6 @@ impl Link {
     }
 }
 
-/// Every record of `stage`, without what differs between stages: to be compared with what was expected.
-pub fn read_at(records: &Records, stage: Stage) -> Vec<Record> {
-    records.at(stage).copied().collect()
-}
-
 /// `tests/bpf/<name>.bpf.c`, loaded as any loader does: without binding.
 pub fn load_unbound(name: &str) -> Object {
     ObjectBuilder::default().open_memory(&compile(name)).unwrap().load().unwrap()
@@ -143,11 +165,4 @@ pub fn set_next(object: &Object, program: Option<&OwnedFd>) {
         // it may be empty
         None => drop(next.delete(&key)),
     }
-}
-
-/// Receives what is left, so that the next round starts afresh.
-pub fn receive_all(receiver: &UdpSocket) {
-    receiver.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    while recv_numbered(receiver).is_ok() {}
-    receiver.set_read_timeout(Some(packet_traits_lab::RECV_TIMEOUT)).unwrap();
 }

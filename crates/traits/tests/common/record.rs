@@ -107,9 +107,14 @@ pub struct Records(Vec<Record>);
 
 impl Records {
     /// Reads the object's ring buffer until `done` says so or two seconds pass without a new record.
-    pub fn collect(object: &LoadedObject, mut done: impl FnMut(&Records) -> bool) -> Records {
+    pub fn collect(object: &LoadedObject, done: impl FnMut(&Records) -> bool) -> Records {
+        Records::collect_from(object.object(), done)
+    }
+
+    /// The same of an object that may not be bound.
+    pub fn collect_from(object: &Object, mut done: impl FnMut(&Records) -> bool) -> Records {
         let (sender, receiver) = mpsc::channel();
-        let map = object.map("records").unwrap();
+        let map = object.maps().find(|map| map.name() == "records").unwrap();
         let mut builder = RingBufferBuilder::new();
         builder
             .add(&map, move |raw| {
@@ -131,7 +136,7 @@ impl Records {
                 break;
             }
         }
-        assert_eq!(global(object, "lost"), 0, "the ring buffer was too small for this test");
+        assert_eq!(counter(object, "lost"), 0, "the ring buffer was too small for this test");
         records
     }
 

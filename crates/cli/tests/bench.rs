@@ -1,0 +1,87 @@
+//! `traits bench ops` on the kernel: what it prints, never how fast it is.
+
+use std::process::{Command, Output};
+
+use packet_traits_lab::{kernel_tests_enabled, require_root};
+use serde_json::Value;
+
+/// What every kernel has, in the order of the report.
+const REQUIRED: [&str; 12] = [
+    "get",
+    "set",
+    "del",
+    "batch_get4",
+    "reserve_seal",
+    "skb_get",
+    "raw_get",
+    "raw_set",
+    "call",
+    "helper",
+    "array",
+    "lru_percpu_hash",
+];
+
+fn enabled() -> bool {
+    if !kernel_tests_enabled() {
+        return false;
+    }
+    if let Err(how) = require_root() {
+        panic!("{how}");
+    }
+    true
+}
+
+fn bench_ops(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
+    command.args(["bench", "ops"]).args(arguments).output().unwrap()
+}
+
+fn stdout_of(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn json_has_every_operation_with_its_baseline() {
+    if !enabled() {
+        return;
+    }
+    let report: Value = serde_json::from_str(&stdout_of(bench_ops(&["--json", "--rounds", "5"]))).unwrap();
+    let cases = report["cases"].as_array().unwrap();
+    let names: Vec<&str> = cases.iter().map(|case| case["name"].as_str().unwrap()).collect();
+    assert_eq!(names[..REQUIRED.len()], REQUIRED);
+    for case in cases {
+        let number = |member: &str| case[member].as_f64().unwrap_or_else(|| panic!("{member} of {case}"));
+        assert!(number("ns") > 0.0, "{case}");
+        assert!(number("spread_ns") >= 0.0, "{case}");
+        assert!(number("over_empty_ns").abs() <= 1e6, "{case}");
+        assert!(names.contains(&case["raw"].as_str().unwrap()), "{case}");
+        assert!(case["baseline"].is_string(), "{case}");
+    }
+    let member = |case: &str, member: &str| cases[names.iter().position(|name| *name == case).unwrap()][member].clone();
+    // what takes tens of nanoseconds anywhere is above nothing, however busy the machine is
+    assert!(member("lru_percpu_hash", "over_empty_ns").as_f64().unwrap() > 0.0);
+    assert!(member("reserve_seal", "over_empty_ns").as_f64().unwrap() > 0.0);
+    assert!(report["expectation"]["held"].is_boolean());
+    assert_eq!(report["rounds"], 5);
+}
+
+#[test]
+fn text_ends_with_whether_the_expectation_held() {
+    if !enabled() {
+        return;
+    }
+    let text = stdout_of(bench_ops(&["--rounds", "1"]));
+    for name in REQUIRED {
+        assert!(text.lines().any(|line| line.split_whitespace().next() == Some(name)), "no {name} in\n{text}");
+    }
+    let last = text.lines().last().unwrap();
+    assert!(last.ends_with("held in this run") || last.ends_with("did not hold in this run"), "{last}");
+}
+
+#[test]
+fn no_rounds_are_wrong_usage() {
+    let output = bench_ops(&["--rounds", "0"]);
+    assert_eq!(output.status.code(), Some(2));
+}
