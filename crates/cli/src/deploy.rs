@@ -9,9 +9,9 @@ use std::{
     },
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use packet_traits::{
-    attach::{Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, Target, XdpMode},
+    attach::{Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, Target},
     bind::BoundObject,
     deployment::{Deployed, Deployment, UpOptions},
 };
@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::{
     Global, Outcome,
+    mode::Mode,
     output::{self, Table},
 };
 
@@ -76,27 +77,6 @@ pub(crate) struct Status {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// How XDP programs are attached.
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Mode {
-    /// Native if the driver does it, else generic
-    Auto,
-    /// In the driver
-    Native,
-    /// In the stack, on any interface
-    Generic,
-}
-
-impl From<Mode> for XdpMode {
-    fn from(mode: Mode) -> XdpMode {
-        match mode {
-            Mode::Auto => XdpMode::Auto,
-            Mode::Native => XdpMode::Native,
-            Mode::Generic => XdpMode::Generic,
-        }
-    }
 }
 
 fn parse_netfilter(text: &str) -> Result<(String, NetfilterOptions), String> {

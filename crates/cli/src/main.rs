@@ -6,6 +6,7 @@ mod bench;
 mod demo;
 mod deploy;
 mod keys;
+mod mode;
 mod output;
 mod registry;
 
@@ -17,8 +18,11 @@ use std::{
 };
 
 use clap::{ArgAction, Parser, Subcommand};
+use libbpf_rs::PrintLevel;
 use packet_traits::{
+    bind::BindError,
     bpffs,
+    deployment::DeployError,
     registry::{RegistryName, RegistryOptions},
 };
 use tracing_subscriber::EnvFilter;
@@ -79,6 +83,7 @@ impl Global {
             .with_ansi(io::stderr().is_terminal())
             .without_time()
             .init();
+        libbpf_rs::set_print(Some((PrintLevel::Debug, log_libbpf)));
     }
 }
 
@@ -105,7 +110,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Registry(command) => registry::run(command, &cli.global),
         Command::Keys(command) => keys::run(command, &cli.global),
-        Command::Demo(options) => match demo::run(options, &cli.global) {
+        Command::Demo(options) => match demo::run(options) {
             Ok(status) => return status,
             Err(error) => Err(error),
         },
@@ -119,9 +124,30 @@ fn main() -> ExitCode {
         // Whoever reads the output has seen enough, as in `traits keys list | head`.
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(log) = verifier_log(error.as_ref()).filter(|_| cli.global.verbose > 0) {
+                eprintln!("{log}");
+            }
             eprintln!("traits: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What the verifier wrote about a program it refused.
+fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
+    if let Some(DeployError::Bind(error)) = error.downcast_ref() {
+        return error.verifier_log();
+    }
+    error.downcast_ref::<BindError>()?.verifier_log()
+}
+
+/// libbpf's own messages go where ours go, and only if they are asked for: its errors come back as ours.
+#[expect(clippy::needless_pass_by_value, reason = "the signature is libbpf-rs' PrintCallback")]
+fn log_libbpf(level: PrintLevel, message: String) {
+    let message = message.trim_end();
+    match level {
+        PrintLevel::Debug => tracing::trace!(target: "libbpf", "{message}"),
+        _ => tracing::debug!(target: "libbpf", "{message}"),
     }
 }
 

@@ -6,10 +6,10 @@ mod common;
 use std::{os::fd::AsFd, path::Path};
 
 use common::{
-    BOTH_MODES, Lab, TEST_PORT, attach_tc, attach_xdp, compile_with, load, program,
+    BOTH_MODES, Lab, TEST_PORT, attach_tc, attach_xdp, compile_with, load,
     readers::{Link, Readers, STAGES, load_unbound, set_next, unbound_program},
     record::{
-        HAS_ALL, HAS_FLOW, Records, Stage, Traits, counter, global, read_variable, set_counter, set_global,
+        HAS_ALL, HAS_FLOW, Records, Stage, Traits, counter, read_variable, set_counter, set_global,
         write_variable,
     },
     register_record_keys,

@@ -36,9 +36,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::ValueEnum;
 use libbpf_rs::ProgramType;
-use packet_traits::attach::XdpMode;
 use packet_traits_lab::Bpffs;
 
 use self::{
@@ -48,7 +46,7 @@ use self::{
     traffic::{Sent, Servers},
     verdict::{Evidence, Verdict},
 };
-use crate::{Global, output};
+use crate::{mode::Mode, output};
 
 /// Show traits on real traffic: XDP sets them, every later stage reads them
 ///
@@ -62,7 +60,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=20_000))]
     packets: u64,
     /// How XDP runs: in the driver, in the stack, or in the driver if it can
-    #[arg(long, default_value = "auto")]
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
     mode: Mode,
     /// Print the result as JSON
     #[arg(long)]
@@ -70,13 +68,6 @@ pub(crate) struct Options {
     /// Have XDP leave every tenth packet without traits, to see that the demo notices
     #[arg(long, hide = true)]
     sabotage: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Mode {
-    Native,
-    Generic,
-    Auto,
 }
 
 const HELP: &str = "\
@@ -104,12 +95,12 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it.
 const INTERRUPTED: u8 = 130;
 
-pub(crate) fn run(options: &Options, global: &Global) -> Result<ExitCode, Box<dyn Error>> {
+pub(crate) fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
     let mut progress = Progress::new();
-    let outcome = require_kernel().and_then(|()| show(options, global, &interrupted, &mut progress));
+    let outcome = require_kernel().and_then(|()| show(options, &interrupted, &mut progress));
     drop(progress);
     // Ctrl-C also reaches the commands that the demo runs: their failure then is no error of its own
     if interrupted.load(Ordering::Relaxed) {
@@ -155,7 +146,6 @@ fn require_kernel() -> Result<(), Box<dyn Error>> {
 /// Runs the demo; `None` if it was interrupted.
 fn show(
     options: &Options,
-    global: &Global,
     interrupted: &AtomicBool,
     progress: &mut Progress,
 ) -> Result<Option<Verdict>, Box<dyn Error>> {
@@ -169,13 +159,9 @@ fn show(
     let bpffs = Bpffs::new()?;
     let registry = programs::registry(&bpffs)?;
     let skip = if options.sabotage { 10 } else { 0 };
-    let object = programs::load(&registry, network.rx(flows::Route::Plain).netns(), skip, global.verbose > 0)?;
+    let object = programs::load(&registry, network.rx(flows::Route::Plain).netns(), skip)?;
     let servers = Servers::start(&network)?;
-    let mode = match options.mode {
-        Mode::Native => XdpMode::Native,
-        Mode::Generic => XdpMode::Generic,
-        Mode::Auto => XdpMode::Auto,
-    };
+    let mode = options.mode.into();
     let attached = programs::attach(&object, &network, &servers.echoes, mode)?;
     let records = RefCell::new(Vec::new());
     let reader = Reader::new(&object, &records)?;

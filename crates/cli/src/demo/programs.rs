@@ -45,12 +45,7 @@ pub(super) fn registry(bpffs: &Bpffs) -> Result<Registry, Box<dyn Error>> {
 }
 
 /// Binds and loads the programs. XDP leaves every `skip`-th packet without traits, none if that is 0.
-pub(super) fn load(
-    registry: &Registry,
-    receiver: &Netns,
-    skip: u32,
-    verbose: bool,
-) -> Result<LoadedObject, Box<dyn Error>> {
+pub(super) fn load(registry: &Registry, receiver: &Netns, skip: u32) -> Result<LoadedObject, Box<dyn Error>> {
     let mut bound = BoundObject::from_bytes(OBJECT, "the demo's programs", registry)?;
     // net.ns.inum in the kernel
     let netns = u32::try_from(File::from(receiver.fd().try_clone_to_owned()?).metadata()?.ino())?;
@@ -58,11 +53,7 @@ pub(super) fn load(
     let mut section = bound.open_object_mut().maps_mut().find(|map| map.name() == ".rodata.config");
     let value = section.as_mut().and_then(|map| map.initial_value_mut()?.get_mut(..config.len()));
     value.ok_or("the demo's object has no section `.rodata.config`")?.copy_from_slice(&config);
-    Ok(bound.load().inspect_err(|error| {
-        if verbose {
-            eprintln!("{}", error.verifier_log().unwrap_or_default());
-        }
-    })?)
+    Ok(bound.load()?)
 }
 
 /// Programs in place. Dropping it detaches them.
