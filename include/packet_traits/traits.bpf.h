@@ -411,6 +411,15 @@ static __always_inline int __trait_kernel_get(__u64 at, __u32 meta_len, __u64 bi
 	return size;
 }
 
+/* All ones if the highest bit is set, else 0. Hidden from clang, which would make branches of what is done with it. */
+static __always_inline __u64 __trait_sign_mask(__u64 word)
+{
+	__trait_hide(word);
+	word = (__s64)word >> 63;
+	__trait_hide(word);
+	return word;
+}
+
 /*
  * Where the flow region ends if XDP saw this headroom: there or, after VLAN tags were taken out, 4 or 8 bytes on; 0 if it
  * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts.
@@ -425,15 +434,11 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 	for (moved = 0; moved <= 8; moved += 4) {
 		__u64 place = (headroom + moved) & 0xffff;
 		__u64 differs = __trait_kernel_word(head + place - 16, 1) ^ trait_area.flow_nonce;
-		__u64 negated = -differs;
-		__s64 in_front = place - mac_header;
-		__s64 too_near = place - trait_area.flow_len;
+		__u64 same = ~__trait_sign_mask(differs | -differs);
+		__u64 in_front = __trait_sign_mask(place - mac_header);
+		__u64 too_near = __trait_sign_mask(place - trait_area.flow_len);
 
-		/* clang would turn the arithmetic into branches if it knew how these relate */
-		__trait_hide(negated);
-		__trait_hide(in_front);
-		__trait_hide(too_near);
-		found |= place & (((differs | negated) >> 63) - 1) & (in_front >> 63) & ~(too_near >> 63);
+		found |= place & same & in_front & ~too_near;
 	}
 	return found;
 }
@@ -441,10 +446,9 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 /* The higher of two places, without a branch. */
 static __always_inline __u32 __trait_higher(__u32 one, __u32 other)
 {
-	__s64 more = (__s64)other - (__s64)one;
+	__u64 more = (__u64)other - one;
 
-	__trait_hide(more);
-	return one + (more & ~(more >> 63));
+	return one + (more & ~__trait_sign_mask(more));
 }
 
 /*
@@ -950,8 +954,8 @@ static __always_inline int trait_seal(struct xdp_md *ctx)
 	if (!area)
 		return __trait_xdp_flow(ctx, &meta_len) && meta_len != trait_area.flow_len ? -EBUSY : 0;
 	footer = __trait_area_footer(area, TRAIT_KEEP_FIRST);
-	if (!footer)
-		return 0;
+	if (!footer) /* metadata as long as the packet region is over it */
+		return -EBUSY;
 	footer->nonce = trait_area.packet_nonce | 1;
 	trait_publish_headroom(ctx);
 	return bpf_xdp_adjust_meta(ctx, packet_len) ? -EOPNOTSUPP : 0;

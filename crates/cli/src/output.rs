@@ -8,10 +8,7 @@ use std::{
     io::{self, Write},
 };
 
-use packet_traits::{
-    core::Region,
-    registry::{BoundProgram, KeyEntry, Utc},
-};
+use packet_traits::registry::{BoundProgram, KeyEntry, Utc};
 use serde::Serialize;
 
 /// Prints a line.
@@ -101,7 +98,7 @@ impl From<&KeyEntry> for KeyJson {
             number: entry.key.number(),
             key_type: entry.key.key_type().name(),
             merge: entry.merge.name(),
-            region: Region::of(entry.merge).to_string(),
+            region: entry.merge.region().to_string(),
             size: entry.key.slot().size(),
             distance: entry.key.slot().distance(),
             description: entry.description.to_string(),

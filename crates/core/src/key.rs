@@ -2,7 +2,7 @@
 
 use core::{fmt, str::FromStr};
 
-use crate::layout::{KEY_COUNT, Slot};
+use crate::layout::{KEY_COUNT, Region, Slot};
 
 /// Longest name of a key, in bytes.
 pub const NAME_LEN_MAX: usize = 31;
@@ -131,6 +131,14 @@ impl Merge {
         match self {
             Merge::Block => "block",
             Merge::KeepFirst => "keep-first",
+        }
+    }
+
+    /// The region that holds keys with this policy.
+    pub const fn region(self) -> Region {
+        match self {
+            Merge::Block => Region::Flow,
+            Merge::KeepFirst => Region::Packet,
         }
     }
 

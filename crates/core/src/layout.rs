@@ -11,8 +11,6 @@
 
 use core::fmt;
 
-use crate::key::Merge;
-
 /// Bytes of a region's footer: `present` (u64, bit *k* set: key *k* has a value), then `nonce` (u64).
 pub const FOOTER_LEN: usize = 16;
 
@@ -34,16 +32,6 @@ pub enum Region {
     Flow,
     /// In front of the flow region, hidden from GRO once the area is sealed.
     Packet,
-}
-
-impl Region {
-    /// The region that holds keys with this merge policy.
-    pub const fn of(merge: Merge) -> Region {
-        match merge {
-            Merge::Block => Region::Flow,
-            Merge::KeepFirst => Region::Packet,
-        }
-    }
 }
 
 impl fmt::Display for Region {

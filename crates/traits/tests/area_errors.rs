@@ -478,6 +478,44 @@ fn a_deleted_value_leaves_nothing_that_gro_would_compare() {
     assert_eq!(visible(&[Set(port, A), Seal]), visible(&[Set(class, B), Set(port, B), Set(port, A), Del(class), Seal]));
 }
 
+#[test]
+fn foreign_metadata_over_a_hidden_region_is_ebusy_and_makes_way_for_a_new_region() {
+    if !common::enabled() {
+        return;
+    }
+    let lab = lab(Layout::DEFAULT);
+    let object = lab.load("operations");
+    let (seq, word, tenant) = (key("seq"), key("word"), key("tenant"));
+    use Step::*;
+    // 64 is the packet region's length
+    for len in [4, 60, 64, 68, 88] {
+        let outcome = expect(
+            &object,
+            &[
+                (Set(seq, A), number(0)),
+                (Set(tenant, A), number(0)),
+                (Seal, number(0)),
+                (Foreign(len), number(0)),
+                (Seal, number(EBUSY)),
+                (Get(seq), number(ENOENT)),
+                (ViewGet(seq), number(ENOENT)),
+                (Get(tenant), (4, first(A, 4))),
+                (ViewGet(tenant), (4, first(A, 4))),
+                (Set(word, B), number(0)),
+                (MetaLen, number(len + 128)),
+                (Get(seq), number(ENOENT)),
+                (ViewGet(word), (4, first(B, 4))),
+                (Get(tenant), (4, first(A, 4))),
+                (Seal, number(EBUSY)),
+                (Clear, number(0)),
+                (IsSet(tenant), number(0)),
+            ],
+        );
+        let pattern = (0..len as u32).step_by(4).flat_map(|at| (0x4600_0000 | (at * 0x01_0203)).to_ne_bytes());
+        assert_eq!(outcome.meta[..len as usize], pattern.collect::<Vec<_>>(), "{len} foreign bytes");
+    }
+}
+
 /// Calls of an unbound program, and what they return.
 fn unbound_calls() -> Vec<(Step, i64)> {
     use Step::*;
@@ -524,13 +562,13 @@ fn an_unbound_program_touches_no_packet() {
     let link = Link::new(&lab.registry);
     for mode in BOTH_MODES {
         {
-            let _xdp = link.attach_xdp(unbound_program(&unbound, "operations"), mode);
+            let _xdp = link.attach_xdp(&unbound_program(&unbound, "operations"), mode);
             write_script(&unbound, &script);
             link.deliver(0..1);
             assert_eq!(read_results(&unbound, &script), expected, "{mode}");
         }
         // the same program, bound, does set them
-        let _xdp = link.attach_xdp(program(&bound, "operations"), mode);
+        let _xdp = link.attach_xdp(&program(&bound, "operations"), mode);
         let set = [Step::Set(key("tenant"), A)];
         write_script(bound.object(), &set);
         link.deliver(0..1);
@@ -581,7 +619,7 @@ struct Scripted<'l> {
 impl<'l> Scripted<'l> {
     fn new(link: &'l Link, object: &'l LoadedObject, mode: XdpMode) -> Scripted<'l> {
         set_counter(object.object(), "on_traffic", 1);
-        Scripted { link, object, mode, _xdp: link.attach_xdp(program(object, "operations"), mode) }
+        Scripted { link, object, mode, _xdp: link.attach_xdp(&program(object, "operations"), mode) }
     }
 
     /// Runs one script on one packet; the packet is delivered unharmed, and every stage reads `present`.
@@ -679,7 +717,7 @@ fn foreign_metadata_that_leaves_no_room_is_enospc_and_stays_intact() {
     let object = lab.load("operations");
     let link = Link::new(&lab.registry);
     let foreign = load_unbound("foreign");
-    let _foreign_reader = link.attach_tc(unbound_program(&foreign, "foreign_reader"));
+    let _foreign_reader = link.attach_tc(&unbound_program(&foreign, "foreign_reader"));
     let mut expected_intact = 0;
     // what a datagram's headroom leaves for metadata, see above
     let metadata_max = 216;

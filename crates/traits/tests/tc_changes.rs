@@ -9,8 +9,7 @@ use common::{
     BOTH_MODES, Lab, TEST_PORT, attach_tc, attach_xdp, compile_with, load,
     readers::{Link, Readers, STAGES, load_unbound, set_next, unbound_program},
     record::{
-        HAS_ALL, HAS_FLOW, Records, Stage, Traits, counter, read_variable, set_counter, set_global,
-        write_variable,
+        HAS_ALL, HAS_FLOW, Records, Stage, Traits, counter, read_variable, set_counter, set_global, write_variable,
     },
     register_record_keys,
 };
@@ -130,7 +129,7 @@ fn what_tc_sets_and_deletes_is_read_from_there_on() {
     let rx = link.pair.rx();
     let _change = attach_tc(&changer, "change", rx, Direction::Ingress);
     let _reread = attach_tc(&changer, "reread", rx, Direction::Ingress);
-    let _foreign = link.attach_tc(unbound_program(&foreign, "foreign_reader"));
+    let _foreign = link.attach_tc(&unbound_program(&foreign, "foreign_reader"));
     for mode in BOTH_MODES {
         let _xdp = attach_xdp(&writer, "assign_next", rx, mode);
         for area in [Area::Sealed, Area::Open, Area::Shared] {
@@ -174,7 +173,7 @@ fn tc_cannot_set_where_there_is_no_area_of_ours() {
     let rx = link.pair.rx();
     let others = Readers::without_capture(rx, &other, 1);
     let _change = attach_tc(&changer, "change", rx, Direction::Ingress);
-    let _foreign = link.attach_tc(unbound_program(&foreign, "foreign_reader"));
+    let _foreign = link.attach_tc(&unbound_program(&foreign, "foreign_reader"));
     set_next(&foreign, None);
     let behind = [Stage::TcIngress, Stage::PreRouting, Stage::LocalIn, Stage::CgroupIngress];
     for mode in BOTH_MODES {
@@ -182,7 +181,7 @@ fn tc_cannot_set_where_there_is_no_area_of_ours() {
         link.deliver(0..PACKETS);
         assert_returned(changer.object(), ABSENT, PACKETS);
         for len in [8, 64, 128, 200] {
-            let _xdp = link.attach_xdp(unbound_program(&foreign, "foreign"), mode);
+            let _xdp = link.attach_xdp(&unbound_program(&foreign, "foreign"), mode);
             for (variable, to) in [("reserve", len), ("written", len), ("intact", 0), ("damaged", 0)] {
                 set_counter(&foreign, variable, to);
             }
@@ -403,7 +402,7 @@ fn an_unbound_program_changes_nothing_at_tc() {
     let (writer, bound) = (lab.load("areas"), lab.load("tc_changes"));
     let unbound = load_unbound("tc_changes");
     let rx = link.pair.rx();
-    let _unbound = link.attach_tc(unbound_program(&unbound, "change"));
+    let _unbound = link.attach_tc(&unbound_program(&unbound, "change"));
     let _bound = attach_tc(&bound, "change", rx, Direction::Ingress);
     start(bound.object(), Action::None);
     for mode in BOTH_MODES {

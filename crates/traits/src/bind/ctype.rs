@@ -11,8 +11,7 @@ use packet_traits_core::KeyType;
 pub(super) struct CType {
     /// As in the source: the outermost name.
     pub(super) name: String,
-    /// Bytes of a value.
-    pub(super) size: usize,
+    size: usize,
     class: Class,
 }
 
@@ -73,7 +72,12 @@ impl CType {
             }
             _ => return None,
         };
-        let name = match (declared.name(), declared.kind()) {
+        // `const` and `volatile` have no name
+        let mut named = declared;
+        while let (None, Some(next)) = (named.name(), named.next_type()) {
+            named = next;
+        }
+        let name = match (named.name(), named.kind()) {
             (Some(name), BtfKind::Struct) => format!("struct {}", name.to_string_lossy()),
             (Some(name), BtfKind::Union) => format!("union {}", name.to_string_lossy()),
             (Some(name), BtfKind::Enum | BtfKind::Enum64) => format!("enum {}", name.to_string_lossy()),

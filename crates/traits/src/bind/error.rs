@@ -21,7 +21,7 @@ pub enum BindError {
         source: io::Error,
     },
     /// libbpf does not accept the object file.
-    #[error("opening {object} as a BPF object: {source}")]
+    #[error("opening {object} as a BPF object: {source:#}")]
     Open {
         /// The object.
         object: String,
@@ -131,7 +131,7 @@ pub enum BindError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// libbpf refused a change of the object.
-    #[error("preparing {object}: {source}")]
+    #[error("preparing {object}: {source:#}")]
     Prepare {
         /// The object.
         object: String,
@@ -185,8 +185,8 @@ fn load_reason(program: Option<&str>, log: &str, source: &libbpf_rs::Error) -> S
         (Some(program), Some(line)) => {
             format!("the verifier refuses program {program}: {line} (-v shows its whole log)")
         }
-        (Some(program), None) => format!("program {program}: {source}"),
-        (None, _) => source.to_string(),
+        (Some(program), None) => format!("program {program}: {source:#}"),
+        (None, _) => format!("{source:#}"),
     }
 }
 

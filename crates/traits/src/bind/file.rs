@@ -7,10 +7,12 @@ use std::{
     path::Path,
 };
 
-use libbpf_rs::ObjectBuilder;
 use object::{Object, ObjectSection};
 
-use super::{BindError, Binding, open::fill};
+use super::{
+    BindError, Binding,
+    open::{fill, open_bytes},
+};
 use crate::{descriptor, registry::Registry};
 
 /// Writes a bound copy of the object file `input` to `output`, which any loader can load.
@@ -21,9 +23,7 @@ pub fn bind_file(input: &Path, output: &Path, registry: &Registry) -> Result<Bin
     let name = input.display().to_string();
     let mut bytes =
         fs::read(input).map_err(|source| BindError::File { action: "reading", path: input.to_owned(), source })?;
-    let mut object = ObjectBuilder::default()
-        .open_memory(&bytes)
-        .map_err(|source| BindError::Open { object: name.clone(), source })?;
+    let mut object = open_bytes(&bytes, &name)?;
     let binding = fill(&mut object, &name, registry)?;
 
     let place = section_place(&bytes).filter(|(start, len)| start + len <= bytes.len());

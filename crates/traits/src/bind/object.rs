@@ -2,9 +2,9 @@
 
 use std::{ffi::CStr, path::Path};
 
-use libbpf_rs::{AsRawLibbpf, MapCore, Object, ObjectBuilder, OpenObject};
+use libbpf_rs::{AsRawLibbpf, MapCore, Object, OpenObject};
 
-use super::{BindError, Binding, bind_open_object};
+use super::{BindError, Binding, bind_open_object, open::open_bytes};
 use crate::registry::Registry;
 
 /// Bytes kept of each program's verifier log; the kernel keeps the log's end (`bpf_verifier_vlog`).
@@ -39,9 +39,7 @@ impl<'r> BoundObject<'r> {
 
     /// Binds an object file's contents; `name` stands for it in errors.
     pub fn from_bytes(bytes: &[u8], name: &str, registry: &'r Registry) -> Result<BoundObject<'r>, BindError> {
-        let mut object = ObjectBuilder::default()
-            .open_memory(bytes)
-            .map_err(|source| BindError::Open { object: name.to_owned(), source })?;
+        let mut object = open_bytes(bytes, name)?;
         let binding = bind_open_object(&mut object, name, registry)?;
         Ok(BoundObject { object, name: name.to_owned(), binding, registry })
     }

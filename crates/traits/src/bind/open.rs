@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use libbpf_rs::{
-    AsRawLibbpf, OpenObject,
+    AsRawLibbpf, ObjectBuilder, OpenObject,
     btf::{Btf, BtfType, types},
 };
+use object::Object as _;
 use packet_traits_core::{Key, KeyName, Merge, Region, layout::KEY_COUNT};
 
 use super::{
@@ -74,6 +75,20 @@ pub fn bind_open_object(object: &mut OpenObject, name: &str, registry: &Registry
 
 fn anchors_pin(registry: &Registry) -> PathBuf {
     Path::new(registry.dir()).join("anchors")
+}
+
+/// Opens an object file's contents; `name` stands for it in errors.
+pub(super) fn open_bytes(bytes: &[u8], name: &str) -> Result<OpenObject, BindError> {
+    ObjectBuilder::default().open_memory(bytes).map_err(|source| {
+        // libbpf does not say that this is what it misses
+        let without_btf = object::File::parse(bytes).is_ok_and(|elf| {
+            elf.section_by_name(descriptor::SECTION).is_some() && elf.section_by_name(".BTF").is_none()
+        });
+        match without_btf {
+            true => BindError::NoBtf { object: name.to_owned() },
+            false => BindError::Open { object: name.to_owned(), source },
+        }
+    })
 }
 
 /// Fills the object's descriptors in.
@@ -176,13 +191,7 @@ fn check<'e>(
     let c_type = declared_type(btf, declared.offset)
         .or_else(|| all.iter().filter(same).find_map(|other| declared_type(btf, other.offset)))
         .ok_or_else(|| damaged(format!("key {name} has no type in the object's BTF")))?;
-    if usize::from(declared.value.size) != c_type.size {
-        return Err(damaged(format!(
-            "key {name} has {} bytes in one of the files it was linked from and {} in another; declare it in one header",
-            declared.value.size, c_type.size
-        )));
-    }
-    if !c_type.holds(entry.key.key_type()) {
+    if !c_type.holds(entry.key.key_type()) || usize::from(declared.value.size) != entry.key.slot().size() {
         return Err(BindError::Type {
             object: object.to_owned(),
             key: name,

@@ -34,8 +34,7 @@ const HEADER: Shape = Shape { pin: "header", kernel_name: "pt_header", value_siz
 const STATE: Shape = Shape { pin: "state", kernel_name: "pt_state", value_size: State::LEN, max_entries: 1 };
 const KEYS: Shape = Shape { pin: "keys", kernel_name: "pt_keys", value_size: table::KEY_LEN, max_entries: KEY_COUNT };
 const FREED: Shape = Shape { pin: "freed", kernel_name: "pt_freed", value_size: table::STAMPS_LEN, max_entries: 1 };
-const ANCHORS: Shape =
-    Shape { pin: "anchors", kernel_name: "pt_anchors", value_size: 4 * ANCHOR_MAX, max_entries: 1 };
+const ANCHORS: Shape = Shape { pin: "anchors", kernel_name: "pt_anchors", value_size: 4 * ANCHOR_MAX, max_entries: 1 };
 
 const SHAPES: [Shape; 5] = [HEADER, STATE, KEYS, FREED, ANCHORS];
 

@@ -48,7 +48,7 @@ use std::{
 };
 
 use libbpf_rs::MapHandle;
-use packet_traits_core::{Key, KeyName, Layout, Nonces, Region, Slot};
+use packet_traits_core::{Key, KeyName, Layout, Nonces, Slot};
 
 pub use self::{
     entry::{DESCRIPTION_LEN_MAX, Description, DescriptionError, KeyEntry, KeySpec, Owner},
@@ -189,7 +189,7 @@ impl Registry {
             key: spec.name,
             holders: table.keys.clone(),
         })?;
-        let (region, slots) = (Region::of(spec.merge), table.slots());
+        let (region, slots) = (spec.merge.region(), table.slots());
         let key = allocate::free_slot(self.layout(), region, spec.key_type.size(), &slots, &stamps)
             .and_then(|slot| Key::new(number, spec.name, spec.key_type, slot))
             .ok_or_else(|| RegistryError::RegionFull {

@@ -127,7 +127,7 @@ pub(super) fn decode_key(number: usize, layout: Layout, raw: &[u8; KEY_LEN]) -> 
     let key_type = KeyType::from_code(type_code).ok_or_else(|| format!("type code {type_code} is unknown"))?;
     let merge = Merge::from_code(merge_code).ok_or_else(|| format!("merge code {merge_code} is unknown"))?;
     let key = layout
-        .slot(Region::of(merge), size.into(), distance.into())
+        .slot(merge.region(), size.into(), distance.into())
         .and_then(|slot| Key::new(number, name, key_type, slot))
         .ok_or_else(|| format!("{size} bytes at distance {distance} are no place for a {key_type} in this layout"))?;
     let uid = raw.u32();

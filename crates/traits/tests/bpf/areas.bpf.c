@@ -11,7 +11,8 @@ __u64 sealed; /* packets whose area was sealed */
 __u64 seal_error; /* the last error of trait_seal, negated */
 __u64 set_error; /* the last error of a set, negated */
 __u64 stale; /* packets without traits that came in a buffer in which an earlier packet had left an area */
-__u64 stale_below; /* packets in front of whose new area there is an earlier packet's */
+__u64 lowest; /* the lowest headroom of a packet with traits */
+__u64 stale_below; /* packets with more headroom that have an earlier packet's area there */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
@@ -31,6 +32,7 @@ static __always_inline _Bool set_and_seal(struct xdp_md *ctx)
 {
 	struct xdp_buff___traits *xdp = bpf_cast_to_kern_ctx(ctx);
 	struct found found = {};
+	__u64 headroom;
 	int err;
 
 	if (!find(ctx, &found))
@@ -42,8 +44,10 @@ static __always_inline _Bool set_and_seal(struct xdp_md *ctx)
 	}
 	if (!set_all(ctx))
 		return 0;
-	if ((__u64)xdp->data > (__u64)xdp->data_hard_start + XDP_PACKET_HEADROOM &&
-	    is_area((__u64)xdp->data_hard_start + XDP_PACKET_HEADROOM))
+	headroom = (__u64)xdp->data - (__u64)xdp->data_hard_start;
+	if (!lowest || headroom < lowest)
+		lowest = headroom;
+	else if (headroom > lowest && is_area((__u64)xdp->data_hard_start + lowest))
 		__sync_fetch_and_add(&stale_below, 1);
 	if (!seal)
 		return 1;

@@ -206,7 +206,8 @@ static __u64 saved[SAVED_LEN / 8];
 
 static __always_inline int save(struct xdp_md *ctx)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	void *data = __trait_ctx_ptr(struct xdp_md, ctx, data);
+	void *end = __trait_ctx_ptr(struct xdp_md, ctx, data_end);
 
 	if (data + SAVED_LEN > end)
 		return -EINVAL;
@@ -216,7 +217,8 @@ static __always_inline int save(struct xdp_md *ctx)
 
 static __always_inline int restore(struct xdp_md *ctx)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	void *data = __trait_ctx_ptr(struct xdp_md, ctx, data);
+	void *end = __trait_ctx_ptr(struct xdp_md, ctx, data_end);
 
 	if (data + SAVED_LEN > end)
 		return -EINVAL;

@@ -133,13 +133,13 @@ impl Link {
         }
     }
 
-    pub fn attach_xdp(&self, program: OwnedFd, mode: XdpMode) -> Attachment {
+    pub fn attach_xdp(&self, program: &OwnedFd, mode: XdpMode) -> Attachment {
         let end = self.pair.rx();
         end.netns().enter(|| xdp::attach(program.as_fd(), end.ifindex(), mode)).unwrap().0
     }
 
     /// Attaches another program to TC, behind those that are there.
-    pub fn attach_tc(&self, program: OwnedFd) -> Attachment {
+    pub fn attach_tc(&self, program: &OwnedFd) -> Attachment {
         let end = self.pair.rx();
         let options = TcxOptions::new(Direction::Ingress);
         end.netns().enter(|| tcx::attach(program.as_fd(), end.ifindex(), &options)).unwrap()

@@ -92,7 +92,7 @@ fn slots_lie_in_the_region_of_their_policy_and_never_overlap() {
         for merge in Merge::ALL {
             let key = spec(&format!("k{i}-{merge}"), key_type, merge);
             match registry.register(&key) {
-                Ok(entry) => assert_eq!(entry.key.slot().region(), Region::of(merge)),
+                Ok(entry) => assert_eq!(entry.key.slot().region(), merge.region()),
                 Err(error) => assert_eq!(error.errno(), libc::ENOSPC, "{error}"),
             }
         }

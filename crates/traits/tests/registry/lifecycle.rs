@@ -85,12 +85,14 @@ fn what_others_pinned_is_not_removed_unasked() {
 #[test]
 fn anchors_are_what_programs_published() {
     let Some((_bpffs, registry)) = registry(64, 64) else { return };
-    assert_eq!(registry.anchors().unwrap(), [0; 4]);
+    assert_eq!(registry.anchors().unwrap(), [0; 16]);
     let map = registry.anchors_map();
-    assert_eq!((map.name().to_str(), map.value_size(), map.max_entries()), (Some("pt_anchors"), 16, 1));
-    let value: Vec<u8> = [256u32, 192, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+    assert_eq!((map.name().to_str(), map.value_size(), map.max_entries()), (Some("pt_anchors"), 64, 1));
+    let mut published = [0u32; 16];
+    published[..2].copy_from_slice(&[256, 192]);
+    let value: Vec<u8> = published.into_iter().flat_map(u32::to_ne_bytes).collect();
     map.update(&[0; 4], &value, MapFlags::ANY).unwrap();
-    assert_eq!(registry.anchors().unwrap(), [256, 192, 0, 0]);
+    assert_eq!(registry.anchors().unwrap(), published);
 }
 
 /// In a mount namespace of its own, which ends with the thread. On a host whose bpffs is mounted, the registry must not
