@@ -91,8 +91,8 @@
  * skb's metadata length says that XDP attached metadata to this very packet. A foreign program that reserves metadata
  * must write all of it, as it must for its own readers: the kernel does not clear it, and an area that an earlier packet
  * left in the same buffer could be taken for this packet's.
- * The same goes for a foreign program that first takes more off the front of the packet than the metadata it reserves is
- * long: an old area may be left below that, and would be found as behind a decapsulation.
+ * A foreign program must not take as much off the packet's front as the metadata it reserves is long, or more, if that
+ * is as long as the flow region: an old area that is left below it would be found as behind a decapsulation.
  *
  * Kernels: XDP and TC direct calls from 5.18; everything that goes through the kernel context from 6.2
  * (bpf_cast_to_kern_ctx, bpf_rdonly_cast), netfilter from 6.4. 64-bit hosts. clang from 14. Needs libbpf's
@@ -273,6 +273,7 @@ struct __trait_footer {
 };
 
 #define __trait_hide(var) asm volatile("" : "+r"(var))
+#define __trait_unlikely(condition) __builtin_expect(!!(condition), 0)
 
 /* 16 bytes of kernel memory that may be anything: loads from it are checked by the kernel and never fault. */
 static __always_inline struct __trait_words *__trait_kernel_words(__u64 address)
@@ -570,26 +571,41 @@ static __always_inline int __trait_get_nf(struct bpf_nf_ctx *ctx, const volatile
  * XDP. The fast path is an open area with nothing below it: every place is a constant distance from data_meta.
  */
 
-/* Points to the area if it is open and authentic and fills the metadata; else NULL. */
-static __always_inline void *__trait_xdp_area(struct xdp_md *ctx)
+/*
+ * Points to the end of the area, where the packet data starts, if the area is open and authentic and fills the
+ * metadata; else NULL. What is in the area is reached backwards from there: its length need not be loaded again.
+ */
+static __always_inline void *__trait_xdp_area_end(struct xdp_md *ctx)
 {
 	__u64 nonce = trait_area.flow_nonce;
-	__u32 area_len = trait_area.area_len;
-	void *meta, *data, *end;
+	void *data, *end;
 
-	if (!nonce)
+	if (__trait_unlikely(!nonce))
 		return (void *)0;
-	meta = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
+	end = __trait_ctx_ptr(struct xdp_md, ctx, data_meta) + trait_area.area_len;
 	data = __trait_ctx_ptr(struct xdp_md, ctx, data);
-	end = meta + area_len;
-	if (end > data)
+	if (__trait_unlikely(end > data))
 		return (void *)0;
 	__trait_hide(end);
-	if (end < data)
+	if (__trait_unlikely(end < data))
 		return (void *)0;
-	if (((struct __trait_footer *)(meta + (area_len - 16)))->nonce != nonce)
+	if (__trait_unlikely(((struct __trait_footer *)end - 1)->nonce != nonce))
 		return (void *)0;
-	return meta;
+	return end;
+}
+
+/* Points to the start of that area; NULL if there is none. */
+static __always_inline void *__trait_xdp_area(struct xdp_md *ctx)
+{
+	void *end = __trait_xdp_area_end(ctx);
+
+	return end ? end - trait_area.area_len : (void *)0;
+}
+
+/* The footer of the packet region of an area that ends there, authentic or not. */
+static __always_inline struct __trait_footer *__trait_packet_footer(void *end)
+{
+	return (struct __trait_footer *)(end - trait_area.flow_len) - 1;
 }
 
 /* The footer of a key's region in an open area; NULL if the packet region is not authentic. */
@@ -622,16 +638,28 @@ static __trait_outline int __trait_xdp_get_slow(struct xdp_md *ctx, __u64 bit, _
 static __always_inline int __trait_get_xdp(struct xdp_md *ctx, const volatile struct trait_key_desc *key, void *val,
 					   __u32 size)
 {
-	void *area = __trait_xdp_area(ctx);
+	void *end = __trait_xdp_area_end(ctx);
 	struct __trait_footer *footer;
 
-	if (!area)
-		return __trait_xdp_get_slow(ctx, key->bit, key->dist << 8 | key->merge, val, size);
-	footer = __trait_area_footer(area, key->merge);
-	if (!footer || !(footer->present & key->bit))
+	if (__trait_unlikely(!end)) {
+		/* not `val` itself, so that clang can keep the caller's variable in a register */
+		__u64 slow[2] = {};
+		int ret = __trait_xdp_get_slow(ctx, key->bit, key->dist << 8 | key->merge, slow, size);
+
+		if (ret > 0)
+			__trait_copy(val, slow, size);
+		return ret;
+	}
+	footer = (struct __trait_footer *)end - 1;
+	if (key->merge == TRAIT_KEEP_FIRST) {
+		footer = __trait_packet_footer(end);
+		if (footer->nonce != trait_area.packet_nonce)
+			return -ENOENT;
+	}
+	if (__trait_unlikely(!(footer->present & key->bit)))
 		return -ENOENT;
 	if (size)
-		__trait_copy(val, area + (trait_area.area_len - key->dist), size);
+		__trait_copy(val, end - key->dist, size);
 	return size;
 }
 
@@ -865,11 +893,23 @@ static __trait_outline int __trait_xdp_set_slow(struct xdp_md *ctx, const volati
 static __always_inline int __trait_set_xdp(struct xdp_md *ctx, const volatile struct trait_key_desc *key,
 					   const void *val, __u32 size)
 {
-	void *area = __trait_xdp_area(ctx);
+	void *end = __trait_xdp_area_end(ctx);
+	struct __trait_footer *footer;
+	__u8 merge = key->merge;
 
 	/* no area; or not open: another program's metadata, as long as the packet region, is over it */
-	if (!area || __trait_area_set(area, key->bit, key->dist, key->merge, val, size))
-		return __trait_xdp_set_slow(ctx, key, val, size);
+	if (__trait_unlikely(!end || (merge == TRAIT_KEEP_FIRST &&
+				      __trait_packet_footer(end)->nonce != trait_area.packet_nonce))) {
+		/* as in __trait_get_xdp */
+		__u64 slow[2] = {};
+
+		__trait_copy(slow, val, size);
+		return __trait_xdp_set_slow(ctx, key, slow, size);
+	}
+	footer = merge == TRAIT_KEEP_FIRST ? __trait_packet_footer(end) : (struct __trait_footer *)end - 1;
+	footer->present |= key->bit;
+	if (size)
+		__trait_copy(end - key->dist, val, size);
 	return 0;
 }
 
@@ -1040,7 +1080,7 @@ static __trait_outline int __trait_tc_change(struct __sk_buff *ctx, const volati
  */
 struct trait_view {
 	_Bool direct; /* XDP with an open area. A flag, since the verifier does not know that packet pointers are not 0 */
-	void *area; /* direct: the area */
+	void *end; /* direct: the end of the area */
 	__u64 flow_end; /* not direct: the regions' ends in kernel memory */
 	__u64 packet_end;
 	__u64 flow_present;
@@ -1050,7 +1090,7 @@ struct trait_view {
 static __always_inline int __trait_view_kernel(__u64 at, __u32 meta_len, struct trait_view *view)
 {
 	view->direct = 0;
-	view->area = (void *)0;
+	view->end = (void *)0;
 	view->flow_end = at;
 	view->packet_end = 0;
 	view->packet_present = 0;
@@ -1103,15 +1143,15 @@ static __always_inline int __trait_view_xdp(struct xdp_md *ctx, struct trait_vie
 	long meta_len;
 	__u64 at;
 
-	view->area = __trait_xdp_area(ctx);
-	if (view->area) {
+	view->end = __trait_xdp_area_end(ctx);
+	if (view->end) {
 		view->direct = 1;
 		view->flow_end = view->packet_end = 0;
-		view->flow_present = ((struct __trait_footer *)(view->area + (trait_area.area_len - 16)))->present;
+		view->flow_present = ((struct __trait_footer *)view->end - 1)->present;
 		view->packet_present = 0;
 		if (trait_area.packet_len) {
-			footer = __trait_area_footer(view->area, TRAIT_KEEP_FIRST);
-			if (footer)
+			footer = __trait_packet_footer(view->end);
+			if (footer->nonce == trait_area.packet_nonce)
 				view->packet_present = footer->present;
 		}
 		return 0;
@@ -1134,7 +1174,7 @@ static __always_inline int __trait_view_get(const struct trait_view *view, const
 	if (!size)
 		return 0;
 	if (view->direct)
-		__trait_copy(val, view->area + (trait_area.area_len - key->dist), size);
+		__trait_copy(val, view->end - key->dist, size);
 	else
 		__trait_copy_kernel(val,
 				    key->merge == TRAIT_KEEP_FIRST

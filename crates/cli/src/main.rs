@@ -3,6 +3,7 @@
 //! Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.
 
 mod bench;
+mod bind;
 mod demo;
 mod deploy;
 mod keys;
@@ -98,6 +99,7 @@ enum Command {
     /// Measure traits on this machine
     #[command(subcommand)]
     Bench(bench::Command),
+    Bind(bind::Options),
     Demo(demo::Options),
     Up(deploy::Up),
     Down(deploy::Down),
@@ -110,6 +112,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Registry(command) => registry::run(command, &cli.global),
         Command::Keys(command) => keys::run(command, &cli.global),
+        Command::Bind(options) => bind::run(options, &cli.global),
         Command::Demo(options) => match demo::run(options) {
             Ok(status) => return status,
             Err(error) => Err(error),
