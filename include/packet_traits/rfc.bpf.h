@@ -170,31 +170,29 @@ static __trait_outline int __trait_rfc_get(__u64 at, __u32 meta_len, __u32 key, 
  * The caller's value or buffer may have any alignment; the verifier takes only aligned accesses to the stack. clang knows
  * the alignment here, and copies in words if it can.
  */
-#define __trait_rfc_copy(len, to, from, size)                                                                          \
-	if ((len) == (size))                                                                                           \
-	__builtin_memcpy(to, from, size)
-
-static __always_inline void __trait_rfc_copy_in(__u64 *value, const void *val, __u64 len)
+static __always_inline void __trait_rfc_copy_if(_Bool it_is, void *to, const void *from, __u64 size)
 {
-	__trait_rfc_copy(len, value, val, 1);
-	__trait_rfc_copy(len, value, val, 2);
-	__trait_rfc_copy(len, value, val, 4);
-	__trait_rfc_copy(len, value, val, 8);
-	__trait_rfc_copy(len, value, val, 16);
+	if (it_is)
+		__builtin_memcpy(to, from, size);
+}
+
+static __always_inline void __trait_rfc_copy_in(__u64 *value, const void *val, __u64 val__sz)
+{
+	__trait_rfc_copy_if(val__sz == 1, value, val, 1);
+	__trait_rfc_copy_if(val__sz == 2, value, val, 2);
+	__trait_rfc_copy_if(val__sz == 4, value, val, 4);
+	__trait_rfc_copy_if(val__sz == 8, value, val, 8);
+	__trait_rfc_copy_if(val__sz == 16, value, val, 16);
 }
 
 /* Each length with its own bound, so that the verifier sees that the buffer is large enough. */
-#define __trait_rfc_copy_bounded(len, to, from, size, room)                                                            \
-	if ((room) >= (size))                                                                                          \
-	__trait_rfc_copy(len, to, from, size)
-
 static __always_inline void __trait_rfc_copy_out(void *val, __u64 val__sz, const __u64 *value, int len)
 {
-	__trait_rfc_copy_bounded(len, val, value, 1, val__sz);
-	__trait_rfc_copy_bounded(len, val, value, 2, val__sz);
-	__trait_rfc_copy_bounded(len, val, value, 4, val__sz);
-	__trait_rfc_copy_bounded(len, val, value, 8, val__sz);
-	__trait_rfc_copy_bounded(len, val, value, 16, val__sz);
+	__trait_rfc_copy_if(val__sz >= 1 && len == 1, val, value, 1);
+	__trait_rfc_copy_if(val__sz >= 2 && len == 2, val, value, 2);
+	__trait_rfc_copy_if(val__sz >= 4 && len == 4, val, value, 4);
+	__trait_rfc_copy_if(val__sz >= 8 && len == 8, val, value, 8);
+	__trait_rfc_copy_if(val__sz >= 16 && len == 16, val, value, 16);
 }
 
 static __always_inline int __trait_rfc_get_xdp(struct xdp_md *xdp, __u64 key, __u64 *value, __u64 size)
