@@ -196,12 +196,13 @@ struct {
 			       sizeof(type) == 8 || sizeof(type) == 16,                                                \
 		       "a trait has 0, 1, 2, 4, 8 or 16 bytes");                                                       \
 	typedef type trait_type_##ident;                                                                               \
+	enum { trait_merge_##ident = (merge_) };                                                                       \
 	struct trait_key_var_##ident {                                                                                 \
 		struct trait_key_desc desc;                                                                            \
 		trait_type_##ident value[0];                                                                           \
 	};                                                                                                             \
 	const volatile struct trait_key_var_##ident trait_key_##ident __TRAIT_SECTION __weak = {                       \
-		.desc = { .magic = "PTRKEY", .size = sizeof(type), .merge = (merge_), .name = text },                  \
+		.desc = { .magic = "PTRKEY", .size = sizeof(type), .merge = trait_merge_##ident, .name = text },       \
 	}
 #define __TRAIT_KEY3(ident, text, type) __TRAIT_KEY4(ident, text, type, TRAIT_BLOCK)
 #define __TRAIT_KEY_PICK(_1, _2, _3, _4, which, ...) which
@@ -509,14 +510,14 @@ static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u32
 }
 
 static __always_inline int __trait_skb_get(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
-					   void *val, __u32 size)
+					   __u8 merge, void *val, __u32 size)
 {
 	__u32 meta_len;
 	__u64 at = __trait_skb_anchor(skb, &meta_len);
 
 	if (!at)
 		return -ENOENT;
-	return __trait_kernel_get(at, meta_len, key->bit, key->dist, key->merge, val, size);
+	return __trait_kernel_get(at, meta_len, key->bit, key->dist, merge, val, size);
 }
 
 static __always_inline struct sk_buff *__trait_skb_of_tc(struct __sk_buff *ctx)
@@ -539,32 +540,32 @@ static __always_inline struct sk_buff *__trait_skb_of_nf(struct bpf_nf_ctx *ctx)
 	return ((struct __trait_nf_ctx *)ctx)->skb;
 }
 
-static __always_inline int __trait_get_ctx(struct __sk_buff *ctx, const volatile struct trait_key_desc *key, void *val,
-					   __u32 size)
+static __always_inline int __trait_get_ctx(struct __sk_buff *ctx, const volatile struct trait_key_desc *key, __u8 merge,
+					   void *val, __u32 size)
 {
 	struct sk_buff *skb;
 
 	if (!trait_area.flow_nonce)
 		return -ENOENT;
 	skb = __trait_skb_of_tc(ctx);
-	return skb ? __trait_skb_get(skb, key, val, size) : -ENOENT;
+	return skb ? __trait_skb_get(skb, key, merge, val, size) : -ENOENT;
 }
 
 static __always_inline int __trait_get_sock_ops(struct bpf_sock_ops *ctx, const volatile struct trait_key_desc *key,
-						void *val, __u32 size)
+						__u8 merge, void *val, __u32 size)
 {
 	struct sk_buff *skb;
 
 	if (!trait_area.flow_nonce)
 		return -ENOENT;
 	skb = __trait_skb_of_sock_ops(ctx);
-	return skb ? __trait_skb_get(skb, key, val, size) : -ENOENT;
+	return skb ? __trait_skb_get(skb, key, merge, val, size) : -ENOENT;
 }
 
-static __always_inline int __trait_get_nf(struct bpf_nf_ctx *ctx, const volatile struct trait_key_desc *key, void *val,
-					  __u32 size)
+static __always_inline int __trait_get_nf(struct bpf_nf_ctx *ctx, const volatile struct trait_key_desc *key, __u8 merge,
+					  void *val, __u32 size)
 {
-	return __trait_skb_get(__trait_skb_of_nf(ctx), key, val, size);
+	return __trait_skb_get(__trait_skb_of_nf(ctx), key, merge, val, size);
 }
 
 /*
@@ -635,8 +636,8 @@ static __trait_outline int __trait_xdp_get_slow(struct xdp_md *ctx, __u64 bit, _
 	return __trait_kernel_get(at, meta_len, bit, dist_merge >> 8, dist_merge, val, size);
 }
 
-static __always_inline int __trait_get_xdp(struct xdp_md *ctx, const volatile struct trait_key_desc *key, void *val,
-					   __u32 size)
+static __always_inline int __trait_get_xdp(struct xdp_md *ctx, const volatile struct trait_key_desc *key, __u8 merge,
+					   void *val, __u32 size)
 {
 	void *end = __trait_xdp_area_end(ctx);
 	struct __trait_footer *footer;
@@ -644,14 +645,14 @@ static __always_inline int __trait_get_xdp(struct xdp_md *ctx, const volatile st
 	if (__trait_unlikely(!end)) {
 		/* not `val` itself, so that clang can keep the caller's variable in a register */
 		__u64 slow[2] = {};
-		int ret = __trait_xdp_get_slow(ctx, key->bit, key->dist << 8 | key->merge, slow, size);
+		int ret = __trait_xdp_get_slow(ctx, key->bit, key->dist << 8 | merge, slow, size);
 
 		if (ret > 0)
 			__trait_copy(val, slow, size);
 		return ret;
 	}
 	footer = (struct __trait_footer *)end - 1;
-	if (key->merge == TRAIT_KEEP_FIRST) {
+	if (merge == TRAIT_KEEP_FIRST) {
 		footer = __trait_packet_footer(end);
 		if (footer->nonce != trait_area.packet_nonce)
 			return -ENOENT;
@@ -727,6 +728,25 @@ __weak __noinline int trait_publish_headroom(struct xdp_md *ctx)
 	return 0;
 }
 
+/* The same, at the cost of a few loads if it is the usual headroom. */
+static __always_inline void __trait_publish_new_headroom(struct xdp_md *ctx)
+{
+	struct xdp_buff___traits *xdp;
+
+	if (!__trait_can_cast())
+		return;
+	xdp = bpf_cast_to_kern_ctx(ctx);
+	if ((__u64)xdp->data - (__u64)xdp->data_hard_start != trait_area.anchors[0])
+		trait_publish_headroom(ctx);
+}
+
+static __always_inline int __trait_xdp_adjust_meta(struct xdp_md *ctx, __u32 len)
+{
+	int err = bpf_xdp_adjust_meta(ctx, -(int)len);
+
+	return !err ? 0 : err == -__TRAIT_ENOTSUPP ? -EOPNOTSUPP : -ENOSPC;
+}
+
 /*
  * Reserves `len` bytes of metadata between what is there, the first `below` bytes of which move down, and the rest. The
  * new bytes are not zeroed. Returns 0, -EOPNOTSUPP, -ENOSPC.
@@ -738,9 +758,9 @@ __weak __noinline int trait_xdp_reserve(struct xdp_md *ctx, __u32 len, __u32 bel
 	int err;
 
 	len &= 0xff;
-	err = bpf_xdp_adjust_meta(ctx, -(int)len);
+	err = __trait_xdp_adjust_meta(ctx, len);
 	if (err)
-		return err == -__TRAIT_ENOTSUPP ? -EOPNOTSUPP : -ENOSPC;
+		return err;
 	meta = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
 	data = __trait_ctx_ptr(struct xdp_md, ctx, data);
 	from = meta + len;
@@ -815,10 +835,10 @@ __weak __noinline int trait_xdp_open(struct xdp_md *ctx)
 			if (area && __trait_area_footer(area, TRAIT_KEEP_FIRST))
 				return meta_len - area_len;
 		}
-		err = trait_xdp_reserve(ctx, packet_len, below);
+		err = below ? trait_xdp_reserve(ctx, packet_len, below) : __trait_xdp_adjust_meta(ctx, packet_len);
 	} else {
 		below = meta_len;
-		err = trait_xdp_reserve(ctx, area_len, below);
+		err = below ? trait_xdp_reserve(ctx, area_len, below) : __trait_xdp_adjust_meta(ctx, area_len);
 	}
 	if (err)
 		return err;
@@ -836,7 +856,7 @@ __weak __noinline int trait_xdp_open(struct xdp_md *ctx)
 	if (packet_len)
 		((struct __trait_footer *)(area + (packet_len - 16)))->nonce = trait_area.packet_nonce;
 	if (!have_flow)
-		trait_publish_headroom(ctx);
+		__trait_publish_new_headroom(ctx);
 	return below;
 }
 
@@ -890,12 +910,11 @@ static __trait_outline int __trait_xdp_set_slow(struct xdp_md *ctx, const volati
 	return __trait_area_set(area, key->bit, key->dist, key->merge, val, size);
 }
 
-static __always_inline int __trait_set_xdp(struct xdp_md *ctx, const volatile struct trait_key_desc *key,
+static __always_inline int __trait_set_xdp(struct xdp_md *ctx, const volatile struct trait_key_desc *key, __u8 merge,
 					   const void *val, __u32 size)
 {
 	void *end = __trait_xdp_area_end(ctx);
 	struct __trait_footer *footer;
-	__u8 merge = key->merge;
 
 	/* no area; or not open: another program's metadata, as long as the packet region, is over it */
 	if (__trait_unlikely(!end || (merge == TRAIT_KEEP_FIRST &&
@@ -964,18 +983,13 @@ static __always_inline int trait_clear(struct xdp_md *ctx)
 /* Reserves the area with nothing set. Returns 0 or an errno. */
 static __always_inline int trait_init(struct xdp_md *ctx)
 {
-	int offset = trait_xdp_open(ctx);
-	void *area;
+	__u32 meta_len;
+	int offset;
 
-	if (offset < 0)
-		return offset;
-	if (!trait_area.flow_nonce)
-		return -EOPNOTSUPP;
-	area = __trait_xdp_area_at(ctx, offset);
-	if (!area)
-		return -ENOSPC;
-	__trait_area_clear(area);
-	return 0;
+	if (__trait_xdp_flow(ctx, &meta_len))
+		return trait_clear(ctx);
+	offset = trait_xdp_open(ctx);
+	return offset < 0 ? offset : 0;
 }
 
 /*
@@ -997,7 +1011,7 @@ static __always_inline int trait_seal(struct xdp_md *ctx)
 	if (!footer) /* metadata as long as the packet region is over it */
 		return -EBUSY;
 	footer->nonce = trait_area.packet_nonce | 1;
-	trait_publish_headroom(ctx);
+	__trait_publish_new_headroom(ctx);
 	return bpf_xdp_adjust_meta(ctx, packet_len) ? -EOPNOTSUPP : 0;
 }
 
@@ -1012,17 +1026,17 @@ static __always_inline void *__trait_tc_flow(struct __sk_buff *ctx, __u32 *meta_
 			    __trait_ctx_ptr(struct __sk_buff, ctx, data), meta_len);
 }
 
-static __always_inline int __trait_tc_get(struct __sk_buff *ctx, const volatile struct trait_key_desc *key, void *val,
-					  __u32 size)
+static __always_inline int __trait_tc_get(struct __sk_buff *ctx, const volatile struct trait_key_desc *key, __u8 merge,
+					  void *val, __u32 size)
 {
 	__u32 meta_len;
 	void *flow;
 
-	if (key->merge == TRAIT_KEEP_FIRST)
-		return __trait_get_ctx(ctx, key, val, size);
+	if (merge == TRAIT_KEEP_FIRST)
+		return __trait_get_ctx(ctx, key, merge, val, size);
 	flow = __trait_tc_flow(ctx, &meta_len);
 	if (!flow)
-		return __trait_get_ctx(ctx, key, val, size);
+		return __trait_get_ctx(ctx, key, merge, val, size);
 	if (!(((struct __trait_footer *)(flow + (trait_area.flow_len - 16)))->present & key->bit))
 		return -ENOENT;
 	if (size)
@@ -1165,9 +1179,9 @@ static __always_inline int __trait_view_xdp(struct xdp_md *ctx, struct trait_vie
 }
 
 static __always_inline int __trait_view_get(const struct trait_view *view, const volatile struct trait_key_desc *key,
-					    void *val, __u32 size)
+					    __u8 merge, void *val, __u32 size)
 {
-	__u64 present = key->merge == TRAIT_KEEP_FIRST ? view->packet_present : view->flow_present;
+	__u64 present = merge == TRAIT_KEEP_FIRST ? view->packet_present : view->flow_present;
 
 	if (!(present & key->bit))
 		return -ENOENT;
@@ -1177,9 +1191,8 @@ static __always_inline int __trait_view_get(const struct trait_view *view, const
 		__trait_copy(val, view->end - key->dist, size);
 	else
 		__trait_copy_kernel(val,
-				    key->merge == TRAIT_KEEP_FIRST
-					    ? view->packet_end - (key->dist - trait_area.flow_len)
-					    : view->flow_end - key->dist,
+				    merge == TRAIT_KEEP_FIRST ? view->packet_end - (key->dist - trait_area.flow_len)
+							      : view->flow_end - key->dist,
 				    size);
 	return size;
 }
@@ -1189,7 +1202,8 @@ static __always_inline int __trait_view_get(const struct trait_view *view, const
  */
 static __always_inline int __trait_set_refused(const void *ctx __trait_unused,
 					       const volatile struct trait_key_desc *key __trait_unused,
-					       const void *val __trait_unused, __u32 size __trait_unused)
+					       __u8 merge __trait_unused, const void *val __trait_unused,
+					       __u32 size __trait_unused)
 {
 	return -EOPNOTSUPP;
 }
@@ -1213,7 +1227,9 @@ static __always_inline int __trait_del_refused(const void *ctx __trait_unused,
 	__trait_by_ctx(ctx, __trait_get_xdp, __trait_get_ctx, __trait_get_nf, __trait_get_sock_ops,                    \
 		       __trait_skb_get)(ctx, __VA_ARGS__)
 
+/* A key as the calls take it: its descriptor, and its merge policy, which the object's binding has checked. */
 #define __trait_desc(key) (&trait_key_##key.desc)
+#define __trait_key(key) __trait_desc(key), trait_merge_##key
 
 /* A pointer to the key's type; another pointer is an error, not the warning that C makes of it. */
 #define __trait_pointer(key, var, ptr)                                                                                 \
@@ -1232,7 +1248,7 @@ static __always_inline int __trait_del_refused(const void *ctx __trait_unused,
 		__trait_pointer(key, __to, ptr);                                                                       \
 		const _Bool __direct = _Alignof(trait_type_##key) >= __trait_align(key);                               \
 		trait_type_##key __place __attribute__((aligned(__trait_align(key))));                                 \
-		int __len = get(from, __trait_desc(key), __direct ? __to : &__place, sizeof(*__to));                   \
+		int __len = get(from, __trait_key(key), __direct ? __to : &__place, sizeof(*__to));                    \
                                                                                                                        \
 		if (!__direct && __len > 0)                                                                            \
 			*__to = __place;                                                                               \
@@ -1244,18 +1260,18 @@ static __always_inline int __trait_del_refused(const void *ctx __trait_unused,
 #define trait_get_or(ctx, key, other)                                                                                  \
 	({                                                                                                             \
 		trait_type_##key __got __attribute__((aligned(__trait_align(key)))) = (other);                         \
-		__trait_get(ctx, __trait_desc(key), &__got, sizeof(__got));                                            \
+		__trait_get(ctx, __trait_key(key), &__got, sizeof(__got));                                             \
 		__got;                                                                                                 \
 	})
 
-#define trait_is_set(ctx, key) (__trait_get(ctx, __trait_desc(key), (void *)0, 0) >= 0)
+#define trait_is_set(ctx, key) (__trait_get(ctx, __trait_key(key), (void *)0, 0) >= 0)
 
 #define trait_set(ctx, key, value)                                                                                     \
 	({                                                                                                             \
 		const trait_type_##key __from __attribute__((aligned(__trait_align(key)))) = (value);                  \
 		_Generic((ctx), struct xdp_md *                                                                        \
 			 : __trait_set_xdp, default                                                                    \
-			 : __trait_set_refused)(ctx, __trait_desc(key), &__from, sizeof(__from));                      \
+			 : __trait_set_refused)(ctx, __trait_key(key), &__from, sizeof(__from));                       \
 	})
 
 #define trait_set_flag(ctx, key)                                                                                       \
@@ -1263,7 +1279,7 @@ static __always_inline int __trait_del_refused(const void *ctx __trait_unused,
 		_Static_assert(sizeof(trait_type_##key) == 0, #key " has a value: use trait_set");                     \
 		_Generic((ctx), struct xdp_md *                                                                        \
 			 : __trait_set_xdp, default                                                                    \
-			 : __trait_set_refused)(ctx, __trait_desc(key), (void *)0, 0);                                 \
+			 : __trait_set_refused)(ctx, __trait_key(key), (void *)0, 0);                                  \
 	})
 
 #define trait_del(ctx, key)                                                                                            \
@@ -1275,11 +1291,11 @@ static __always_inline int __trait_del_refused(const void *ctx __trait_unused,
 
 #define trait_view_get(view, key, ptr) __trait_read(key, ptr, __trait_view_get, view)
 
-#define trait_view_is_set(view, key) (__trait_view_get(view, __trait_desc(key), (void *)0, 0) >= 0)
+#define trait_view_is_set(view, key) (__trait_view_get(view, __trait_key(key), (void *)0, 0) >= 0)
 
 #define trait_tc_get(ctx, key, ptr) __trait_read(key, ptr, __trait_tc_get, ctx)
 
-#define trait_tc_is_set(ctx, key) (__trait_tc_get(ctx, __trait_desc(key), (void *)0, 0) >= 0)
+#define trait_tc_is_set(ctx, key) (__trait_tc_get(ctx, __trait_key(key), (void *)0, 0) >= 0)
 
 #define trait_tc_set(ctx, key, value)                                                                                  \
 	({                                                                                                             \

@@ -29,8 +29,11 @@ const GROWTH: u64 = 25;
 /// The kernel takes programs up to this many (BPF_COMPLEXITY_LIMIT_INSNS in include/linux/bpf.h).
 const LIMIT: u64 = 1_000_000;
 
+/// Name, type and merge policy of each key.
+type Keys = &'static [(&'static str, KeyType, Merge)];
+
 /// The key set of each source file's programs.
-const SOURCES: [(&str, &[(&str, KeyType, Merge)]); 8] = [
+const SOURCES: [(&str, Keys); 8] = [
     ("examples/bpf/xdp_classify.bpf.c", EXAMPLE_KEYS),
     ("examples/bpf/tc_priority.bpf.c", EXAMPLE_KEYS),
     ("examples/bpf/netfilter_drop.bpf.c", EXAMPLE_KEYS),
@@ -41,13 +44,13 @@ const SOURCES: [(&str, &[(&str, KeyType, Merge)]); 8] = [
     ("crates/traits/tests/bpf/rfc.bpf.c", EXAMPLE_KEYS),
 ];
 
-const EXAMPLE_KEYS: &[(&str, KeyType, Merge)] = &[
+const EXAMPLE_KEYS: Keys = &[
     ("tenant", KeyType::U32, Merge::Block),
     ("flow_id", KeyType::U64, Merge::Block),
     ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
 ];
 
-const RECORD_KEYS: &[(&str, KeyType, Merge)] = &[
+const RECORD_KEYS: Keys = &[
     ("tenant", KeyType::U32, Merge::Block),
     ("port", KeyType::U16, Merge::Block),
     ("marked", KeyType::Flag, Merge::Block),
@@ -57,7 +60,7 @@ const RECORD_KEYS: &[(&str, KeyType, Merge)] = &[
     ("tiny", KeyType::U8, Merge::KeepFirst),
 ];
 
-const EVERY_KEY: &[(&str, KeyType, Merge)] = &[
+const EVERY_KEY: Keys = &[
     ("tenant", KeyType::U32, Merge::Block),
     ("flow_id", KeyType::U64, Merge::KeepFirst),
     ("src", KeyType::Ipv6, Merge::KeepFirst),
@@ -84,7 +87,7 @@ fn measured_with() -> String {
     format!("kernel {kernel}, clang {version}")
 }
 
-fn load(source: &str, keys: &[(&str, KeyType, Merge)]) -> LoadedObject {
+fn load(source: &str, keys: Keys) -> LoadedObject {
     let lab = common::Lab::empty(Layout::DEFAULT);
     for (key, key_type, merge) in keys {
         lab.registry.register(&spec(key, *key_type, *merge)).unwrap();
@@ -105,7 +108,7 @@ fn measure() -> BTreeMap<String, (u64, u64)> {
     for (source, keys) in SOURCES {
         let object = load(source, keys);
         let file = Path::new(source).file_name().unwrap().to_string_lossy().into_owned();
-        for program in object.object().progs().filter(|program| program.autoload()) {
+        for program in object.object().progs().filter(libbpf_rs::Program::autoload) {
             let mut info = libbpf_sys::bpf_prog_info::default();
             let mut len = size_of_val(&info) as u32;
             // SAFETY: `info` is as long as `len` says.
