@@ -2,10 +2,11 @@
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
-C_SOURCES = $(shell git ls-files '*.c' '*.h' 2>/dev/null)
+C_SOURCES = $(shell find include crates examples -name '*.[ch]')
 
-# Loading BPF programs and making namespaces needs root; cargo itself does not.
+# Loading BPF programs and making namespaces needs root; cargo itself runs as who you are.
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 
 .PHONY: all demo test bench install uninstall setup setup-test lint clean
 
@@ -24,19 +25,19 @@ demo: all
 
 lint: setup-test
 	$(CARGO) fmt --all --check
-	clang-format --dry-run --Werror $(C_SOURCES)
+	clang-format-19 --dry-run --Werror $(C_SOURCES)
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 
 # Everything: lint, unit, property, kernel and command tests.
 test: lint
-	$(CARGO) test --workspace --no-run
-	$(AS_ROOT) $(CARGO) test --workspace --no-fail-fast
+	$(if $(AS_ROOT),CARGO_TARGET_$(HOST)_RUNNER="$(AS_ROOT)") $(CARGO) test --workspace --no-fail-fast
 
 bench: all
 	$(AS_ROOT) target/release/traits bench ops
 
-install: all
+# As who you are: make && sudo make install
+install:
 	install -Dm755 target/release/traits $(DESTDIR)$(PREFIX)/bin/traits
 	for header in include/packet_traits/*.h; do \
 		install -Dm644 $$header $(DESTDIR)$(PREFIX)/include/packet_traits/$${header##*/} || exit 1; \

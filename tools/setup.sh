@@ -4,6 +4,8 @@
 set -eu
 
 what=${1:-build}
+# where system tools are, which is not on every user's PATH
+PATH=$PATH:/usr/sbin:/sbin
 missing=""
 
 # need PACKAGE REASON TEST...: notes PACKAGE if the command TEST fails
@@ -35,7 +37,7 @@ need iproute2 "makes the namespaces' devices" have ip
 need nftables "the demo drops packets with it" have nft
 if [ "$what" = test ]; then
 	need clang-19 "tests the header with a newer clang" have clang-19
-	need clang-format "checks the style of C" have clang-format
+	need clang-format-19 "checks the style of C" have clang-format-19
 	need python3 "tests that JSON output is JSON" have python3
 fi
 

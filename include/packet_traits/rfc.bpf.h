@@ -111,6 +111,9 @@ static __trait_outline int __trait_rfc_del(struct xdp_md *ctx, __u32 key)
 	void *area;
 	int offset, err;
 
+	/* a key that was registered later may be set by others; where its value lies is not known here */
+	if (!(trait_slots.mask & bit))
+		return -ENOENT;
 	offset = __trait_xdp_reopen(ctx);
 	if (offset < 0)
 		return offset;
@@ -139,6 +142,8 @@ static __trait_outline int __trait_rfc_get(__u64 at, __u32 meta_len, __u32 key, 
 	__u32 dist = slot->dist, held = slot->size;
 	int err;
 
+	if (!(trait_slots.mask & bit))
+		return -ENOENT;
 	err = __trait_kernel_get(at, meta_len, bit, 0, slot->merge, (void *)0, 0);
 	if (err)
 		return err;

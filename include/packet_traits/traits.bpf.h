@@ -67,8 +67,9 @@
  * set and del are -EOPNOTSUPP for the last four.
  *
  * When to seal: before XDP_PASS, so that keep-first keys do not stop GRO. Not before XDP_REDIRECT to an AF_XDP socket,
- * which then sees the whole area in front of the packet, and not before bpf_xdp_adjust_head(), which moves the visible
- * metadata only: the traits of a hidden region would be lost. A set or del on a sealed area opens it again.
+ * which then sees the whole area in front of the packet, and never before bpf_xdp_adjust_head(), which moves the visible
+ * metadata only: keep-first keys then read as absent or, if the move is as long as the flow region or longer and another
+ * packet was sealed there in the same buffer, as that packet's. A set or del on a sealed area opens it again.
  *
  * Redirecting: a program in the entry of a DEVMAP or CPUMAP, and whoever gets the frame after it, reads what was set, in
  * native XDP; generic XDP loses all metadata there (bpf_prog_run_generic_xdp in net/core/dev.c). The memory of AF_XDP is
@@ -91,8 +92,9 @@
  * skb's metadata length says that XDP attached metadata to this very packet. A foreign program that reserves metadata
  * must write all of it, as it must for its own readers: the kernel does not clear it, and an area that an earlier packet
  * left in the same buffer could be taken for this packet's.
- * A foreign program must not take as much off the packet's front as the metadata it reserves is long, or more, if that
- * is as long as the flow region: an old area that is left below it would be found as behind a decapsulation.
+ * A foreign program that leaves metadata as long as the flow region or longer must not take as much off the packet's front,
+ * and interfaces whose headrooms differ by a flow region or more should not share buffers with such programs: an old area
+ * that is left below could be found as behind a decapsulation.
  *
  * Kernels: XDP and TC direct calls from 5.18; everything that goes through the kernel context from 6.2
  * (bpf_cast_to_kern_ctx, bpf_rdonly_cast), netfilter from 6.4. 64-bit hosts. clang from 14. Needs libbpf's
@@ -480,6 +482,8 @@ __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
 		for (i = 0; i < TRAITS_ANCHOR_MAX; i++) {
 			__u32 headroom = *(volatile __u32 *)&seen->headroom[i];
 
+			if (!headroom)
+				break;
 			found = __trait_higher(found, __trait_seek(head, headroom, mac_header));
 		}
 	return found ? head + (found & 0xffff) : 0;
@@ -1269,21 +1273,19 @@ static __always_inline int __trait_del_refused(const void *ctx __trait_unused,
 #define trait_set(ctx, key, value)                                                                                     \
 	({                                                                                                             \
 		const trait_type_##key __from __attribute__((aligned(__trait_align(key)))) = (value);                  \
-		_Generic((ctx), struct xdp_md *                                                                        \
-			 : __trait_set_xdp, default                                                                    \
-			 : __trait_set_refused)(ctx, __trait_key(key), &__from, sizeof(__from));                       \
+		_Generic((ctx), struct xdp_md *: __trait_set_xdp, default: __trait_set_refused)(                       \
+			ctx, __trait_key(key), &__from, sizeof(__from));                                               \
 	})
 
 #define trait_set_flag(ctx, key)                                                                                       \
 	({                                                                                                             \
 		_Static_assert(sizeof(trait_type_##key) == 0, #key " has a value: use trait_set");                     \
-		_Generic((ctx), struct xdp_md *                                                                        \
-			 : __trait_set_xdp, default                                                                    \
-			 : __trait_set_refused)(ctx, __trait_key(key), (void *)0, 0);                                  \
+		_Generic((ctx), struct xdp_md *: __trait_set_xdp, default: __trait_set_refused)(ctx, __trait_key(key), \
+												(void *)0, 0);         \
 	})
 
 #define trait_del(ctx, key)                                                                                            \
-	_Generic((ctx), struct xdp_md * : __trait_del_xdp, default : __trait_del_refused)(ctx, __trait_desc(key))
+	_Generic((ctx), struct xdp_md *: __trait_del_xdp, default: __trait_del_refused)(ctx, __trait_desc(key))
 
 #define trait_view(ctx, view)                                                                                          \
 	__trait_by_ctx(ctx, __trait_view_xdp, __trait_view_ctx, __trait_view_nf, __trait_view_sock_ops,                \

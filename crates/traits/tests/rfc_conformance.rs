@@ -590,3 +590,33 @@ fn an_unbound_program_refuses_every_set_and_touches_no_packet() {
         }
     }
 }
+
+#[test]
+fn a_key_that_was_registered_after_binding_is_left_alone() {
+    if !common::enabled() {
+        return;
+    }
+    let lab = common::Lab::empty(Layout::DEFAULT);
+    for merge in [Merge::Block, Merge::KeepFirst] {
+        let name = |when: &str| format!("{when}-{merge}");
+        lab.registry.register(&common::spec(&name("before"), KeyType::U32, merge)).unwrap();
+        let earlier = load(&lab.registry, &[]);
+        let late = lab.registry.register(&common::spec(&name("after"), KeyType::U32, merge)).unwrap();
+        let later = load(&lab.registry, &[]);
+        let number = late.key.number() as u64;
+
+        let mut sets = Script::default();
+        sets.set(number, value(number, 4, 0));
+        let with_late_key = run(&later, "call_by_number", &sets);
+
+        let mut tries = Script::default();
+        tries.call(Op::Get, number, 4, -ENOENT);
+        tries.call(Op::IsSet, number, 0, 0);
+        tries.call(Op::Del, number, 0, -ENOENT);
+        tries.call(Op::Set, number, 4, -EINVAL);
+        tries.write(&earlier);
+        let ran = test_run::xdp(earlier.program("call_by_number").unwrap().as_fd(), &with_late_key, &frame());
+        tries.assert_answers(&earlier);
+        assert_eq!(ran.metadata, with_late_key);
+    }
+}

@@ -8,7 +8,7 @@
 
 #define FOREIGN_MAX 252 /* xdp_metalen_invalid, include/net/xdp.h */
 /* the same in area_errors.rs */
-#define FOREIGN_PATTERN(i) (0x46000000U | (i)*0x010203U)
+#define FOREIGN_PATTERN(i) (0x46000000U | (i) * 0x010203U)
 
 /* Writes the first `len` bytes of the metadata. */
 static __always_inline void foreign_write(void *meta, void *data, __u64 len)

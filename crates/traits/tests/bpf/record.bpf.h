@@ -49,6 +49,11 @@ enum stage {
 	STAGE_DELIVERY,
 	STAGE_CONSUME,
 	STAGE_KFREE,
+	STAGE_SK_SKB_PARSER,
+	STAGE_SK_SKB_VERDICT,
+	STAGE_LWT_IN,
+	STAGE_LWT_OUT,
+	STAGE_LWT_XMIT,
 };
 
 /* bits of record.present */
