@@ -34,7 +34,8 @@ pub(crate) struct Options {
     /// BPF object file, as the compiler wrote it or bound to the same registry
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// Where to write the bound object; replaced whole, or left alone if anything fails
+    /// Where to write the bound object; replaced whole, or left alone if anything fails; a device or a pipe is
+    /// written to
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
     /// First load what would be written, and unload it again, to see that this kernel takes it; -v shows the verifier's

@@ -11,9 +11,9 @@ use std::{
 
 use clap::Args;
 use packet_traits::{
-    attach::{Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, Target},
+    attach::{Hook, NetfilterFamily, NetfilterHook, NetfilterOptions},
     bind::BoundObject,
-    deployment::{Deployed, Deployment, UpOptions},
+    deployment::{Deployment, Location, UpOptions},
 };
 use serde::Serialize;
 
@@ -48,7 +48,7 @@ pub(crate) struct Up {
     /// How XDP programs are attached
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     mode: Mode,
-    /// Cgroup for cgroup programs [default: the root of the cgroup v2 hierarchy]
+    /// Cgroup for cgroup programs: its directory; they act on all processes in it and below
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
     /// Hook for a netfilter program, as PROGRAM=FAMILY:HOOK or PROGRAM=FAMILY:HOOK:PRIORITY; may be repeated
@@ -61,7 +61,12 @@ pub(crate) struct Up {
 
 /// Detach the programs that `traits up` attached
 #[derive(Args)]
-#[command(after_help = "Examples:\n  traits down classify")]
+#[command(after_help = "\
+Examples:
+  traits down classify
+  traits down _new        what a `traits up` that was killed left; the next `traits up` takes it away, too
+
+Works without the registry, too.")]
 pub(crate) struct Down {
     /// Name it was brought up under
     name: String,
@@ -72,7 +77,13 @@ pub(crate) struct Down {
 
 /// Show what `traits up` attached
 #[derive(Args)]
-#[command(after_help = "Examples:\n  traits status\n  traits --registry lab status --json")]
+#[command(after_help = "\
+Examples:
+  traits status
+  traits --registry lab status --json
+
+Works without the registry, too. `_new (unfinished)` is being brought up, or was by a `traits up` that was killed.
+An interface that is listed by its index may be in another network namespace than this command.")]
 pub(crate) struct Status {
     /// Print JSON
     #[arg(long)]
@@ -111,8 +122,22 @@ fn parse_netfilter(text: &str) -> Result<(String, NetfilterOptions), String> {
 struct DeploymentJson {
     /// Its name.
     name: String,
+    /// Whether it is being made, or was by a process that was killed.
+    unfinished: bool,
     /// Its programs.
     programs: Vec<DeployedJson>,
+    /// What else is pinned in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable: Vec<UnreadableJson>,
+}
+
+/// A pin that is not an attached program.
+#[derive(Serialize)]
+struct UnreadableJson {
+    /// Its file name.
+    pin: String,
+    /// Why it is not.
+    why: String,
 }
 
 /// An attached program.
@@ -135,39 +160,25 @@ impl From<&Deployment> for DeploymentJson {
     fn from(deployment: &Deployment) -> DeploymentJson {
         DeploymentJson {
             name: deployment.name().to_owned(),
+            unfinished: deployment.unfinished(),
             programs: deployment
                 .attached()
                 .iter()
                 .map(|deployed| DeployedJson {
                     program: deployed.program.clone(),
                     hook: deployed.info.hook.to_string(),
-                    target: target(deployed),
+                    target: deployed.info.target.to_string(),
                     program_id: deployed.info.program_id,
                     xdp_mode: deployed.xdp_mode.map(|mode| mode.to_string()),
                 })
                 .collect(),
+            unreadable: deployment
+                .unreadable()
+                .iter()
+                .map(|unreadable| UnreadableJson { pin: unreadable.pin.clone(), why: unreadable.why.clone() })
+                .collect(),
         }
     }
-}
-
-/// The target with its interface's name, which a pinned link does not know.
-fn target(deployed: &Deployed) -> String {
-    match &deployed.info.target {
-        Target::Interface { ifindex, name: None } if *ifindex != 0 => interface_name(*ifindex)
-            .map_or_else(|| deployed.info.target.to_string(), |name| format!("interface {name}")),
-        other => other.to_string(),
-    }
-}
-
-fn interface_name(ifindex: u32) -> Option<String> {
-    let mut name = [0u8; libc::IF_NAMESIZE];
-    // SAFETY: if_indextoname(3) writes at most IF_NAMESIZE bytes with a NUL.
-    let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) };
-    if found.is_null() {
-        return None;
-    }
-    let name = name.split(|c| *c == 0).next().unwrap_or_default();
-    Some(String::from_utf8_lossy(name).into_owned())
 }
 
 fn interface_index(name: &str) -> Result<u32, String> {
@@ -182,15 +193,36 @@ fn interface_index(name: &str) -> Result<u32, String> {
 fn print(deployments: &[Deployment]) -> std::io::Result<()> {
     let mut table = Table::new(&["NAME", "PROGRAM", "HOOK", "TARGET", "ID"]);
     for deployment in deployments {
+        let name = match deployment.unfinished() {
+            true => format!("{} (unfinished)", deployment.name()),
+            false => deployment.name().to_owned(),
+        };
         for deployed in deployment.attached() {
             let hook = match (deployed.info.hook, deployed.xdp_mode) {
                 (Hook::Xdp, Some(mode)) => format!("xdp ({mode})"),
                 (hook, _) => hook.to_string(),
             };
-            table.row(&[&deployment.name(), &deployed.program, &hook, &target(deployed), &deployed.info.program_id]);
+            table.row(&[&name, &deployed.program, &hook, &deployed.info.target, &deployed.info.program_id]);
+        }
+        for unreadable in deployment.unreadable() {
+            table.row(&[&name, &unreadable.pin, &"unreadable", &"-", &"-"]);
+        }
+        if deployment.attached().is_empty() && deployment.unreadable().is_empty() {
+            table.row(&[&name, &"-", &"-", &"-", &"-"]);
         }
     }
-    table.print()
+    table.print()?;
+    for unreadable in deployments.iter().flat_map(Deployment::unreadable) {
+        output::line(format!("{} is unreadable: {}", unreadable.pin, unreadable.why))?;
+    }
+    Ok(())
+}
+
+impl Global {
+    /// Where what is up is pinned. The registry need not be there.
+    fn location(&self) -> Location {
+        Location::new(&self.bpffs, self.registry.clone())
+    }
 }
 
 /// Runs `traits up`.
@@ -217,7 +249,7 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     let object = BoundObject::open(&command.object, &registry)?;
     let deployment = Deployment::up(&name, object, &registry, &options)?;
     if interrupted.load(Ordering::Relaxed) {
-        Deployment::down(&name, &registry)?;
+        Deployment::down(&name, &global.location())?;
         return Err("interrupted; nothing stays attached".into());
     }
     if command.json {
@@ -230,23 +262,31 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
 
 /// Runs `traits down`.
 pub(crate) fn down(command: &Down, global: &Global) -> Outcome {
-    let deployment = Deployment::down(&command.name, &global.options().open()?)?;
+    let deployment = Deployment::down(&command.name, &global.location())?;
     if command.json {
         output::json(&DeploymentJson::from(&deployment))?;
     } else {
-        output::line(format!("{} is down ({} programs detached)", deployment.name(), deployment.attached().len()))?;
+        let others = match deployment.unreadable() {
+            [] => String::new(),
+            pins => format!(", {} other pins removed", pins.len()),
+        };
+        let (name, programs) = (deployment.name(), deployment.attached().len());
+        output::line(format!("{name} is down ({programs} programs detached{others})"))?;
     }
     Ok(())
 }
 
 /// Runs `traits status`.
 pub(crate) fn status(command: &Status, global: &Global) -> Outcome {
-    let deployments = Deployment::list(&global.options().open()?)?;
+    let deployments = Deployment::list(&global.location())?;
     if command.json {
         let all: Vec<_> = deployments.iter().map(DeploymentJson::from).collect();
         output::json(&serde_json::json!({ "deployments": all }))?;
     } else if deployments.is_empty() {
-        output::line("nothing is up; `traits up OBJECT --dev INTERFACE` attaches an object's programs")?;
+        output::line(format!(
+            "nothing is up in registry {}; `traits up OBJECT --dev INTERFACE` attaches an object's programs",
+            global.registry
+        ))?;
     } else {
         print(&deployments)?;
     }

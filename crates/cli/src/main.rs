@@ -83,6 +83,8 @@ impl Global {
             .with_writer(io::stderr)
             .with_ansi(io::stderr().is_terminal())
             .without_time()
+            // its own complaint that standard error is closed would panic, since that is where it goes
+            .log_internal_errors(false)
             .init();
         libbpf_rs::set_print(Some((PrintLevel::Debug, log_libbpf)));
     }
@@ -128,9 +130,9 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(log) = verifier_log(error.as_ref()).filter(|_| cli.global.verbose > 0) {
-                eprintln!("{log}");
+                output::note(log);
             }
-            eprintln!("traits: {error}");
+            output::note(format_args!("traits: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -1,4 +1,9 @@
 //! `traits bench ops` on the kernel: what it prints, never how fast it is.
+//!
+//! Not even a generous bound on a time: on a busy or emulated machine an operation can take ten times as long as it
+//! should, and then the failure says something about the machine. Whether the expectation held is in the report, for
+//! people to compare on a quiet one. What a program costs that does not depend on the machine, the instructions the
+//! verifier counts, is bounded in packet-traits' verifier_budget.rs.
 
 use std::process::{Command, Output};
 

@@ -263,6 +263,41 @@ impl Drop for PublicCopy {
     }
 }
 
+/// Runs the command with both outputs going to a reader that is content with the first line; the line, and what the
+/// command ended with.
+fn head_1(arguments: &[&str]) -> (String, Option<i32>) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(EXECUTABLE);
+    command.args(arguments).stdout(writer.try_clone().unwrap()).stderr(writer);
+    let mut process = command.spawn().unwrap();
+    // the command holds the pipe's other end
+    drop(command);
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line).unwrap();
+    (line, process.wait().unwrap().code())
+}
+
+#[test]
+fn a_reader_that_stops_reading_is_no_error() {
+    let Some(_alone) = alone() else { return };
+    // a panic would be 101
+    let (line, status) = head_1(&["demo", "--packets", "50"]);
+    assert_eq!((line.as_str(), status), ("making two namespaces, a veth pair and two VXLAN tunnels\n", Some(0)));
+    // what is logged goes there too
+    let (line, status) = head_1(&["-vv", "demo", "--packets", "50"]);
+    assert!(!line.is_empty());
+    assert_eq!(status, Some(0), "{line}");
+}
+
+#[test]
+fn an_error_that_nobody_reads_is_still_a_status() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let bpffs = ["--bpffs", "/nonexistent", "keys", "list"];
+    let status = Command::new(EXECUTABLE).args(bpffs).stdout(Stdio::null()).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
 #[test]
 fn without_root_it_says_so_in_one_line() {
     const NOBODY: u32 = 65534;

@@ -2,9 +2,15 @@
 
 mod common;
 
-use std::{path::PathBuf, process::Output};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+};
 
 use common::{Traits, compile_example, text};
+use libbpf_rs::{MapHandle, MapType};
+use packet_traits::attach::cgroup::cgroup_root;
 use packet_traits_lab::{Family, Pair, recv_numbered, send_numbered, udp_socket};
 use serde_json::Value;
 
@@ -58,6 +64,11 @@ impl Host {
         compile_example(example, &self.folder).display().to_string()
     }
 
+    /// Where a deployment is pinned.
+    fn pins(&self, name: &str) -> PathBuf {
+        self.traits.bpffs.path().join("packet_traits_up/default").join(name)
+    }
+
     fn up(&self) -> Vec<String> {
         let status: Value = serde_json::from_str(&self.ok("status --json")).unwrap();
         let name = |deployment: &Value| deployment["name"].as_str().unwrap().to_owned();
@@ -81,6 +92,27 @@ impl Drop for Host {
     }
 }
 
+/// A cgroup of the test's own, with no process in it.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(test: &str) -> Cgroup {
+        let path = cgroup_root().unwrap().join(format!("traits-up-{test}-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Cgroup(path)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
 #[test]
 fn what_is_up_outlives_the_command_until_it_is_taken_down() {
     let Some(host) = Host::new("outlives") else { return };
@@ -91,7 +123,11 @@ fn what_is_up_outlives_the_command_until_it_is_taken_down() {
     assert_eq!((&program["hook"], &program["xdp_mode"]), (&"xdp".into(), &"native".into()));
 
     assert_eq!(host.up(), ["xdp_classify"]);
-    assert!(host.ok("status").contains("rx0"));
+    let target = program["target"].as_str().unwrap();
+    let index = target.strip_prefix("rx0 (").and_then(|index| index.strip_suffix(")")).unwrap();
+    let status = host.traits.ok("status");
+    assert!(status.contains(index), "{status}");
+    assert!(!status.contains("rx0"), "in another namespace the index may be another interface's: {status}");
     assert!(host.traits.fails("keys remove tenant", 1).contains("classify"), "the loaded program holds its keys");
     assert!(host.delivers(5000), "the program lets packets pass");
 
@@ -119,8 +155,20 @@ fn netfilter_programs_go_where_they_are_told() {
     let places = "--netfilter drop_blocked=ipv4:local-in --netfilter drop_blocked=ipv6:local-in:-5";
     host.ok(&format!("up {drop} {places}"));
     let status = host.ok("status");
-    assert!(status.contains("drop_blocked_ipv4_local_in") && status.contains("drop_blocked_ipv6_local_in"), "{status}");
+    for pin in ["drop_blocked-ipv4-local_in-0", "drop_blocked-ipv6-local_in--5"] {
+        assert!(status.contains(pin), "{status}");
+    }
     host.ok("down netfilter_drop");
+    let twice = "--netfilter drop_blocked=ipv4:local-in:7 --netfilter drop_blocked=ipv4:local-in:8";
+    host.ok(&format!("up {drop} {twice}"));
+    host.ok("down netfilter_drop");
+    let wrong = host.fails(&format!("up {drop} --netfilter drop_blocked=ipv4:forward --netfilter drop=ipv4:local-in"));
+    assert!(wrong.contains("no netfilter program drop;") && wrong.contains("it has drop_blocked"), "{wrong}");
+    let classify = host.object("xdp_classify");
+    let none = host.fails(&format!("up {classify} --dev rx0 --netfilter drop=ipv4:local-in"));
+    assert!(none.contains("leave --netfilter out"), "{none}");
+    assert_eq!(host.up(), [""; 0]);
+    assert!(!host.pins("").exists(), "a failed attempt leaves no folder");
     let hint = host.fails(&format!("up {drop}"));
     assert!(hint.contains("--netfilter") && hint.contains("drop_blocked"), "{hint}");
 }
@@ -130,6 +178,9 @@ fn what_cannot_be_done_is_said() {
     let Some(host) = Host::new("errors") else { return };
     let classify = host.object("xdp_classify");
     assert!(host.fails(&format!("up {classify}")).contains("--dev INTERFACE"));
+    let count = host.object("cgroup_count");
+    let hint = host.fails(&format!("up {count}"));
+    assert!(hint.contains("--cgroup PATH") && hint.contains("/system.slice"), "{hint}");
     assert!(host.fails(&format!("up {classify} --dev nosuch0")).contains("no interface nosuch0"));
     assert!(host.fails("up /nonexistent.bpf.o --dev rx0").contains("/nonexistent.bpf.o"));
     assert!(host.fails(&format!("up {classify} --dev rx0 --name a.b")).contains("deployment name"));
@@ -141,11 +192,13 @@ fn what_cannot_be_done_is_said() {
 #[test]
 fn every_example_goes_up_side_by_side_and_down_again() {
     let Some(host) = Host::new("examples") else { return };
+    let cgroup = Cgroup::new("examples");
+    let in_cgroup = format!("--cgroup {}", cgroup.path().display());
     let examples = [
         ("xdp_classify", "--dev rx0"),
         ("tc_priority", "--dev rx0"),
         ("netfilter_drop", "--netfilter drop_blocked=ipv4:pre-routing"),
-        ("cgroup_count", ""),
+        ("cgroup_count", in_cgroup.as_str()),
         ("trace_drops", ""),
     ];
     for (example, places) in examples {
@@ -159,4 +212,103 @@ fn every_example_goes_up_side_by_side_and_down_again() {
         host.ok(&format!("down {example}"));
     }
     assert_eq!(host.up(), [""; 0]);
+}
+
+#[test]
+fn parallel_commands_do_not_disturb_each_other() {
+    const PROCESSES: i32 = 6;
+    let Some(host) = Host::new("parallel") else { return };
+    let host = &host;
+    let drop = &host.object("netfilter_drop");
+    // Six pins each, at priorities of their own: at the hooks nothing is in the way.
+    let places = |process: i32| {
+        let place = |i| format!("--netfilter drop_blocked=ipv4:local-in:{}", 10 * process + i);
+        (1..=6).map(place).collect::<Vec<_>>().join(" ")
+    };
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            for process in 0..PROCESSES {
+                scope.spawn(move || {
+                    host.ok(&format!("up {drop} --name p{process} {}", places(process)));
+                    // The last of these takes the registry's folder away, perhaps while another one goes up again.
+                    assert!(host.ok(&format!("down p{process}")).contains("6 programs"));
+                    host.ok(&format!("up {drop} --name p{process} {}", places(process)));
+                });
+            }
+        });
+        let status: Value = serde_json::from_str(&host.ok("status --json")).unwrap();
+        let deployments = status["deployments"].as_array().unwrap();
+        assert_eq!(deployments.len(), PROCESSES as usize);
+        assert!(deployments.iter().all(|one| one["programs"].as_array().unwrap().len() == 6), "{status:#}");
+        std::thread::scope(|scope| {
+            for process in 0..PROCESSES {
+                scope.spawn(move || host.ok(&format!("down p{process}")));
+            }
+        });
+        assert!(!host.pins("").exists(), "the folder goes with the last deployment");
+
+        let outputs: Vec<Output> = std::thread::scope(|scope| {
+            let run = |process| scope.spawn(move || host.run(&format!("up {drop} --name same {}", places(process))));
+            let running: Vec<_> = (0..PROCESSES).map(run).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|output| output.status.success());
+        assert_eq!(won.len(), 1);
+        for output in lost {
+            let error = text(&output.stderr);
+            assert!(error.contains("same is already up"), "{error}");
+        }
+        assert!(host.ok("down same").contains("6 programs"));
+    }
+}
+
+#[test]
+fn what_a_killed_command_left_is_shown_and_cleared() {
+    let Some(host) = Host::new("killed") else { return };
+    let classify = host.object("xdp_classify");
+    let leave_unfinished = || {
+        host.ok(&format!("up {classify} --dev rx0"));
+        fs::rename(host.pins("xdp_classify"), host.pins("_new")).unwrap();
+    };
+    leave_unfinished();
+    assert!(host.ok("status").contains("_new (unfinished)"));
+    assert!(host.fails("down xdp_classify").contains("_new"));
+    assert!(host.ok(&format!("up {classify} --dev rx0")).contains("rx0"), "the next one has the interface");
+    assert_eq!(host.up(), ["xdp_classify"]);
+    host.ok("down xdp_classify");
+
+    leave_unfinished();
+    host.ok("down _new");
+    assert_eq!(host.up(), [""; 0]);
+}
+
+#[test]
+fn a_foreign_pin_is_reported_and_removed() {
+    let Some(host) = Host::new("foreign") else { return };
+    host.ok(&format!("up {} --dev rx0", host.object("xdp_classify")));
+    let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as u64,
+        ..Default::default()
+    };
+    let map = || MapHandle::create(MapType::Array, Some("foreign"), 4, 4, 1, &options).unwrap();
+    map().pin(host.pins("xdp_classify").join("stray")).unwrap();
+    map().pin(host.pins("not_a_folder")).unwrap();
+
+    assert_eq!(host.up(), ["not_a_folder", "xdp_classify"]);
+    let status = host.ok("status");
+    assert!(status.contains("stray is unreadable") && status.contains("ifindex"), "{status}");
+    assert!(host.ok("down xdp_classify").contains("1 programs detached, 1 other pins removed"));
+    host.ok("down not_a_folder");
+    assert!(!host.pins("").exists());
+}
+
+#[test]
+fn what_is_up_can_be_taken_down_without_its_registry() {
+    let Some(host) = Host::new("orphan") else { return };
+    host.ok(&format!("up {} --dev rx0", host.object("xdp_classify")));
+    assert!(host.fails("registry remove").contains("`traits down NAME`"));
+    host.ok("registry remove --force");
+    assert_eq!(host.up(), ["xdp_classify"]);
+    host.ok("down xdp_classify");
+    assert!(host.ok("status").contains("nothing is up"));
 }

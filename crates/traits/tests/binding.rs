@@ -3,10 +3,11 @@
 mod common;
 
 use std::{
+    ffi::CString,
     io::{BufRead, BufReader},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::fs::PermissionsExt,
+        unix::fs::{FileTypeExt, PermissionsExt, symlink},
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -338,20 +339,36 @@ fn what_is_not_a_whole_object_file_is_refused_in_words() {
     }
     let (lab, folder) = (tenant_lab(), Folder::new("damaged"));
     let whole = std::fs::read(folder.compile("whole", &tenant_source(), &[])).unwrap();
-    for (name, bytes) in
-        [("empty.o", &b""[..]), ("text.o", b"int main;"), ("zeroes.o", &[0; 4096]), ("magic.o", b"\x7fELF")]
-    {
-        refused(&folder, &folder.write(name, bytes), &lab.registry, &["BPF object"]);
+    const NONE: &str = "is not a BPF object file (ELF)";
+    for (name, bytes, reason) in [
+        ("empty.o", &b""[..], "it is empty"),
+        ("text.o", b"int main;", "does not start like one"),
+        ("zeroes.o", &[0; 4096], "does not start like one"),
+        ("magic.o", b"\x7fELF", "damaged or cut short"),
+    ] {
+        let error = refused(&folder, &folder.write(name, bytes), &lab.registry, &[NONE, reason]);
+        assert!(matches!(error, BindError::NotBpf { .. }), "{error:?}");
     }
     for cut in 1..64 {
         let len = whole.len() * cut / 64;
-        refused(&folder, &folder.write("cut.o", &whole[..len]), &lab.registry, &[]);
+        refused(&folder, &folder.write("cut.o", &whole[..len]), &lab.registry, &[NONE, "cut short"]);
     }
+    // whole, but not as libbpf wants it, for which it has a code of its own
+    let odd = source(
+        "TRAIT_KEY(tenant, __u32); char odd_version[3] SEC(\"version\") = { 1, 2, 3 };",
+        "trait_set(ctx, tenant, 7)",
+    );
+    let odd = folder.compile("odd", &odd, &[]);
+    let error = refused(&folder, &odd, &lab.registry, &["section, symbol or map definition"]);
+    assert!(!error.to_string().contains("os error"), "{error}");
     // the host's own kind of object
     let main = folder.write("main.c", b"int main(void) { return 0; }");
     let native = folder.file("native.o");
     assert!(Command::new("cc").arg("-c").arg(main).arg("-o").arg(&native).status().unwrap().success());
-    refused(&folder, &native, &lab.registry, &["BPF object"]);
+    refused(&folder, &native, &lab.registry, &[NONE, "for another machine", "-target bpf"]);
+    // a file that is no regular one
+    let error = bind_file(Path::new("/dev/null"), &folder.file("output.o"), &lab.registry).unwrap_err();
+    assert_eq!(error.to_string(), format!("/dev/null {NONE}: it is empty"));
     // files that cannot be read or written
     refused(&folder, &folder.file("missing.o"), &lab.registry, &["reading", "No such file"]);
     let error = bind_file(&folder.file("whole.bpf.o"), &folder.file("no/such/folder.o"), &lab.registry).unwrap_err();
@@ -410,6 +427,117 @@ fn a_key_that_goes_between_binding_and_loading_is_noticed() {
     assert!(matches!(error, BindError::Changed { .. }), "{error}");
     assert!(error.to_string().contains("bind and load it again"), "{error}");
     assert!(lab.registry.programs().unwrap().is_empty(), "it was unloaded again");
+}
+
+#[test]
+fn a_key_used_by_number_that_goes_between_binding_and_loading_is_noticed() {
+    if !common::enabled() {
+        return;
+    }
+    let (lab, folder) = (tenant_lab(), Folder::new("race-by-number"));
+    let text = format!(
+        "#include <linux/bpf.h>\n#include <packet_traits/rfc.bpf.h>\n\
+         SEC(\"xdp\") int first(struct xdp_md *ctx)\n\
+         {{ __u32 who = 7; bpf_xdp_trait_set(ctx, 0, &who, sizeof(who), 0); return XDP_PASS; }}\n{LICENSE}"
+    );
+    let input = folder.compile("numbered", &text, &[]);
+    let open = || BoundObject::open(&input, &lab.registry).unwrap();
+
+    let kept = open();
+    assert!(kept.binding().keys().is_empty(), "it declares none");
+    // a key more changes nothing for what was bound before
+    lab.registry.register(&spec("later", KeyType::U8, Merge::Block)).unwrap();
+    drop(kept.load().unwrap());
+
+    let bound = open();
+    lab.registry.unregister(&name("tenant"), false).unwrap();
+    // registered anew, it is another key
+    lab.registry.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
+    let error = bound.load().err().unwrap();
+    assert!(matches!(error, BindError::Changed { .. }), "{error}");
+    assert!(lab.registry.programs().unwrap().is_empty(), "it was unloaded again");
+    drop(open().load().unwrap());
+}
+
+#[test]
+fn an_output_that_is_no_regular_file_is_written_to_and_stays_what_it_is() {
+    if !common::enabled() {
+        return;
+    }
+    let (lab, folder) = (tenant_lab(), Folder::new("special"));
+    let input = folder.compile("tenant", &tenant_source(), &[]);
+    let plain = folder.file("plain.o");
+    bind_file(&input, &plain, &lab.registry).unwrap();
+    let bound = std::fs::read(&plain).unwrap();
+
+    // the null device, and a link to it
+    let null = folder.file("null");
+    let path = CString::new(null.to_str().unwrap()).unwrap();
+    // SAFETY: the path is a C string.
+    let made = unsafe { libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(1, 3)) };
+    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+    let to_null = folder.file("to-null");
+    symlink("null", &to_null).unwrap();
+    for output in [&null, &to_null] {
+        bind_file(&input, output, &lab.registry).unwrap();
+        assert!(std::fs::metadata(output).unwrap().file_type().is_char_device());
+    }
+    assert!(std::fs::symlink_metadata(&to_null).unwrap().is_symlink());
+
+    // a pipe
+    let pipe = folder.file("pipe");
+    let path = CString::new(pipe.to_str().unwrap()).unwrap();
+    // SAFETY: the path is a C string.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0, "{}", std::io::Error::last_os_error());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read(pipe).unwrap()
+    });
+    bind_file(&input, &pipe, &lab.registry).unwrap();
+    assert_eq!(reader.join().unwrap(), bound);
+    assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
+
+    // a folder
+    let error = bind_file(&input, &folder.0, &lab.registry).unwrap_err();
+    assert!(error.to_string().contains("directory"), "{error}");
+}
+
+#[test]
+fn an_output_that_is_a_link_stays_one_and_what_it_leads_to_is_replaced() {
+    if !common::enabled() {
+        return;
+    }
+    let (lab, folder) = (tenant_lab(), Folder::new("links"));
+    let input = folder.compile("tenant", &tenant_source(), &[]);
+    let plain = folder.file("plain.o");
+    bind_file(&input, &plain, &lab.registry).unwrap();
+    let bound = std::fs::read(&plain).unwrap();
+
+    std::fs::create_dir(folder.file("there")).unwrap();
+    std::fs::create_dir(folder.file("here")).unwrap();
+    let (target, middle, link) = (folder.file("there/out.o"), folder.file("here/middle.o"), folder.file("link.o"));
+    symlink("../there/out.o", &middle).unwrap();
+    symlink(&middle, &link).unwrap();
+    // at first it leads nowhere
+    for before in [None, Some(b"as before")] {
+        if let Some(before) = before {
+            std::fs::write(&target, before).unwrap();
+        }
+        bind_file(&input, &link, &lab.registry).unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), bound);
+        assert!(std::fs::symlink_metadata(&target).unwrap().is_file());
+        assert_eq!(std::fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            (std::fs::read_link(&link).unwrap(), std::fs::read_link(&middle).unwrap()),
+            (middle.clone(), PathBuf::from("../there/out.o"))
+        );
+        assert_eq!(std::fs::read_dir(folder.file("there")).unwrap().count(), 1, "nothing else is left there");
+    }
+
+    // a circle
+    symlink("circle.o", folder.file("circle.o")).unwrap();
+    let error = bind_file(&input, &folder.file("circle.o"), &lab.registry).unwrap_err();
+    assert!(error.to_string().contains("symbolic links"), "{error}");
 }
 
 #[test]

@@ -104,7 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     drop(progress);
     // Ctrl-C also reaches the commands that the demo runs: their failure then is no error of its own
     if interrupted.load(Ordering::Relaxed) {
-        eprintln!("traits: interrupted, nothing is left");
+        output::note("traits: interrupted, nothing is left");
         return Ok(ExitCode::from(INTERRUPTED));
     }
     let Some(verdict) = outcome? else { return Ok(ExitCode::from(INTERRUPTED)) };

@@ -5,6 +5,8 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
+use crate::output;
+
 /// What is being done.
 pub(super) struct Progress {
     live: bool,
@@ -22,7 +24,7 @@ impl Progress {
         if self.live {
             self.packets(0);
         } else {
-            eprintln!("{}", self.step);
+            output::note(&self.step);
         }
     }
 

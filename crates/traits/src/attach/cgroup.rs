@@ -123,9 +123,7 @@ fn explain(attempt: &Attempt, errno: i32) -> AttachError {
             "the cgroup has as many programs as it can hold",
             "`bpftool cgroup show <path>` lists them",
         ),
-        libc::EINVAL if !Feature::CgroupLink.predates_this_kernel() => {
-            attempt.unsupported(Feature::CgroupLink, errno, "")
-        }
+        libc::EINVAL if !Feature::CgroupLink.expected_here() => attempt.unsupported(Feature::CgroupLink, errno, ""),
         _ => attempt.refused(errno, "the kernel refused the link", "check the program's SEC() against the hook"),
     }
 }

@@ -39,7 +39,7 @@ pub fn set_device(
     let value =
         bpf_devmap_val { ifindex, bpf_prog: bpf_devmap_val__bindgen_ty_1 { fd: program_fd(program, &attempt)? } };
     update(map, key, &value).map_err(|errno| match errno {
-        libc::EINVAL if program.is_some() && !Feature::DevmapProgram.predates_this_kernel() => {
+        libc::EINVAL if program.is_some() && !Feature::DevmapProgram.expected_here() => {
             attempt.unsupported(Feature::DevmapProgram, errno, "")
         }
         libc::E2BIG => attempt.refused(errno, "the map is too small for that key", "raise its max_entries"),
@@ -71,7 +71,7 @@ pub fn set_cpu(
         bpf_prog: bpf_cpumap_val__bindgen_ty_1 { fd: program_fd(program, &attempt)? },
     };
     update(map, cpu, &value).map_err(|errno| match errno {
-        libc::EINVAL if program.is_some() && !Feature::CpumapProgram.predates_this_kernel() => {
+        libc::EINVAL if program.is_some() && !Feature::CpumapProgram.expected_here() => {
             attempt.unsupported(Feature::CpumapProgram, errno, "")
         }
         libc::E2BIG => attempt.refused(errno, "the map is too small for that CPU", "raise its max_entries"),

@@ -88,7 +88,7 @@ fn explain(attempt: &Attempt, ifindex: u32, mode: XdpMode, errno: i32) -> Attach
     match errno {
         libc::EBUSY | libc::EEXIST => busy(attempt, ifindex, errno),
         // The interface may also not be there, which the link call reports in the same way.
-        libc::EINVAL if !Feature::XdpLink.predates_this_kernel() && interface_name(ifindex).is_some() => {
+        libc::EINVAL if !Feature::XdpLink.expected_here() && interface_name(ifindex).is_some() => {
             attempt.unsupported(Feature::XdpLink, errno, "")
         }
         _ if mode == XdpMode::Native => attempt.refused(

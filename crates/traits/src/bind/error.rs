@@ -20,8 +20,16 @@ pub enum BindError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The object file is none, or none for BPF.
+    #[error("{object} is not a BPF object file (ELF): {reason}")]
+    NotBpf {
+        /// The object.
+        object: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// libbpf does not accept the object file.
-    #[error("opening {object} as a BPF object: {source:#}")]
+    #[error("opening {object} as a BPF object: {}", libbpf_words(.source))]
     Open {
         /// The object.
         object: String,
@@ -131,7 +139,7 @@ pub enum BindError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// libbpf refused a change of the object.
-    #[error("preparing {object}: {source:#}")]
+    #[error("preparing {object}: {}", libbpf_words(.source))]
     Prepare {
         /// The object.
         object: String,
@@ -185,9 +193,42 @@ fn load_reason(program: Option<&str>, log: &str, source: &libbpf_rs::Error) -> S
         (Some(program), Some(line)) => {
             format!("the verifier refuses program {program}: {line} (-v shows its whole log)")
         }
-        (Some(program), None) => format!("program {program}: {source:#}"),
-        (None, _) => format!("{source:#}"),
+        (Some(program), None) => format!("program {program}: {}", libbpf_words(source)),
+        (None, _) => libbpf_words(source),
     }
+}
+
+/// An error of libbpf-rs with libbpf's own codes in words, which are no errno: the system calls them "Unknown error
+/// 4001". libbpf-rs gives a code away only in its text, "... (os error 4001)".
+fn libbpf_words(error: &libbpf_rs::Error) -> String {
+    let text = format!("{error:#}");
+    let code = text.rsplit_once("(os error ").and_then(|(_, rest)| rest.split_once(')')?.0.parse().ok());
+    let Some(words) = code.and_then(libbpf_code) else { return text };
+    match text.rsplit_once(": ") {
+        Some((context, _)) => format!("{context}: {words}"),
+        None => words.to_owned(),
+    }
+}
+
+/// `enum libbpf_errno` of libbpf.h, in its order from `LIBBPF_ERRNO__LIBELF` on; libbpf-sys does not have it.
+fn libbpf_code(code: u32) -> Option<&'static str> {
+    Some(match code {
+        4000 => "libelf cannot read it",
+        4001 => "a section, symbol or map definition in it is not valid; -v shows which",
+        4002 => "its version section is not valid",
+        4003 => "it is for the other byte order; compile it with `clang -target bpf`",
+        4004 => "internal error in libbpf; -v shows its messages",
+        4005 => "a reference in it cannot be resolved, or a kernel type does not have what it asks for; -v shows which",
+        4006 => "the kernel refused it without a reason; -v shows libbpf's messages",
+        4007 => "the verifier refused a program",
+        4008 => "a program is too big",
+        4009 => "it is for another kernel version",
+        4010 => "this kernel does not have the type of one of its programs",
+        4011 => "the kernel's netlink answer was for another process",
+        4012 => "the kernel's netlink answer was to another request",
+        4013 => "the kernel's netlink answer could not be read",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -200,5 +241,18 @@ mod tests {
                    processed 2 insns (limit 1000000) max_states_per_insn 0\n\n";
         assert_eq!(telling_line(log), Some("invalid bpf_context access off=8 size=8"));
         assert_eq!(telling_line(""), None);
+    }
+
+    #[test]
+    fn libbpfs_own_codes_are_put_in_words_and_others_left_as_they_are() {
+        for code in 4000..4014 {
+            let error = libbpf_rs::Error::from_raw_os_error(code);
+            let text = libbpf_words(&error);
+            assert!(!text.contains("Unknown error") && !text.contains("os error"), "{code}: {text}");
+        }
+        let error = libbpf_rs::ErrorExt::context(libbpf_rs::Error::from_raw_os_error(4001), "opening");
+        assert_eq!(libbpf_words(&error), format!("opening: {}", libbpf_code(4001).unwrap()));
+        let error = libbpf_rs::Error::from_raw_os_error(libc::EPERM);
+        assert_eq!(libbpf_words(&error), format!("{error:#}"));
     }
 }

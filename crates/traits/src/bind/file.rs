@@ -2,9 +2,9 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write,
+    io::{self, Write},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use object::{Object, ObjectSection};
@@ -15,9 +15,13 @@ use super::{
 };
 use crate::{descriptor, registry::Registry};
 
+/// Symbolic links that the kernel follows in a row (`MAXSYMLINKS` in include/linux/namei.h).
+const MAX_LINKS: usize = 40;
+
 /// Writes a bound copy of the object file `input` to `output`, which any loader can load.
 ///
-/// `output` is replaced whole or not at all. It contains the registry's nonces and is readable by its owner only.
+/// `output` is replaced whole or not at all. It contains the registry's nonces and is readable by its owner only. If it
+/// is a symbolic link, what it leads to is replaced; a device or a pipe is written to.
 /// Headrooms are those known to the registry now; see `pt_anchors` in the header for loaders that share the rest.
 pub fn bind_file(input: &Path, output: &Path, registry: &Registry) -> Result<Binding, BindError> {
     let name = input.display().to_string();
@@ -48,8 +52,13 @@ fn section_place(bytes: &[u8]) -> Option<(usize, usize)> {
     Some((usize::try_from(start).ok()?, usize::try_from(len).ok()?))
 }
 
-/// Writes beside `path`, then renames.
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Writes a regular file, or one that is not there yet, beside it and renames; anything else, such as a device or a
+/// pipe, it writes to.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return OpenOptions::new().write(true).open(path)?.write_all(bytes);
+    }
+    let path = behind_links(path)?;
     let mut beside = path.file_name().unwrap_or_default().to_owned();
     beside.push(format!(".{}.tmp", std::process::id()));
     let beside = path.with_file_name(beside);
@@ -66,4 +75,17 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         let _ = fs::remove_file(&beside);
     }
     written
+}
+
+/// The file that a path leads to, which need not be there: renaming to a symbolic link would replace the link.
+fn behind_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&path) {
+            // a relative target is as seen from the link's folder
+            Ok(target) => path = path.with_file_name("").join(target),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
 }

@@ -40,6 +40,8 @@ pub struct BoundKey {
 #[derive(Clone, Debug)]
 pub struct Binding {
     keys: Vec<BoundKey>,
+    /// Number and generation of every key in the table that the calls by number use; empty if the object has none.
+    by_number: Vec<(usize, u64)>,
 }
 
 impl Binding {
@@ -48,12 +50,14 @@ impl Binding {
         &self.keys
     }
 
-    /// Whether all keys are still registered as they were.
+    /// Whether all keys are still registered as they were: those the object declares and, if it uses calls by number,
+    /// all that were registered when it was bound.
     ///
     /// From the moment a program is loaded, the registry refuses to give up its keys; a key given up before that moment
     /// shows here.
     pub fn holds(&self, registry: &Registry) -> Result<bool, BindError> {
-        let keys: Vec<_> = self.keys.iter().map(|bound| (bound.key.number(), bound.generation)).collect();
+        let declared = self.keys.iter().map(|bound| (bound.key.number(), bound.generation));
+        let keys: Vec<_> = declared.chain(self.by_number.iter().copied()).collect();
         Ok(registry.still_valid(&keys)?)
     }
 }
@@ -84,11 +88,33 @@ pub(super) fn open_bytes(bytes: &[u8], name: &str) -> Result<OpenObject, BindErr
         let without_btf = object::File::parse(bytes).is_ok_and(|elf| {
             elf.section_by_name(descriptor::SECTION).is_some() && elf.section_by_name(".BTF").is_none()
         });
-        match without_btf {
-            true => BindError::NoBtf { object: name.to_owned() },
-            false => BindError::Open { object: name.to_owned(), source },
+        let object = name.to_owned();
+        match (without_btf, no_bpf_object(bytes)) {
+            (true, _) => BindError::NoBtf { object },
+            (false, Some(reason)) => BindError::NotBpf { object, reason },
+            (false, None) => BindError::Open { object, source },
         }
     })
+}
+
+/// Why the contents of a file that libbpf refuses are no BPF object at all: libbpf has one error for all of these.
+fn no_bpf_object(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.is_empty() {
+        return Some("it is empty");
+    }
+    if !bytes.starts_with(&object::elf::ELFMAG) {
+        return Some("it does not start like one");
+    }
+    match object::File::parse(bytes) {
+        Err(_) => Some("it is damaged or cut short"),
+        Ok(elf) if elf.architecture() != object::Architecture::Bpf => {
+            Some("it is for another machine; compile it with `clang -target bpf`")
+        }
+        Ok(elf) if elf.kind() != object::ObjectKind::Relocatable => {
+            Some("it is linked; bind what `clang -c` or `bpftool gen object` writes")
+        }
+        Ok(_) => None,
+    }
 }
 
 /// Fills the object's descriptors in.
@@ -154,13 +180,17 @@ pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> 
     for area in &found.areas {
         filled.write(&mut section[area.offset..]);
     }
+    let mut by_number = Vec::new();
+    if !found.slots.is_empty() {
+        by_number.extend(entries.iter().map(|entry| (entry.key.number(), entry.generation)));
+    }
     for slots in &found.slots {
         slot_table(&entries).write(&mut section[slots.offset..]);
     }
 
     let mut map = object.maps_mut().find(|map| map.name() == descriptor::SECTION).ok_or_else(no_keys)?;
     map.initial_value_mut().ok_or_else(no_keys)?.copy_from_slice(&section);
-    Ok(Binding { keys })
+    Ok(Binding { keys, by_number })
 }
 
 /// Checks one declaration against the registry.

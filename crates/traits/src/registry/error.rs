@@ -176,8 +176,8 @@ pub enum RegistryError {
     },
     /// Loaded programs are bound to the registry.
     #[error(
-        "cannot remove registry '{registry}': it is used by {}; unload what uses it, or remove it all the same with \
-         --force",
+        "cannot remove registry '{registry}': it is used by {}; unload what uses it (`traits down NAME` does for what \
+         `traits status` lists), or remove it all the same with --force",
         Programs(.programs)
     )]
     RegistryInUse {

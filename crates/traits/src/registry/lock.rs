@@ -31,14 +31,14 @@ impl DirId {
 /// The directory is opened anew for every lock, because flock(2) belongs to the open file: so threads of one process
 /// exclude each other as well.
 #[derive(Debug)]
-pub(super) struct DirLock {
+pub(crate) struct DirLock {
     _file: File,
     dir: DirId,
 }
 
 impl DirLock {
     /// Waits until nobody else holds a lock on the directory.
-    pub(super) fn exclusive(path: &Path) -> io::Result<DirLock> {
+    pub(crate) fn exclusive(path: &Path) -> io::Result<DirLock> {
         DirLock::take(path, File::lock)
     }
 

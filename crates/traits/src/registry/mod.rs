@@ -50,6 +50,7 @@ use std::{
 use libbpf_rs::MapHandle;
 use packet_traits_core::{Key, KeyName, Layout, Nonces, Slot};
 
+pub(crate) use self::lock::DirLock;
 pub use self::{
     entry::{DESCRIPTION_LEN_MAX, Description, DescriptionError, KeyEntry, KeySpec, Owner},
     error::RegistryError,
@@ -58,7 +59,7 @@ pub use self::{
     utc::Utc,
 };
 use self::{
-    lock::{DirId, DirLock},
+    lock::DirId,
     maps::Maps,
     options::io_error,
     table::{Header, State},

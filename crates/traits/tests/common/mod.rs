@@ -14,7 +14,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::Command,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, Once, PoisonError},
 };
 
 use packet_traits::{
@@ -39,6 +39,11 @@ pub fn enabled() -> bool {
     if let Err(how) = packet_traits_lab::require_root() {
         panic!("{how}");
     }
+    // libbpf's own messages, which tests that provoke errors would clutter the output with; the errors are asserted on
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        libbpf_rs::set_print(None);
+    });
     true
 }
 

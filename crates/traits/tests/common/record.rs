@@ -27,10 +27,14 @@ pub enum Stage {
     Delivery,
     Consume,
     Kfree,
+    SkSkbVerdict,
+    LwtIn,
+    LwtOut,
+    LwtXmit,
 }
 
 impl Stage {
-    pub const ALL: [Stage; 15] = [
+    pub const ALL: [Stage; 19] = [
         Stage::Xdp,
         Stage::XdpAgain,
         Stage::TcIngress,
@@ -46,6 +50,10 @@ impl Stage {
         Stage::Delivery,
         Stage::Consume,
         Stage::Kfree,
+        Stage::SkSkbVerdict,
+        Stage::LwtIn,
+        Stage::LwtOut,
+        Stage::LwtXmit,
     ];
 }
 

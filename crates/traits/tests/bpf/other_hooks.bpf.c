@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
+/* Sets every trait in XDP and reads them at a socket map's verdict and at a route's programs. */
+#include "record.bpf.h"
+
+/* The socket whose received data the verdict sees. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} sockets SEC(".maps");
+
+SEC("xdp")
+int assign(struct xdp_md *ctx)
+{
+	if (set_all(ctx) && trait_seal(ctx))
+		return XDP_ABORTED;
+	return XDP_PASS;
+}
+
+/* Unlike in stages.bpf.c, what has no traits is reported too: nothing else passes here. */
+#define REPORT(ctx, stage_, read)                                                                                      \
+	({                                                                                                             \
+		struct record __r = { .stage = (stage_), .len = (ctx)->len };                                          \
+                                                                                                                       \
+		read(ctx, &__r);                                                                                       \
+		submit(&__r);                                                                                          \
+	})
+
+SEC("sk_skb/stream_verdict")
+int verdict(struct __sk_buff *ctx)
+{
+	REPORT(ctx, STAGE_SK_SKB_VERDICT, READ_EACH);
+	return SK_PASS;
+}
+
+SEC("lwt_in")
+int route_in(struct __sk_buff *ctx)
+{
+	REPORT(ctx, STAGE_LWT_IN, READ_EACH);
+	return BPF_OK;
+}
+
+SEC("lwt_out")
+int route_out(struct __sk_buff *ctx)
+{
+	REPORT(ctx, STAGE_LWT_OUT, READ_VIEW);
+	return BPF_OK;
+}
+
+SEC("lwt_xmit")
+int route_xmit(struct __sk_buff *ctx)
+{
+	REPORT(ctx, STAGE_LWT_XMIT, READ_EACH);
+	return BPF_OK;
+}
