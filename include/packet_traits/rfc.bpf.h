@@ -202,20 +202,13 @@ static __always_inline void __trait_rfc_copy_out(void *val, __u64 val__sz, const
 
 static __always_inline int __trait_rfc_get_xdp(struct xdp_md *xdp, __u64 key, __u64 *value, __u64 size)
 {
-	struct xdp_buff___traits *kern;
+	__u32 meta_len;
 	__u64 at;
-	long meta_len;
 
 	if (key >= TRAITS_KEY_COUNT)
 		return -EINVAL;
-	if (!trait_area.flow_nonce || !__trait_can_cast())
-		return -ENOENT;
-	kern = bpf_cast_to_kern_ctx(xdp);
-	at = (__u64)kern->data;
-	meta_len = at - (__u64)kern->data_meta;
-	if (meta_len < (long)trait_area.flow_len)
-		return -ENOENT;
-	return __trait_rfc_get(at, meta_len, key, value, size);
+	at = __trait_xdp_at(xdp, &meta_len);
+	return at ? __trait_rfc_get(at, meta_len, key, value, size) : -ENOENT;
 }
 
 static __always_inline int __trait_rfc_get_skb(struct __sk_buff *skb, __u64 key, __u64 *value, __u64 size)

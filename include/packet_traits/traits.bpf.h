@@ -624,20 +624,28 @@ static __always_inline struct __trait_footer *__trait_area_footer(void *area, __
 	return footer->nonce == trait_area.packet_nonce ? footer : (void *)0;
 }
 
-static __trait_outline int __trait_xdp_get_slow(struct xdp_md *ctx, __u64 bit, __u32 dist_merge, void *val, __u32 size)
+/* Address of the packet data in kernel memory, if the metadata in front of it is long enough for a flow region; else 0. */
+static __always_inline __u64 __trait_xdp_at(struct xdp_md *ctx, __u32 *meta_len)
 {
 	struct xdp_buff___traits *xdp;
-	__u64 at;
-	long meta_len;
+	long len;
 
 	if (!trait_area.flow_nonce || !__trait_can_cast())
-		return -ENOENT;
+		return 0;
 	xdp = bpf_cast_to_kern_ctx(ctx);
-	at = (__u64)xdp->data;
-	meta_len = at - (__u64)xdp->data_meta;
-	if (meta_len < (long)trait_area.flow_len)
-		return -ENOENT;
-	return __trait_kernel_get(at, meta_len, bit, dist_merge >> 8, dist_merge, val, size);
+	len = (__u64)xdp->data - (__u64)xdp->data_meta;
+	if (len < (long)trait_area.flow_len)
+		return 0;
+	*meta_len = len;
+	return (__u64)xdp->data;
+}
+
+static __trait_outline int __trait_xdp_get_slow(struct xdp_md *ctx, __u64 bit, __u32 dist_merge, void *val, __u32 size)
+{
+	__u32 meta_len;
+	__u64 at = __trait_xdp_at(ctx, &meta_len);
+
+	return at ? __trait_kernel_get(at, meta_len, bit, dist_merge >> 8, dist_merge, val, size) : -ENOENT;
 }
 
 static __always_inline int __trait_get_xdp(struct xdp_md *ctx, const volatile struct trait_key_desc *key, __u8 merge,
@@ -1156,9 +1164,8 @@ static __always_inline int __trait_view_nf(struct bpf_nf_ctx *ctx, struct trait_
 
 static __always_inline int __trait_view_xdp(struct xdp_md *ctx, struct trait_view *view)
 {
-	struct xdp_buff___traits *xdp;
 	struct __trait_footer *footer;
-	long meta_len;
+	__u32 meta_len;
 	__u64 at;
 
 	view->end = __trait_xdp_area_end(ctx);
@@ -1174,12 +1181,8 @@ static __always_inline int __trait_view_xdp(struct xdp_md *ctx, struct trait_vie
 		}
 		return 0;
 	}
-	if (!trait_area.flow_nonce || !__trait_can_cast())
-		return -ENOENT;
-	xdp = bpf_cast_to_kern_ctx(ctx);
-	at = (__u64)xdp->data;
-	meta_len = at - (__u64)xdp->data_meta;
-	return meta_len < (long)trait_area.flow_len ? -ENOENT : __trait_view_kernel(at, meta_len, view);
+	at = __trait_xdp_at(ctx, &meta_len);
+	return at ? __trait_view_kernel(at, meta_len, view) : -ENOENT;
 }
 
 static __always_inline int __trait_view_get(const struct trait_view *view, const volatile struct trait_key_desc *key,
