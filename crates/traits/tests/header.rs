@@ -149,16 +149,7 @@ fn write_vmlinux(_path: &Path) -> Result<(), String> {
 /// A registry with the keys of `every_call.bpf.c`.
 fn every_key(layout: Layout) -> Lab {
     let lab = Lab::empty(layout);
-    for (key, key_type, merge) in [
-        ("tenant", KeyType::U32, Merge::Block),
-        ("flow_id", KeyType::U64, Merge::KeepFirst),
-        ("src", KeyType::Ipv6, Merge::KeepFirst),
-        ("gateway", KeyType::Mac, Merge::Block),
-        ("ip.tos", KeyType::U8, Merge::Block),
-        ("sampled", KeyType::Flag, Merge::Block),
-    ] {
-        lab.registry.register(&spec(key, key_type, merge)).unwrap();
-    }
+    common::register(&lab.registry, common::EVERY_KEY);
     lab
 }
 

@@ -13,7 +13,7 @@ use std::{
     process::Command,
 };
 
-use common::{compile_with, spec};
+use common::{EVERY_KEY, Keys, RECORD_KEYS, compile_with};
 use libbpf_rs::ObjectBuilder;
 use packet_traits::{
     bind::{BoundObject, LoadedObject},
@@ -28,9 +28,6 @@ const GROWTH: u64 = 25;
 
 /// The kernel takes programs up to this many (BPF_COMPLEXITY_LIMIT_INSNS in include/linux/bpf.h).
 const LIMIT: u64 = 1_000_000;
-
-/// Name, type and merge policy of each key.
-type Keys = &'static [(&'static str, KeyType, Merge)];
 
 /// The key set of each source file's programs.
 const SOURCES: [(&str, Keys); 8] = [
@@ -48,25 +45,6 @@ const EXAMPLE_KEYS: Keys = &[
     ("tenant", KeyType::U32, Merge::Block),
     ("flow_id", KeyType::U64, Merge::Block),
     ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
-];
-
-const RECORD_KEYS: Keys = &[
-    ("tenant", KeyType::U32, Merge::Block),
-    ("port", KeyType::U16, Merge::Block),
-    ("marked", KeyType::Flag, Merge::Block),
-    ("seq", KeyType::U64, Merge::KeepFirst),
-    ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
-    ("src", KeyType::Ipv6, Merge::KeepFirst),
-    ("tiny", KeyType::U8, Merge::KeepFirst),
-];
-
-const EVERY_KEY: Keys = &[
-    ("tenant", KeyType::U32, Merge::Block),
-    ("flow_id", KeyType::U64, Merge::KeepFirst),
-    ("src", KeyType::Ipv6, Merge::KeepFirst),
-    ("gateway", KeyType::Mac, Merge::Block),
-    ("ip.tos", KeyType::U8, Merge::Block),
-    ("sampled", KeyType::Flag, Merge::Block),
 ];
 
 fn repository() -> PathBuf {
@@ -89,9 +67,7 @@ fn measured_with() -> String {
 
 fn load(source: &str, keys: Keys) -> LoadedObject {
     let lab = common::Lab::empty(Layout::DEFAULT);
-    for (key, key_type, merge) in keys {
-        lab.registry.register(&spec(key, *key_type, *merge)).unwrap();
-    }
+    common::register(&lab.registry, keys);
     let bytes = compile_with("clang", &repository().join(source), &[]);
     let mut bound = BoundObject::from_bytes(&bytes, source, &lab.registry).unwrap();
     for mut program in bound.open_object_mut().progs_mut() {

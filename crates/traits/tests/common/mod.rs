@@ -149,16 +149,36 @@ impl Lab {
 }
 
 pub fn register_record_keys(registry: &Registry) {
-    for (key, key_type, merge) in [
-        ("tenant", KeyType::U32, Merge::Block),
-        ("port", KeyType::U16, Merge::Block),
-        ("marked", KeyType::Flag, Merge::Block),
-        ("seq", KeyType::U64, Merge::KeepFirst),
-        ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
-        ("src", KeyType::Ipv6, Merge::KeepFirst),
-        ("tiny", KeyType::U8, Merge::KeepFirst),
-    ] {
-        registry.register(&spec(key, key_type, merge)).unwrap();
+    register(registry, RECORD_KEYS);
+}
+
+/// Names, types and merge policies of keys.
+pub type Keys = &'static [(&'static str, KeyType, Merge)];
+
+/// The keys of `record.bpf.h`.
+pub const RECORD_KEYS: Keys = &[
+    ("tenant", KeyType::U32, Merge::Block),
+    ("port", KeyType::U16, Merge::Block),
+    ("marked", KeyType::Flag, Merge::Block),
+    ("seq", KeyType::U64, Merge::KeepFirst),
+    ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
+    ("src", KeyType::Ipv6, Merge::KeepFirst),
+    ("tiny", KeyType::U8, Merge::KeepFirst),
+];
+
+/// The keys of `every_call.bpf.c`.
+pub const EVERY_KEY: Keys = &[
+    ("tenant", KeyType::U32, Merge::Block),
+    ("flow_id", KeyType::U64, Merge::KeepFirst),
+    ("src", KeyType::Ipv6, Merge::KeepFirst),
+    ("gateway", KeyType::Mac, Merge::Block),
+    ("ip.tos", KeyType::U8, Merge::Block),
+    ("sampled", KeyType::Flag, Merge::Block),
+];
+
+pub fn register(registry: &Registry, keys: Keys) {
+    for (key, key_type, merge) in keys {
+        registry.register(&spec(key, *key_type, *merge)).unwrap();
     }
 }
 
