@@ -1,0 +1,1163 @@
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
+/*
+ * Traits in the application: the programs of a cgroup that serve the options of <packet_traits/socket.h>.
+ *
+ * What is kept of a socket is in socket storage, which the kernel frees with the socket: `pt_receive` for what comes in,
+ * and is copied to sockets accepted from it, `pt_send` for what goes out.
+ */
+#include <linux/bpf.h>
+#include <packet_traits/traits.bpf.h>
+#include <packet_traits/socket.h>
+#include <packet_traits/socket.bpf.h>
+
+#define AF_INET 2
+#define AF_INET6 10
+#define SOL_SOCKET 1 /* include/uapi/asm-generic/socket.h */
+#define SO_RCVMARK 75
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define SOCK_DGRAM 2
+#define ETH_P_IP 0x0800
+
+#ifndef EAGAIN
+#define EAGAIN 11
+#endif
+#ifndef EISCONN
+#define EISCONN 106
+#endif
+
+#define WORDS_MAX TRAIT_SENDER_WORDS
+
+/* handles that no slot has: 0 is a datagram that has neither traits nor a mark */
+#define HANDLE_PLAIN 0
+#define HANDLE_NONE 0xffffffff
+
+/* filled in before loading */
+const volatile __u32 ring_count = 1;
+const volatile __u32 ring_slots = 1; /* a power of two */
+const volatile __u64 instance = 0;
+
+/*
+ * The registry's maps (crates/traits/src/registry/table.rs).
+ */
+struct key_record {
+	char name[32];
+	char description[128];
+	__u8 type;
+	__u8 merge;
+	__u8 size;
+	__u8 distance;
+	__u32 uid;
+	__u64 generation;
+	__u64 registered_at;
+	char comm[16];
+	__u64 checksum;
+};
+
+struct state_record {
+	__u64 live;
+	__u64 seq;
+	__u64 checksum;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TRAITS_KEY_MAX);
+	__type(key, __u32);
+	__uint(value_size, sizeof(struct key_record));
+} pt_keys SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__uint(value_size, sizeof(struct state_record));
+} pt_state SEC(".maps");
+
+/*
+ * What a socket has received.
+ */
+#define WANTS_SYN 1 /* SAVE_SYN_TRAITS */
+#define WANTS_RECEIVED 2 /* RCV_TRAITS */
+#define SET_RCVMARK 4 /* RCV_TRAITS turned SO_RCVMARK on */
+#define HAS_RING 8
+
+struct receive {
+	__u32 wants;
+	__u32 ring; /* if HAS_RING */
+	__u32 generation; /* of that ring */
+	__u32 syn_saved;
+	struct trait_sender_values syn;
+	__u32 last_sequence; /* odd: being written */
+	__u32 last_end; /* TCP sequence number after the data they came with */
+	__u32 last_valid;
+	__u32 reserved;
+	struct trait_sender_values last;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct receive);
+} pt_receive SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct trait_sender);
+} pt_send SEC(".maps");
+
+/*
+ * Datagrams: a ring of slots for each socket.
+ */
+struct ring {
+	__u32 owned;
+	__u32 generation;
+	__u32 next; /* handle; the first one is random, so that marks that are not handles do not look like one */
+	__u32 reserved[13]; /* a cache line of its own */
+};
+
+struct slot {
+	__u32 handle; /* HANDLE_NONE: being written */
+	__u32 generation; /* of the ring's owner */
+	__u64 present;
+	__u32 flags;
+	__u32 mark;
+	__u64 word[WORDS_MAX];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ring);
+} pt_rings SEC(".maps");
+
+/* ring_count * ring_slots of them; value_size is what the registry's layout needs of struct slot */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__uint(value_size, sizeof(struct slot));
+} pt_slots SEC(".maps");
+
+/*
+ * SYNs on their way through the handshake. The kernel keeps none of a SYN's packet until the connection is accepted.
+ */
+struct syn_key {
+	__u64 netns;
+	__u64 saddr[2]; /* IPv4 as ::ffff:a.b.c.d */
+	__u64 daddr[2];
+	__u16 sport; /* network byte order */
+	__u16 dport;
+	__u32 sequence;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct syn_key);
+	__type(value, struct trait_sender_values);
+} pt_syns SEC(".maps");
+
+/*
+ * The kernel, as far as these programs look into it.
+ */
+struct net___pt {
+	__u64 net_cookie;
+} __attribute__((preserve_access_index));
+
+struct sock___pt {
+	struct {
+		struct {
+			struct net___pt *net;
+		} skc_net;
+		unsigned long skc_flags;
+	} __sk_common;
+	struct {
+		struct {
+			int counter;
+		} rmem_alloc;
+	} sk_backlog;
+	int sk_rcvbuf;
+} __attribute__((preserve_access_index));
+
+struct tcp_sock___pt {
+	__u32 rcv_nxt;
+	__u32 rcv_wnd;
+	__u32 rcv_wup;
+} __attribute__((preserve_access_index));
+
+struct sk_buff___pt {
+	unsigned int len;
+	unsigned int truesize;
+	__u16 protocol;
+	__u16 transport_header;
+	__u16 network_header;
+	unsigned char *head;
+	unsigned char *data;
+	struct sock___pt *sk;
+} __attribute__((preserve_access_index));
+
+enum sock_flags___pt {
+	SOCK_RCVMARK___pt,
+};
+
+struct bpf_sockopt_kern___pt {
+	struct sock___pt *sk;
+} __attribute__((preserve_access_index));
+
+#define FLOW_WORDS ((trait_area.flow_len - 16) / 8)
+#define PACKET_WORDS (trait_area.packet_len ? (trait_area.packet_len - 16 + 7) / 8 : 0)
+#define VALUE_WORDS (FLOW_WORDS + PACKET_WORDS)
+#define TRAITS_LEN (TRAITS_HEADER_LEN + 8 * VALUE_WORDS)
+#define SLOT_LEN ((8 + TRAITS_LEN + 63) & ~63u)
+
+static __always_inline void copy_kernel(__u64 *to, __u64 from, __u32 words)
+{
+	__u32 i;
+
+	for (i = 0; i < WORDS_MAX && i < words; i++)
+		to[i] = __trait_kernel_word(from + 8 * i, 0);
+}
+
+static __always_inline void zero_words(__u64 *to, __u32 words)
+{
+	__u64 zero = 0;
+	__u32 i;
+
+	__trait_hide(zero); /* clang would call memset */
+	for (i = 0; i < WORDS_MAX && i < words; i++)
+		to[i] = zero;
+}
+
+/* The values of the packet, flow region first. `word` has room for the layout's words. */
+static __always_inline void copy_values(const struct trait_view *view, __u64 *word)
+{
+	copy_kernel(word, view->flow_end - trait_area.flow_len, FLOW_WORDS);
+	word += FLOW_WORDS;
+	if (view->packet_end)
+		copy_kernel(word, view->packet_end - 16 - 8 * PACKET_WORDS, PACKET_WORDS);
+	else
+		zero_words(word, PACKET_WORDS);
+	/* a region of an odd number of 4 bytes: what is in front of it is not the packet's */
+	if (trait_area.packet_len & 4)
+		*(__u32 *)word = 0;
+}
+
+static __always_inline void copy_words(__u64 *to, const __u64 *from, __u32 words)
+{
+	__u32 i;
+
+	for (i = 0; i < WORDS_MAX && i < words; i++)
+		to[i] = from[i];
+}
+
+/* The traits of a packet; none if `err`, which trait_view gave. */
+static __always_inline void keep(struct trait_sender_values *kept, const struct trait_view *view, int err)
+{
+	kept->present = err ? 0 : view->flow_present | view->packet_present;
+	if (kept->present)
+		copy_values(view, kept->word);
+}
+
+/*
+ * Arriving packets.
+ */
+
+/* Bit of a socket's flag in sock_common.skc_flags; 0 if the kernel has no such flag. */
+static __always_inline __u64 rcvmark_bit(void)
+{
+	if (!bpf_core_enum_value_exists(enum sock_flags___pt, SOCK_RCVMARK___pt))
+		return 0;
+	return 1ULL << bpf_core_enum_value(enum sock_flags___pt, SOCK_RCVMARK___pt);
+}
+
+/*
+ * Whether the socket will drop the datagram (__udp_enqueue_schedule_skb in net/ipv4/udp.c). Such a one must not take a slot
+ * from one that waits in the socket's queue.
+ */
+static __always_inline _Bool will_be_dropped(struct sk_buff___pt *skb)
+{
+	struct sock___pt *sk = skb->sk;
+	int used;
+
+	if (!sk)
+		return 0;
+	used = sk->sk_backlog.rmem_alloc.counter;
+	return used && (__u32)used + skb->truesize > (__u32)sk->sk_rcvbuf;
+}
+
+/* Puts a datagram's traits and mark into the next slot of its socket's ring. Returns the slot's handle. */
+static __always_inline __u32 take_slot(struct __sk_buff *ctx, const struct receive *receive)
+{
+	__u32 index = receive->ring, handle;
+	struct trait_view view;
+	struct ring *ring;
+	struct slot *slot;
+	int err;
+
+	err = trait_view(ctx, &view);
+	if (err && !ctx->mark)
+		return HANDLE_PLAIN;
+	if (will_be_dropped(bpf_cast_to_kern_ctx(ctx)))
+		return HANDLE_NONE;
+	ring = bpf_map_lookup_elem(&pt_rings, &index);
+	if (!ring)
+		return HANDLE_NONE;
+	handle = __sync_fetch_and_add(&ring->next, 1);
+	if (handle == HANDLE_PLAIN || handle == HANDLE_NONE)
+		return HANDLE_NONE;
+	index = index * ring_slots + (handle & (ring_slots - 1));
+	slot = bpf_map_lookup_elem(&pt_slots, &index);
+	if (!slot)
+		return HANDLE_NONE;
+	/*
+	 * Both exchanges are full barriers. Whoever finds the slot being written, after a whole turn of the ring, leaves it
+	 * to the one who writes.
+	 */
+	if (__sync_lock_test_and_set(&slot->handle, HANDLE_NONE) == HANDLE_NONE)
+		return HANDLE_NONE;
+	slot->generation = receive->generation;
+	slot->flags = TRAITS_FOUND;
+	slot->mark = ctx->mark;
+	slot->present = err ? 0 : view.flow_present | view.packet_present;
+	if (slot->present)
+		copy_values(&view, slot->word);
+	__sync_lock_test_and_set(&slot->handle, handle);
+	return handle;
+}
+
+/* A TCP header and what belongs to it. */
+struct segment {
+	__u16 sport; /* network byte order */
+	__u16 dport;
+	__u32 sequence;
+	__u32 payload_len;
+	_Bool syn;
+	_Bool ack;
+};
+
+static __always_inline void read_segment(struct sk_buff___pt *skb, struct segment *segment)
+{
+	__u64 header = (__u64)skb->head + skb->transport_header;
+	__u64 first = __trait_kernel_word(header, 0), second = __trait_kernel_word(header, 1);
+	__u8 flags = second >> 40;
+
+	segment->sport = first;
+	segment->dport = first >> 16;
+	segment->sequence = __builtin_bswap32(first >> 32);
+	segment->syn = flags & 2;
+	segment->ack = flags & 16;
+	segment->payload_len = (__u64)skb->data + skb->len - header - ((second >> 36 & 0xf) << 2);
+}
+
+/* ::ffff:a.b.c.d as two words */
+static __always_inline void map_ipv4(__u64 *address, __u32 ipv4)
+{
+	address[0] = 0;
+	address[1] = (__u64)ipv4 << 32 | 0xffff0000;
+}
+
+static __always_inline void save_syn(struct __sk_buff *ctx, struct sk_buff___pt *skb)
+{
+	struct trait_sender_values values = {};
+	struct syn_key key = {};
+	struct trait_view view;
+	struct segment segment;
+	struct sock___pt *sk;
+	__u64 header;
+
+	read_segment(skb, &segment);
+	sk = skb->sk;
+	if (!segment.syn || segment.ack || !sk)
+		return;
+	header = (__u64)skb->head + skb->network_header;
+	key.netns = sk->__sk_common.skc_net.net->net_cookie;
+	if (skb->protocol == __builtin_bswap16(ETH_P_IP)) {
+		__u64 addresses = __trait_kernel_word(header + 12, 0);
+
+		map_ipv4(key.saddr, addresses);
+		map_ipv4(key.daddr, addresses >> 32);
+	} else {
+		key.saddr[0] = __trait_kernel_word(header + 8, 0);
+		key.saddr[1] = __trait_kernel_word(header + 8, 1);
+		key.daddr[0] = __trait_kernel_word(header + 24, 0);
+		key.daddr[1] = __trait_kernel_word(header + 24, 1);
+	}
+	key.sport = segment.sport;
+	key.dport = segment.dport;
+	key.sequence = segment.sequence;
+	keep(&values, &view, trait_view(ctx, &view));
+	bpf_map_update_elem(&pt_syns, &key, &values, BPF_ANY);
+}
+
+/* Keeps the traits of a segment if it has data that the socket does not have yet and that is in its window. */
+#define KEEP_LAST(ctx, skb_, receive)                                                                                  \
+	({                                                                                                             \
+		struct trait_view __view;                                                                              \
+                                                                                                                       \
+		if (begin_last(skb_, receive)) {                                                                       \
+			keep(&(receive)->last, &__view, trait_view(ctx, &__view));                                     \
+			__sync_fetch_and_add(&(receive)->last_sequence, 1);                                            \
+		}                                                                                                      \
+	})
+
+static __always_inline _Bool begin_last(struct sk_buff___pt *skb, struct receive *receive)
+{
+	struct segment segment;
+	struct tcp_sock___pt *tcp;
+	__u32 next, end, sequence;
+	__s32 window;
+
+	read_segment(skb, &segment);
+	if (!segment.payload_len || !skb->sk)
+		return 0;
+	tcp = bpf_rdonly_cast(skb->sk, bpf_core_type_id_kernel(struct tcp_sock___pt));
+	next = tcp->rcv_nxt;
+	window = tcp->rcv_wup + tcp->rcv_wnd - next; /* tcp_receive_window, include/net/tcp.h */
+	if (window < 0)
+		window = 0;
+	end = segment.sequence + segment.syn + segment.payload_len;
+	if ((__s32)(end - next) <= 0 || (__s32)(segment.sequence - next) > window)
+		return 0;
+	if (receive->last_valid && (__s32)(end - receive->last_end) <= 0)
+		return 0;
+	sequence = receive->last_sequence;
+	if (sequence & 1 || __sync_val_compare_and_swap(&receive->last_sequence, sequence, sequence + 1) != sequence)
+		return 0; /* another CPU is at it, with data of the same moment */
+	receive->last_end = end;
+	receive->last_valid = 1;
+	return 1;
+}
+
+SEC("cgroup_skb/ingress")
+int pt_ingress(struct __sk_buff *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct receive *receive;
+	struct sk_buff___pt *skb;
+
+	if (!sk)
+		return 1;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return 1;
+	receive = bpf_sk_storage_get(&pt_receive, sk, 0, 0);
+	if (!receive || !receive->wants)
+		return 1;
+	if (sk->protocol == IPPROTO_UDP) {
+		if (receive->wants & WANTS_RECEIVED)
+			ctx->mark = take_slot(ctx, receive);
+		return 1;
+	}
+	skb = bpf_cast_to_kern_ctx(ctx);
+	if (sk->state == BPF_TCP_LISTEN) {
+		if (receive->wants & WANTS_SYN)
+			save_syn(ctx, skb);
+	} else if (receive->wants & WANTS_RECEIVED) {
+		KEEP_LAST(ctx, skb, receive);
+	}
+	return 1;
+}
+
+/* Forgets what an earlier connection of the socket received. */
+static __always_inline void forget(struct receive *receive)
+{
+	receive->syn_saved = 0;
+	receive->syn.present = 0;
+	receive->last_valid = 0;
+	receive->last.present = 0;
+}
+
+#define SOCK_OPS(ctx, field) ((__u32)(__u64)__trait_ctx_ptr(struct bpf_sock_ops, ctx, field))
+
+static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct receive *receive)
+{
+	struct bpf_sock_ops_kern___traits *kern = bpf_cast_to_kern_ctx(ctx);
+	struct sk_buff___pt *skb = (void *)kern->skb;
+	struct trait_sender_values *values;
+	struct syn_key key = {};
+
+	forget(receive);
+	key.netns = bpf_get_netns_cookie(ctx);
+	if (SOCK_OPS(ctx, family) == AF_INET) {
+		map_ipv4(key.saddr, SOCK_OPS(ctx, remote_ip4));
+		map_ipv4(key.daddr, SOCK_OPS(ctx, local_ip4));
+	} else {
+		key.saddr[0] = SOCK_OPS(ctx, remote_ip6[0]) | (__u64)SOCK_OPS(ctx, remote_ip6[1]) << 32;
+		key.saddr[1] = SOCK_OPS(ctx, remote_ip6[2]) | (__u64)SOCK_OPS(ctx, remote_ip6[3]) << 32;
+		key.daddr[0] = SOCK_OPS(ctx, local_ip6[0]) | (__u64)SOCK_OPS(ctx, local_ip6[1]) << 32;
+		key.daddr[1] = SOCK_OPS(ctx, local_ip6[2]) | (__u64)SOCK_OPS(ctx, local_ip6[3]) << 32;
+	}
+	key.sport = SOCK_OPS(ctx, remote_port) >> 16;
+	key.dport = __builtin_bswap16(SOCK_OPS(ctx, local_port));
+	key.sequence = SOCK_OPS(ctx, rcv_nxt) - 1;
+	if (receive->wants & WANTS_SYN) {
+		values = bpf_map_lookup_elem(&pt_syns, &key);
+		if (values) {
+			receive->syn.present = values->present;
+			copy_words(receive->syn.word, values->word, VALUE_WORDS);
+			receive->syn_saved = 1;
+			bpf_map_delete_elem(&pt_syns, &key);
+		}
+	}
+	/* what ended the handshake may have data */
+	if (skb && receive->wants & WANTS_RECEIVED)
+		KEEP_LAST(ctx, skb, receive);
+}
+
+SEC("sockops")
+int pt_sockops(struct bpf_sock_ops *ctx)
+{
+	struct receive *receive;
+	struct bpf_sock *sk;
+
+	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
+		return 1;
+	sk = ctx->sk;
+	if (!sk)
+		return 1;
+	receive = bpf_sk_storage_get(&pt_receive, sk, 0, 0);
+	if (!receive)
+		return 1;
+	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		forget(receive);
+	else
+		accept_syn(ctx, receive);
+	return 1;
+}
+
+/*
+ * Leaving packets: binds a datagram's own traits to it.
+ */
+SEC("cgroup_skb/egress")
+int pt_egress(struct __sk_buff *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct trait_sender *send;
+	__u64 skb;
+
+	if (!sk)
+		return 1;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->protocol != IPPROTO_UDP)
+		return 1;
+	send = bpf_sk_storage_get(&pt_send, sk, 0, 0);
+	if (!send)
+		return 1;
+	skb = (__u64)bpf_cast_to_kern_ctx(ctx);
+	if (send->state == TRAIT_NEXT_ARMED && send->task == bpf_get_current_task()) {
+		send->skb = skb;
+		send->state = TRAIT_NEXT_BOUND;
+	} else if (send->state == TRAIT_NEXT_BOUND && send->skb == skb) {
+		/* a later datagram in the memory of the one that had them */
+		send->state = TRAIT_NEXT_NONE;
+	}
+	return 1;
+}
+
+SEC("cgroup/sock_release")
+int pt_release(struct bpf_sock *ctx)
+{
+	struct receive *receive = bpf_sk_storage_get(&pt_receive, ctx, 0, 0);
+	struct ring *ring;
+	__u32 index;
+
+	if (!receive || !(receive->wants & HAS_RING))
+		return 1;
+	index = receive->ring;
+	receive->wants = 0;
+	ring = bpf_map_lookup_elem(&pt_rings, &index);
+	if (ring)
+		__sync_lock_test_and_set(&ring->owned, 0);
+	return 1;
+}
+
+/*
+ * The options.
+ */
+
+static __always_inline _Bool is_key_of(__s32 optname, __s32 option)
+{
+	return (optname & ~0xff) == option;
+}
+
+struct place {
+	__u64 bit;
+	__u32 offset;
+	__u32 size;
+};
+
+static __always_inline __u64 live_keys(void)
+{
+	struct state_record *state;
+	__u32 zero = 0;
+
+	state = bpf_map_lookup_elem(&pt_state, &zero);
+	return state ? state->live : 0;
+}
+
+static __always_inline __u32 place_of(__u8 merge, __u8 distance)
+{
+	__u32 of_packet = -(__u32)(merge == TRAIT_KEEP_FIRST);
+
+	return trait_area.flow_len - distance + ((8 * VALUE_WORDS + 16) & of_packet);
+}
+
+/* Where the value of a registered key is. Returns 0, or -EINVAL. */
+static __always_inline int find_key(__u32 number, struct place *place)
+{
+	struct key_record *record;
+
+	if (number >= TRAITS_KEY_MAX || !(live_keys() >> number & 1))
+		return -EINVAL;
+	record = bpf_map_lookup_elem(&pt_keys, &number);
+	if (!record)
+		return -EINVAL;
+	place->bit = 1ULL << number;
+	place->size = record->size;
+	place->offset = place_of(record->merge, record->distance);
+	if (place->size > 16 || place->offset > TRAITS_VALUES_MAX - place->size)
+		return -EINVAL;
+	return 0;
+}
+
+#define OPTVAL(ctx) (*(void *volatile *)&(ctx)->optval)
+#define OPTVAL_END(ctx) (*(void *volatile *)&(ctx)->optval_end)
+
+static __always_inline int refuse(int err)
+{
+	bpf_set_retval(err);
+	return 1;
+}
+
+static __always_inline int give(struct bpf_sockopt *ctx, __s32 len)
+{
+	ctx->optlen = len;
+	bpf_set_retval(0);
+	return 1;
+}
+
+/* The whole of a socket's or packet's traits. */
+static __always_inline int give_all(struct bpf_sockopt *ctx, const struct trait_sender_values *values, __u32 flags,
+				    __u32 mark)
+{
+	struct traits *to = OPTVAL(ctx);
+	__u32 len = TRAITS_LEN;
+
+	if ((void *)to + len > OPTVAL_END(ctx))
+		return refuse(-EINVAL);
+	to->flags = flags;
+	to->mark = mark;
+	if (values) {
+		to->present = values->present;
+		copy_words((void *)to->values, values->word, VALUE_WORDS);
+	} else {
+		to->present = 0;
+		zero_words((void *)to->values, VALUE_WORDS);
+	}
+	return give(ctx, len);
+}
+
+/* One key of them. */
+static __always_inline int give_one(struct bpf_sockopt *ctx, const struct trait_sender_values *values, __u32 number)
+{
+	struct place place;
+	const void *from;
+	void *to;
+
+	if (find_key(number, &place))
+		return refuse(-EINVAL);
+	to = OPTVAL(ctx);
+	if (place.size == 0) {
+		if (to + 1 > OPTVAL_END(ctx))
+			return refuse(-EINVAL);
+		if (!values || !(values->present & place.bit))
+			return refuse(-ENOENT);
+		*(__u8 *)to = 1;
+		return give(ctx, 1);
+	}
+	from = (void *)values + sizeof(__u64) + place.offset;
+#define GIVE(size_)                                                                                                    \
+	case size_:                                                                                                    \
+		if (to + (size_) > OPTVAL_END(ctx))                                                                    \
+			return refuse(-EINVAL);                                                                        \
+		if (!values || !(values->present & place.bit))                                                         \
+			return refuse(-ENOENT);                                                                        \
+		__trait_copy(to, from, size_);                                                                         \
+		return give(ctx, size_);
+	switch (place.size) {
+		GIVE(1)
+		GIVE(2)
+		GIVE(4)
+		GIVE(8)
+		GIVE(16)
+	}
+	return refuse(-EINVAL);
+}
+
+static __always_inline int give_traits(struct bpf_sockopt *ctx, const struct trait_sender_values *values, __u32 number)
+{
+	if (number == TRAITS_ALL)
+		return give_all(ctx, values, values ? TRAITS_FOUND : 0, 0);
+	return give_one(ctx, values, number);
+}
+
+static __always_inline int give_int(struct bpf_sockopt *ctx, int value)
+{
+	int *to = OPTVAL(ctx);
+
+	if ((void *)(to + 1) > OPTVAL_END(ctx))
+		return refuse(-EINVAL);
+	*to = value;
+	return give(ctx, sizeof(*to));
+}
+
+/*
+ * The keys from number `first` on, as many as there is room for. Without a branch on whether a key is there, which would be
+ * too much for the verifier: what is not is overwritten by the next.
+ */
+static __always_inline int give_keys(struct bpf_sockopt *ctx, __u32 first)
+{
+	void *start = OPTVAL(ctx), *end = OPTVAL_END(ctx);
+	__u64 live = live_keys();
+	__u32 number, i, count = 0;
+
+	if (first >= TRAITS_KEY_MAX)
+		return refuse(-EINVAL);
+	if (!(live >> first))
+		return refuse(-ENOENT);
+	for (number = first; number < TRAITS_KEY_MAX; number++) {
+		struct traits_key *to = start + count * sizeof(*to);
+		__u32 index = number;
+		struct key_record *record = bpf_map_lookup_elem(&pt_keys, &index);
+
+		if (!record || (void *)(to + 1) > end)
+			break;
+		for (i = 0; i < sizeof(to->name); i++)
+			to->name[i] = record->name[i];
+		to->number = number;
+		to->type = record->type;
+		to->size = record->size;
+		to->merge = record->merge;
+		to->offset = place_of(record->merge, record->distance);
+		to->distance = record->distance;
+		count += live >> number & 1;
+	}
+	if (!count)
+		return refuse(-EINVAL);
+	return give(ctx, count * sizeof(struct traits_key));
+}
+
+static __always_inline int give_receive(struct bpf_sockopt *ctx, const struct receive *receive)
+{
+	struct traits_receive *to = OPTVAL(ctx);
+
+	if ((void *)(to + 1) > OPTVAL_END(ctx))
+		return refuse(-EINVAL);
+	to->enabled = receive && receive->wants & WANTS_RECEIVED;
+	to->traits_len = TRAITS_LEN;
+	to->flow_len = trait_area.flow_len;
+	to->packet_len = trait_area.packet_len;
+	to->instance = instance;
+	if (receive && receive->wants & HAS_RING) {
+		to->ring = receive->ring;
+		to->slots = ring_slots;
+		to->generation = receive->generation;
+		to->slot_len = SLOT_LEN;
+	} else {
+		to->ring = 0;
+		to->slots = 0;
+		to->generation = 0;
+		to->slot_len = 0;
+	}
+	return give(ctx, sizeof(*to));
+}
+
+/* A datagram's slot, if it still is in it. */
+static __always_inline struct slot *find_slot(const struct receive *receive, __u32 handle)
+{
+	__u32 index = receive->ring * ring_slots + (handle & (ring_slots - 1));
+	struct slot *slot = bpf_map_lookup_elem(&pt_slots, &index);
+
+	return slot && *(volatile __u32 *)&slot->handle == handle && slot->generation == receive->generation ? slot
+													     : NULL;
+}
+
+/* Writes a datagram's traits to `to`, which has room for TRAITS_LEN. */
+static __always_inline void give_slot(struct traits *to, const struct receive *receive, __u32 handle)
+{
+	struct slot *slot = NULL;
+
+	to->present = 0;
+	to->flags = 0;
+	to->mark = 0;
+	if (handle == HANDLE_PLAIN)
+		to->flags = TRAITS_FOUND;
+	else if (handle != HANDLE_NONE && receive)
+		slot = find_slot(receive, handle);
+	if (slot) {
+		to->present = slot->present;
+		to->flags = TRAITS_FOUND;
+		to->mark = slot->mark;
+		copy_words((void *)to->values, slot->word, VALUE_WORDS);
+		if (__sync_fetch_and_add(&slot->handle, 0) == handle) /* a full barrier, then a load */
+			return;
+		/* the ring has come round while it was read */
+		to->present = 0;
+		to->flags = 0;
+		to->mark = 0;
+	}
+	zero_words((void *)to->values, VALUE_WORDS);
+}
+
+static __always_inline int give_datagram(struct bpf_sockopt *ctx, const struct receive *receive)
+{
+	struct traits *to = OPTVAL(ctx);
+	__u32 len = TRAITS_LEN;
+
+	if ((void *)to + len > OPTVAL_END(ctx))
+		return refuse(-EINVAL);
+	give_slot(to, receive, ctx->optname);
+	return give(ctx, len);
+}
+
+static __always_inline int give_datagrams(struct bpf_sockopt *ctx, const struct receive *receive)
+{
+	void *to = OPTVAL(ctx), *end = OPTVAL_END(ctx);
+	__u32 len = TRAITS_LEN, handle = ctx->optname, i;
+
+	for (i = 0; i < TRAITS_BATCH_MAX; i++) {
+		if (to + len > end)
+			break;
+		give_slot(to, receive, handle + i);
+		to += len;
+	}
+	return i ? give(ctx, i * len) : refuse(-EINVAL);
+}
+
+static __always_inline int give_last(struct bpf_sockopt *ctx, const struct receive *receive, __u32 number)
+{
+	__u32 sequence, i;
+	int ret;
+
+	for (i = 0; i < 4; i++) {
+		sequence = *(volatile __u32 *)&receive->last_sequence;
+		if (sequence & 1)
+			continue;
+		ret = give_traits(ctx, receive->last_valid ? &receive->last : NULL, number);
+		if (*(volatile __u32 *)&receive->last_sequence == sequence)
+			return ret;
+	}
+	return refuse(-EAGAIN);
+}
+
+SEC("cgroup/getsockopt")
+int pt_getsockopt(struct bpf_sockopt *ctx)
+{
+	__s32 level = ctx->level, optname = ctx->optname;
+	const struct receive *receive;
+	const struct trait_sender *send;
+	struct bpf_sock *sk;
+
+	if (level < SOL_TRAITS || level > SOL_TRAITS_DATAGRAMS)
+		return 1;
+	sk = ctx->sk;
+	if (!sk || (sk->family != AF_INET && sk->family != AF_INET6))
+		return 1;
+	receive = bpf_sk_storage_get(&pt_receive, sk, 0, 0);
+	if (level != SOL_TRAITS) {
+		if (sk->protocol != IPPROTO_UDP)
+			return refuse(-EOPNOTSUPP);
+		if (receive && !(receive->wants & HAS_RING))
+			receive = NULL;
+		return level == SOL_TRAITS_DATAGRAM ? give_datagram(ctx, receive) : give_datagrams(ctx, receive);
+	}
+	if (is_key_of(optname, TRAITS_KEYS))
+		return give_keys(ctx, optname & 0xff);
+	if (optname == RCV_TRAITS)
+		return give_receive(ctx, receive);
+	if (is_key_of(optname, SOCKET_TRAITS)) {
+		send = bpf_sk_storage_get(&pt_send, sk, 0, 0);
+		return give_traits(ctx, send ? &send->own : NULL, optname & 0xff);
+	}
+	if (optname != SAVE_SYN_TRAITS && !is_key_of(optname, SYN_TRAITS) && !is_key_of(optname, LAST_TRAITS))
+		return refuse(-EINVAL);
+	if (sk->protocol != IPPROTO_TCP)
+		return refuse(-EOPNOTSUPP);
+	if (optname == SAVE_SYN_TRAITS)
+		return give_int(ctx, receive && receive->wants & WANTS_SYN);
+	if (!sk->dst_port) /* disconnected, or never connected */
+		receive = NULL;
+	if (is_key_of(optname, SYN_TRAITS))
+		return give_traits(ctx, receive && receive->syn_saved ? &receive->syn : NULL, optname & 0xff);
+	return receive ? give_last(ctx, receive, optname & 0xff) : give_traits(ctx, NULL, optname & 0xff);
+}
+
+/* The kernel need not see this option: it is set. */
+static __always_inline int done(struct bpf_sockopt *ctx)
+{
+	ctx->optlen = -1;
+	return 1;
+}
+
+/* The option's value if it is an int of 0 or 1; else negative. */
+static __always_inline int read_switch(struct bpf_sockopt *ctx)
+{
+	int *from = OPTVAL(ctx), value;
+
+	if (ctx->optlen != sizeof(*from) || (void *)(from + 1) > OPTVAL_END(ctx))
+		return -EINVAL;
+	value = *from;
+	return value == 0 || value == 1 ? value : -EINVAL;
+}
+
+static __always_inline int set_save_syn(struct bpf_sockopt *ctx, struct bpf_sock *sk)
+{
+	int on = read_switch(ctx);
+	struct receive *receive;
+
+	if (sk->protocol != IPPROTO_TCP)
+		return refuse(-EOPNOTSUPP);
+	if (on < 0)
+		return refuse(-EINVAL);
+	if (sk->state != BPF_TCP_LISTEN && sk->state != BPF_TCP_CLOSE)
+		return refuse(-EISCONN);
+	receive = bpf_sk_storage_get(&pt_receive, sk, 0, on ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	if (!receive)
+		return on ? refuse(-ENOSPC) : done(ctx);
+	receive->wants = on ? receive->wants | WANTS_SYN : receive->wants & ~WANTS_SYN;
+	return done(ctx);
+}
+
+/* Claims a free ring. Returns its number, or -ENOSPC. */
+static __always_inline int claim_ring(void)
+{
+	__u32 index;
+
+	for (index = 0; index < ring_count && index < (1 << 16); index++) {
+		__u32 place = index;
+		struct ring *ring = bpf_map_lookup_elem(&pt_rings, &place);
+
+		if (ring && !ring->owned && !__sync_val_compare_and_swap(&ring->owned, 0, 1))
+			return index;
+	}
+	return -ENOSPC;
+}
+
+static __always_inline int set_receive(struct bpf_sockopt *ctx, struct bpf_sock *sk)
+{
+	int on = read_switch(ctx), index;
+	struct bpf_sockopt_kern___pt *kern;
+	struct receive *receive;
+	struct ring *ring;
+	__u32 place;
+
+	if (sk->protocol != IPPROTO_TCP && sk->protocol != IPPROTO_UDP)
+		return refuse(-EOPNOTSUPP);
+	if (on < 0)
+		return refuse(-EINVAL);
+	receive = bpf_sk_storage_get(&pt_receive, sk, 0, on ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	if (!receive)
+		return on ? refuse(-ENOSPC) : done(ctx);
+	if (!on) {
+		receive->wants &= ~WANTS_RECEIVED;
+		if (!(receive->wants & SET_RCVMARK))
+			return done(ctx);
+		receive->wants &= ~SET_RCVMARK;
+	} else if (sk->protocol == IPPROTO_TCP) {
+		receive->wants |= WANTS_RECEIVED;
+		return done(ctx);
+	} else {
+		if (!(receive->wants & HAS_RING)) {
+			index = claim_ring();
+			if (index < 0)
+				return refuse(-ENOSPC);
+			place = index;
+			ring = bpf_map_lookup_elem(&pt_rings, &place);
+			if (!ring)
+				return refuse(-ENOSPC);
+			receive->ring = index;
+			receive->generation = ++ring->generation;
+			receive->wants |= HAS_RING;
+		}
+		receive->wants |= WANTS_RECEIVED;
+		kern = bpf_cast_to_kern_ctx(ctx);
+		if (kern->sk->__sk_common.skc_flags & rcvmark_bit())
+			return done(ctx);
+		receive->wants |= SET_RCVMARK;
+	}
+	/* the kernel sets this in its stead */
+	*(volatile __s32 *)&ctx->level = SOL_SOCKET;
+	*(volatile __s32 *)&ctx->optname = SO_RCVMARK;
+	return 1;
+}
+
+static __always_inline void begin_write(struct trait_sender *send)
+{
+	__sync_fetch_and_add(&send->sequence, 1);
+}
+
+#define end_write begin_write
+
+/* One key's new value: none, to delete it, or `value`. */
+struct change {
+	struct place place;
+	_Bool on;
+	__u64 value[2];
+};
+
+/* Reads the option's value for a key. Returns 0, or -EINVAL. */
+static __always_inline int read_change(struct bpf_sockopt *ctx, __u32 number, struct change *change)
+{
+	void *from = OPTVAL(ctx), *end = OPTVAL_END(ctx);
+	__s32 len = ctx->optlen;
+
+	if (find_key(number, &change->place))
+		return -EINVAL;
+	change->on = len != 0;
+	if (!len)
+		return 0;
+	if (!change->place.size) {
+		if (len == 1 && from + 1 <= end)
+			change->on = *(__u8 *)from;
+		else if (len == 4 && from + 4 <= end)
+			change->on = *(__u32 *)from;
+		else
+			return -EINVAL;
+		return 0;
+	}
+	if (len != change->place.size)
+		return -EINVAL;
+#define TAKE(size_)                                                                                                    \
+	case size_:                                                                                                    \
+		if (from + (size_) > end)                                                                              \
+			return -EINVAL;                                                                                \
+		__trait_copy(change->value, from, size_);                                                              \
+		return 0;
+	switch (change->place.size) {
+		TAKE(1)
+		TAKE(2)
+		TAKE(4)
+		TAKE(8)
+		TAKE(16)
+	}
+	return -EINVAL;
+}
+
+static __always_inline void make_change(struct trait_sender_values *values, const struct change *change)
+{
+	void *to = (void *)values->word + change->place.offset;
+
+	if (!change->on) {
+		values->present &= ~change->place.bit;
+		return;
+	}
+	switch (change->place.size) {
+	case 1:
+		__trait_copy(to, change->value, 1);
+		break;
+	case 2:
+		__trait_copy(to, change->value, 2);
+		break;
+	case 4:
+		__trait_copy(to, change->value, 4);
+		break;
+	case 8:
+		__trait_copy(to, change->value, 8);
+		break;
+	case 16:
+		__trait_copy(to, change->value, 16);
+		break;
+	}
+	values->present |= change->place.bit;
+}
+
+/* Whether the option's value is a struct traits of registered keys. */
+static __always_inline _Bool is_all(struct bpf_sockopt *ctx)
+{
+	const struct traits *from = OPTVAL(ctx);
+	__u32 len = TRAITS_LEN;
+
+	if (ctx->optlen < (__s32)len || ctx->optlen > (__s32)sizeof(*from) || (void *)from + len > OPTVAL_END(ctx))
+		return 0;
+	return !(from->present & ~live_keys());
+}
+
+static __always_inline void take_all(struct bpf_sockopt *ctx, struct trait_sender_values *to)
+{
+	const struct traits *from = OPTVAL(ctx);
+	__u32 len = TRAITS_LEN;
+
+	if ((void *)from + len > OPTVAL_END(ctx))
+		return;
+	to->present = from->present;
+	copy_words(to->word, (const void *)from->values, VALUE_WORDS);
+}
+
+/* SOCKET_TRAITS and, if `next`, NEXT_TRAITS. */
+static __always_inline int set_sent(struct bpf_sockopt *ctx, struct bpf_sock *sk, __u32 number, _Bool next)
+{
+	_Bool all = number == TRAITS_ALL;
+	struct change change = {};
+	struct trait_sender *send;
+	__u64 task;
+
+	if (sk->state == BPF_TCP_LISTEN && sk->protocol == IPPROTO_TCP)
+		return refuse(-EOPNOTSUPP);
+	if (next && sk->protocol != IPPROTO_UDP)
+		return refuse(-EOPNOTSUPP);
+	if (all ? !is_all(ctx) : read_change(ctx, number, &change))
+		return refuse(-EINVAL);
+	send = bpf_sk_storage_get(&pt_send, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!send)
+		return refuse(-ENOSPC);
+	task = bpf_get_current_task();
+	begin_write(send);
+	if (!next) {
+		if (all)
+			take_all(ctx, &send->own);
+		else
+			make_change(&send->own, &change);
+	} else {
+		if (send->state != TRAIT_NEXT_ARMED || send->task != task)
+			send->next.present = 0;
+		if (all)
+			take_all(ctx, &send->next);
+		else
+			make_change(&send->next, &change);
+		send->task = task;
+		send->state = send->next.present ? TRAIT_NEXT_ARMED : TRAIT_NEXT_NONE;
+	}
+	send->nonce = ~trait_area.flow_nonce;
+	end_write(send);
+	return done(ctx);
+}
+
+SEC("cgroup/setsockopt")
+int pt_setsockopt(struct bpf_sockopt *ctx)
+{
+	__s32 optname = ctx->optname;
+	struct bpf_sock *sk;
+
+	if (ctx->level != SOL_TRAITS)
+		return 1;
+	sk = ctx->sk;
+	if (!sk || (sk->family != AF_INET && sk->family != AF_INET6))
+		return 1;
+	if (optname == SAVE_SYN_TRAITS)
+		return set_save_syn(ctx, sk);
+	if (optname == RCV_TRAITS)
+		return set_receive(ctx, sk);
+	if (is_key_of(optname, SOCKET_TRAITS))
+		return set_sent(ctx, sk, optname & 0xff, 0);
+	if (is_key_of(optname, NEXT_TRAITS))
+		return set_sent(ctx, sk, optname & 0xff, 1);
+	return refuse(-EINVAL);
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * Packet traits for applications: plain getsockopt, setsockopt and recvmsg. No library, no privilege.
+ *
+ * Somebody with privileges has run `traits sockets attach` for the cgroup the process is in. Until then every call below
+ * fails with ENOPROTOOPT.
+ *
+ *	#include <packet_traits/socket.h>
+ *
+ *	struct traits_key tenant;
+ *	struct traits traits;
+ *	__u32 who = 0;
+ *
+ *	traits_key_by_name(fd, "tenant", &tenant);		// once
+ *	traits_switch(fd, RCV_TRAITS, 1);			// once for a socket
+ *
+ *	len = traits_recv(fd, buf, sizeof(buf), 0, &from, &traits);
+ *	if (traits_value(&traits, &tenant, &who, sizeof(who)) > 0)
+ *		printf("tenant %u\n", who);
+ *
+ * The options, for those who do without the functions at the end. Level SOL_TRAITS:
+ *
+ *	option			get				set
+ *	TRAITS_KEYS + first	struct traits_key[]: the keys	-
+				from number `first` on, as many
+				as there is room for
+ *	SAVE_SYN_TRAITS		int				int, 0 or 1: TCP, before connect; sockets accepted
+ *								from a listener inherit it
+ *	RCV_TRAITS		struct traits_receive		int, 0 or 1. UDP: traits with each datagram;
+ *								TCP: LAST_TRAITS; inherited like SAVE_SYN_TRAITS
+ *	SYN_TRAITS + key	value of the SYN's trait	-
+ *	LAST_TRAITS + key	of the newest data's trait	-
+ *	SOCKET_TRAITS + key	of the socket's own trait	value: on every packet the socket sends from now on; no bytes:
+ *								deletes it
+ *	NEXT_TRAITS + key	-				value: on the next datagram this thread sends on this
+ *								socket, over the socket's own
+ *
+ * `key` is a key's number, from TRAITS_KEYS. With TRAITS_ALL for it, the option's value is a struct traits: all of the
+ * packet's or the socket's traits in one call. Values are in the host's byte order; addresses as on the wire. A flag's
+ * value is one byte or an int, 1 or 0.
+ *
+ * UDP: with RCV_TRAITS each datagram's SO_MARK control message (which RCV_TRAITS turns on) is a handle to its traits:
+ *	level SOL_TRAITS_DATAGRAM, option handle	struct traits of that datagram
+ *	level SOL_TRAITS_DATAGRAMS, option handle	the same for it and those after it: as many as the buffer has room
+ *							for, TRAITS_BATCH_MAX at most, each traits_receive.traits_len long
+ * The datagram's own mark is in traits.mark. A socket has places for the newest traits_receive.slots datagrams: if it
+ * lags behind by more, TRAITS_FOUND is not set and there are no traits, never those of another datagram.
+ *
+ * Errors
+ *	ENOPROTOOPT	not attached; or no such socket type
+ *	EINVAL		no such option; a key that is not registered; a value that is not of the key's size, or, for a get, a
+ *			buffer too small for it. Nothing has been written to the buffer
+ *	ENOENT		that key is not set (get of one key; TRAITS_ALL has no such error); TRAITS_KEYS: there are no more
+ *	EOPNOTSUPP	not for this kind of socket, or for a listening one
+ *	EISCONN		SAVE_SYN_TRAITS on a connected socket
+ *	ENOSPC		no room: the host's limits of `traits sockets attach` or of the socket (net.core.optmem_max). What was
+ *			set before stays
+ */
+#ifndef PACKET_TRAITS_SOCKET_H
+#define PACKET_TRAITS_SOCKET_H
+
+#include <linux/types.h>
+
+#define SOL_TRAITS 0x5452
+#define SOL_TRAITS_DATAGRAM 0x5453
+#define SOL_TRAITS_DATAGRAMS 0x5454
+
+#define TRAITS_KEYS 0x000
+#define SAVE_SYN_TRAITS 0x100
+#define RCV_TRAITS 0x200
+#define SYN_TRAITS 0x300
+#define LAST_TRAITS 0x400
+#define SOCKET_TRAITS 0x500
+#define NEXT_TRAITS 0x600
+
+#define TRAITS_ALL 0xff
+
+#define TRAITS_KEY_MAX 64 /* keys of a registry */
+#define TRAITS_VALUES_MAX 224 /* bytes of values of a packet */
+#define TRAITS_BATCH_MAX 16
+
+/* A key: an element of what TRAITS_KEYS gives, which are in order of their numbers. */
+struct traits_key {
+	char name[32]; /* NUL-terminated */
+	__u8 number;
+	__u8 type; /* packet_traits::core::KeyType */
+	__u8 size; /* bytes of a value; 0: a flag */
+	__u8 merge; /* 0 block, 1 keep-first */
+	__u16 offset; /* of the value in traits.values */
+	__u16 distance; /* of the slot, in the packet's area: bytes back from the packet data */
+};
+
+/* The traits of a packet, a datagram or a socket. The kernel side writes and wants no more of `values` than there is. */
+struct traits {
+	__u64 present; /* bit k: key k is set */
+	__u32 flags; /* TRAITS_FOUND */
+	__u32 mark; /* a datagram's own mark, if TRAITS_FOUND */
+	__u8 values[TRAITS_VALUES_MAX];
+};
+
+/* There was such a packet, and what is here is what it carried, be it nothing. */
+#define TRAITS_FOUND 1
+
+/* What RCV_TRAITS gives. */
+struct traits_receive {
+	__u32 enabled;
+	__u32 traits_len; /* bytes of a struct traits that are used */
+	__u32 flow_len; /* bytes of the area's regions, footers included */
+	__u32 packet_len;
+	/* UDP with RCV_TRAITS; else 0 */
+	__u32 ring; /* which ring of slots the socket has */
+	__u32 slots; /* a power of two */
+	__u32 generation; /* tells it from an earlier owner of that ring */
+	__u32 slot_len;
+	__u64 instance; /* which attachment the ring is of; never 0 */
+};
+
+#define TRAITS_HEADER_LEN 16
+
+#ifndef __bpf__ /* what follows is for applications */
+
+#include <asm/socket.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+/* All return -1 and set errno on failure, unless they say otherwise. */
+
+/* Finds the key called `name`. Returns 0; ENOENT: there is none. */
+static inline int traits_key_by_name(int fd, const char *name, struct traits_key *key)
+{
+	struct traits_key keys[TRAITS_KEY_MAX];
+	socklen_t len = sizeof(keys);
+	size_t i;
+
+	if (getsockopt(fd, SOL_TRAITS, TRAITS_KEYS, keys, &len))
+		return -1;
+	for (i = 0; i < len / sizeof(*keys); i++)
+		if (!strncmp(keys[i].name, name, sizeof(keys[i].name))) {
+			*key = keys[i];
+			return 0;
+		}
+	errno = ENOENT;
+	return -1;
+}
+
+/* Turns SAVE_SYN_TRAITS or RCV_TRAITS on or off. */
+static inline int traits_switch(int fd, int option, int on)
+{
+	return setsockopt(fd, SOL_TRAITS, option, &on, sizeof(on));
+}
+
+/* Reads all traits at once: `option` is SYN_TRAITS, LAST_TRAITS or SOCKET_TRAITS. */
+static inline int traits_get(int fd, int option, struct traits *traits)
+{
+	socklen_t len = sizeof(*traits);
+
+	memset(traits, 0, sizeof(*traits));
+	return getsockopt(fd, SOL_TRAITS, option + TRAITS_ALL, traits, &len);
+}
+
+/*
+ * Copies a key's value to `value`, which has room for `size` bytes. Returns the value's size, 0 for a flag that is set; -1 if
+ * the key is not set (ENOENT) or the value is longer than `size` (ENOSPC).
+ */
+static inline int traits_value(const struct traits *traits, const struct traits_key *key, void *value, size_t size)
+{
+	if (!(traits->present >> (key->number & 63) & 1)) {
+		errno = ENOENT;
+		return -1;
+	}
+	if (key->size > size || key->size > TRAITS_VALUES_MAX || key->offset > TRAITS_VALUES_MAX - key->size) {
+		errno = ENOSPC;
+		return -1;
+	}
+	if (key->size)
+		memcpy(value, traits->values + key->offset, key->size);
+	return key->size;
+}
+
+/* Where traits_scatter puts the value of a key. */
+struct traits_iovec {
+	const struct traits_key *key;
+	void *value;
+	size_t len; /* in: bytes of room; out: bytes of the value, 0 if it is not set */
+};
+
+/* Reads several keys with one system call. Returns how many of them are set; -1 if one has too little room: EINVAL. */
+static inline int traits_scatter(int fd, int option, struct traits_iovec *vec, size_t count)
+{
+	struct traits traits;
+	int set = 0, len;
+	size_t i;
+
+	for (i = 0; i < count; i++)
+		if (vec[i].len < vec[i].key->size) {
+			errno = EINVAL;
+			return -1;
+		}
+	if (traits_get(fd, option, &traits))
+		return -1;
+	for (i = 0; i < count; i++) {
+		len = traits_value(&traits, vec[i].key, vec[i].value, vec[i].len);
+		set += len >= 0;
+		vec[i].len = len > 0 ? (size_t)len : 0;
+	}
+	return set;
+}
+
+/* Puts a value into `traits`, which is zeroed before the first; `value` has the key's size. Returns nothing. */
+static inline void traits_put(struct traits *traits, const struct traits_key *key, const void *value)
+{
+	if (key->size > TRAITS_VALUES_MAX || key->offset > TRAITS_VALUES_MAX - key->size)
+		return;
+	if (key->size)
+		memcpy(traits->values + key->offset, value, key->size);
+	traits->present |= (__u64)1 << (key->number & 63);
+}
+
+/* Replaces the socket's own traits (SOCKET_TRAITS) or those of the next datagram (NEXT_TRAITS). */
+static inline int traits_set(int fd, int option, const struct traits *traits)
+{
+	return setsockopt(fd, SOL_TRAITS, option + TRAITS_ALL, traits, sizeof(*traits));
+}
+
+/* The traits of a datagram that recvmsg has filled `msg` with. Without a handle in it, none: TRAITS_FOUND is not set. */
+static inline int traits_of_msg(int fd, struct msghdr *msg, struct traits *traits)
+{
+	socklen_t len = sizeof(*traits);
+	struct cmsghdr *cmsg;
+	int handle;
+
+	memset(traits, 0, sizeof(*traits));
+	for (cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg))
+		if (cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SO_MARK) {
+			memcpy(&handle, CMSG_DATA(cmsg), sizeof(handle));
+			return getsockopt(fd, SOL_TRAITS_DATAGRAM, handle, traits, &len);
+		}
+	return 0;
+}
+
+/* As recvfrom, with the datagram's traits. `from` may be NULL. The datagram is received even if its traits cannot be read. */
+static inline ssize_t traits_recv(int fd, void *buf, size_t len, int flags, struct sockaddr_storage *from,
+				  struct traits *traits)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov;
+	struct msghdr msg;
+	ssize_t received;
+
+	memset(&msg, 0, sizeof(msg));
+	iov.iov_base = buf;
+	iov.iov_len = len;
+	msg.msg_name = from;
+	if (from)
+		msg.msg_namelen = sizeof(*from);
+	msg.msg_iov = &iov;
+	msg.msg_iovlen = 1;
+	msg.msg_control = &control;
+	msg.msg_controllen = sizeof(control);
+	received = recvmsg(fd, &msg, flags);
+	if (received >= 0 && traits_of_msg(fd, &msg, traits))
+		memset(traits, 0, sizeof(*traits));
+	return received;
+}
+
+/* As sendto, with traits for this datagram alone. */
+static inline ssize_t traits_send(int fd, const void *buf, size_t len, int flags, const struct sockaddr *to,
+				  socklen_t to_len, const struct traits *traits)
+{
+	struct traits none;
+	ssize_t sent;
+	int err;
+
+	if (traits_set(fd, NEXT_TRAITS, traits))
+		return -1;
+	sent = sendto(fd, buf, len, flags, to, to_len);
+	if (sent < 0) { /* it may not have got as far as to take them */
+		err = errno;
+		memset(&none, 0, sizeof(none));
+		traits_set(fd, NEXT_TRAITS, &none);
+		errno = err;
+	}
+	return sent;
+}
+
+#endif /* __bpf__ */
+#endif /* PACKET_TRAITS_SOCKET_H */
