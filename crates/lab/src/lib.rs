@@ -3,7 +3,8 @@
 //! Nothing here has a name outside the process that made it. A [`Netns`] is held by a file descriptor and has no entry
 //! in `/run/netns`; a [`Bpffs`] has no mount point; interfaces live inside those namespaces only. When the process
 //! ends, by return, panic or SIGKILL, the kernel closes the descriptors and takes everything down, so there is no
-//! clean-up code that could be skipped, and tests that run in parallel cannot meet.
+//! clean-up code that could be skipped, and tests that run in parallel cannot meet. The one exception is a [`Cgroup`],
+//! which must have a name; what a killed process leaves of it is empty, and the next process removes it.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -15,6 +16,7 @@
 //! | `udp`, `tcp`, `packet_socket` | traffic, with a timeout on every receive |
 //! | `frame` | crafted frames, with right checksums |
 //! | `bpffs` | a bpffs that nobody else can see |
+//! | `cgroup` | a cgroup: code and commands whose sockets belong to it |
 //!
 //! ```no_run
 //! use packet_traits_lab::{Family, Pair, UdpEcho, recv_numbered, send_numbered, udp_socket};
@@ -30,6 +32,7 @@
 //! Everything but [`frame`] needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW) and the `ip` command of iproute2.
 
 mod bpffs;
+mod cgroup;
 mod device;
 mod end;
 mod error;
@@ -45,6 +48,7 @@ mod veth;
 mod vxlan;
 
 pub use bpffs::Bpffs;
+pub use cgroup::Cgroup;
 pub use device::{Feature, LinkStats};
 pub use end::{End, EndSpec, Family, Mac};
 pub use error::{Error, Result};
