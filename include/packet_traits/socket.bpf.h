@@ -37,7 +37,7 @@
 
 #include "traits.bpf.h"
 
-#define TRAIT_SENDER_WORDS 28
+#define TRAIT_SENDER_WORDS 29 /* what the longest area has */
 
 /* Traits as a socket keeps them: values of the flow region, then those of the packet region. */
 struct trait_sender_values {

@@ -22,8 +22,8 @@
  *
  *	option			get				set
  *	TRAITS_KEYS + first	struct traits_key[]: the keys	-
-				from number `first` on, as many
-				as there is room for
+ *				from number `first` on, as many
+ *				as there is room for
  *	SAVE_SYN_TRAITS		int				int, 0 or 1: TCP, before connect; sockets accepted
  *								from a listener inherit it
  *	RCV_TRAITS		struct traits_receive		int, 0 or 1. UDP: traits with each datagram;
@@ -39,20 +39,25 @@
  * packet's or the socket's traits in one call. Values are in the host's byte order; addresses as on the wire. A flag's
  * value is one byte or an int, 1 or 0.
  *
- * UDP: with RCV_TRAITS each datagram's SO_MARK control message (which RCV_TRAITS turns on) is a handle to its traits:
+ * UDP: with RCV_TRAITS each datagram's SO_MARK control message (which RCV_TRAITS turns on) is a handle to its traits, an int
+ * that may be negative:
  *	level SOL_TRAITS_DATAGRAM, option handle	struct traits of that datagram
- *	level SOL_TRAITS_DATAGRAMS, option handle	the same for it and those after it: as many as the buffer has room
- *							for, TRAITS_BATCH_MAX at most, each traits_receive.traits_len long
+ *	level SOL_TRAITS_DATAGRAMS, option handle	the same for it and the numbers after it: as many as the buffer has
+ *							room for, TRAITS_BATCH_MAX at most, each traits_receive.traits_len long
  * The datagram's own mark is in traits.mark. A socket has places for the newest traits_receive.slots datagrams: if it
  * lags behind by more, TRAITS_FOUND is not set and there are no traits, never those of another datagram.
  *
+ * MPTCP sockets have no traits (EOPNOTSUPP). Go's net.Listen makes such since Go 1.24: see net.ListenConfig.SetMultipathTCP.
+ *
  * Errors
- *	ENOPROTOOPT	not attached; or no such socket type
+ *	ENOPROTOOPT	not attached; where the socket's protocol has another error for a level it does not know, that: a get of
+ *			an IPv4 socket gives EOPNOTSUPP (do_ip_getsockopt in net/ipv4/ip_sockglue.c)
  *	EINVAL		no such option; a key that is not registered; a value that is not of the key's size, or, for a get, a
  *			buffer too small for it. Nothing has been written to the buffer
  *	ENOENT		that key is not set (get of one key; TRAITS_ALL has no such error); TRAITS_KEYS: there are no more
  *	EOPNOTSUPP	not for this kind of socket, or for a listening one
  *	EISCONN		SAVE_SYN_TRAITS on a connected socket
+ *	EAGAIN		just being changed, by a packet or the registry: read again (LAST_TRAITS, TRAITS_KEYS)
  *	ENOSPC		no room: the host's limits of `traits sockets attach` or of the socket (net.core.optmem_max). What was
  *			set before stays
  */
@@ -76,14 +81,30 @@
 #define TRAITS_ALL 0xff
 
 #define TRAITS_KEY_MAX 64 /* keys of a registry */
-#define TRAITS_VALUES_MAX 224 /* bytes of values of a packet */
+#define TRAITS_VALUES_MAX 232 /* bytes of values of a packet */
 #define TRAITS_BATCH_MAX 16
+
+/* What a value is; a flag has none. Timestamps are nanoseconds of CLOCK_MONOTONIC. */
+enum traits_type {
+	TRAITS_FLAG = 1,
+	TRAITS_U8 = 2,
+	TRAITS_U16 = 3,
+	TRAITS_U32 = 4,
+	TRAITS_U64 = 5,
+	TRAITS_U128 = 6,
+	TRAITS_I64 = 7,
+	TRAITS_IPV4 = 8,
+	TRAITS_IPV6 = 9,
+	TRAITS_MAC = 10,
+	TRAITS_UUID = 11,
+	TRAITS_TIMESTAMP = 12,
+};
 
 /* A key: an element of what TRAITS_KEYS gives, which are in order of their numbers. */
 struct traits_key {
 	char name[32]; /* NUL-terminated */
 	__u8 number;
-	__u8 type; /* packet_traits::core::KeyType */
+	__u8 type; /* enum traits_type */
 	__u8 size; /* bytes of a value; 0: a flag */
 	__u8 merge; /* 0 block, 1 keep-first */
 	__u16 offset; /* of the value in traits.values */
@@ -128,16 +149,40 @@ struct traits_receive {
 
 /* All return -1 and set errno on failure, unless they say otherwise. */
 
+/* getsockopt of the level SOL_TRAITS, again as long as what it reads is just being changed. */
+static inline int traits_getsockopt(int fd, int option, void *value, socklen_t *len)
+{
+	int tries = 100, err;
+
+	do
+		err = getsockopt(fd, SOL_TRAITS, option, value, len);
+	while (err && errno == EAGAIN && --tries);
+	return err;
+}
+
+/* Reads all keys. Returns how many there are. */
+static inline int traits_keys(int fd, struct traits_key keys[TRAITS_KEY_MAX])
+{
+	socklen_t len = TRAITS_KEY_MAX * sizeof(*keys);
+
+	if (!traits_getsockopt(fd, TRAITS_KEYS, keys, &len))
+		return len / sizeof(*keys);
+	if (errno == ENOENT)
+		return 0;
+	if (errno == EOPNOTSUPP) /* where it is served, this option has no such error */
+		errno = ENOPROTOOPT;
+	return -1;
+}
+
 /* Finds the key called `name`. Returns 0; ENOENT: there is none. */
 static inline int traits_key_by_name(int fd, const char *name, struct traits_key *key)
 {
 	struct traits_key keys[TRAITS_KEY_MAX];
-	socklen_t len = sizeof(keys);
-	size_t i;
+	int count = traits_keys(fd, keys), i;
 
-	if (getsockopt(fd, SOL_TRAITS, TRAITS_KEYS, keys, &len))
+	if (count < 0)
 		return -1;
-	for (i = 0; i < len / sizeof(*keys); i++)
+	for (i = 0; i < count; i++)
 		if (!strncmp(keys[i].name, name, sizeof(keys[i].name))) {
 			*key = keys[i];
 			return 0;
@@ -158,7 +203,7 @@ static inline int traits_get(int fd, int option, struct traits *traits)
 	socklen_t len = sizeof(*traits);
 
 	memset(traits, 0, sizeof(*traits));
-	return getsockopt(fd, SOL_TRAITS, option + TRAITS_ALL, traits, &len);
+	return traits_getsockopt(fd, option + TRAITS_ALL, traits, &len);
 }
 
 /*
@@ -209,14 +254,20 @@ static inline int traits_scatter(int fd, int option, struct traits_iovec *vec, s
 	return set;
 }
 
-/* Puts a value into `traits`, which is zeroed before the first; `value` has the key's size. Returns nothing. */
-static inline void traits_put(struct traits *traits, const struct traits_key *key, const void *value)
+/*
+ * Puts a key's value into `traits`, which is zeroed before the first. Returns 0; EINVAL: `size` is not that of the key's values,
+ * 0 for a flag.
+ */
+static inline int traits_put(struct traits *traits, const struct traits_key *key, const void *value, size_t size)
 {
-	if (key->size > TRAITS_VALUES_MAX || key->offset > TRAITS_VALUES_MAX - key->size)
-		return;
-	if (key->size)
-		memcpy(traits->values + key->offset, value, key->size);
+	if (size != key->size || size > TRAITS_VALUES_MAX || key->offset > TRAITS_VALUES_MAX - size) {
+		errno = EINVAL;
+		return -1;
+	}
+	if (size)
+		memcpy(traits->values + key->offset, value, size);
 	traits->present |= (__u64)1 << (key->number & 63);
+	return 0;
 }
 
 /* Replaces the socket's own traits (SOCKET_TRAITS) or those of the next datagram (NEXT_TRAITS). */
@@ -247,7 +298,7 @@ static inline ssize_t traits_recv(int fd, void *buf, size_t len, int flags, stru
 {
 	union {
 		struct cmsghdr header;
-		char bytes[CMSG_SPACE(sizeof(int))];
+		char bytes[256]; /* the mark comes after timestamps and drop counts */
 	} control;
 	struct iovec iov;
 	struct msghdr msg;

@@ -10,6 +10,7 @@ mod keys;
 mod mode;
 mod output;
 mod registry;
+mod sockets;
 
 use std::{
     error::Error,
@@ -25,6 +26,7 @@ use packet_traits::{
     bpffs,
     deployment::DeployError,
     registry::{RegistryName, RegistryOptions},
+    socket::programs::SocketProgramsError,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -101,6 +103,9 @@ enum Command {
     /// Measure traits on this machine
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Serve traits to applications by socket options, and look at their sockets
+    #[command(subcommand)]
+    Sockets(sockets::Command),
     Bind(bind::Options),
     Demo(demo::Options),
     Up(deploy::Up),
@@ -114,6 +119,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Registry(command) => registry::run(command, &cli.global),
         Command::Keys(command) => keys::run(command, &cli.global),
+        Command::Sockets(command) => sockets::run(command, &cli.global),
         Command::Bind(options) => bind::run(options, &cli.global),
         Command::Demo(options) => match demo::run(options) {
             Ok(status) => return status,
@@ -141,6 +147,9 @@ fn main() -> ExitCode {
 /// What the verifier wrote about a program it refused.
 fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
     if let Some(DeployError::Bind(error)) = error.downcast_ref() {
+        return error.verifier_log();
+    }
+    if let Some(error) = error.downcast_ref::<SocketProgramsError>() {
         return error.verifier_log();
     }
     error.downcast_ref::<BindError>()?.verifier_log()

@@ -2,7 +2,8 @@
 //!
 //! A *trait* is a small typed value with a name (`tenant: u32`, `flow_id: u64`, `rx_ts`) that an XDP program attaches
 //! to a packet and that every later stage can read. This crate is the control side: the [`registry`] that names are
-//! given out from, [`bind`]ing a BPF object's keys to it, and [`attach`]ing programs to hooks.
+//! given out from, [`bind`]ing a BPF object's keys to it, and [`attach`]ing programs to hooks; and the [`socket`] options
+//! by which applications read and set traits.
 
 pub mod attach;
 pub mod bind;
@@ -11,5 +12,6 @@ pub mod deployment;
 mod descriptor;
 pub mod drop_reason;
 pub mod registry;
+pub mod socket;
 
 pub use packet_traits_core as core;

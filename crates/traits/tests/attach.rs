@@ -577,6 +577,7 @@ fn cgroup_sees_socket_options_and_tcp_events() {
         (CgroupHook::SockOps, "cg_sockops"),
         (CgroupHook::GetSockOpt, "cg_getsockopt"),
         (CgroupHook::SetSockOpt, "cg_setsockopt"),
+        (CgroupHook::SockRelease, "cg_release"),
     ] {
         let programs = Programs::load(&[name]);
         let attachment = cgroup::attach_path(programs.fd(name), &cgroup.0, hook).expect("attach");
@@ -591,6 +592,37 @@ fn cgroup_sees_socket_options_and_tcp_events() {
         traffic();
         assert_eq!(programs.hits(0), seen);
     }
+}
+
+#[test]
+fn preorder_goes_before_what_is_attached_already() {
+    needs_kernel!();
+    let cgroup = TestCgroup::new("preorder");
+    let programs = Programs::load(&["cg_egress_mark", "cg_egress_by_mark"]);
+    let directory = File::open(&cgroup.0).expect("open the cgroup");
+    let attach = |program: &str, preorder: bool| {
+        let attach = if preorder { cgroup::attach_preorder } else { cgroup::attach };
+        attach(programs.fd(program), directory.as_fd(), CgroupHook::Egress).expect("attach")
+    };
+    let _reader = attach("cg_egress_by_mark", false);
+    let after = attach("cg_egress_mark", false);
+    cgroup.traffic();
+    assert_eq!((programs.hits(0), programs.hits(1)), (PACKETS, 0));
+    after.detach().expect("detach");
+
+    let _before = attach("cg_egress_mark", true);
+    cgroup.traffic();
+    // Kernels before 6.17 attach it behind the other one.
+    let (unmarked, marked) = (programs.hits(0), programs.hits(1));
+    assert_eq!(unmarked + marked, 2 * PACKETS);
+    assert!(!kernel_has_preorder() || marked == PACKETS, "{unmarked} packets unmarked, {marked} marked");
+}
+
+/// Whether links can be attached with BPF_F_PREORDER: from 6.17.
+fn kernel_has_preorder() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(17))
 }
 
 #[test]

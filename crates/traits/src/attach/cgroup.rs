@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -30,10 +31,13 @@ pub enum CgroupHook {
     GetSockOpt,
     /// `setsockopt` (`SEC("cgroup/setsockopt")`).
     SetSockOpt,
+    /// A socket is closed for good (`SEC("cgroup/sock_release")`).
+    SockRelease,
 }
 
 impl CgroupHook {
-    const ALL: [Self; 5] = [Self::Ingress, Self::Egress, Self::SockOps, Self::GetSockOpt, Self::SetSockOpt];
+    const ALL: [Self; 6] =
+        [Self::Ingress, Self::Egress, Self::SockOps, Self::GetSockOpt, Self::SetSockOpt, Self::SockRelease];
 
     fn attach_type(self) -> bpf_attach_type {
         match self {
@@ -42,6 +46,7 @@ impl CgroupHook {
             Self::SockOps => libbpf_sys::BPF_CGROUP_SOCK_OPS,
             Self::GetSockOpt => libbpf_sys::BPF_CGROUP_GETSOCKOPT,
             Self::SetSockOpt => libbpf_sys::BPF_CGROUP_SETSOCKOPT,
+            Self::SockRelease => libbpf_sys::BPF_CGROUP_INET_SOCK_RELEASE,
         }
     }
 
@@ -50,6 +55,7 @@ impl CgroupHook {
             Self::Ingress | Self::Egress => libbpf_sys::BPF_PROG_TYPE_CGROUP_SKB,
             Self::SockOps => libbpf_sys::BPF_PROG_TYPE_SOCK_OPS,
             Self::GetSockOpt | Self::SetSockOpt => libbpf_sys::BPF_PROG_TYPE_CGROUP_SOCKOPT,
+            Self::SockRelease => libbpf_sys::BPF_PROG_TYPE_CGROUP_SOCK,
         }
     }
 
@@ -66,6 +72,7 @@ impl fmt::Display for CgroupHook {
             Self::SockOps => "sockops",
             Self::GetSockOpt => "getsockopt",
             Self::SetSockOpt => "setsockopt",
+            Self::SockRelease => "sock_release",
         })
     }
 }
@@ -77,11 +84,41 @@ impl fmt::Display for CgroupHook {
 /// [`AttachError::Refused`] if `cgroup` is not a cgroup v2 directory; [`AttachError::Unsupported`] on kernels before 5.7;
 /// [`AttachError::WrongProgram`].
 pub fn attach(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, hook: CgroupHook) -> Result<Attachment, AttachError> {
+    attach_flagged(program, cgroup, hook, 0)
+}
+
+/// As [`attach`], but the program runs before all those, here, above and below, that are attached without this.
+///
+/// Kernels before 6.17 have no such order for links (`BPF_F_PREORDER`); there it is the same as [`attach`].
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_preorder(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: CgroupHook,
+) -> Result<Attachment, AttachError> {
+    attach_flagged(program, cgroup, hook, libbpf_sys::BPF_F_PREORDER)
+}
+
+/// Attaches without the flags if the kernel says EINVAL to them, as it does to a flag that it does not know.
+fn attach_flagged(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: CgroupHook,
+    flags: u32,
+) -> Result<Attachment, AttachError> {
     let attempt = Attempt::new(Hook::Cgroup(hook), Target::cgroup(cgroup));
     let id = Program::expect(program, hook.program_type(), &attempt)?.id;
-    link::create(program, cgroup.as_raw_fd(), hook.attach_type(), &link::options())
-        .map(|link| Attachment::from_link(attempt.clone(), id, link))
-        .map_err(|errno| explain(&attempt, errno))
+    let create = |flags| {
+        let options = libbpf_sys::bpf_link_create_opts { flags, ..link::options() };
+        link::create(program, cgroup.as_raw_fd(), hook.attach_type(), &options)
+    };
+    let link = match create(flags) {
+        Err(libc::EINVAL) if flags != 0 => create(0),
+        other => other,
+    };
+    link.map(|link| Attachment::from_link(attempt.clone(), id, link)).map_err(|errno| explain(&attempt, errno))
 }
 
 /// Attaches a program to the cgroup with this directory, such as one under [`cgroup_root`].
@@ -97,12 +134,41 @@ pub fn attach_path(
     attach(program, directory.as_fd(), hook)
 }
 
-fn open(path: &Path) -> Result<File, AttachError> {
+/// Opens a cgroup's directory.
+pub(crate) fn open(path: &Path) -> Result<File, AttachError> {
     OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path).map_err(|error| AttachError::Cgroup {
         path: path.into(),
         hint: "give a directory of the cgroup v2 tree (`findmnt -t cgroup2` shows where it is)",
         errno: errno_of(&error),
     })
+}
+
+/// A program that a link holds at a cgroup.
+#[derive(Debug)]
+pub(crate) struct CgroupLink {
+    /// The link's id.
+    pub(crate) id: u32,
+    /// The cgroup's id; 0: it was removed.
+    pub(crate) cgroup: u64,
+    /// The program's id.
+    pub(crate) program: u32,
+    /// The program's name in the kernel; empty if it was unloaded meanwhile.
+    pub(crate) name: String,
+}
+
+/// Every link of the host to this hook, on whatever cgroup. Needs CAP_SYS_ADMIN.
+pub(crate) fn links(hook: CgroupHook) -> io::Result<Vec<CgroupLink>> {
+    let all = link::all().map_err(io::Error::from_raw_os_error)?;
+    let ours = all.into_iter().filter_map(|info| match info.place {
+        Some((Hook::Cgroup(found), Target::Cgroup { id, .. })) if found == hook => Some(CgroupLink {
+            id: info.id,
+            cgroup: id,
+            program: info.program,
+            name: Program::by_id(info.program).map(|program| program.name).unwrap_or_default(),
+        }),
+        _ => None,
+    });
+    Ok(ours.collect())
 }
 
 fn explain(attempt: &Attempt, errno: i32) -> AttachError {

@@ -85,6 +85,26 @@ pub(super) fn info(link: BorrowedFd<'_>) -> Result<LinkInfo, i32> {
     Ok(LinkInfo { id: raw.id, program: raw.prog_id, place })
 }
 
+/// What the kernel tells of every link there is. One that goes away meanwhile is left out.
+pub(super) fn all() -> Result<Vec<LinkInfo>, i32> {
+    let mut found = Vec::new();
+    let mut id = 0;
+    loop {
+        // SAFETY: `id` is valid for reading and writing one u32.
+        match check(unsafe { libbpf_sys::bpf_link_get_next_id(id, &mut id) }) {
+            Err(libc::ENOENT) => return Ok(found),
+            other => other?,
+        };
+        // SAFETY: takes a number only.
+        match own(unsafe { libbpf_sys::bpf_link_get_fd_by_id(id) }) {
+            Ok(link) => found.extend(info(link.as_fd())),
+            // gone, or a link that is being made
+            Err(libc::ENOENT | libc::EAGAIN) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
 fn place(link: BorrowedFd<'_>, raw: &bpf_link_info) -> Result<Option<(Hook, Target)>, i32> {
     let any = &raw.__bindgen_anon_1;
     // SAFETY: every member of the union is plain numbers, so any of them may be read; `type_` says which the kernel

@@ -9,7 +9,7 @@
 //! | XDP, native or generic | [`xdp::attach`] | 5.9 (links) | – |
 //! | TC ingress and egress | [`tcx::attach`] | 6.6 (TCX) | falls back to a clsact filter |
 //! | netfilter, IPv4 and IPv6 | [`netfilter::attach`] | 6.4 | – |
-//! | cgroup ingress, egress, sockops, socket options | [`cgroup::attach`] | 5.7 (links) | – |
+//! | cgroup ingress, egress, sockops, socket options, sock_release | [`cgroup::attach`] | 5.7 (links) | – |
 //! | one socket's filter | [`socket::attach`] | 3.19 | – |
 //! | tracepoint with BTF arguments (`tp_btf`) | [`tracing::attach`] | 5.5 | – |
 //! | entry of a DEVMAP or CPUMAP | [`redirect_map`] | 5.8, 5.9 | – |

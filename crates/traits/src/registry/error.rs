@@ -186,6 +186,15 @@ pub enum RegistryError {
         /// The programs.
         programs: Vec<BoundProgram>,
     },
+    /// The registry's socket programs are attached.
+    #[error(
+        "cannot remove registry '{registry}': its socket programs are attached; \
+         `traits sockets detach --all --registry {registry}` takes them away first, or remove it and them with --force"
+    )]
+    SocketsAttached {
+        /// The registry's name.
+        registry: RegistryName,
+    },
     /// The registry's directory holds more than the registry.
     #[error(
         "cannot remove registry '{registry}': {} also holds {}; remove that first, or all of it with --force",
@@ -226,7 +235,7 @@ pub enum RegistryError {
         source: io::Error,
     },
     /// The kernel gave no random numbers.
-    #[error("cannot make nonces, getrandom failed: {0}; try again once the system has finished booting")]
+    #[error("getrandom gave no random numbers: {0}; try again once the system has finished booting")]
     Random(#[source] io::Error),
 }
 
@@ -242,9 +251,10 @@ impl RegistryError {
             RegistryError::Damaged { .. } => libc::EUCLEAN,
             RegistryError::Newer { .. } => libc::EPROTONOSUPPORT,
             RegistryError::Oversize { .. } | RegistryError::OtherLayout { .. } => libc::EINVAL,
-            RegistryError::Held { .. } | RegistryError::KeyInUse { .. } | RegistryError::RegistryInUse { .. } => {
-                libc::EBUSY
-            }
+            RegistryError::Held { .. }
+            | RegistryError::KeyInUse { .. }
+            | RegistryError::RegistryInUse { .. }
+            | RegistryError::SocketsAttached { .. } => libc::EBUSY,
             RegistryError::RegionFull { .. } | RegistryError::KeysExhausted { .. } => libc::ENOSPC,
             RegistryError::NotEmpty { .. } => libc::ENOTEMPTY,
             RegistryError::Io { source, .. } | RegistryError::Programs { source } | RegistryError::Random(source) => {

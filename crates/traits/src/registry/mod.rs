@@ -10,6 +10,7 @@
 //! | `keys` | a record for each of the 64 keys |
 //! | `freed` | when each key number and each byte of the area was freed last |
 //! | `anchors` | headroom values that BPF programs have seen in XDP |
+//! | `sockets` | a folder: what [`SocketPrograms::attach`](crate::socket::programs::SocketPrograms::attach) pins |
 //!
 //! **Writers** take a lock on the directory that the kernel releases when they die, and change the table so that it is
 //! valid at every instant: a new key's record is written before the update of `state` that publishes it, and a key's
@@ -63,6 +64,10 @@ use self::{
     maps::Maps,
     options::io_error,
     table::{Header, State},
+};
+pub(crate) use self::{
+    options::{SOCKETS, random},
+    users::registries_of,
 };
 use crate::descriptor::ANCHOR_MAX;
 
@@ -135,6 +140,16 @@ impl Registry {
     /// BPF programs have seen in XDP; 0 is free. In the kernel its name is `pt_anchors`.
     pub fn anchors_map(&self) -> &MapHandle {
         self.maps.anchors.map()
+    }
+
+    /// The pinned map `keys`: a record for each of the 64 keys. In the kernel its name is `pt_keys`.
+    pub(crate) fn keys_map(&self) -> &MapHandle {
+        self.maps.keys.map()
+    }
+
+    /// The pinned map `state`: which keys there are. In the kernel its name is `pt_state`.
+    pub(crate) fn state_map(&self) -> &MapHandle {
+        self.maps.state.map()
     }
 
     /// What is in the map `anchors`.

@@ -27,6 +27,9 @@ use crate::bpffs;
 /// The directory in a bpffs that holds all registries.
 const PARENT: &str = "packet_traits";
 
+/// The folder in a registry's directory that the attached socket programs are pinned in.
+pub(crate) const SOCKETS: &str = "sockets";
+
 /// A registry's name: `[a-z][a-z0-9_-]{0,30}`. A bpffs allows no dot in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistryName(String);
@@ -211,11 +214,12 @@ impl RegistryOptions {
     /// Removes the registry with all its keys.
     ///
     /// With `force` it goes even if loaded programs are bound to it, if something else is pinned in its directory, or
-    /// if it cannot be opened; programs bound to it keep working among themselves.
+    /// if it cannot be opened; programs bound to it keep working among themselves. Its socket programs are pinned in
+    /// its directory, so they are detached.
     ///
     /// # Errors
-    /// Without `force`: [`RegistryError::RegistryInUse`], [`RegistryError::NotEmpty`], and those of
-    /// [`open`](Self::open). Always [`RegistryError::NotFound`].
+    /// Without `force`: [`RegistryError::SocketsAttached`], [`RegistryError::RegistryInUse`],
+    /// [`RegistryError::NotEmpty`], and those of [`open`](Self::open). Always [`RegistryError::NotFound`].
     pub fn remove(&self, force: bool) -> Result<(), RegistryError> {
         bpffs::require(&self.root)?;
         let (parent, dir) = (self.parent(), self.dir());
@@ -242,6 +246,9 @@ impl RegistryOptions {
 
     fn refuse_if_used(&self, dir: &Path, lock: &DirLock) -> Result<(), RegistryError> {
         let registry = self.connect()?;
+        if exists(&dir.join(SOCKETS))? {
+            return Err(RegistryError::SocketsAttached { registry: self.name.clone() });
+        }
         let keys = registry.snapshot_locked(lock)?.keys;
         let programs = users::scan(registry.id()).map_err(|source| RegistryError::Programs { source })?;
         if !programs.is_empty() {
@@ -276,7 +283,7 @@ fn new_header(name: &RegistryName, layout: Layout) -> Result<Header, RegistryErr
 }
 
 /// A random number that is not 0.
-fn random() -> Result<u64, RegistryError> {
+pub(crate) fn random() -> Result<u64, RegistryError> {
     loop {
         let mut bytes = [0; 8];
         // SAFETY: `bytes` is valid for writing its length.

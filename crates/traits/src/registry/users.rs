@@ -111,26 +111,43 @@ pub(super) fn scan(registry_id: u64) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
+/// Ids of the registries that a loaded program is bound to; none if it is bound to none, or gone.
+pub(crate) fn registries_of(program: u32) -> io::Result<Vec<u64>> {
+    let Some(program) = open_program(program)? else { return Ok(Vec::new()) };
+    let (_, map_ids) = program_info(&program)?;
+    let sections = map_ids.into_iter().filter_map(read_only_data);
+    let bound = |section: Vec<u8>| Descriptors::parse(&section).areas.into_iter().filter(is_bound);
+    Ok(sections.flat_map(bound).map(|area| area.value.registry_id).collect())
+}
+
 /// What a map says about the registry; `None` if it is not a bound program's read-only data, or gone.
 fn uses_of_map(id: u32, registry_id: u64) -> Option<Uses> {
-    let map = MapHandle::from_map_id(id)
+    uses_of_section(&read_only_data(id)?, registry_id)
+}
+
+/// What is in a map, if it is one that descriptors can be in.
+fn read_only_data(map: u32) -> Option<Vec<u8>> {
+    let handle = MapHandle::from_map_id(map)
         .inspect_err(|error| {
             if error.kind() != ErrorKind::NotFound {
-                tracing::warn!("cannot look into BPF map {id} for keys in use: {error:#}");
+                tracing::warn!("cannot look into BPF map {map} for keys in use: {error:#}");
             }
         })
         .ok()?;
-    let read_only = MapInfo::new(map.as_fd()).ok()?.info.map_flags & libbpf_sys::BPF_F_RDONLY_PROG != 0;
-    if map.map_type() != MapType::Array || map.max_entries() != 1 || !read_only {
+    let read_only = MapInfo::new(handle.as_fd()).ok()?.info.map_flags & libbpf_sys::BPF_F_RDONLY_PROG != 0;
+    if handle.map_type() != MapType::Array || handle.max_entries() != 1 || !read_only {
         return None;
     }
-    uses_of_section(&map.lookup(&[0; 4], MapFlags::ANY).ok()??, registry_id)
+    handle.lookup(&[0; 4], MapFlags::ANY).ok()?
+}
+
+fn is_bound(area: &At<AreaDescriptor>) -> bool {
+    area.value.flow_nonce != 0
 }
 
 fn uses_of_section(section: &[u8], registry_id: u64) -> Option<Uses> {
     let descriptors = Descriptors::parse(section);
-    let bound = |area: &At<AreaDescriptor>| area.value.registry_id == registry_id && area.value.flow_nonce != 0;
-    if !descriptors.areas.iter().any(bound) {
+    if !descriptors.areas.iter().any(|area| is_bound(area) && area.value.registry_id == registry_id) {
         return None;
     }
     let declared = descriptors

@@ -101,6 +101,21 @@ int cg_egress(struct __sk_buff *skb)
 	return 1;
 }
 
+SEC("cgroup_skb/egress")
+int cg_egress_mark(struct __sk_buff *skb)
+{
+	skb->mark = 1;
+	return 1;
+}
+
+/* counts by what an earlier program has marked the packet with */
+SEC("cgroup_skb/egress")
+int cg_egress_by_mark(struct __sk_buff *skb)
+{
+	hit(skb->mark);
+	return 1;
+}
+
 SEC("sockops")
 int cg_sockops(struct bpf_sock_ops *ops)
 {
@@ -117,6 +132,13 @@ int cg_getsockopt(struct bpf_sockopt *ctx)
 
 SEC("cgroup/setsockopt")
 int cg_setsockopt(struct bpf_sockopt *ctx)
+{
+	hit(0);
+	return 1;
+}
+
+SEC("cgroup/sock_release")
+int cg_release(struct bpf_sock *sock)
 {
 	hit(0);
 	return 1;

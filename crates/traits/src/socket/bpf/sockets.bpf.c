@@ -592,20 +592,26 @@ struct place {
 	__u32 size;
 };
 
-static __always_inline __u64 live_keys(void)
+static __always_inline struct state_record *key_state(void)
 {
-	struct state_record *state;
 	__u32 zero = 0;
 
-	state = bpf_map_lookup_elem(&pt_state, &zero);
+	return bpf_map_lookup_elem(&pt_state, &zero);
+}
+
+static __always_inline __u64 live_keys(void)
+{
+	struct state_record *state = key_state();
+
 	return state ? state->live : 0;
 }
 
-static __always_inline __u32 place_of(__u8 merge, __u8 distance)
+/* Offset of a key's value in traits.values; 0 for a flag. Without branches: see give_keys. */
+static __always_inline __u32 place_of(const struct key_record *record)
 {
-	__u32 of_packet = -(__u32)(merge == TRAIT_KEEP_FIRST);
+	__u32 of_packet = -(__u32)(record->merge == TRAIT_KEEP_FIRST), has_value = -(__u32)(record->size != 0);
 
-	return trait_area.flow_len - distance + ((8 * VALUE_WORDS + 16) & of_packet);
+	return (trait_area.flow_len - record->distance + ((8 * VALUE_WORDS + 16) & of_packet)) & has_value;
 }
 
 /* Where the value of a registered key is. Returns 0, or -EINVAL. */
@@ -620,9 +626,7 @@ static __always_inline int find_key(__u32 number, struct place *place)
 		return -EINVAL;
 	place->bit = 1ULL << number;
 	place->size = record->size;
-	place->offset = place_of(record->merge, record->distance);
-	if (place->size > 16 || place->offset > TRAITS_VALUES_MAX - place->size)
-		return -EINVAL;
+	place->offset = place_of(record);
 	return 0;
 }
 
@@ -663,12 +667,24 @@ static __always_inline int give_all(struct bpf_sockopt *ctx, const struct trait_
 	return give(ctx, len);
 }
 
+/* A value's place in `word`, if `size` bytes from it on are inside; else NULL. */
+static __always_inline void *value_at(const __u64 *word, __u32 offset, __u32 size)
+{
+	__trait_hide(offset); /* each size has a bound of its own, which clang would share */
+	return offset <= TRAITS_VALUES_MAX - size ? (void *)word + offset : NULL;
+}
+
+/* Does `act` with a constant `n` that is the size. */
+#define FOR_SIZE(size, act)                                                                                            \
+	switch (size) {                                                                                                \
+		act(1) act(2) act(4) act(8) act(16)                                                                    \
+	}
+
 /* One key of them. */
 static __always_inline int give_one(struct bpf_sockopt *ctx, const struct trait_sender_values *values, __u32 number)
 {
 	struct place place;
-	const void *from;
-	void *to;
+	void *from, *to;
 
 	if (find_key(number, &place))
 		return refuse(-EINVAL);
@@ -681,22 +697,18 @@ static __always_inline int give_one(struct bpf_sockopt *ctx, const struct trait_
 		*(__u8 *)to = 1;
 		return give(ctx, 1);
 	}
-	from = (void *)values + sizeof(__u64) + place.offset;
-#define GIVE(size_)                                                                                                    \
-	case size_:                                                                                                    \
-		if (to + (size_) > OPTVAL_END(ctx))                                                                    \
+#define GIVE(n)                                                                                                        \
+	case n:                                                                                                        \
+		if (to + (n) > OPTVAL_END(ctx))                                                                        \
 			return refuse(-EINVAL);                                                                        \
 		if (!values || !(values->present & place.bit))                                                         \
 			return refuse(-ENOENT);                                                                        \
-		__trait_copy(to, from, size_);                                                                         \
-		return give(ctx, size_);
-	switch (place.size) {
-		GIVE(1)
-		GIVE(2)
-		GIVE(4)
-		GIVE(8)
-		GIVE(16)
-	}
+		from = value_at(values->word, place.offset, n);                                                        \
+		if (!from)                                                                                             \
+			break;                                                                                         \
+		__trait_copy(to, from, n);                                                                             \
+		return give(ctx, n);
+	FOR_SIZE(place.size, GIVE)
 	return refuse(-EINVAL);
 }
 
@@ -724,12 +736,15 @@ static __always_inline int give_int(struct bpf_sockopt *ctx, int value)
 static __always_inline int give_keys(struct bpf_sockopt *ctx, __u32 first)
 {
 	void *start = OPTVAL(ctx), *end = OPTVAL_END(ctx);
-	__u64 live = live_keys();
+	volatile struct state_record *state = key_state();
 	__u32 number, i, count = 0;
+	__u64 live, seq;
 
-	if (first >= TRAITS_KEY_MAX)
+	if (!state)
 		return refuse(-EINVAL);
-	if (!(live >> first))
+	seq = state->seq;
+	live = state->live;
+	if (first >= TRAITS_KEY_MAX || !(live >> first))
 		return refuse(-ENOENT);
 	for (number = first; number < TRAITS_KEY_MAX; number++) {
 		struct traits_key *to = start + count * sizeof(*to);
@@ -744,12 +759,14 @@ static __always_inline int give_keys(struct bpf_sockopt *ctx, __u32 first)
 		to->type = record->type;
 		to->size = record->size;
 		to->merge = record->merge;
-		to->offset = place_of(record->merge, record->distance);
+		to->offset = place_of(record);
 		to->distance = record->distance;
 		count += live >> number & 1;
 	}
 	if (!count)
 		return refuse(-EINVAL);
+	if (state->seq != seq)
+		return refuse(-EAGAIN);
 	return give(ctx, count * sizeof(struct traits_key));
 }
 
@@ -778,14 +795,19 @@ static __always_inline int give_receive(struct bpf_sockopt *ctx, const struct re
 	return give(ctx, sizeof(*to));
 }
 
+/* The handle of what is in the slot: a load between two full barriers. */
+static __always_inline __u32 handle_of(struct slot *slot)
+{
+	return __sync_fetch_and_add(&slot->handle, 0);
+}
+
 /* A datagram's slot, if it still is in it. */
 static __always_inline struct slot *find_slot(const struct receive *receive, __u32 handle)
 {
 	__u32 index = receive->ring * ring_slots + (handle & (ring_slots - 1));
 	struct slot *slot = bpf_map_lookup_elem(&pt_slots, &index);
 
-	return slot && *(volatile __u32 *)&slot->handle == handle && slot->generation == receive->generation ? slot
-													     : NULL;
+	return slot && handle_of(slot) == handle && slot->generation == receive->generation ? slot : NULL;
 }
 
 /* Writes a datagram's traits to `to`, which has room for TRAITS_LEN. */
@@ -804,8 +826,11 @@ static __always_inline void give_slot(struct traits *to, const struct receive *r
 		to->present = slot->present;
 		to->flags = TRAITS_FOUND;
 		to->mark = slot->mark;
-		copy_words((void *)to->values, slot->word, VALUE_WORDS);
-		if (__sync_fetch_and_add(&slot->handle, 0) == handle) /* a full barrier, then a load */
+		if (!to->present) /* an earlier owner's values are still in it */
+			zero_words((void *)to->values, VALUE_WORDS);
+		else
+			copy_words((void *)to->values, slot->word, VALUE_WORDS);
+		if (handle_of(slot) == handle)
 			return;
 		/* the ring has come round while it was read */
 		to->present = 0;
@@ -1033,47 +1058,32 @@ static __always_inline int read_change(struct bpf_sockopt *ctx, __u32 number, st
 	}
 	if (len != change->place.size)
 		return -EINVAL;
-#define TAKE(size_)                                                                                                    \
-	case size_:                                                                                                    \
-		if (from + (size_) > end)                                                                              \
+#define TAKE(n)                                                                                                        \
+	case n:                                                                                                        \
+		if (from + (n) > end)                                                                                  \
 			return -EINVAL;                                                                                \
-		__trait_copy(change->value, from, size_);                                                              \
+		__trait_copy(change->value, from, n);                                                                  \
 		return 0;
-	switch (change->place.size) {
-		TAKE(1)
-		TAKE(2)
-		TAKE(4)
-		TAKE(8)
-		TAKE(16)
-	}
+	FOR_SIZE(change->place.size, TAKE)
 	return -EINVAL;
 }
 
 static __always_inline void make_change(struct trait_sender_values *values, const struct change *change)
 {
-	void *to = (void *)values->word + change->place.offset;
+	void *to;
 
 	if (!change->on) {
 		values->present &= ~change->place.bit;
 		return;
 	}
-	switch (change->place.size) {
-	case 1:
-		__trait_copy(to, change->value, 1);
+#define MAKE(n)                                                                                                        \
+	case n:                                                                                                        \
+		to = value_at(values->word, change->place.offset, n);                                                  \
+		if (!to)                                                                                               \
+			return;                                                                                        \
+		__trait_copy(to, change->value, n);                                                                    \
 		break;
-	case 2:
-		__trait_copy(to, change->value, 2);
-		break;
-	case 4:
-		__trait_copy(to, change->value, 4);
-		break;
-	case 8:
-		__trait_copy(to, change->value, 8);
-		break;
-	case 16:
-		__trait_copy(to, change->value, 16);
-		break;
-	}
+	FOR_SIZE(change->place.size, MAKE)
 	values->present |= change->place.bit;
 }
 

@@ -1,0 +1,388 @@
+//! `traits sockets`: the programs that serve applications' socket options, and the sockets of a running process.
+
+mod process;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use clap::Subcommand;
+use packet_traits::{
+    registry::{Registry, Utc},
+    socket::programs::{AttachOptions, SocketCgroup, SocketPrograms},
+};
+use serde::Serialize;
+
+use crate::{
+    Global, Outcome,
+    output::{self, Table},
+};
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Serve the socket options in a cgroup, for good
+    #[command(after_help = ATTACH_HELP)]
+    Attach {
+        /// Cgroup: its directory; the sockets that processes in it and below make are served [default: the root of the
+        /// tree, every process]
+        #[arg(long, value_name = "PATH")]
+        cgroup: Option<PathBuf>,
+        /// How many UDP sockets may receive traits at once [default: 256]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+        sockets: Option<u32>,
+        /// Of how many datagrams a UDP socket keeps the traits, a power of two [default: 512]
+        #[arg(long, value_name = "N", value_parser = parse_slots)]
+        slots: Option<u32>,
+        /// How many TCP connections may be in their handshake at once and have their SYN's traits kept [default: 16384]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 22))]
+        pending_syns: Option<u32>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop serving the socket options in a cgroup
+    #[command(after_help = DETACH_HELP)]
+    Detach {
+        /// Cgroup: its directory [default: the root of the tree]
+        #[arg(long, value_name = "PATH", conflicts_with = "all")]
+        cgroup: Option<PathBuf>,
+        /// Detach from all cgroups, also from those that were removed
+        #[arg(long)]
+        all: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show where the socket options are served
+    #[command(after_help = STATUS_HELP)]
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have a running server keep the traits of SYNs: sets SAVE_SYN_TRAITS on its listening TCP sockets
+    #[command(after_help = SAVE_SYN_HELP)]
+    SaveSyn {
+        /// The process
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        pid: u32,
+        /// Stop it
+        #[arg(long)]
+        off: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the TCP and UDP sockets of a running process, and their traits
+    #[command(after_help = SHOW_HELP)]
+    Show {
+        /// The process
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        pid: u32,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+const ATTACH_HELP: &str = "\
+Examples:
+  traits sockets attach
+  traits sockets attach --cgroup /sys/fs/cgroup/system.slice
+  traits sockets attach --sockets 1024 --slots 2048
+
+Applications then read and set traits with plain socket calls, without privileges: see <packet_traits/socket.h> for C,
+and packet_traits::socket for Rust. The programs stay attached when the command ends. Attaching again changes nothing.
+A socket is of the cgroup its process was in when it made the socket.
+
+The sizes are one for all cgroups of a registry. Memory: sockets x slots x 128 bytes with the default regions.
+
+With --json, what `traits sockets status --json` prints, and \"already\": whether nothing had to be done.";
+
+const DETACH_HELP: &str = "\
+Examples:
+  traits sockets detach
+  traits sockets detach --cgroup /sys/fs/cgroup/system.slice
+  traits sockets detach --all
+
+--all also clears away what an `attach` that was killed left; so does the next `attach`.
+
+With --json, {\"registry\", \"detached\": [{\"id\", \"path\"}, ...]}.";
+
+const STATUS_HELP: &str = "\
+Examples:
+  traits sockets status
+  traits sockets status --json | jq '.cgroups[].path'
+
+With --json, one object; all but the first two are missing if nothing is attached:
+  {\"registry\", \"attached\", \"instance\", \"sockets\", \"sockets_used\", \"slots\", \"pending_syns\",
+   \"programs\": [{\"name\", \"id\"}, ...],
+   \"cgroups\": [{\"id\", \"path\", \"since\", \"missing\": [PROGRAM, ...]}, ...], \"unfinished\"}
+A path of null: the cgroup was removed, or cannot be seen from here.";
+
+const SAVE_SYN_HELP: &str = "\
+Examples:
+  traits sockets save-syn $(pidof -s redis-server)
+  traits sockets save-syn 4711 --off
+
+For servers that do not know of traits: connections that they accept from now on have the traits of their SYN, which
+`traits sockets show` prints. The process goes on undisturbed. A server that makes new listeners needs it again.
+
+With --json, {\"pid\", \"save_syn\", \"listeners\": [{\"fd\", \"local\"}, ...]}.";
+
+const SHOW_HELP: &str = "\
+Examples:
+  traits sockets show $(pidof -s redis-server)
+  traits sockets show 4711 --json | jq '.sockets[] | select(.syn.tenant == \"7\")'
+
+SYN: traits of the SYN that a TCP connection began with. LAST: those of the newest TCP data. OWN: those that go with
+what the socket sends. `-`: there are none to know of; `none`: it carried none.
+
+With --json, values are text:
+  {\"pid\", \"sockets\": [{\"fd\", \"protocol\", \"state\", \"local\", \"peer\", \"served\", \"save_syn\", \"receive\",
+   \"syn\", \"last\", \"own\"}, ...]}
+\"served\": whether the socket's cgroup has socket programs. \"save_syn\": null for UDP. \"syn\", \"last\" and
+\"own\" are {NAME: VALUE, ...}, or null.";
+
+fn parse_slots(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(slots) if (2..=65536).contains(&slots) && slots.is_power_of_two() => Ok(slots),
+        _ => Err("it is a power of two from 2 to 65536".to_owned()),
+    }
+}
+
+/// What is attached.
+#[derive(Serialize)]
+struct StatusJson {
+    /// The registry's name.
+    registry: String,
+    /// Whether anything is.
+    attached: bool,
+    #[serde(flatten)]
+    programs: Option<ProgramsJson>,
+}
+
+/// A registry's socket programs.
+#[derive(Serialize)]
+struct ProgramsJson {
+    /// Which loading of the programs it is, 16 hexadecimal digits.
+    instance: String,
+    /// How many UDP sockets may receive traits at once.
+    sockets: u32,
+    /// How many do.
+    sockets_used: u32,
+    /// Datagrams of each.
+    slots: u32,
+    /// Connections in their handshake.
+    pending_syns: u32,
+    /// The programs.
+    programs: Vec<ProgramJson>,
+    /// Where they are attached.
+    cgroups: Vec<CgroupJson>,
+    /// Whether a cgroup is being attached or detached, or was by a process that was killed.
+    unfinished: bool,
+}
+
+/// A program.
+#[derive(Serialize)]
+struct ProgramJson {
+    /// Its name in the kernel.
+    name: &'static str,
+    /// Its id, as `bpftool prog` shows it.
+    id: u32,
+}
+
+/// A cgroup with socket programs.
+#[derive(Serialize)]
+struct CgroupJson {
+    /// Its id: the inode number of its directory.
+    id: u64,
+    /// Its directory.
+    path: Option<PathBuf>,
+    /// When they were attached.
+    since: String,
+    /// Those that are not any more.
+    missing: Vec<&'static str>,
+}
+
+/// What [`Command::Attach`] did.
+#[derive(Serialize)]
+struct AttachedJson {
+    already: bool,
+    #[serde(flatten)]
+    status: StatusJson,
+}
+
+/// What [`Command::Detach`] did.
+#[derive(Serialize)]
+struct DetachedJson {
+    registry: String,
+    detached: Vec<DetachedCgroupJson>,
+}
+
+/// A cgroup that has no socket programs any more.
+#[derive(Serialize)]
+struct DetachedCgroupJson {
+    id: u64,
+    path: Option<PathBuf>,
+}
+
+impl StatusJson {
+    fn new(registry: &Registry, programs: Option<&SocketPrograms>) -> StatusJson {
+        let attached = programs.is_some_and(|programs| !programs.cgroups.is_empty());
+        StatusJson { registry: registry.name().to_string(), attached, programs: programs.map(ProgramsJson::from) }
+    }
+}
+
+impl From<&SocketPrograms> for ProgramsJson {
+    fn from(programs: &SocketPrograms) -> ProgramsJson {
+        let cgroup = |cgroup: &SocketCgroup| CgroupJson {
+            id: cgroup.id,
+            path: cgroup.path.clone(),
+            since: Utc(cgroup.since).to_string(),
+            missing: cgroup.missing.clone(),
+        };
+        ProgramsJson {
+            instance: format!("{:016x}", programs.instance),
+            sockets: programs.sockets,
+            sockets_used: programs.sockets_used,
+            slots: programs.slots,
+            pending_syns: programs.pending_syns,
+            programs: programs
+                .programs
+                .iter()
+                .map(|program| ProgramJson { name: program.name, id: program.id })
+                .collect(),
+            cgroups: programs.cgroups.iter().map(cgroup).collect(),
+            unfinished: programs.unfinished,
+        }
+    }
+}
+
+pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
+    match command {
+        Command::Attach { cgroup, sockets, slots, pending_syns, json } => {
+            let options =
+                AttachOptions { cgroup: cgroup.clone(), sockets: *sockets, slots: *slots, pending_syns: *pending_syns };
+            attach(&global.options().open()?, &options, *json)
+        }
+        Command::Detach { cgroup, all, json } => {
+            let registry = global.options().open()?;
+            let detached = match cgroup {
+                _ if *all => SocketPrograms::detach_all(&registry)?,
+                Some(cgroup) => vec![SocketPrograms::detach(&registry, cgroup)?],
+                None => vec![SocketPrograms::detach(&registry, &packet_traits::attach::cgroup::cgroup_root()?)?],
+            };
+            print_detached(&registry, &detached, *json)
+        }
+        Command::Status { json } => {
+            let registry = global.options().open()?;
+            let programs = SocketPrograms::status(&registry)?;
+            if *json {
+                output::json(&StatusJson::new(&registry, programs.as_ref()))?;
+            } else {
+                print(&registry, programs.as_ref())?;
+            }
+            Ok(())
+        }
+        Command::SaveSyn { pid, off, json } => process::save_syn(*pid, !off, *json),
+        Command::Show { pid, json } => process::show(*pid, *json),
+    }
+}
+
+fn attach(registry: &Registry, options: &AttachOptions, json: bool) -> Outcome {
+    // Ctrl-C waits for the pins to be whole, then takes them away.
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
+
+    let attached = SocketPrograms::attach(registry, options)?;
+    let programs = SocketPrograms::status(registry)?;
+    let cgroup = programs.iter().flat_map(|programs| &programs.cgroups).find(|cgroup| cgroup.id == attached.cgroup);
+    if interrupted.load(Ordering::Relaxed) && !attached.already {
+        if let Some(path) = cgroup.and_then(|cgroup| cgroup.path.as_deref()) {
+            SocketPrograms::detach(registry, path)?;
+        }
+        return Err("interrupted; nothing stays attached".into());
+    }
+    if json {
+        let status = StatusJson::new(registry, programs.as_ref());
+        output::json(&AttachedJson { already: attached.already, status })?;
+    } else if let (Some(cgroup), Some(programs)) = (cgroup, &programs) {
+        let what = if attached.already { "already attached, nothing was changed" } else { "socket options are served" };
+        output::line(format_args!("{cgroup}: {what}"))?;
+        print_sizes(programs)?;
+    }
+    Ok(())
+}
+
+fn print_detached(registry: &Registry, detached: &[SocketCgroup], json: bool) -> Outcome {
+    if json {
+        let cgroup = |cgroup: &SocketCgroup| DetachedCgroupJson { id: cgroup.id, path: cgroup.path.clone() };
+        let detached = detached.iter().map(cgroup).collect();
+        output::json(&DetachedJson { registry: registry.name().to_string(), detached })?;
+    } else if detached.is_empty() {
+        output::line(format_args!("no socket programs of registry '{}' were attached", registry.name()))?;
+    } else {
+        for cgroup in detached {
+            output::line(format_args!("{cgroup}: socket options are no longer served"))?;
+        }
+    }
+    Ok(())
+}
+
+fn print(registry: &Registry, programs: Option<&SocketPrograms>) -> Outcome {
+    let name = registry.name();
+    let Some(programs) = programs else {
+        output::line(format_args!(
+            "registry '{name}' has no socket programs attached; `traits sockets attach` attaches them"
+        ))?;
+        return Ok(());
+    };
+    print_sizes(programs)?;
+    let ids: Vec<String> = programs.programs.iter().map(|program| format!("{} {}", program.name, program.id)).collect();
+    output::line(format_args!("programs: {} (instance {:016x})", ids.join(", "), programs.instance))?;
+    let mut table = Table::new(&["CGROUP", "ID", "SINCE", "STATE"]);
+    for cgroup in &programs.cgroups {
+        let path = cgroup.path.as_ref().map_or_else(|| "?".to_owned(), |path| path.display().to_string());
+        let state = match (cgroup.missing.as_slice(), &cgroup.path) {
+            ([], Some(_)) => "attached".to_owned(),
+            ([], None) => "attached; its directory is gone or out of sight".to_owned(),
+            (missing, _) if missing.len() == programs.programs.len() => "removed".to_owned(),
+            (missing, _) => format!("without {}; attach again", missing.join(", ")),
+        };
+        table.row(&[&path, &cgroup.id, &Utc(cgroup.since), &state]);
+    }
+    table.print()?;
+    if programs.unfinished {
+        output::line(
+            "a cgroup is being attached or detached, or was by a command that was killed: the next one clears that",
+        )?;
+    }
+    Ok(())
+}
+
+fn print_sizes(programs: &SocketPrograms) -> Outcome {
+    output::line(format_args!(
+        "sockets: {} of {} receive datagrams' traits, {} datagrams each; {} pending SYNs",
+        programs.sockets_used, programs.sockets, programs.slots, programs.pending_syns
+    ))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_a_power_of_two() {
+        assert_eq!(parse_slots("512"), Ok(512));
+        for wrong in ["0", "1", "500", "131072", "-2", "x"] {
+            assert!(parse_slots(wrong).is_err(), "{wrong}");
+        }
+    }
+}

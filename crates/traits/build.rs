@@ -1,0 +1,8 @@
+//! Compiles the library's BPF programs.
+
+#[path = "../../tools/compile_bpf.rs"]
+mod compile_bpf;
+
+fn main() {
+    compile_bpf::compile(&["src/socket/bpf/sockets.bpf.c"]);
+}

@@ -1,0 +1,212 @@
+//! The object with the socket programs: loading it for a registry, and what its maps hold before anything is attached.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use packet_traits_core::{Layout, Region};
+
+use super::error::SocketProgramsError;
+use crate::{
+    bind::{BindError, BoundObject, LoadedObject},
+    registry::{Registry, random},
+};
+
+/// What `bpf/sockets.bpf.c` was compiled to.
+const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sockets.bpf.o"));
+
+/// Stands for the object in errors.
+const NAME: &str = "the socket programs";
+
+/// Bytes of `struct slot` in front of the values.
+const SLOT_HEADER_LEN: usize = 24;
+
+/// Slots do not share cache lines.
+const CACHE_LINE: usize = 64;
+
+/// Bytes of `struct ring`.
+const RING_LEN: usize = 64;
+
+/// How many of what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    pub(super) sockets: u32,
+    pub(super) slots: u32,
+    pub(super) pending_syns: u32,
+}
+
+impl Sizes {
+    /// Entries of the map of slots: one more than there are slots, for the instance.
+    fn slot_entries(self) -> u64 {
+        u64::from(self.sockets) * u64::from(self.slots) + 1
+    }
+
+    pub(super) fn check(self) -> Result<(), SocketProgramsError> {
+        let rules = [
+            ("sockets", self.sockets, (1..=65536).contains(&self.sockets), "1 to 65536"),
+            (
+                "slots",
+                self.slots,
+                (2..=65536).contains(&self.slots) && self.slots.is_power_of_two(),
+                "a power of two from 2 to 65536",
+            ),
+            ("pending SYNs", self.pending_syns, (1..=1 << 22).contains(&self.pending_syns), "1 to 4194304"),
+        ];
+        match rules.into_iter().find(|(_, _, good, _)| !good) {
+            Some((what, value, _, rule)) => Err(SocketProgramsError::Size { what, value, rule }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Bytes of a slot: its header, and the values of the layout's regions.
+fn slot_len(layout: Layout) -> usize {
+    let values = |region: Region| layout.slot_space(region).next_multiple_of(8);
+    (SLOT_HEADER_LEN + values(Region::Flow) + values(Region::Packet)).next_multiple_of(CACHE_LINE)
+}
+
+/// Loads the programs, and fills their maps in.
+pub(super) fn load(registry: &Registry, sizes: Sizes) -> Result<LoadedObject, SocketProgramsError> {
+    let slot_len = slot_len(registry.layout()) as u32;
+    let too_much = || SocketProgramsError::Memory { sockets: sizes.sockets, slots: sizes.slots, slot_len };
+    let slot_entries = u32::try_from(sizes.slot_entries()).map_err(|_| too_much())?;
+    let instance = random()?;
+
+    let mut bound = BoundObject::from_bytes(OBJECT, NAME, registry)?;
+    for mut map in bound.open_object_mut().maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        let prepared = match name.as_str() {
+            "pt_keys" => map.reuse_fd(registry.keys_map().as_fd()),
+            "pt_state" => map.reuse_fd(registry.state_map().as_fd()),
+            "pt_rings" => map.set_max_entries(sizes.sockets),
+            "pt_slots" => map.set_value_size(slot_len).and_then(|()| map.set_max_entries(slot_entries)),
+            "pt_syns" => map.set_max_entries(sizes.pending_syns),
+            // libbpf puts the object's name in front
+            name if name.ends_with(".rodata") => {
+                let section = map.initial_value_mut().unwrap_or_default();
+                set_constant(section, "ring_count", &sizes.sockets.to_ne_bytes());
+                set_constant(section, "ring_slots", &sizes.slots.to_ne_bytes());
+                set_constant(section, "instance", &instance.to_ne_bytes());
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        prepared.map_err(|source| BindError::Prepare { object: NAME.to_owned(), source })?;
+    }
+    let loaded = bound.load().map_err(|error| match error {
+        BindError::Load { program: None, source, .. }
+            if matches!(source.kind(), libbpf_rs::ErrorKind::OutOfMemory | libbpf_rs::ErrorKind::TooBig) =>
+        {
+            too_much()
+        }
+        error => error.into(),
+    })?;
+    fill(&loaded, sizes, instance)?;
+    Ok(loaded)
+}
+
+/// Sets a `const volatile` variable of the object.
+fn set_constant(section: &mut [u8], name: &str, value: &[u8]) {
+    let elf = object::File::parse(OBJECT).expect("the object is what the compiler wrote");
+    let index = elf.section_by_name(".rodata").map(|section| section.index());
+    let symbol = elf.symbols().find(|symbol| symbol.name() == Ok(name) && symbol.section_index() == index);
+    let start = symbol.expect("the object has this constant").address() as usize;
+    section[start..start + value.len()].copy_from_slice(value);
+}
+
+/// Writes what the programs count on: a random first handle for each ring, so that a mark that is none does not look
+/// like one, and the instance behind the slots, which tells who maps them whose they are.
+fn fill(loaded: &LoadedObject, sizes: Sizes, instance: u64) -> Result<(), SocketProgramsError> {
+    let write = |name: &str, index: u32, value: &[u8]| {
+        let map = loaded.map(name).expect("the object has this map");
+        map.update(&index.to_ne_bytes(), value, MapFlags::ANY)
+            .map_err(|source| SocketProgramsError::Bpf { action: format!("fill the map {name}"), source })
+    };
+    for index in 0..sizes.sockets {
+        let mut ring = [0; RING_LEN];
+        // after `owned` and `generation`
+        ring[8..12].copy_from_slice(&(random()? as u32).to_ne_bytes());
+        write("pt_rings", index, &ring)?;
+    }
+    let slots = loaded.map("pt_slots").expect("the object has this map");
+    let mut last = vec![0; slots.value_size() as usize];
+    last[..8].copy_from_slice(&instance.to_ne_bytes());
+    write("pt_slots", slots.max_entries() - 1, &last)?;
+    // Who maps the slots needs a descriptor that can write (`bpf_map_mmap` in kernel/bpf/syscall.c); from now on it cannot.
+    // SAFETY: takes a number only.
+    match unsafe { libbpf_sys::bpf_map_freeze(slots.as_fd().as_raw_fd()) } {
+        0 => Ok(()),
+        errno => Err(SocketProgramsError::Bpf {
+            action: "freeze the map pt_slots".to_owned(),
+            source: libbpf_rs::Error::from_raw_os_error(-errno),
+        }),
+    }
+}
+
+/// The maps of attached programs, as far as user space looks into them.
+pub(super) struct Maps {
+    pub(super) rings: MapHandle,
+    pub(super) slots: MapHandle,
+    pub(super) syns: MapHandle,
+}
+
+impl Maps {
+    pub(super) fn sizes(&self) -> Sizes {
+        let sockets = self.rings.max_entries();
+        Sizes { sockets, slots: (self.slots.max_entries() - 1) / sockets.max(1), pending_syns: self.syns.max_entries() }
+    }
+
+    pub(super) fn instance(&self) -> libbpf_rs::Result<u64> {
+        let value = lookup(&self.slots, self.slots.max_entries() - 1)?;
+        Ok(value.first_chunk().copied().map(u64::from_ne_bytes).unwrap_or_default())
+    }
+
+    /// Rings that a socket has.
+    pub(super) fn rings_in_use(&self) -> libbpf_rs::Result<u32> {
+        let mut used = 0;
+        for index in 0..self.rings.max_entries() {
+            let ring = lookup(&self.rings, index)?;
+            used += u32::from(ring.first_chunk() != Some(&[0; 4]));
+        }
+        Ok(used)
+    }
+}
+
+fn lookup(map: &MapHandle, index: u32) -> libbpf_rs::Result<Vec<u8>> {
+    Ok(map.lookup(&index.to_ne_bytes(), MapFlags::ANY)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_has_room_for_the_layouts_values() {
+        for (flow, packet, len) in [(64, 64, 128), (64, 0, 128), (24, 0, 64), (24, 20, 64), (120, 96, 256)] {
+            assert_eq!(slot_len(Layout::new(flow, packet).unwrap()), len, "{flow} + {packet}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_make_no_sense_are_refused() {
+        let good = Sizes { sockets: 256, slots: 512, pending_syns: 16384 };
+        assert!(good.check().is_ok());
+        for bad in [
+            Sizes { sockets: 0, ..good },
+            Sizes { slots: 1, ..good },
+            Sizes { slots: 500, ..good },
+            Sizes { pending_syns: 0, ..good },
+        ] {
+            assert!(matches!(bad.check(), Err(SocketProgramsError::Size { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_object_has_the_constants() {
+        let elf = object::File::parse(OBJECT).unwrap();
+        let mut section = elf.section_by_name(".rodata").unwrap().data().unwrap().to_vec();
+        for name in ["ring_count", "ring_slots", "instance"] {
+            set_constant(&mut section, name, &[1]);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! The slots of datagrams as memory: for applications that are trusted with the traits of every socket of an attachment.
+//!
+//! A slot is read without a system call. A writer in the kernel may be at it at the same time, so a slot is copied and then
+//! looked at again: what changed meanwhile is not used (a seqlock whose sequence is the datagram's handle).
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::fd::{AsFd, AsRawFd},
+    path::{Path, PathBuf},
+    slice,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering, fence},
+    },
+};
+
+use libbpf_rs::{MapCore, MapHandle, MapType};
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::registry::{Registry, RegistryOptions, SOCKETS};
+
+use super::{abi::traits_receive, error::SocketError};
+
+/// Name of the slots' pin in the registry's folder of socket programs.
+const PIN: &str = "slots";
+
+/// Bytes of a slot's first word: the handle (u32), then the generation (u32). The traits follow.
+const SLOT_HEADER_LEN: usize = 8;
+
+/// The slots of an attachment, mapped into this process read-only. A clone is the same mapping.
+///
+/// It shows the traits of the datagrams of *all* sockets that `traits sockets attach` serves, which is why only root can
+/// open the pin unless an administrator has changed that: it takes permission to read **and write** it, and to go through
+/// its directories. Applications that are not trusted do without.
+#[derive(Clone, Debug)]
+pub struct Ring {
+    slots: Arc<Slots>,
+}
+
+#[derive(Debug)]
+struct Slots {
+    path: PathBuf,
+    memory: MmapRaw,
+    /// Bytes from one slot to the next, a multiple of 8.
+    slot_len: usize,
+    /// How many slots all sockets have together. One more element follows, whose first word is the instance.
+    count: usize,
+}
+
+impl Ring {
+    /// Opens the slots that are pinned at `path`.
+    ///
+    /// # Errors
+    /// [`SocketError::Ring`] if they cannot be opened or mapped, [`SocketError::NotRing`] if it is something else.
+    pub fn open(path: impl AsRef<Path>) -> Result<Ring, SocketError> {
+        let path = path.as_ref();
+        let failed = |source: io::Error| SocketError::Ring { path: path.to_owned(), source };
+        let not_ring = |why: String| SocketError::NotRing { path: path.to_owned(), why };
+        let of_libbpf = |error: libbpf_rs::Error| {
+            let kind = match error.kind() {
+                libbpf_rs::ErrorKind::InvalidData => return not_ring("it is not a map".to_owned()),
+                libbpf_rs::ErrorKind::NotFound => ErrorKind::NotFound,
+                libbpf_rs::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+                _ => ErrorKind::Other,
+            };
+            failed(io::Error::new(kind, error))
+        };
+        // A path that the kernel cannot have.
+        if path.as_os_str().as_encoded_bytes().contains(&0) {
+            return Err(failed(ErrorKind::InvalidInput.into()));
+        }
+        // Not with BPF_F_RDONLY: the kernel maps no BPF map through a descriptor that cannot write, because it then takes
+        // the mapping for a private one (do_mmap in mm/mmap.c, bpf_map_mmap in kernel/bpf/syscall.c). The slots are frozen: such
+        // a descriptor cannot change them either.
+        let map = MapHandle::from_pinned_path(path).map_err(of_libbpf)?;
+        // BPF_OBJ_GET opens programs and links as well; only the name of the descriptor tells them from a map.
+        let kind = fs::read_link(format!("/proc/self/fd/{}", map.as_fd().as_raw_fd())).map_err(failed)?;
+        if kind.as_os_str() != "anon_inode:bpf-map" {
+            return Err(not_ring(format!("it is not a map but {}", kind.display())));
+        }
+        let info = map.info().map_err(of_libbpf)?.info;
+        let (slot_len, elements) = (map.value_size() as usize, map.max_entries() as usize);
+        let has_slots = slot_len > SLOT_HEADER_LEN && slot_len.is_multiple_of(8) && elements >= 2;
+        let is_mapped = map.map_type() == MapType::Array && info.map_flags & libbpf_sys::BPF_F_MMAPABLE != 0;
+        if !has_slots || !is_mapped {
+            let (map_type, flags) = (map.map_type(), info.map_flags);
+            return Err(not_ring(format!(
+                "it is a map of type {map_type:?} with flags {flags:#x} and {elements} entries of {slot_len} bytes"
+            )));
+        }
+        let len = slot_len.checked_mul(elements).ok_or_else(|| not_ring("it is too long".to_owned()))?;
+        let memory = MmapOptions::new().len(len).map_raw_read_only(map.as_fd().as_raw_fd()).map_err(failed)?;
+        Ok(Ring { slots: Arc::new(Slots { path: path.to_owned(), memory, slot_len, count: elements - 1 }) })
+    }
+
+    /// Opens the slots of the registry that the options name.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_in(registry: &RegistryOptions) -> Result<Ring, SocketError> {
+        Ring::open(registry.dir().join(SOCKETS).join(PIN))
+    }
+
+    /// Opens the slots of the registry `default` on the usual bpffs.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_default() -> Result<Ring, SocketError> {
+        Ring::open_in(&Registry::options())
+    }
+
+    /// Where they are pinned.
+    pub fn path(&self) -> &Path {
+        &self.slots.path
+    }
+
+    /// Which attachment they are of, as in [`traits_receive::instance`].
+    pub fn instance(&self) -> u64 {
+        self.slots.words()[self.slots.instance_at()].load(Ordering::Relaxed)
+    }
+
+    /// The part that is a socket's. `None` if the state is not one that this attachment can have given.
+    pub(super) fn part(&self, state: &traits_receive) -> Option<Part> {
+        let (slots, ring) = (state.slots as usize, state.ring as usize);
+        let start = ring.checked_mul(slots)?;
+        let fits = slots.is_power_of_two() && start.checked_add(slots)? <= self.slots.count;
+        let is_same = state.instance != 0
+            && state.instance == self.instance()
+            && state.slot_len as usize == self.slots.slot_len
+            && state.traits_len as usize <= self.slots.slot_len - SLOT_HEADER_LEN;
+        (fits && is_same).then(|| Part {
+            ring: self.clone(),
+            start,
+            mask: state.slots - 1,
+            generation: state.generation,
+        })
+    }
+}
+
+impl Slots {
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, has that many bytes and lives as long as `self`. Nothing in this process
+        // writes to it; what the kernel writes is only read with relaxed atomic loads, which are defined on read-only
+        // memory for 8 bytes (std::sync::atomic, "Atomic accesses to read-only memory").
+        unsafe { slice::from_raw_parts(self.memory.as_ptr().cast(), (self.count + 1) * self.slot_len / 8) }
+    }
+
+    fn instance_at(&self) -> usize {
+        self.count * self.slot_len / 8
+    }
+}
+
+/// The slots of one socket.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    ring: Ring,
+    /// The first one.
+    start: usize,
+    /// Which bits of a handle are the slot's number.
+    mask: u32,
+    generation: u32,
+}
+
+impl Part {
+    /// Copies the traits of the datagram with this handle, and answers whether they are still there. If not, `record` is
+    /// whatever.
+    pub(super) fn read(&self, handle: u32, record: &mut [u8]) -> bool {
+        let slots = &*self.ring.slots;
+        let words = slots.words();
+        let slot_words = slots.slot_len / 8;
+        let at = (self.start + (handle & self.mask) as usize) * slot_words;
+        read_slot(&words[at..at + slot_words], handle, self.generation, record)
+    }
+
+    pub(super) fn ring(&self) -> &Ring {
+        &self.ring
+    }
+}
+
+/// Copies what follows a slot's first word, as much as `record` has room for (a multiple of 8 bytes), if the slot is the
+/// handle's before and after.
+fn read_slot(slot: &[AtomicU64], handle: u32, generation: u32, record: &mut [u8]) -> bool {
+    let [a, b, c, d] = handle.to_ne_bytes();
+    let [e, f, g, h] = generation.to_ne_bytes();
+    let wanted = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    if slot[0].load(Ordering::Relaxed) != wanted {
+        return false;
+    }
+    // A relaxed load and a fence are an acquire load, which is not defined on read-only memory.
+    fence(Ordering::Acquire);
+    for (to, from) in record.as_chunks_mut().0.iter_mut().zip(&slot[1..]) {
+        *to = from.load(Ordering::Relaxed).to_ne_bytes();
+    }
+    fence(Ordering::Acquire);
+    slot[0].load(Ordering::Relaxed) == wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::AtomicBool,
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+
+    const NONE: u32 = u32::MAX;
+
+    fn first_word(handle: u32, generation: u32) -> u64 {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&handle.to_ne_bytes());
+        bytes[4..].copy_from_slice(&generation.to_ne_bytes());
+        u64::from_ne_bytes(bytes)
+    }
+
+    /// Writes a slot as the kernel side does.
+    fn write(slot: &[AtomicU64], handle: u32, generation: u32, value: u64) {
+        slot[0].store(first_word(NONE, generation), Ordering::Relaxed);
+        fence(Ordering::Release);
+        for word in &slot[1..] {
+            word.store(value, Ordering::Relaxed);
+        }
+        slot[0].store(first_word(handle, generation), Ordering::Release);
+    }
+
+    fn slot(words: usize) -> Vec<AtomicU64> {
+        (0..words).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    #[test]
+    fn a_slot_is_read_by_its_handle_and_generation_only() {
+        let slot = slot(4);
+        write(&slot, 7, 2, 0x1111);
+        let mut record = [0; 24];
+        assert!(read_slot(&slot, 7, 2, &mut record));
+        assert_eq!(record.as_chunks().0, [0x1111u64.to_ne_bytes(); 3]);
+        assert!(!read_slot(&slot, 8, 2, &mut record));
+        assert!(!read_slot(&slot, 7, 3, &mut record));
+        let mut short = [0; 8];
+        assert!(read_slot(&slot, 7, 2, &mut short));
+    }
+
+    #[test]
+    fn a_slot_that_is_being_written_is_not_read() {
+        let slot = slot(4);
+        write(&slot, 7, 2, 1);
+        slot[0].store(first_word(NONE, 2), Ordering::Relaxed);
+        assert!(!read_slot(&slot, 7, 2, &mut [0; 24]));
+    }
+
+    /// What was read is never of two datagrams, nor of another than was asked for.
+    #[test]
+    fn a_writer_at_the_same_time_is_noticed() {
+        const SLOTS: u32 = 4;
+        const WORDS: usize = 31;
+        let slots: Vec<_> = (0..SLOTS).map(|_| slot(WORDS)).collect();
+        let value = |handle: u32| u64::from(handle) << 32 | u64::from(!handle);
+        let (newest, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (mut found, mut lost) = (0u64, 0u64);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut handle = 1u32;
+                while !stop.load(Ordering::Relaxed) {
+                    write(&slots[(handle % SLOTS) as usize], handle, 9, value(handle));
+                    newest.store(handle.into(), Ordering::Release);
+                    handle += 1;
+                }
+            });
+            let end = Instant::now() + Duration::from_millis(300);
+            let mut record = [0; 8 * (WORDS - 1)];
+            while Instant::now() < end {
+                for lag in 0..SLOTS {
+                    let Some(handle) = (newest.load(Ordering::Acquire) as u32).checked_sub(lag).filter(|h| *h != 0)
+                    else {
+                        continue;
+                    };
+                    if read_slot(&slots[(handle % SLOTS) as usize], handle, 9, &mut record) {
+                        assert_eq!(record.as_chunks().0, [value(handle).to_ne_bytes(); WORDS - 1]);
+                        found += 1;
+                    } else {
+                        lost += 1;
+                    }
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(found > 0, "{found} found, {lost} lost");
+    }
+
+    /// The memory of an attachment with `rings` rings of `slots` slots of 6 words, without a map.
+    fn ring(rings: usize, slots: usize, instance: u64) -> Ring {
+        let (slot_len, count) = (48, rings * slots);
+        let memory = MmapOptions::new().len((count + 1) * slot_len).map_anon().unwrap();
+        let ring = Ring { slots: Arc::new(Slots { path: "memory".into(), memory: memory.into(), slot_len, count }) };
+        ring.slots.words()[ring.slots.instance_at()].store(instance, Ordering::Relaxed);
+        ring
+    }
+
+    fn state() -> traits_receive {
+        traits_receive {
+            enabled: 1,
+            traits_len: 40,
+            flow_len: 40,
+            packet_len: 0,
+            ring: 1,
+            slots: 8,
+            generation: 3,
+            slot_len: 48,
+            instance: 77,
+        }
+    }
+
+    #[test]
+    fn a_socket_reads_the_slots_of_its_ring() {
+        let ring = ring(2, 8, 77);
+        let part = ring.part(&state()).unwrap();
+        let handle = 0x1005;
+        let at = (8 + 5) * 6;
+        write(&ring.slots.words()[at..at + 6], handle, 3, 0xabcd);
+        let mut record = [0; 40];
+        assert!(part.read(handle, &mut record));
+        assert_eq!(record.as_chunks().0, [0xabcdu64.to_ne_bytes(); 5]);
+        assert!(!part.read(handle - 8, &mut record));
+    }
+
+    #[test]
+    fn a_ring_of_another_attachment_is_refused() {
+        let ring = ring(2, 8, 77);
+        for other in [
+            traits_receive { instance: 78, ..state() },
+            traits_receive { ring: 2, ..state() },
+            traits_receive { ring: u32::MAX, slots: 1 << 31, ..state() },
+            traits_receive { slots: 7, ..state() },
+            traits_receive { slots: 0, ..state() },
+            traits_receive { slot_len: 40, ..state() },
+            traits_receive { traits_len: 48, ..state() },
+        ] {
+            assert!(ring.part(&other).is_none(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        let error = Ring::open("/sys/fs/bpf/no/such/ring").unwrap_err();
+        assert!(matches!(error, SocketError::Ring { .. }), "{error:?}");
+        assert!(error.to_string().contains("/sys/fs/bpf/no/such/ring"), "{error}");
+        assert!(matches!(Ring::open("a\0b"), Err(SocketError::Ring { .. })));
+    }
+}
