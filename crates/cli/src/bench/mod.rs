@@ -1,7 +1,9 @@
 //! `traits bench`: measures traits on this machine, always against a baseline of the same run.
 
 mod ops;
+mod progress;
 mod rig;
+mod sockets;
 mod statistics;
 
 use clap::Subcommand;
@@ -12,10 +14,13 @@ use crate::Outcome;
 pub(crate) enum Command {
     /// Measure what one call costs, beside a raw struct, a helper and a map
     Ops(ops::Options),
+    /// Measure what traits cost an application that receives and sends them
+    Sockets(sockets::Options),
 }
 
 pub(crate) fn run(command: &Command) -> Outcome {
     match command {
         Command::Ops(options) => ops::run(options),
+        Command::Sockets(options) => sockets::run(options),
     }
 }

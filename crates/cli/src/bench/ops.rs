@@ -5,12 +5,11 @@
 //! a baseline program that does everything but the operation. The rounds are spread over several loads, since the
 //! kernel places programs at random and the place shows in tenths of a nanosecond.
 
-use std::io::{IsTerminal, Write, stderr};
-
 use clap::value_parser;
 use serde::Serialize;
 
 use super::{
+    progress,
     rig::{self, CALLS, Rig, Round},
     statistics::Summary,
 };
@@ -203,14 +202,14 @@ pub(crate) fn run(options: &Options) -> Outcome {
         }
         // as many for each load, and one more for the first ones if that leaves a rest
         for _ in 0..options.rounds / loads + u32::from(number < options.rounds % loads) {
-            show_progress(rounds.len(), options.rounds);
+            progress::show(rounds.len(), options.rounds);
             rounds.push(load.round()?);
         }
     }
-    hide_progress();
+    progress::hide();
 
     let report = Report {
-        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        kernel: rig::kernel_release(),
         cpu,
         rounds: options.rounds,
         loads,
@@ -303,20 +302,4 @@ fn print(report: &Report) -> Outcome {
         if *held { "held" } else { "did not hold" },
     ))?;
     Ok(())
-}
-
-fn show_progress(done: usize, rounds: u32) {
-    let mut stderr = stderr();
-    if stderr.is_terminal() && done.is_multiple_of(10) {
-        // nothing depends on it
-        let _ = write!(stderr, "\rround {done} of {rounds}");
-    }
-}
-
-fn hide_progress() {
-    let mut stderr = stderr();
-    if stderr.is_terminal() {
-        // as above
-        let _ = write!(stderr, "\r\x1b[K");
-    }
 }

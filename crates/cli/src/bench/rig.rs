@@ -219,3 +219,8 @@ pub(super) fn pin_to_cpu() -> io::Result<usize> {
     }
     Ok(cpu)
 }
+
+/// Release of the running kernel.
+pub(super) fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
