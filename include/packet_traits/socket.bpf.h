@@ -5,6 +5,8 @@
  * An application gives its socket traits, or the next datagram it sends (<packet_traits/socket.h>); programs at the egress
  * hooks read them here. They come from whoever owns the socket: believe them as far as you believe that process.
  *
+ *	#include <linux/bpf.h>
+ *	#include <linux/netfilter.h>
  *	#include <packet_traits/socket.bpf.h>
  *
  *	TRAIT_KEY(tenant, __u32);
@@ -16,6 +18,8 @@
  *
  *		return trait_sender_get(ctx, tenant, &who) > 0 && who == 7 ? NF_ACCEPT : NF_DROP;
  *	}
+ *
+ *	char LICENSE[] SEC("license") = "Dual MIT/GPL";
  *
  *	trait_sender_get(ctx, key, &value)	size of the value; -ENOENT not set, or the packet has no socket here
  *	trait_sender_is_set(ctx, key)		1 or 0

@@ -5,18 +5,23 @@
  * Somebody with privileges has run `traits sockets attach` for the cgroup the process is in. Until then every call below
  * fails with ENOPROTOOPT.
  *
+ *	#include <stdio.h>
  *	#include <packet_traits/socket.h>
  *
- *	struct traits_key tenant;
- *	struct traits traits;
- *	__u32 who = 0;
+ *	int serve(int fd)
+ *	{
+ *		struct traits_key tenant;
+ *		struct traits traits;
+ *		char data[2048];
+ *		__u32 who;
  *
- *	traits_key_by_name(fd, "tenant", &tenant);		// once
- *	traits_switch(fd, RCV_TRAITS, 1);			// once for a socket
- *
- *	len = traits_recv(fd, buf, sizeof(buf), 0, &from, &traits);
- *	if (traits_value(&traits, &tenant, &who, sizeof(who)) > 0)
- *		printf("tenant %u\n", who);
+ *		if (traits_key_by_name(fd, "tenant", &tenant) || traits_switch(fd, RCV_TRAITS, 1))
+ *			return -1;
+ *		while (traits_recv(fd, data, sizeof(data), 0, NULL, &traits) >= 0)
+ *			if (traits_value(&traits, &tenant, &who, sizeof(who)) > 0)
+ *				printf("tenant %u\n", who);
+ *		return -1;
+ *	}
  *
  * The options, for those who do without the functions at the end. Level SOL_TRAITS:
  *

@@ -201,6 +201,13 @@ const SECTIONS: [&str; 13] = [
     "fentry/ip_rcv",
 ];
 
+/// Every call of `traits.bpf.h` in the program types of its table, and every call of `socket.bpf.h` in those of its own.
+const EVERY_CALL: [(&str, &[&str]); 2] = [("every_call", &SECTIONS), ("sender_calls", &SENDER_SECTIONS)];
+
+/// The program types that see packets with a sender.
+const SENDER_SECTIONS: [&str; 5] =
+    ["tc", "cgroup_skb/egress", "netfilter", "tp_btf/net_dev_queue", "fentry/dev_hard_start_xmit"];
+
 fn every_call_loads(compiler: &'static str) {
     if !common::enabled() || !compilers().any(|found| found == compiler) {
         return;
@@ -208,24 +215,25 @@ fn every_call_loads(compiler: &'static str) {
     let layout = |flow, packet| Layout::new(flow, packet).unwrap();
     let labs = [Layout::DEFAULT, layout(40, 176), layout(176, 40)].map(every_key);
     let registries = labs.each_ref().map(|lab| &lab.registry);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/every_call.bpf.c");
-    for cpu in cpus(compiler) {
-        let cpu = format!("-mcpu={cpu}");
+    for ((name, sections), cpu) in EVERY_CALL.iter().flat_map(|call| cpus(compiler).iter().map(move |cpu| (call, cpu)))
+    {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{name}.bpf.c"));
+        let (what, cpu) = (format!("{name}, {compiler} -mcpu={cpu}"), format!("-mcpu={cpu}"));
         let mut arguments = STRICT.to_vec();
         arguments.push(&cpu);
         let plain = compile_file(compiler, &source, &arguments);
 
         let open = ObjectBuilder::default().open_memory(&plain).unwrap();
-        let sections: BTreeSet<String> =
+        let found: BTreeSet<String> =
             open.progs().map(|program| program.section().to_string_lossy().into_owned()).collect();
-        assert_eq!(sections, SECTIONS.map(String::from).into());
-        load_all_ways(&format!("{compiler} {cpu}"), &plain, &registries);
+        assert_eq!(found, sections.iter().map(|section| section.to_string()).collect());
+        load_all_ways(&what, &plain, &registries);
 
         if let Some(dir) = vmlinux_dir() {
             let include = format!("-I{}", dir.display());
             arguments.extend(["-DVMLINUX", &include]);
             let with_kernel_types = compile_file(compiler, &source, &arguments);
-            load_all_ways(&format!("{compiler} {cpu} with vmlinux.h"), &with_kernel_types, &registries[..1]);
+            load_all_ways(&format!("{what} with vmlinux.h"), &with_kernel_types, &registries[..1]);
         }
     }
 }
@@ -247,6 +255,8 @@ fn each_header_may_be_the_only_one_and_be_included_again() {
             &["traits.bpf.h"][..],
             &["rfc.bpf.h"],
             &["rfc.bpf.h", "traits.bpf.h"],
+            &["socket.bpf.h"],
+            &["socket.bpf.h", "traits.bpf.h", "socket.bpf.h", "socket.h", "socket.h"],
             &["traits.bpf.h", "rfc.bpf.h", "rfc.bpf.h", "traits.bpf.h"],
         ] {
             let mut text = String::from("#include <linux/bpf.h>\n");
@@ -260,17 +270,22 @@ fn each_header_may_be_the_only_one_and_be_included_again() {
     }
 }
 
-/// The program in a header's opening comment: from its first `#include` to its licence.
-fn example_in_comment(header: &str) -> String {
+/// What is in a header's opening comment from its first `#include` on.
+fn lines_of_example(header: &str) -> Vec<String> {
     let text = std::fs::read_to_string(include_dir().join("packet_traits").join(header)).unwrap();
     let comment = &text[text.find("\n/*\n").unwrap()..];
     let comment = &comment[..comment.find("*/").unwrap()];
-    let lines: Vec<&str> = comment
+    comment
         .lines()
         .map(|line| line.strip_prefix(" *").unwrap_or(line))
-        .map(|line| line.strip_prefix('\t').unwrap_or(line))
+        .map(|line| line.strip_prefix('\t').unwrap_or(line).to_owned())
         .skip_while(|line| !line.starts_with("#include"))
-        .collect();
+        .collect()
+}
+
+/// The program in a header's opening comment: from its first `#include` to its licence.
+fn example_in_comment(header: &str) -> String {
+    let lines = lines_of_example(header);
     let last = lines.iter().position(|line| line.contains("LICENSE")).expect("the example ends in its licence");
     lines[..=last].join("\n") + "\n"
 }
@@ -296,6 +311,28 @@ fn the_example_in_the_headers_comment_compiles_loads_and_does_what_it_says() {
         assert_eq!(view.value(&tenant), Some(Value::U32(7)));
         assert!(object.program("only_tenant_7").is_some());
     }
+}
+
+#[test]
+fn the_examples_in_the_socket_headers_comments_compile_and_load() {
+    if !common::enabled() {
+        return;
+    }
+    let lab = every_key(Layout::DEFAULT);
+    let example = example_in_comment("socket.bpf.h");
+    for compiler in compilers() {
+        let bytes = compile(compiler, &example, &STRICT).unwrap_or_else(|said| panic!("{compiler}:\n{said}"));
+        load_all_ways(compiler, &bytes, &[&lab.registry]);
+    }
+    let text = lines_of_example("socket.h");
+    let end = text.iter().position(|line| line == "}").expect("the example ends with a function");
+    let source = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("socket_example.{}.c", std::process::id()));
+    std::fs::write(&source, text[..=end].join("\n") + "\n").unwrap();
+    let mut command = Command::new("cc");
+    command.args(STRICT).arg(format!("-I{}", include_dir().display())).args(["-c", "-o", "/dev/null"]).arg(&source);
+    let output = command.output().unwrap();
+    std::fs::remove_file(source).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

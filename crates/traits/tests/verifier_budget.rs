@@ -30,7 +30,7 @@ const GROWTH: u64 = 25;
 const LIMIT: u64 = 1_000_000;
 
 /// The key set of each source file's programs.
-const SOURCES: [(&str, Keys); 8] = [
+const SOURCES: [(&str, Keys); 9] = [
     ("examples/bpf/xdp_classify.bpf.c", EXAMPLE_KEYS),
     ("examples/bpf/tc_priority.bpf.c", EXAMPLE_KEYS),
     ("examples/bpf/netfilter_drop.bpf.c", EXAMPLE_KEYS),
@@ -39,6 +39,7 @@ const SOURCES: [(&str, Keys); 8] = [
     ("crates/traits/tests/bpf/stages.bpf.c", RECORD_KEYS),
     ("crates/traits/tests/bpf/every_call.bpf.c", EVERY_KEY),
     ("crates/traits/tests/bpf/rfc.bpf.c", EXAMPLE_KEYS),
+    ("crates/traits/tests/bpf/sender_calls.bpf.c", EVERY_KEY),
 ];
 
 const EXAMPLE_KEYS: Keys = &[
