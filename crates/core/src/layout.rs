@@ -101,6 +101,7 @@ impl Layout {
     }
 
     /// Bytes of one region, footer included; 0 if the layout has no such region.
+    #[inline]
     pub const fn region_len(&self, region: Region) -> usize {
         match region {
             Region::Flow => self.flow as usize,
@@ -109,6 +110,7 @@ impl Layout {
     }
 
     /// Distance from the packet data to the end of a region: 0 for the flow region, its length for the packet region.
+    #[inline]
     pub const fn region_end(&self, region: Region) -> usize {
         match region {
             Region::Flow => 0,
@@ -122,12 +124,14 @@ impl Layout {
     }
 
     /// Bytes of a region that slots can use.
+    #[inline]
     pub const fn slot_space(&self, region: Region) -> usize {
         self.region_len(region).saturating_sub(FOOTER_LEN)
     }
 
     /// The slot of `size` bytes at `distance` from the packet data, if it lies in `region`, is aligned to its size up
     /// to 8 and does not touch the footer. A flag (size 0) has distance 0.
+    #[inline]
     pub const fn slot(&self, region: Region, size: usize, distance: usize) -> Option<Slot> {
         if !matches!(size, 0 | 1 | 2 | 4 | 8 | 16) || self.region_len(region) < FOOTER_LEN {
             return None;

@@ -68,6 +68,8 @@ the same round, and SPREAD the distance between the quartiles of NS.
 Cases:
   recvmsg             a socket of a cgroup without traits
   recvmsg_attached    a socket of the cgroup, which has not asked for traits
+  recvmsg_mark        recvmsg with SO_RCVMARK: what the kernel takes to write the
+                      control message that traits need
   recv_ring           recvmsg and the traits, read from the mapped ring of slots
   recv_getsockopt     recvmsg and the traits, read by getsockopt: no privilege
   recvmmsg, batch_ring, batch_getsockopt
@@ -92,7 +94,7 @@ Examples:
   traits bench sockets --json | jq .expectation";
 
 /// Datagrams in the queue when the clock starts.
-const DATAGRAMS: usize = 512;
+const DATAGRAMS: usize = 64;
 /// Bytes of a datagram's payload.
 const PAYLOAD: usize = 64;
 /// Datagrams received at once by the cases that receive several.
@@ -100,7 +102,10 @@ const BATCH: usize = 32;
 /// Calls of a socket option in a round.
 const CALLS: usize = 1000;
 /// Bytes that may wait in a queue; a datagram takes up to a page.
-static QUEUE: libc::c_int = 8 << 20;
+const QUEUE: libc::c_int = 8 << 20;
+const ON: libc::c_int = 1;
+/// include/uapi/asm-generic/socket.h; libc has it not for every target.
+const SO_RCVMARK: libc::c_int = 75;
 /// Rounds that do not count.
 const WARM_UP: u32 = 3;
 /// How long what was sent last may be on its way.
@@ -144,9 +149,10 @@ const fn case(name: &'static str, kind: Kind, baseline: &'static str) -> Case {
     Case { name, kind, baseline }
 }
 
-const CASES: [Case; 18] = [
+const CASES: [Case; 19] = [
     case("recvmsg", Kind::Receive, "recvmsg"),
     case("recvmsg_attached", Kind::Receive, "recvmsg"),
+    case("recvmsg_mark", Kind::Receive, "recvmsg"),
     case("recv_ring", Kind::Receive, "recvmsg"),
     case("recv_getsockopt", Kind::Receive, "recvmsg"),
     case("recvmmsg", Kind::Receive, "recvmmsg"),
@@ -189,6 +195,8 @@ struct Rig {
     /// Of the cgroup the command was started in.
     plain: UdpSocket,
     sender: UdpSocket,
+    /// With SO_RCVMARK.
+    marked: UdpSocket,
     /// Of the cgroup with traits.
     attached: UdpSocket,
     ring: Receiver<UdpSocket>,
@@ -229,7 +237,8 @@ impl Rig {
             Ok::<_, packet_traits_lab::Error>(socket)
         };
         let send = || udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0));
-        let (plain, sender) = (bind()?, send()?);
+        let (plain, marked, sender) = (bind()?, bind()?, send()?);
+        set(&marked, SO_RCVMARK, &ON)?;
 
         let cgroup = Cgroup::new()?;
         let options = AttachOptions {
@@ -242,8 +251,8 @@ impl Rig {
         let slots = Ring::open_in(&Registry::options().bpffs(bpffs.path()))?;
         let [attached, ring, getsockopt] =
             [cgroup.enter(&mut bind)?, cgroup.enter(&mut bind)?, cgroup.enter(&mut bind)?];
-        for socket in [&plain, &attached, &ring, &getsockopt] {
-            long_queue(socket)?;
+        for socket in [&plain, &marked, &attached, &ring, &getsockopt] {
+            set(socket, libc::SO_RCVBUFFORCE, &QUEUE)?;
         }
         let ring = ReceiverOptions::default().ring(&slots).batch(BATCH, PAYLOAD).build(ring)?;
         let getsockopt = ReceiverOptions::default().without_ring().batch(BATCH, PAYLOAD).build(getsockopt)?;
@@ -265,6 +274,7 @@ impl Rig {
         traits.set(&tenant, 7)?;
         Ok(Rig {
             plain,
+            marked,
             sender,
             attached,
             ring,
@@ -287,6 +297,7 @@ impl Rig {
     fn round(&mut self) -> Result<Round, Box<dyn Error>> {
         let mut round = Round::default();
         let buffer = &mut [0; PAYLOAD][..];
+        let mut traits = Traits::new(&self.keys);
         let payload = &[0; PAYLOAD];
 
         let plain = |socket: &UdpSocket, name, round: &mut Round| -> Result<(), Box<dyn Error>> {
@@ -301,11 +312,12 @@ impl Rig {
         };
         plain(&self.plain, "recvmsg", &mut round)?;
         plain(&self.attached, "recvmsg_attached", &mut round)?;
+        plain(&self.marked, "recvmsg_mark", &mut round)?;
         for (receiver, name) in [(&self.ring, "recv_ring"), (&self.getsockopt, "recv_getsockopt")] {
             round.add(name, Kind::Deliver, fill(&self.sender, receiver.socket())?, DATAGRAMS);
             let start = Instant::now();
             for _ in 0..DATAGRAMS {
-                let (_, _, traits) = receiver.recv(buffer)?;
+                receiver.recv_into(buffer, &mut traits)?;
                 check(&traits, &self.tenant)?;
             }
             round.add(name, Kind::Receive, start.elapsed(), DATAGRAMS);
@@ -400,16 +412,16 @@ fn drain(socket: &UdpSocket) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Makes room in the socket's queue for what one round puts into it.
-fn long_queue(socket: &UdpSocket) -> io::Result<()> {
+/// Sets an option of the socket level.
+fn set(socket: &UdpSocket, option: libc::c_int, value: &libc::c_int) -> io::Result<()> {
     // SAFETY: the option's value is an int, and its size is given.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_RCVBUFFORCE,
-            (&raw const QUEUE).cast(),
-            size_of_val(&QUEUE) as libc::socklen_t,
+            option,
+            std::ptr::from_ref(value).cast(),
+            size_of_val(value) as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -430,6 +442,7 @@ fn socket_type(socket: &UdpSocket) -> io::Result<()> {
 /// Receives one datagram and its sender's address, without traits.
 fn recvmsg(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
     let mut from = MaybeUninit::<libc::sockaddr_storage>::uninit();
+    let mut control = [const { MaybeUninit::<u64>::uninit() }; 32];
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: of a msghdr, all zeroes is a value: nothing to be received.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -437,6 +450,8 @@ fn recvmsg(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
     message.msg_namelen = size_of_val(&from) as libc::socklen_t;
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
     // SAFETY: all that `message` points to outlives the call and is as long as it says.
     let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
     usize::try_from(len).map_err(|_| io::Error::last_os_error())

@@ -21,6 +21,7 @@ impl RawAddress {
     }
 
     /// The IPv4 or IPv6 address that it is; `None` for any other.
+    #[inline]
     pub(super) fn decode(&self) -> Option<SocketAddr> {
         let holds = |len: usize| self.len as usize >= len;
         match i32::from(self.storage.ss_family) {

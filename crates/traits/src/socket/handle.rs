@@ -4,6 +4,12 @@ use std::ops::Range;
 
 use super::abi::TRAITS_BATCH_MAX;
 
+/// The mark of a datagram that came before the socket received traits, and had none of its own.
+const UNKNOWN: u32 = 0;
+
+/// The mark of a datagram that had neither traits nor a mark of its own.
+const PLAIN: u32 = u32::MAX - 1;
+
 /// The mark of a datagram for which there was no slot.
 const NO_SLOT: u32 = u32::MAX;
 
@@ -20,10 +26,11 @@ pub(super) enum Handle {
 
 impl Handle {
     /// What the `SO_MARK` control message says; `None` if there was no such message.
+    #[inline]
     pub(super) const fn of_mark(mark: Option<u32>) -> Handle {
         match mark {
-            Some(0) => Handle::Plain,
-            None | Some(NO_SLOT) => Handle::Lost,
+            Some(PLAIN) => Handle::Plain,
+            None | Some(UNKNOWN | NO_SLOT) => Handle::Lost,
             Some(handle) => Handle::Slot(handle),
         }
     }
@@ -57,7 +64,8 @@ mod tests {
     #[test]
     fn marks_that_no_slot_has_are_told_apart() {
         assert_eq!(Handle::of_mark(None), Handle::Lost);
-        assert_eq!(Handle::of_mark(Some(0)), Handle::Plain);
+        assert_eq!(Handle::of_mark(Some(0)), Handle::Lost);
+        assert_eq!(Handle::of_mark(Some(u32::MAX - 1)), Handle::Plain);
         assert_eq!(Handle::of_mark(Some(u32::MAX)), Handle::Lost);
         assert_eq!(Handle::of_mark(Some(7)), Handle::Slot(7));
     }
@@ -72,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_run_ends_where_handles_start_over() {
-        assert_eq!(run_list(&[u32::MAX - 2, u32::MAX - 1, 1, 2]), [(0, 2), (2, 4)]);
+        assert_eq!(run_list(&[u32::MAX - 3, u32::MAX - 2, 1, 2]), [(0, 2), (2, 4)]);
     }
 
     #[test]

@@ -48,12 +48,16 @@ pub(super) struct Message {
 }
 
 /// Receives one datagram. Does not wait if the socket is non-blocking.
+#[inline]
 pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Message> {
-    let (mut name, mut control) = (RawAddress::empty(), Control::empty());
+    let mut name = RawAddress::empty();
+    let mut control = Control::empty();
     let mut iov = iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut header = header(&mut name, &mut iov, &mut control);
+    // Not libc's recvmsg: as a cancellation point it has calls within calls around the system call, and where the kernel
+    // clears the processor's return predictions each of them costs a misprediction, together some 30 ns.
     // SAFETY: everything the header points at is writable for the lengths it gives, and outlives the call.
-    let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0) };
+    let len = unsafe { libc::syscall(libc::SYS_recvmsg, socket.as_raw_fd(), &raw mut header, 0) };
     let Ok(len) = usize::try_from(len) else { return Err(io::Error::last_os_error()) };
     // SAFETY: the kernel has filled the header in, and `control` is still there.
     let handle = Handle::of_mark(unsafe { mark(&header) });
@@ -121,6 +125,7 @@ impl Room {
 }
 
 /// A header that points at the three.
+#[inline]
 fn header(name: &mut RawAddress, iov: &mut iovec, control: &mut Control) -> msghdr {
     // SAFETY: it is made of integers and raw pointers, for which zeroes are a value. (It has padding on some systems.)
     let mut header: msghdr = unsafe { std::mem::zeroed() };
@@ -133,6 +138,7 @@ fn header(name: &mut RawAddress, iov: &mut iovec, control: &mut Control) -> msgh
     header
 }
 
+#[inline]
 fn message(len: usize, flags: c_int, handle: Handle, name: &RawAddress) -> io::Result<Message> {
     let from = name.decode().ok_or_else(|| {
         io::Error::new(
@@ -147,6 +153,7 @@ fn message(len: usize, flags: c_int, handle: Handle, name: &RawAddress) -> io::R
 ///
 /// # Safety
 /// The header is as recvmsg(2) has left it, and what it points at is still there.
+#[inline]
 unsafe fn mark(header: &msghdr) -> Option<u32> {
     // SAFETY: computes a number.
     let len = unsafe { libc::CMSG_LEN(size_of::<u32>() as c_uint) };
@@ -232,11 +239,21 @@ mod tests {
         super::super::sockopt::set(socket.as_fd(), libc::SOL_SOCKET, SO_RCVMARK, &1i32.to_ne_bytes()).unwrap();
     }
 
+    /// Marks what the sender sends from now on, if this process may; what the receiver is to find.
+    fn turn_mark_on(sender: &UdpSocket) -> Handle {
+        let mark = 7u32;
+        match super::super::sockopt::set(sender.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, &mark.to_ne_bytes()) {
+            Ok(()) => Handle::Slot(mark),
+            Err(_) => Handle::Lost,
+        }
+    }
+
     #[test]
     fn a_datagram_comes_with_its_sender_and_its_mark() {
         for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
             let (sender, receiver) = pair(ip);
             let mut buffer = [0; 16];
+            let marked = turn_mark_on(&sender);
             sender.send(b"before").unwrap();
             let message = receive(receiver.as_fd(), &mut buffer).unwrap();
             assert_eq!((message.from, message.handle), (sender.local_addr().unwrap(), Handle::Lost));
@@ -244,7 +261,7 @@ mod tests {
             turn_rcvmark_on(&receiver);
             sender.send(b"after").unwrap();
             let message = receive(receiver.as_fd(), &mut buffer).unwrap();
-            assert_eq!((&buffer[..message.len], message.handle), (b"after".as_slice(), Handle::Plain));
+            assert_eq!((&buffer[..message.len], message.handle), (b"after".as_slice(), marked));
         }
     }
 
@@ -264,6 +281,7 @@ mod tests {
     fn several_datagrams_are_received_at_once() {
         let (sender, receiver) = pair(Ipv4Addr::LOCALHOST.into());
         turn_rcvmark_on(&receiver);
+        let marked = turn_mark_on(&sender);
         receiver.set_nonblocking(true).unwrap();
         let (stride, capacity) = (16, 8);
         let (mut data, mut room, mut messages) = (vec![0; 3 * stride], Room::new(3), [None; 3]);
@@ -282,7 +300,7 @@ mod tests {
         assert_eq!(lens, [1, 3, 0]);
         assert_eq!((&data[..1], &data[stride..][..3]), (b"a".as_slice(), b"two".as_slice()));
         assert!(messages.iter().flatten().all(|message| message.from == sender.local_addr().unwrap()));
-        assert!(messages.iter().flatten().all(|message| message.handle == Handle::Plain));
+        assert!(messages.iter().flatten().all(|message| message.handle == marked));
 
         assert_eq!(receive(&mut data, &mut messages).unwrap(), 1);
         let last = messages[0].unwrap();

@@ -26,6 +26,7 @@ impl Traits {
     }
 
     /// Neither found nor set.
+    #[inline]
     pub(super) const fn empty(layout: Layout) -> Traits {
         Traits { raw: traits { present: 0, flags: 0, mark: 0, values: [0; TRAITS_VALUES_MAX] }, layout }
     }
@@ -35,6 +36,14 @@ impl Traits {
         let mut traits = Traits::empty(layout);
         traits.raw.flags = TRAITS_FOUND;
         traits
+    }
+
+    /// Of another layout from now on. The values are to be written, with [`record_mut`](Self::record_mut).
+    #[inline]
+    pub(super) fn reset(&mut self, layout: Layout) {
+        if self.layout != layout {
+            *self = Traits::empty(layout);
+        }
     }
 
     /// Those in `record`, which is as long as [`values::traits_len`] says.
@@ -50,6 +59,7 @@ impl Traits {
     }
 
     /// The same, to be written. As many as [`values::traits_len`] says.
+    #[inline]
     pub(super) fn record_mut(&mut self) -> &mut [u8] {
         &mut abi::bytes_mut(slice::from_mut(&mut self.raw))[..values::traits_len(&self.layout)]
     }
@@ -58,6 +68,7 @@ impl Traits {
     ///
     /// If not, no key is set: the SYN was not kept, no data has come yet, or the socket lags behind so far that the
     /// datagram's slot was given to a newer one.
+    #[inline]
     pub fn is_found(&self) -> bool {
         self.raw.flags & TRAITS_FOUND != 0
     }
@@ -79,16 +90,19 @@ impl Traits {
     }
 
     /// A key's value.
+    #[inline]
     pub fn get<T: TraitValue>(&self, key: &TypedKey<T>) -> Option<T> {
         T::from_value(self.value(key.key())?)
     }
 
     /// A key's value, with its type.
+    #[inline]
     pub fn value(&self, key: &Key) -> Option<Value> {
         Value::from_bytes(key.key_type(), self.bytes(key)?)
     }
 
     /// The bytes of a key's value, in the order of [`KeyType`](crate::core::KeyType); none for a flag that is set.
+    #[inline]
     pub fn bytes(&self, key: &Key) -> Option<&[u8]> {
         if self.raw.present & key.bit() == 0 {
             return None;

@@ -10,16 +10,19 @@ use crate::core::{Layout, Region, Slot};
 use super::abi::TRAITS_HEADER_LEN;
 
 /// Bytes of the part that a region's slots have.
+#[inline]
 const fn part_len(layout: &Layout, region: Region) -> usize {
     layout.slot_space(region).next_multiple_of(8)
 }
 
 /// Bytes of a [`traits`](super::abi::traits) that are used with a layout, header included. A multiple of 8.
+#[inline]
 pub(super) const fn traits_len(layout: &Layout) -> usize {
     TRAITS_HEADER_LEN + part_len(layout, Region::Flow) + part_len(layout, Region::Packet)
 }
 
 /// Where a slot's value lies in the values. `None` if it is not a slot of this layout.
+#[inline]
 pub(super) fn range(layout: &Layout, slot: Slot) -> Option<Range<usize>> {
     layout.slot(slot.region(), slot.size(), slot.distance())?;
     if slot.size() == 0 {

@@ -28,8 +28,9 @@
 
 #define WORDS_MAX TRAIT_SENDER_WORDS
 
-/* handles that no slot has: 0 is a datagram that has neither traits nor a mark */
-#define HANDLE_PLAIN 0
+/* handles that no slot has; 0 is also the mark of a datagram that came before RCV_TRAITS */
+#define HANDLE_UNKNOWN 0
+#define HANDLE_PLAIN 0xfffffffe /* neither traits nor a mark */
 #define HANDLE_NONE 0xffffffff
 
 /* filled in before loading */
@@ -82,6 +83,13 @@ struct {
 #define SET_RCVMARK 4 /* RCV_TRAITS turned SO_RCVMARK on */
 #define HAS_RING 8
 
+/* Data that has come to a TCP socket, which may still refuse it. */
+struct arrival {
+	__u32 valid;
+	__u32 end; /* sequence number after it */
+	struct trait_sender_values values;
+};
+
 struct receive {
 	__u32 wants;
 	__u32 ring; /* if HAS_RING */
@@ -89,10 +97,8 @@ struct receive {
 	__u32 syn_saved;
 	struct trait_sender_values syn;
 	__u32 last_sequence; /* odd: being written */
-	__u32 last_end; /* TCP sequence number after the data they came with */
-	__u32 last_valid;
-	__u32 reserved;
-	struct trait_sender_values last;
+	__u32 newest; /* which of the two; the other one has been taken */
+	struct arrival last[2];
 };
 
 struct {
@@ -309,7 +315,7 @@ static __always_inline __u32 take_slot(struct __sk_buff *ctx, const struct recei
 	if (!ring)
 		return HANDLE_NONE;
 	handle = __sync_fetch_and_add(&ring->next, 1);
-	if (handle == HANDLE_PLAIN || handle == HANDLE_NONE)
+	if (handle == HANDLE_UNKNOWN || handle >= HANDLE_PLAIN)
 		return HANDLE_NONE;
 	index = index * ring_slots + (handle & (ring_slots - 1));
 	slot = bpf_map_lookup_elem(&pt_slots, &index);
@@ -395,43 +401,63 @@ static __always_inline void save_syn(struct __sk_buff *ctx, struct sk_buff___pt 
 	bpf_map_update_elem(&pt_syns, &key, &values, BPF_ANY);
 }
 
+static __always_inline struct tcp_sock___pt *tcp_of(struct bpf_sock *sk)
+{
+	return bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock___pt));
+}
+
+/* The newest of the two arrivals, and the other one. */
+static __always_inline struct arrival *newest_of(struct receive *receive, __u32 other)
+{
+	return &receive->last[(receive->newest + other) & 1];
+}
+
+/* Whether TCP has taken the data: it checks more than is checked here, the checksum and the acknowledgement among it. */
+static __always_inline _Bool is_taken(const struct arrival *arrival, __u32 next)
+{
+	return arrival->valid && (__s32)(arrival->end - next) <= 0;
+}
+
 /* Keeps the traits of a segment if it has data that the socket does not have yet and that is in its window. */
-#define KEEP_LAST(ctx, skb_, receive)                                                                                  \
+#define KEEP_LAST(ctx, skb, sk, receive)                                                                               \
 	({                                                                                                             \
+		struct arrival *__to = begin_last(skb, sk, receive);                                                   \
 		struct trait_view __view;                                                                              \
                                                                                                                        \
-		if (begin_last(skb_, receive)) {                                                                       \
-			keep(&(receive)->last, &__view, trait_view(ctx, &__view));                                     \
+		if (__to) {                                                                                            \
+			keep(&__to->values, &__view, trait_view(ctx, &__view));                                        \
 			__sync_fetch_and_add(&(receive)->last_sequence, 1);                                            \
 		}                                                                                                      \
 	})
 
-static __always_inline _Bool begin_last(struct sk_buff___pt *skb, struct receive *receive)
+static __always_inline struct arrival *begin_last(struct sk_buff___pt *skb, struct bpf_sock *sk,
+						  struct receive *receive)
 {
+	struct tcp_sock___pt *tcp = tcp_of(sk);
 	struct segment segment;
-	struct tcp_sock___pt *tcp;
+	struct arrival *to;
 	__u32 next, end, sequence;
 	__s32 window;
 
 	read_segment(skb, &segment);
-	if (!segment.payload_len || !skb->sk)
-		return 0;
-	tcp = bpf_rdonly_cast(skb->sk, bpf_core_type_id_kernel(struct tcp_sock___pt));
+	if (!segment.payload_len)
+		return NULL;
 	next = tcp->rcv_nxt;
 	window = tcp->rcv_wup + tcp->rcv_wnd - next; /* tcp_receive_window, include/net/tcp.h */
 	if (window < 0)
 		window = 0;
 	end = segment.sequence + segment.syn + segment.payload_len;
 	if ((__s32)(end - next) <= 0 || (__s32)(segment.sequence - next) > window)
-		return 0;
-	if (receive->last_valid && (__s32)(end - receive->last_end) <= 0)
-		return 0;
+		return NULL;
 	sequence = receive->last_sequence;
 	if (sequence & 1 || __sync_val_compare_and_swap(&receive->last_sequence, sequence, sequence + 1) != sequence)
-		return 0; /* another CPU is at it, with data of the same moment */
-	receive->last_end = end;
-	receive->last_valid = 1;
-	return 1;
+		return NULL; /* another CPU is at it, with data of the same moment */
+	if (is_taken(newest_of(receive, 0), next))
+		receive->newest ^= 1;
+	to = newest_of(receive, 0);
+	to->end = end;
+	to->valid = 1;
+	return to;
 }
 
 SEC("cgroup_skb/ingress")
@@ -459,9 +485,15 @@ int pt_ingress(struct __sk_buff *ctx)
 		if (receive->wants & WANTS_SYN)
 			save_syn(ctx, skb);
 	} else if (receive->wants & WANTS_RECEIVED) {
-		KEEP_LAST(ctx, skb, receive);
+		KEEP_LAST(ctx, skb, sk, receive);
 	}
 	return 1;
+}
+
+static __always_inline void forget_last(struct receive *receive)
+{
+	receive->last[0].valid = 0;
+	receive->last[1].valid = 0;
 }
 
 /* Forgets what an earlier connection of the socket received. */
@@ -469,13 +501,12 @@ static __always_inline void forget(struct receive *receive)
 {
 	receive->syn_saved = 0;
 	receive->syn.present = 0;
-	receive->last_valid = 0;
-	receive->last.present = 0;
+	forget_last(receive);
 }
 
 #define SOCK_OPS(ctx, field) ((__u32)(__u64)__trait_ctx_ptr(struct bpf_sock_ops, ctx, field))
 
-static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct receive *receive)
+static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct bpf_sock *sk, struct receive *receive)
 {
 	struct bpf_sock_ops_kern___traits *kern = bpf_cast_to_kern_ctx(ctx);
 	struct sk_buff___pt *skb = (void *)kern->skb;
@@ -507,7 +538,7 @@ static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct receive 
 	}
 	/* what ended the handshake may have data */
 	if (skb && receive->wants & WANTS_RECEIVED)
-		KEEP_LAST(ctx, skb, receive);
+		KEEP_LAST(ctx, skb, sk, receive);
 }
 
 SEC("sockops")
@@ -527,7 +558,7 @@ int pt_sockops(struct bpf_sock_ops *ctx)
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
 		forget(receive);
 	else
-		accept_syn(ctx, receive);
+		accept_syn(ctx, sk, receive);
 	return 1;
 }
 
@@ -820,7 +851,7 @@ static __always_inline void give_slot(struct traits *to, const struct receive *r
 	to->mark = 0;
 	if (handle == HANDLE_PLAIN)
 		to->flags = TRAITS_FOUND;
-	else if (handle != HANDLE_NONE && receive)
+	else if (handle != HANDLE_UNKNOWN && handle != HANDLE_NONE && receive)
 		slot = find_slot(receive, handle);
 	if (slot) {
 		to->present = slot->present;
@@ -865,8 +896,10 @@ static __always_inline int give_datagrams(struct bpf_sockopt *ctx, const struct 
 	return i ? give(ctx, i * len) : refuse(-EINVAL);
 }
 
-static __always_inline int give_last(struct bpf_sockopt *ctx, const struct receive *receive, __u32 number)
+static __always_inline int give_last(struct bpf_sockopt *ctx, struct bpf_sock *sk, struct receive *receive,
+				     __u32 number)
 {
+	struct arrival *last;
 	__u32 sequence, i;
 	int ret;
 
@@ -874,23 +907,40 @@ static __always_inline int give_last(struct bpf_sockopt *ctx, const struct recei
 		sequence = *(volatile __u32 *)&receive->last_sequence;
 		if (sequence & 1)
 			continue;
-		ret = give_traits(ctx, receive->last_valid ? &receive->last : NULL, number);
+		last = newest_of(receive, 0);
+		if (!is_taken(last, tcp_of(sk)->rcv_nxt))
+			last = newest_of(receive, 1);
+		ret = give_traits(ctx, last->valid ? &last->values : NULL, number);
 		if (*(volatile __u32 *)&receive->last_sequence == sequence)
 			return ret;
 	}
 	return refuse(-EAGAIN);
 }
 
+/*
+ * Lets the kernel's own answer pass. Of an option whose length is not in bytes (SO_GET_FILTER), or is more than there was
+ * room for, the kernel would take it for this program's, and refuse it (__cgroup_bpf_run_filter_getsockopt in
+ * kernel/bpf/cgroup.c). With 0 it leaves alone what the application has been given.
+ */
+static __always_inline int pass(struct bpf_sockopt *ctx)
+{
+	__u32 len = ctx->optlen;
+
+	if (len <= 4096 && OPTVAL(ctx) + len > OPTVAL_END(ctx))
+		ctx->optlen = 0;
+	return 1;
+}
+
 SEC("cgroup/getsockopt")
 int pt_getsockopt(struct bpf_sockopt *ctx)
 {
 	__s32 level = ctx->level, optname = ctx->optname;
-	const struct receive *receive;
 	const struct trait_sender *send;
+	struct receive *receive;
 	struct bpf_sock *sk;
 
 	if (level < SOL_TRAITS || level > SOL_TRAITS_DATAGRAMS)
-		return 1;
+		return pass(ctx);
 	sk = ctx->sk;
 	if (!sk || (sk->family != AF_INET && sk->family != AF_INET6))
 		return 1;
@@ -920,7 +970,7 @@ int pt_getsockopt(struct bpf_sockopt *ctx)
 		receive = NULL;
 	if (is_key_of(optname, SYN_TRAITS))
 		return give_traits(ctx, receive && receive->syn_saved ? &receive->syn : NULL, optname & 0xff);
-	return receive ? give_last(ctx, receive, optname & 0xff) : give_traits(ctx, NULL, optname & 0xff);
+	return receive ? give_last(ctx, sk, receive, optname & 0xff) : give_traits(ctx, NULL, optname & 0xff);
 }
 
 /* The kernel need not see this option: it is set. */
@@ -991,6 +1041,7 @@ static __always_inline int set_receive(struct bpf_sockopt *ctx, struct bpf_sock 
 		return on ? refuse(-ENOSPC) : done(ctx);
 	if (!on) {
 		receive->wants &= ~WANTS_RECEIVED;
+		forget_last(receive);
 		if (!(receive->wants & SET_RCVMARK))
 			return done(ctx);
 		receive->wants &= ~SET_RCVMARK;
