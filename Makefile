@@ -35,6 +35,7 @@ test: lint
 
 bench: all
 	$(AS_ROOT) target/release/traits bench ops
+	$(AS_ROOT) target/release/traits bench sockets
 
 # As who you are: make && sudo make install
 install:

@@ -28,10 +28,13 @@
  *
  * `ctx` is struct bpf_nf_ctx * (OUTPUT, POST_ROUTING), struct __sk_buff * of a cgroup_skb/egress program, or struct
  * sk_buff * of a tracing program. A datagram's own traits (NEXT_TRAITS) go before those of its socket. A tracing program
- * and TC see the former only behind the cgroup egress hook.
+ * and TC see the former only behind the cgroup egress hook. A cgroup program that runs in front of the one that serves the
+ * options, with BPF_F_PREORDER at a cgroup above, may take them for those of a datagram without, in the memory of one with.
  *
- * A packet is its socket's until it leaves the namespace or reaches the driver; one that waits while the link-layer address
- * of the next hop is looked up keeps its own traits until the socket's next datagram with traits of its own is sent.
+ * A packet is its socket's until it leaves the namespace or reaches the driver. One that came in has no sender here, nor has
+ * what the kernel sends without a socket, or for a listener: answers to SYNs, resets, the last ACK of a connection. A datagram
+ * that waits while the link-layer address of the next hop is looked up keeps its own traits until the socket's next datagram
+ * with traits of its own is sent. Of the fragments of a datagram the first may have its own; all have the socket's.
  *
  * The socket's storage is read without a map, through the socket: programs need not know `traits sockets attach`, and
  * without it nothing is set. Kernels from 6.2, as for everything that goes through the kernel context.
@@ -55,14 +58,19 @@ enum trait_sender_next {
 	TRAIT_NEXT_BOUND, /* for `skb` */
 };
 
-/* The socket storage that `traits sockets attach` serves. */
+/*
+ * The socket storage that `traits sockets attach` serves. A socket's own traits are there twice, so that readers need not
+ * wait for a writer that was interrupted.
+ */
 struct trait_sender {
 	__u64 nonce; /* ~trait_area.flow_nonce */
-	__u32 sequence; /* odd: being written */
+	__u32 sequence; /* odd: `next` is being written */
 	__u32 state;
 	__u64 task;
 	__u64 skb;
-	struct trait_sender_values own;
+	__u32 pid; /* of `task` */
+	__u32 own_sequence; /* own[own_sequence & 1] is not being written */
+	struct trait_sender_values own[2];
 	struct trait_sender_values next;
 };
 
@@ -93,12 +101,18 @@ struct sock___traits {
 	struct bpf_local_storage___traits *sk_bpf_storage;
 } __attribute__((preserve_access_index));
 
-struct sk_buff___traits_sk {
-	struct sock___traits *sk;
+struct task_struct___traits {
+	int pid;
 } __attribute__((preserve_access_index));
 
-/* include/net/tcp_states.h: states of what only begins like a struct sock */
+struct sk_buff___traits_sk {
+	struct sock___traits *sk;
+	int skb_iif;
+} __attribute__((preserve_access_index));
+
+/* include/net/tcp_states.h: what only begins like a struct sock, and what sends nothing of its own */
 #define __TRAIT_TCP_TIME_WAIT 6
+#define __TRAIT_TCP_LISTEN 10
 #define __TRAIT_TCP_NEW_SYN_RECV 12
 
 #define __TRAIT_STORAGE_MAX 32 /* storages of one socket that are looked at */
@@ -113,7 +127,7 @@ __weak __noinline __u64 trait_sender_of(__u64 sk)
 	if (!trait_area.flow_nonce || !__trait_can_cast() || !sk)
 		return 0;
 	state = __trait_kernel_word(sk + bpf_core_field_offset(struct sock___traits, __sk_common.skc_state), 0);
-	if (state == __TRAIT_TCP_TIME_WAIT || state == __TRAIT_TCP_NEW_SYN_RECV)
+	if (state == __TRAIT_TCP_TIME_WAIT || state == __TRAIT_TCP_LISTEN || state == __TRAIT_TCP_NEW_SYN_RECV)
 		return 0;
 	storage = __trait_kernel_word(sk + bpf_core_field_offset(struct sock___traits, sk_bpf_storage), 0);
 	if (!storage)
@@ -140,26 +154,79 @@ __weak __noinline __u64 trait_sender_of(__u64 sk)
 
 #define __trait_sender_field(at, field) ((at) + __builtin_offsetof(struct trait_sender, field))
 
-/*
- * Copies the value at `offset` of the storage at `at` to `out`: of the datagram's own traits if `next`, else of the
- * socket's. Returns 1; 0 if it is not set.
- */
-__weak __noinline int trait_sender_read(__u64 at, __u64 bit, __u32 offset, __u32 next, struct __trait_words *out)
+static __always_inline __u32 __trait_pid(__u64 task)
 {
-	__u64 values = next ? __trait_sender_field(at, next) : __trait_sender_field(at, own);
-	__u64 present, sequence;
+	return __trait_kernel_word(task + bpf_core_field_offset(struct task_struct___traits, pid), 0);
+}
+
+/* Whether this thread runs. Its memory alone does not tell, since it is another one's when it has ended. */
+static __always_inline _Bool __trait_is_current(__u64 task, __u32 pid)
+{
+	return task == bpf_get_current_task() && pid == __trait_pid(task);
+}
+
+/* Where a program is, seen from the hook at which the cgroup's program binds a datagram's own traits to the skb. */
+enum __trait_sender_hook {
+	__TRAIT_BEFORE_BIND,
+	__TRAIT_AT_BIND,
+	__TRAIT_AFTER_BIND,
+};
+
+/* What to read, and what was read. */
+struct __trait_sender_read {
+	__u64 at; /* the storage */
+	__u64 skb;
+	__u64 bit; /* of the key */
+	__u32 offset; /* of its value */
+	__u32 hook;
+	struct __trait_words value;
+};
+
+/*
+ * Whether the packet is the datagram that the traits of the next one are for. In front of the hook that binds them, what is
+ * bound is a former datagram, whose memory this one may have.
+ */
+static __always_inline _Bool __trait_sender_is_next(const struct __trait_sender_read *read, __u32 state)
+{
+	if (state == TRAIT_NEXT_BOUND && read->hook != __TRAIT_BEFORE_BIND)
+		return __trait_kernel_word(__trait_sender_field(read->at, skb), 0) == read->skb;
+	if (state == TRAIT_NEXT_ARMED && read->hook != __TRAIT_AFTER_BIND)
+		return __trait_is_current(__trait_kernel_word(__trait_sender_field(read->at, task), 0),
+					  __trait_kernel_word(__trait_sender_field(read->at, pid), 0));
+	return 0;
+}
+
+/* Reads a value of the struct trait_sender_values there. Returns whether it is set. */
+static __always_inline _Bool __trait_sender_value(struct __trait_sender_read *read, __u64 values)
+{
+	__u64 present = __trait_kernel_word(values, 0);
+
+	read->value.word[0] = __trait_kernel_word(values + 8 + read->offset, 0);
+	read->value.word[1] = __trait_kernel_word(values + 8 + read->offset, 1);
+	return !!(present & read->bit);
+}
+
+/* Reads a value: the datagram's own, or else the socket's. Returns 1; 0 if it is not set. */
+__weak __noinline int trait_sender_read(struct __trait_sender_read *read)
+{
+	__u64 state, own;
+	__u32 sequence;
+	_Bool set;
 	int i;
 
-	if (!out || !__trait_can_cast())
+	if (!read || !__trait_can_cast())
 		return 0;
-	for (i = 0; i < 8; i++) { /* a writer is done in less time than a few of these take */
-		sequence = __trait_kernel_word(__trait_sender_field(at, sequence), 0);
-		present = __trait_kernel_word(values, 0) & bit;
-		out->word[0] = __trait_kernel_word(values + 8 + offset, 0);
-		out->word[1] = __trait_kernel_word(values + 8 + offset, 1);
-		if (!(sequence & 1) &&
-		    (__u32)__trait_kernel_word(__trait_sender_field(at, sequence), 0) == (__u32)sequence)
-			return !!present;
+	state = __trait_kernel_word(__trait_sender_field(read->at, sequence), 0);
+	if (!(state & 1) && __trait_sender_is_next(read, state >> 32) &&
+	    __trait_sender_value(read, __trait_sender_field(read->at, next)) &&
+	    __trait_kernel_word(__trait_sender_field(read->at, sequence), 0) == state)
+		return 1;
+	for (i = 0; i < 4; i++) {
+		sequence = __trait_kernel_word(__trait_sender_field(read->at, own_sequence), 0);
+		own = __trait_sender_field(read->at, own) + (sequence & 1) * sizeof(struct trait_sender_values);
+		set = __trait_sender_value(read, own);
+		if ((__u32)__trait_kernel_word(__trait_sender_field(read->at, own_sequence), 0) == sequence)
+			return set;
 	}
 	return 0;
 }
@@ -174,29 +241,25 @@ static __always_inline __u32 __trait_sender_offset(const volatile struct trait_k
 	return flow_len - 16 + ((packet_len - 16 + 7) & ~7u) + 16 + flow_len - key->dist;
 }
 
-/* `unsent`: this hook is in front of the one where the cgroup's program binds a datagram's own traits to the skb. */
 static __always_inline int __trait_sender_of_skb(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
-						 __u8 merge, void *val, __u32 size, _Bool unsent)
+						 __u8 merge, void *val, __u32 size, enum __trait_sender_hook hook)
 {
-	__u32 offset = __trait_sender_offset(key, merge), state, next = 0;
-	struct __trait_words got = {};
-	__u64 at;
+	struct __trait_sender_read read = { .skb = (__u64)skb, .hook = hook };
 
 	if (!key->bit || !__trait_can_cast())
 		return -ENOENT;
-	at = trait_sender_of(
+	/* of a packet that came in, it is the socket it is for, or the sender's on another host of this kernel */
+	if ((__u32)__trait_kernel_word((__u64)skb + bpf_core_field_offset(struct sk_buff___traits_sk, skb_iif), 0))
+		return -ENOENT;
+	read.at = trait_sender_of(
 		__trait_kernel_word((__u64)skb + bpf_core_field_offset(struct sk_buff___traits_sk, sk), 0));
-	if (!at)
+	if (!read.at)
 		return -ENOENT;
-	state = __trait_kernel_word(__trait_sender_field(at, sequence), 0) >> 32;
-	if (state == TRAIT_NEXT_BOUND)
-		next = __trait_kernel_word(__trait_sender_field(at, skb), 0) == (__u64)skb;
-	else if (state == TRAIT_NEXT_ARMED && unsent)
-		next = __trait_kernel_word(__trait_sender_field(at, task), 0) == bpf_get_current_task();
-	if (!(next && trait_sender_read(at, key->bit, offset, 1, &got)) &&
-	    !trait_sender_read(at, key->bit, offset, 0, &got))
+	read.bit = key->bit;
+	read.offset = __trait_sender_offset(key, merge);
+	if (!trait_sender_read(&read))
 		return -ENOENT;
-	__trait_copy(val, &got, size);
+	__trait_copy(val, &read.value, size);
 	return size;
 }
 
@@ -205,19 +268,19 @@ static __always_inline int __trait_sender_ctx(struct __sk_buff *ctx, const volat
 {
 	struct sk_buff *skb = __trait_skb_of_tc(ctx);
 
-	return skb ? __trait_sender_of_skb(skb, key, merge, val, size, 1) : -ENOENT;
+	return skb ? __trait_sender_of_skb(skb, key, merge, val, size, __TRAIT_AT_BIND) : -ENOENT;
 }
 
 static __always_inline int __trait_sender_nf(struct bpf_nf_ctx *ctx, const volatile struct trait_key_desc *key,
 					     __u8 merge, void *val, __u32 size)
 {
-	return __trait_sender_of_skb(__trait_skb_of_nf(ctx), key, merge, val, size, 1);
+	return __trait_sender_of_skb(__trait_skb_of_nf(ctx), key, merge, val, size, __TRAIT_BEFORE_BIND);
 }
 
 static __always_inline int __trait_sender_skb(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
 					      __u8 merge, void *val, __u32 size)
 {
-	return __trait_sender_of_skb(skb, key, merge, val, size, 0);
+	return __trait_sender_of_skb(skb, key, merge, val, size, __TRAIT_AFTER_BIND);
 }
 
 static __always_inline int __trait_tc_sender_get(struct __sk_buff *ctx, const volatile struct trait_key_desc *key,
@@ -225,7 +288,7 @@ static __always_inline int __trait_tc_sender_get(struct __sk_buff *ctx, const vo
 {
 	struct sk_buff *skb = __trait_skb_of_tc(ctx);
 
-	return skb ? __trait_sender_of_skb(skb, key, merge, val, size, 0) : -ENOENT;
+	return skb ? __trait_sender_of_skb(skb, key, merge, val, size, __TRAIT_AFTER_BIND) : -ENOENT;
 }
 
 #define __trait_sender_get(ctx, ...)                                                                                   \

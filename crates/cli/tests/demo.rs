@@ -3,15 +3,19 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::Path,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use libbpf_rs::query::ProgInfoIter;
+use libbpf_rs::query::{LinkInfo, LinkInfoIter, LinkTypeInfo, ProgInfoIter};
+use packet_traits::attach::cgroup::cgroup_root;
 use packet_traits_lab::kernel_tests_enabled;
 use serde_json::Value;
 
@@ -78,7 +82,8 @@ fn assert_shows_the_truth(mode: &str) {
             "cgroup-ingress",
             "socket-filter",
             "delivery",
-            "drop"
+            "drop",
+            "application"
         ]
     );
     for stage in list(&result, "stages") {
@@ -86,7 +91,7 @@ fn assert_shows_the_truth(mode: &str) {
         assert!(number(stage, "packets") > 0, "{stage}");
         let (datagrams, tcp) = match stage["stage"].as_str().unwrap() {
             "tc-ingress-inner" => (tunnelled, bytes_tunnelled),
-            "cgroup-ingress" => (echoes, bytes),
+            "cgroup-ingress" | "application" => (echoes, bytes),
             "socket-filter" => (echoes, 0),
             "delivery" => (0, bytes),
             "drop" => (dropped, 0),
@@ -105,6 +110,11 @@ fn assert_shows_the_truth(mode: &str) {
         }
         assert!([1001, 2002, 4077, 6077].contains(&number(&stage["sample"], "tenant")), "{stage}");
     }
+
+    let read: Vec<_> = list(&result, "servers").iter().map(|one| (&one["packet"], number(one, "tenant"))).collect();
+    assert_eq!(read, [(&"datagram 50".into(), 2002), (&"the SYN".into(), 1001), (&"the newest data".into(), 1001)]);
+    let sampled = |stage: &str| &list(&result, "stages").iter().find(|one| one["stage"] == stage).unwrap()["sample"];
+    assert_eq!(sampled("xdp"), sampled("application"), "one and the same datagram");
 
     let provoked: Vec<(&str, u64)> = list(&result, "drops")
         .iter()
@@ -140,7 +150,9 @@ fn packets_without_traits_are_noticed() {
     let xdp = &list(&result, "stages")[0];
     assert!(number(xdp, "with_traits") < number(xdp, "packets"));
     let problems = list(&result, "problems");
-    assert!(problems.iter().any(|problem| problem.as_str().unwrap().starts_with("socket-filter")), "{problems:?}");
+    for stage in ["socket-filter (UDP", "application (UDP"] {
+        assert!(problems.iter().any(|problem| problem.as_str().unwrap().starts_with(stage)), "{stage}: {problems:?}");
+    }
 
     let output = demo(&["--packets", "50", "--sabotage"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -153,7 +165,7 @@ fn table_is_80_columns_wide() {
     let output = demo(&["--packets", "50"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.contains("Shown: 300 datagrams"), "{text}");
+    assert!(text.contains("Shown: 300 datagrams") && text.contains("A SERVER READS"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 }
 
@@ -195,6 +207,17 @@ fn somebody_has(namespaces: &[String]) -> bool {
     })
 }
 
+/// The cgroup of a demo's servers, whose name is the lab's.
+fn cgroup_of(process: &Child) -> PathBuf {
+    cgroup_root().unwrap().join(format!("pt-test-{}/0", process.id()))
+}
+
+/// How many programs links hold at a cgroup.
+fn links_at(cgroup: u64) -> usize {
+    let at = |link: &LinkInfo| matches!(&link.info, LinkTypeInfo::Cgroup(info) if info.cgroup_id == cgroup);
+    LinkInfoIter::default().filter(at).count()
+}
+
 /// Starts a demo that takes long and sends it a signal once traffic flows. Returns its exit status.
 fn end_with(signal: libc::c_int) -> Option<i32> {
     let mut process = demo(&["--packets", "20000"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -205,6 +228,9 @@ fn end_with(signal: libc::c_int) -> Option<i32> {
     assert_eq!(namespaces.len(), 2, "{namespaces:?}");
     assert_eq!(programs().len(), 9, "{:?}", programs());
     assert!(somebody_has(&namespaces));
+    let cgroup = cgroup_of(&process);
+    let cgroup_id = fs::metadata(&cgroup).unwrap().ino();
+    assert_eq!(links_at(cgroup_id), 6, "the programs that serve sockets");
 
     let sent = Instant::now();
     // SAFETY: kill takes two numbers; the process is a child that was not waited for.
@@ -213,6 +239,13 @@ fn end_with(signal: libc::c_int) -> Option<i32> {
     assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
     assert_no_programs();
     soon("the demo's namespaces are gone", || !somebody_has(&namespaces));
+    soon("the programs at the demo's cgroup are gone", || links_at(cgroup_id) == 0);
+    if status.code().is_none() {
+        let events = fs::read_to_string(cgroup.with_file_name("cgroup.events")).unwrap_or_default();
+        assert!(!events.contains("populated 1"), "only an empty cgroup is left");
+        assert!(demo(&["--packets", "50", "--json"]).output().unwrap().status.success(), "the next one removes it");
+    }
+    assert!(!cgroup.parent().unwrap().exists(), "{}", cgroup.display());
     status.code()
 }
 
@@ -238,7 +271,7 @@ fn refusal(output: &Output) -> String {
 }
 
 /// A copy of the executable that any user may run, in a folder that goes with it.
-struct PublicCopy(std::path::PathBuf);
+struct PublicCopy(PathBuf);
 
 impl PublicCopy {
     fn new() -> PublicCopy {
@@ -252,7 +285,7 @@ impl PublicCopy {
         copy
     }
 
-    fn executable(&self) -> std::path::PathBuf {
+    fn executable(&self) -> PathBuf {
         self.0.join("traits")
     }
 }
@@ -333,6 +366,23 @@ fn without_btf_it_says_so_in_one_line() {
     let output = Command::new("unshare").args(["--mount", "sh", "-c", script, EXECUTABLE]).output().unwrap();
     let line = refusal(&output);
     assert!(line.contains("/sys/kernel/btf/vmlinux") && line.contains("CONFIG_DEBUG_INFO_BTF"), "{line}");
+}
+
+#[test]
+fn without_cgroups_it_says_what_to_mount() {
+    if !kernel_tests_enabled() {
+        return;
+    }
+    // in a mount namespace of its own; what it says to mount is then mounted
+    let umount = "while umount $(findmnt -nfo TARGET -t cgroup2) 2>&-; do :; done";
+    let run =
+        |script: &str| Command::new("unshare").args(["--mount", "sh", "-c", script, EXECUTABLE]).output().unwrap();
+    let line = refusal(&run(&format!(r#"{umount}; exec "$0" demo"#)));
+    let (said, mount) = line.split_once(": run `").unwrap();
+    assert!(said.contains("no cgroup v2 tree is mounted"), "{line}");
+    let mount = mount.strip_suffix('`').unwrap();
+    let output = run(&format!(r#"{umount}; {mount} && exec "$0" demo --packets 50"#));
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -205,3 +205,21 @@ pub(crate) fn transmit_frame(socket: BorrowedFd<'_>, frame: &[u8]) -> io::Result
     };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Sends datagrams on a connected socket; how many of them it took, at least one.
+pub(crate) fn send_many(socket: BorrowedFd<'_>, payloads: &[Vec<u8>]) -> io::Result<usize> {
+    let iov = |payload: &Vec<u8>| libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+    let mut iovs: Vec<libc::iovec> = payloads.iter().map(iov).collect();
+    let header = |iov: &mut libc::iovec| {
+        // SAFETY: mmsghdr is made of integers and pointers, for which zeroes are a value.
+        let mut header: libc::mmsghdr = unsafe { zeroed() };
+        header.msg_hdr.msg_iov = iov;
+        header.msg_hdr.msg_iovlen = 1;
+        header
+    };
+    let mut headers: Vec<libc::mmsghdr> = iovs.iter_mut().map(header).collect();
+    // SAFETY: the headers are as many as given and point to `iovs`, these to the payloads, which are only read; no address
+    // is given.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as libc::c_uint, 0) };
+    check(sent).map(|sent| sent as usize)
+}

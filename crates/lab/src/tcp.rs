@@ -54,6 +54,15 @@ pub fn tcp_transfer(netns: &Netns, to: SocketAddr, bytes: u64) -> Result<()> {
     }
 }
 
+/// How far a [`TcpSink`] is with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SinkEvent {
+    /// It was accepted.
+    Accepted,
+    /// Everything has come, and the sender waits for the confirmation; so many bytes are as they were sent.
+    Received(u64),
+}
+
 /// A server that checks and counts what [`tcp_transfer`] sends, until it is dropped.
 #[derive(Debug)]
 pub struct TcpSink {
@@ -75,13 +84,23 @@ impl TcpSink {
     /// # Errors
     /// The address is not one of the namespace or the port is taken.
     pub fn start(netns: &Netns, addr: SocketAddr) -> Result<Self> {
-        let what = || format!("cannot start a TCP server at {addr}");
-        let listener = netns.enter(|| TcpListener::bind(addr)).context(what)?;
+        let listener =
+            netns.enter(|| TcpListener::bind(addr)).context(|| format!("cannot start a TCP server at {addr}"))?;
+        Self::serve(listener, |_, _| {})
+    }
+
+    /// Starts a server on a listener that is there, and has `watch` look at each connection, on the connection's own
+    /// thread.
+    ///
+    /// # Errors
+    /// The kernel refuses an option of the listener, or the thread.
+    pub fn serve(listener: TcpListener, watch: impl Fn(&TcpStream, SinkEvent) + Send + Sync + 'static) -> Result<Self> {
+        let what = || "cannot start a TCP server".to_owned();
         listener.set_nonblocking(true).context(what)?;
         let addr = listener.local_addr().context(what)?;
         let shared = Arc::new(Shared::default());
         let server = Arc::clone(&shared);
-        let serve = move || accept_until_stopped(&listener, &server);
+        let serve = move || accept_until_stopped(&listener, &server, &watch);
         let thread = thread::Builder::new().name("tcp-sink".into()).spawn(serve).context(what)?;
         Ok(Self { addr, shared, thread: Some(thread) })
     }
@@ -115,7 +134,7 @@ impl Drop for TcpSink {
     }
 }
 
-fn accept_until_stopped(listener: &TcpListener, shared: &Shared) {
+fn accept_until_stopped(listener: &TcpListener, shared: &Shared, watch: &(impl Fn(&TcpStream, SinkEvent) + Sync)) {
     thread::scope(|scope| {
         while !shared.stop.load(Ordering::Relaxed) {
             match sys::readable(listener.as_fd(), STOP_INTERVAL) {
@@ -125,14 +144,15 @@ fn accept_until_stopped(listener: &TcpListener, shared: &Shared) {
             }
             if let Ok((stream, _)) = listener.accept() {
                 // A broken connection is the sender's to report: it gets no confirmation.
-                scope.spawn(move || drop(receive(stream, shared)));
+                scope.spawn(move || drop(receive(stream, shared, watch)));
             }
         }
     });
 }
 
 /// Reads one connection to its end and answers with the number of bytes that were right.
-fn receive(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+fn receive(mut stream: TcpStream, shared: &Shared, watch: &impl Fn(&TcpStream, SinkEvent)) -> io::Result<()> {
+    watch(&stream, SinkEvent::Accepted);
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(STOP_INTERVAL))?;
     stream.set_write_timeout(Some(RECV_TIMEOUT))?;
@@ -141,7 +161,10 @@ fn receive(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut last_read = Instant::now();
     while !shared.stop.load(Ordering::Relaxed) && last_read.elapsed() < RECV_TIMEOUT {
         let length = match stream.read(&mut chunk) {
-            Ok(0) => return stream.write_all(&u64::to_be_bytes(right)),
+            Ok(0) => {
+                watch(&stream, SinkEvent::Received(right));
+                return stream.write_all(&u64::to_be_bytes(right));
+            }
             Ok(length) => length,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
             Err(error) => return Err(error),

@@ -12,6 +12,10 @@ use std::time::Duration;
 use crate::RECV_TIMEOUT;
 use crate::error::{Context, Error, Result};
 use crate::netns::Netns;
+use crate::sys;
+
+/// Datagrams that one system call sends.
+const MANY: usize = 64;
 
 /// How often the server looks whether it should stop.
 const STOP_INTERVAL: Duration = Duration::from_millis(20);
@@ -38,15 +42,39 @@ pub fn udp_socket(netns: &Netns, addr: SocketAddr) -> Result<UdpSocket> {
 pub fn send_numbered(socket: &UdpSocket, to: SocketAddr, numbers: Range<u64>, size: usize) -> Result<()> {
     let mut payload = vec![0; size];
     for number in numbers {
-        let Some(start) = payload.first_chunk_mut() else {
-            return Err(Error::other(
-                format!("cannot number datagrams of {size} bytes"),
-                "the number takes 8 bytes; ask for at least 8",
-            ));
-        };
-        *start = number.to_be_bytes();
+        set_number(&mut payload, number)?;
         socket.send_to(&payload, to).context(|| format!("cannot send datagram {number} to {to}"))?;
     }
+    Ok(())
+}
+
+/// Sends as [`send_numbered`] does, on a connected socket and as fast as it goes: up to 64 datagrams by one system call.
+///
+/// # Errors
+/// As [`send_numbered`].
+pub fn send_many_numbered(socket: &UdpSocket, numbers: Range<u64>, size: usize) -> Result<()> {
+    let mut payloads = vec![vec![0; size]; MANY];
+    let mut next = numbers.start;
+    while next < numbers.end {
+        let mut count = 0;
+        for (payload, number) in payloads.iter_mut().zip(next..numbers.end) {
+            set_number(payload, number)?;
+            count += 1;
+        }
+        let sent = sys::send_many(socket.as_fd(), &payloads[..count])
+            .context(|| format!("cannot send datagrams from {next} on"))?;
+        next += sent as u64;
+    }
+    Ok(())
+}
+
+fn set_number(payload: &mut [u8], number: u64) -> Result<()> {
+    let size = payload.len();
+    let start = payload.first_chunk_mut().ok_or_else(|| {
+        let what = format!("cannot number datagrams of {size} bytes");
+        Error::other(what, "the number takes 8 bytes; ask for at least 8")
+    })?;
+    *start = number.to_be_bytes();
     Ok(())
 }
 

@@ -226,7 +226,7 @@ fn every_call_loads(compiler: &'static str) {
         let open = ObjectBuilder::default().open_memory(&plain).unwrap();
         let found: BTreeSet<String> =
             open.progs().map(|program| program.section().to_string_lossy().into_owned()).collect();
-        assert_eq!(found, sections.iter().map(|section| section.to_string()).collect());
+        assert_eq!(found, sections.iter().map(ToString::to_string).collect());
         load_all_ways(&what, &plain, &registries);
 
         if let Some(dir) = vmlinux_dir() {

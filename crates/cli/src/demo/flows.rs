@@ -66,7 +66,7 @@ pub(super) const FLOWS: [Flow; 13] = {
         flow(Echo, Tunnel(V6), V4, 7704),
         SAMPLED,
         flow(Transfer, Plain, V4, 7706),
-        flow(Transfer, Tunnel(V4), V4, 7707),
+        SAMPLED_TRANSFER,
         flow(Transfer, Tunnel(V6), V6, 7708),
         flow(ClosedPort, Plain, V4, 7709),
         flow(ClosedPort, Tunnel(V4), V6, 7710),
@@ -77,6 +77,8 @@ pub(super) const FLOWS: [Flow; 13] = {
 
 /// The flow of which one datagram is shown at every stage.
 pub(super) const SAMPLED: Flow = flow(Kind::Echo, Route::Tunnel(Family::V6), Family::V6, 7705);
+/// The transfer of which is shown what its server reads.
+pub(super) const SAMPLED_TRANSFER: Flow = flow(Kind::Transfer, Route::Tunnel(Family::V4), Family::V4, 7707);
 
 impl Flow {
     /// The tenant XDP must give to its packets.
@@ -92,12 +94,13 @@ impl Flow {
     /// Whether its packets must be seen at a stage.
     ///
     /// A datagram's way to the process is not visible: `udp_recvmsg` copies a linear one without a tracepoint that has
-    /// the skb (net/ipv4/udp.c), so its last stage is the socket filter, and the replies prove the rest.
+    /// the skb (net/ipv4/udp.c), so its last stage in the kernel is the socket filter. What comes next is the process
+    /// itself.
     pub(super) fn passes(&self, stage: Stage) -> bool {
         match stage {
             Stage::Xdp | Stage::TcIngress | Stage::PreRouting | Stage::LocalIn => true,
             Stage::TcIngressInner => self.route != Route::Plain,
-            Stage::CgroupIngress => matches!(self.kind, Kind::Echo | Kind::Transfer),
+            Stage::CgroupIngress | Stage::Application => matches!(self.kind, Kind::Echo | Kind::Transfer),
             Stage::SocketFilter => self.kind == Kind::Echo,
             Stage::Delivery => self.kind == Kind::Transfer,
             Stage::Drop => self.drop_reason().is_some(),

@@ -4,14 +4,17 @@
 //! |---|---|
 //! | `flows` | what is sent, and what must become of it |
 //! | `network` | the namespaces, the veth pair, the tunnels and the netfilter rule |
-//! | `programs` | loading and attaching `bpf/demo.bpf.c` |
+//! | `programs` | loading and attaching `bpf/demo.bpf.c`, and the programs that serve sockets |
 //! | `traffic` | sending, and counting what was sent |
-//! | `records` | what the programs saw |
+//! | `servers` | receiving: the applications, which read traits by socket options |
+//! | `records` | what the programs and the servers saw |
 //! | `verdict` | whether that is what was sent |
 //! | `report`, `progress` | what people see |
 //!
 //! Everything the demo makes is held by a descriptor of this process: namespaces, a bpffs without a mount point, links
-//! that are not pinned. So nothing needs to be cleaned up, however the process ends.
+//! that are not pinned, or are in that bpffs. Only the cgroup of the servers' sockets must have a name. It goes when the
+//! process ends, and a killed one leaves an empty directory, with no program attached, that the next demo removes
+//! ([`Cgroup`]). So nothing needs to be cleaned up, however the process ends.
 
 mod flows;
 mod network;
@@ -19,6 +22,7 @@ mod programs;
 mod progress;
 mod records;
 mod report;
+mod servers;
 mod traffic;
 mod verdict;
 
@@ -37,22 +41,24 @@ use std::{
 };
 
 use libbpf_rs::ProgramType;
-use packet_traits_lab::Bpffs;
+use packet_traits::attach::cgroup;
+use packet_traits_lab::{Bpffs, Cgroup};
 
 use self::{
     network::Network,
     progress::Progress,
     records::{Reader, Record, Stage},
-    traffic::{Sent, Servers},
+    servers::Servers,
+    traffic::Sent,
     verdict::{Evidence, Verdict},
 };
 use crate::{mode::Mode, output};
 
-/// Show traits on real traffic: XDP sets them, every later stage reads them
+/// Show traits on real traffic: XDP sets them, every later stage and the application read them
 ///
 /// Makes two network namespaces with a veth pair and two VXLAN tunnels between them, sends UDP and TCP over IPv4 and IPv6,
-/// has some packets dropped on purpose, and compares what every stage saw with what was sent. Needs root. Has a registry
-/// and a BPF file system of its own, and leaves nothing behind.
+/// has some packets dropped on purpose, and compares what every stage saw with what was sent. Needs root. Has a registry,
+/// a BPF file system and a cgroup of its own, and leaves nothing behind.
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Options {
@@ -76,12 +82,17 @@ Examples:
   traits demo --mode generic --packets 5000
   traits demo --json | jq '.stages[] | {stage, packets, with_traits}'
 
+The last stage, application, is the UDP and TCP servers themselves. They read
+traits with getsockopt: of each datagram, and of each TCP connection those of
+its SYN when it is accepted and of the newest data when all has come.
+
 With --json, one object; times are in nanoseconds since XDP:
   {\"ok\", \"xdp_mode\",
    \"flows\": [{\"flow\", \"port\", \"tenant\", \"unit\", \"sent\", \"returned\"}, ...],
    \"stages\": [{\"stage\", \"packets\", \"with_traits\", \"udp_packets\", \"udp_expected\", \"tcp_packets\",
                \"tcp_bytes\", \"latency_ns\": {\"min\", \"median\", \"p99\", \"max\"},
                \"sample\": {\"flow_id\", \"tenant\", \"rx_ts\"}}, ...],
+   \"servers\": [{\"server\", \"packet\", \"flow_id\", \"tenant\", \"rx_ts\", \"latency_ns\"}, ...],
    \"drops\": [{\"reason\", \"tenant\", \"packets\", \"with_traits\", \"expected\"}, ...],
    \"problems\": [TEXT, ...]}
 
@@ -140,6 +151,14 @@ fn require_kernel() -> Result<(), Box<dyn Error>> {
         )
         .into());
     }
+    if cgroup::cgroup_root().is_err() {
+        const BESIDE_V1: &str = "/sys/fs/cgroup/unified";
+        let place = if Path::new(BESIDE_V1).is_dir() { BESIDE_V1 } else { "/sys/fs/cgroup" };
+        return Err(format!(
+            "no cgroup v2 tree is mounted, and the demo's servers need a cgroup: run `mount -t cgroup2 cgroup2 {place}`"
+        )
+        .into());
+    }
     Ok(())
 }
 
@@ -160,9 +179,12 @@ fn show(
     let registry = programs::registry(&bpffs)?;
     let skip = if options.sabotage { 10 } else { 0 };
     let object = programs::load(&registry, network.rx(flows::Route::Plain).netns(), skip)?;
-    let servers = Servers::start(&network)?;
+    let cgroup = Cgroup::new()?;
+    programs::serve_sockets(&registry, &cgroup)?;
+    let (served, of_servers) = mpsc::channel();
+    let servers = Servers::start(&network, &cgroup, &served)?;
     let mode = options.mode.into();
-    let attached = programs::attach(&object, &network, &servers.echoes, mode)?;
+    let attached = programs::attach(&object, &network, &servers, mode)?;
     let records = RefCell::new(Vec::new());
     let reader = Reader::new(&object, &records)?;
 
@@ -185,6 +207,8 @@ fn show(
         thread::sleep(TICK);
     }
     let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    // the servers have ended, too
+    records.borrow_mut().extend(of_servers.try_iter());
     settle(&reader, &records, &sent, &stop)?;
     if stop() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Who sees it: loads the demo's programs and attaches one to each stage.
+//! Who sees it: loads the demo's programs and attaches one to each stage; the last ones serve the applications' sockets.
 
 use std::{
     error::Error,
@@ -17,10 +17,11 @@ use packet_traits::{
     bind::{BoundObject, LoadedObject},
     core::{KeyName, KeyType, Merge},
     registry::{KeySpec, Registry, RegistryName},
+    socket::programs::{AttachOptions, SocketPrograms, SocketProgramsError},
 };
-use packet_traits_lab::{Bpffs, Family, Netns, UdpEcho};
+use packet_traits_lab::{Bpffs, Cgroup, Family, Netns};
 
-use super::{flows::Route, network::Network};
+use super::{flows::Route, network::Network, servers::Servers, traffic::WINDOW};
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo.bpf.o"));
 
@@ -56,6 +57,25 @@ pub(super) fn load(registry: &Registry, receiver: &Netns, skip: u32) -> Result<L
     Ok(bound.load()?)
 }
 
+/// Serves trait options to the sockets that are made in a cgroup, for as long as there is the registry.
+pub(super) fn serve_sockets(registry: &Registry, cgroup: &Cgroup) -> Result<(), Box<dyn Error>> {
+    let options = AttachOptions {
+        cgroup: Some(cgroup.path().to_owned()),
+        sockets: Some(16),
+        slots: Some(4 * WINDOW as u32),
+        pending_syns: Some(1024),
+    };
+    match SocketPrograms::attach(registry, &options) {
+        Err(SocketProgramsError::Overlap { holder, .. }) => Err(format!(
+            "cannot serve the sockets of the demo's servers: `traits sockets attach` is in force for {}, and a socket is \
+             served by one registry only; detach that for the time of the demo (`traits sockets detach --help`)",
+            holder.cgroup.display()
+        )
+        .into()),
+        other => Ok(other.map(drop)?),
+    }
+}
+
 /// Programs in place. Dropping it detaches them.
 pub(super) struct Attached {
     _attachments: Vec<Attachment>,
@@ -67,7 +87,7 @@ pub(super) struct Attached {
 pub(super) fn attach(
     object: &LoadedObject,
     network: &Network,
-    servers: &[UdpEcho],
+    servers: &Servers,
     mode: XdpMode,
 ) -> Result<Attached, Box<dyn Error>> {
     let program = |name: &str| -> Result<OwnedFd, Box<dyn Error>> {
@@ -80,7 +100,7 @@ pub(super) fn attach(
         attachments.push(tracing::attach(program(name)?.as_fd())?);
     }
     let fd = program("demo_socket")?;
-    for server in servers {
+    for server in servers.datagram_sockets() {
         attachments.push(socket::attach(fd.as_fd(), server.as_fd())?);
     }
     attachments.push(cgroup::attach_path(

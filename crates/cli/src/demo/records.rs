@@ -1,12 +1,13 @@
-//! What the programs report: one record for each test packet at each stage, `struct record` of bpf/demo.bpf.c.
+//! What was seen: one record for each test packet at each stage. The programs' are `struct record` of bpf/demo.bpf.c;
+//! those of the stage `application` come from the servers.
 
 use std::{cell::RefCell, error::Error};
 
 use libbpf_rs::{MapCore, MapFlags, RingBuffer, RingBufferBuilder};
 use packet_traits::bind::LoadedObject;
 
-/// Where a packet was seen; `enum stage`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a packet was seen; `enum stage`, and the application behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Stage {
     Xdp,
@@ -18,11 +19,12 @@ pub(super) enum Stage {
     SocketFilter,
     Delivery,
     Drop,
+    Application,
 }
 
 impl Stage {
-    /// In the order in which a packet passes them.
-    pub(super) const ALL: [Stage; 9] = [
+    /// In the order in which a packet passes them, as far as it is not dropped.
+    pub(super) const ALL: [Stage; 10] = [
         Stage::Xdp,
         Stage::TcIngress,
         Stage::TcIngressInner,
@@ -32,6 +34,7 @@ impl Stage {
         Stage::SocketFilter,
         Stage::Delivery,
         Stage::Drop,
+        Stage::Application,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -45,6 +48,7 @@ impl Stage {
             Stage::SocketFilter => "socket-filter",
             Stage::Delivery => "delivery",
             Stage::Drop => "drop",
+            Stage::Application => "application",
         }
     }
 }
@@ -64,9 +68,11 @@ pub(super) struct Record {
     pub(super) stage: Stage,
     /// The port it was sent to.
     pub(super) port: u16,
-    /// Its number within its flow; 0 for TCP.
-    pub(super) number: u64,
-    /// Bytes of its payload; at delivery, bytes that the process took.
+    /// A datagram's number within its flow; the sequence number of TCP, which a server does not see.
+    pub(super) number: Option<u64>,
+    /// It opens a TCP connection.
+    pub(super) syn: bool,
+    /// Bytes of its payload; at delivery, and of TCP in the application, bytes that the process took.
     pub(super) bytes: u32,
     /// Why it was dropped, if it was.
     pub(super) reason: u32,
@@ -80,6 +86,7 @@ pub(super) struct Record {
 const LEN: usize = 48;
 /// `HAS_TENANT | HAS_FLOW_ID | HAS_RX_TS`.
 const HAS_ALL: u8 = 7;
+const HAS_SYN: u8 = 8;
 
 impl Record {
     fn parse(raw: &[u8]) -> Option<Record> {
@@ -90,11 +97,12 @@ impl Record {
         Some(Record {
             stage: *Stage::ALL.get(usize::from(raw[46]))?,
             port: u16::from_ne_bytes([raw[44], raw[45]]),
-            number: u64_at(24)?,
+            number: Some(u64_at(24)?),
+            syn: raw[47] & HAS_SYN != 0,
             bytes: u32_at(36)?,
             reason: u32_at(40)?,
             now: u64_at(16)?,
-            traits: (raw[47] == HAS_ALL).then_some(traits),
+            traits: (raw[47] & HAS_ALL == HAS_ALL).then_some(traits),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use super::{
     flows::{VNI_OVER_IPV4, VNI_OVER_IPV6},
     records::Stage,
-    verdict::{Latency, Sample, StageResult, Verdict},
+    verdict::{Latency, Reading, Sample, StageResult, Verdict},
 };
 use crate::output;
 
@@ -30,6 +30,7 @@ fn text(verdict: &Verdict) -> Vec<String> {
     lines.extend(NOTES.lines().map(str::to_owned));
     lines.extend(merged(&verdict.stages));
     lines.push(String::new());
+    servers(&verdict.servers, &mut lines);
     drops(verdict, &mut lines);
     lines.push(String::new());
     let end = if verdict.ok { shown } else { failed };
@@ -38,11 +39,13 @@ fn text(verdict: &Verdict) -> Vec<String> {
 }
 
 const NOTES: &str = "\
-Times are since rx_ts, these programs' own reports included; at delivery, also
-the wait in the socket's queue. The sample is one and the same datagram up to
-the socket filter. Its packet is seen there last: the kernel hands a datagram to
-the process without a tracepoint that shows the packet, so the echoes stand for
-that. Tenants: a tunnel's VNI; 4077 for 10.77.0.0/16, 6077 for fd77::/16.";
+Times are since rx_ts, these programs' own reports included; at delivery and in
+the application, also the wait in the socket's queue. The sample is one and the
+same datagram at every stage, but delivery is of TCP only (the kernel hands a
+datagram to the process without a tracepoint that shows the packet) and drop is
+of others. The application is the UDP and TCP servers themselves, which read
+traits with getsockopt: of TCP, those of the SYN and in the end of the newest
+data. Tenants: a tunnel's VNI; 4077 for 10.77.0.0/16, 6077 for fd77::/16.";
 
 /// What GRO did, if it did something.
 fn merged(stages: &[StageResult]) -> Option<String> {
@@ -78,6 +81,23 @@ fn micros(nanos: u64) -> String {
     if nanos < 1_000_000 { format!("{:.1}", nanos as f64 / 1000.0) } else { (nanos / 1000).to_string() }
 }
 
+/// What some servers read, if they read something.
+fn servers(readings: &[Reading], lines: &mut Vec<String>) {
+    let row = |server: &str, packet: &str, after: &str, id: &str, tenant: &str| {
+        format!("{server:<34}{packet:<17}{after:>11}{id:>9}{tenant:>8}")
+    };
+    if readings.is_empty() {
+        return;
+    }
+    lines.push(row("A SERVER READS", "OF", "AFTER µs", "FLOW_ID", "TENANT"));
+    for reading in readings {
+        let Sample { flow_id, tenant, .. } = &reading.traits;
+        let (after, id, tenant) = (micros(reading.latency_ns), flow_id.to_string(), tenant.to_string());
+        lines.push(row(&reading.server, &reading.packet, &after, &id, &tenant));
+    }
+    lines.push(String::new());
+}
+
 fn drops(verdict: &Verdict, lines: &mut Vec<String>) {
     let row = |reason: &str, tenant: &str, packets: &str, with: &str, provoked: &str| {
         format!("{reason:<21}{packets:>8}{with:>13}{provoked:>11}{tenant:>26}")
@@ -105,8 +125,12 @@ fn shown(verdict: &Verdict, lines: &mut Vec<String>) {
             total("datagrams", false),
             total("bytes", false) / 1_000_000
         ),
-        "at every stage they pass, also behind decapsulation, with the traits that XDP".into(),
-        format!("gave to that packet; {} provoked drops name their tenant. Nothing is left.", total("datagrams", true)),
+        "at every stage they pass, also behind decapsulation, and by the servers, with".into(),
+        format!(
+            "the traits that XDP gave to that packet; {} provoked drops name their tenant.",
+            total("datagrams", true)
+        ),
+        "Nothing is left.".into(),
         "Try next: `traits demo --mode generic`; `traits registry create` and".into(),
         "`traits keys add tenant u32` for programs of your own.".into(),
     ]);
@@ -124,7 +148,10 @@ fn failed(verdict: &Verdict, lines: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::verdict::{DropResult, FlowResult};
+    use crate::demo::{
+        flows::SAMPLED_TRANSFER,
+        verdict::{DropResult, FlowResult},
+    };
 
     #[test]
     fn fits_80_columns_with_large_numbers() {
@@ -145,6 +172,12 @@ mod tests {
             xdp_mode: "generic".into(),
             flows: vec![flow("bytes", 6 << 20, 1), flow("datagrams", 120_000, 1), flow("datagrams", 80, 0)],
             stages: Stage::ALL.iter().map(stage).collect(),
+            servers: vec![Reading {
+                server: SAMPLED_TRANSFER.to_string(),
+                packet: "datagram 10000".into(),
+                traits: Sample { flow_id: 1_234_567, tenant: 2002, rx_ts: 0 },
+                latency_ns: 9_999_999_999,
+            }],
             drops: vec![DropResult {
                 reason: "NETFILTER_DROP".into(),
                 tenant: Some(2002),

@@ -2,17 +2,18 @@
 
 use std::{io::ErrorKind, sync::mpsc::Sender, thread, time::Duration};
 
-use packet_traits_lab::{Result, TcpSink, UdpEcho, recv_numbered, send_numbered, tcp_transfer, udp_socket};
+use packet_traits_lab::{Result, recv_numbered, send_numbered, tcp_transfer, udp_socket};
 
 use super::{
     flows::{FLOWS, Flow, Kind},
     network::Network,
+    servers::Servers,
 };
 
 /// Bytes of a datagram's payload.
-const DATAGRAM: usize = 64;
+pub(super) const DATAGRAM: usize = 64;
 /// Datagrams under way at once.
-const WINDOW: u64 = 16;
+pub(super) const WINDOW: u64 = 16;
 /// How long an echo may take.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of a TCP transfer.
@@ -28,31 +29,6 @@ pub(super) struct Sent {
     pub(super) sent: u64,
     /// Replies, or bytes of a transfer that the server has received right.
     pub(super) returned: u64,
-}
-
-/// The receiving ends of the flows that are not dropped. They serve until they are dropped.
-pub(super) struct Servers {
-    pub(super) echoes: Vec<UdpEcho>,
-    sinks: Vec<(Flow, TcpSink)>,
-}
-
-impl Servers {
-    pub(super) fn start(network: &Network) -> Result<Servers> {
-        let mut servers = Servers { echoes: Vec::new(), sinks: Vec::new() };
-        for flow in FLOWS {
-            let (netns, to) = (network.rx(flow.route).netns(), network.to(&flow));
-            match flow.kind {
-                Kind::Echo => servers.echoes.push(UdpEcho::start(netns, to)?),
-                Kind::Transfer => servers.sinks.push((flow, TcpSink::start(netns, to)?)),
-                Kind::ClosedPort | Kind::Filtered => {}
-            }
-        }
-        Ok(servers)
-    }
-
-    fn received(&self, flow: &Flow) -> u64 {
-        self.sinks.iter().find(|(of, _)| of == flow).map_or(0, |(_, sink)| sink.received())
-    }
 }
 
 /// Sends every flow, `packets` datagrams of each echo, and tells which it is at.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::{
-    flows::{Flow, Kind, SAMPLED},
+    flows::{Flow, Kind, SAMPLED, SAMPLED_TRANSFER},
     records::{Record, Stage, Traits},
     traffic::Sent,
 };
@@ -19,6 +19,8 @@ pub(super) struct Verdict {
     pub(super) xdp_mode: String,
     pub(super) flows: Vec<FlowResult>,
     pub(super) stages: Vec<StageResult>,
+    /// Some of what the servers have read.
+    pub(super) servers: Vec<Reading>,
     pub(super) drops: Vec<DropResult>,
     /// Why it is not ok, a line each.
     pub(super) problems: Vec<String>,
@@ -41,7 +43,8 @@ pub(super) struct FlowResult {
 #[derive(Debug, Serialize)]
 pub(super) struct StageResult {
     pub(super) stage: &'static str,
-    /// Test packets seen; at delivery, packets that data was taken from.
+    /// Test packets seen; at delivery, packets that data was taken from; in the application, of TCP, those whose traits
+    /// were asked for.
     pub(super) packets: usize,
     /// Those of which all three traits were read; in XDP, set.
     pub(super) with_traits: usize,
@@ -72,6 +75,26 @@ pub(super) struct Sample {
     pub(super) flow_id: u64,
     pub(super) tenant: u32,
     pub(super) rx_ts: u64,
+}
+
+impl From<Traits> for Sample {
+    fn from(traits: Traits) -> Sample {
+        let Traits { flow_id, rx_ts, tenant } = traits;
+        Sample { flow_id, tenant, rx_ts }
+    }
+}
+
+/// What a server has read of a packet.
+#[derive(Debug, Serialize)]
+pub(super) struct Reading {
+    /// What it serves.
+    pub(super) server: String,
+    /// Which packet of that.
+    pub(super) packet: String,
+    #[serde(flatten)]
+    pub(super) traits: Sample,
+    /// Nanoseconds since XDP.
+    pub(super) latency_ns: u64,
 }
 
 /// Packets of a tenant that were dropped for a reason.
@@ -113,6 +136,7 @@ pub(super) fn judge(evidence: &Evidence<'_>) -> Verdict {
         xdp_mode: evidence.xdp_mode.clone(),
         flows: evidence.sent.iter().map(flow).collect(),
         stages: Stage::ALL.iter().map(|stage| stage_result(evidence, *stage)).collect(),
+        servers: readings(evidence),
         drops: drop_results(evidence),
         problems,
     }
@@ -155,12 +179,33 @@ fn latency(seen: &[&Record]) -> Option<Latency> {
 
 /// The datagram in the middle of one flow, or any packet where that flow does not come.
 fn sample(evidence: &Evidence<'_>, seen: &[&Record]) -> Option<Sample> {
-    let middle = evidence.sent.iter().find(|sent| sent.flow == SAMPLED).map_or(0, |sent| sent.sent / 2);
-    let chosen = |record: &&&Record| record.port == SAMPLED.port && record.number == middle && record.traits.is_some();
+    let chosen = |record: &&&Record| is_sampled(evidence, record) && record.traits.is_some();
     let any = |record: &&&Record| record.traits.is_some();
     let record = seen.iter().find(chosen).or_else(|| seen.iter().find(any))?;
-    let Traits { flow_id, rx_ts, tenant } = record.traits?;
-    Some(Sample { flow_id, tenant, rx_ts })
+    record.traits.map(Sample::from)
+}
+
+/// Whether it is of the datagram that is shown at every stage.
+fn is_sampled(evidence: &Evidence<'_>, record: &Record) -> bool {
+    let middle = evidence.sent.iter().find(|sent| sent.flow == SAMPLED).map(|sent| sent.sent / 2);
+    record.port == SAMPLED.port && record.number == middle
+}
+
+/// What the servers have read of the sampled datagram and of a connection.
+fn readings(evidence: &Evidence<'_>) -> Vec<Reading> {
+    let of_servers = evidence.records.iter().filter(|record| record.stage == Stage::Application);
+    let reading = |record: &Record| {
+        let (flow, packet) = match record {
+            _ if is_sampled(evidence, record) => (SAMPLED, format!("datagram {}", record.number?)),
+            _ if record.port != SAMPLED_TRANSFER.port => return None,
+            Record { syn: true, .. } => (SAMPLED_TRANSFER, "the SYN".to_owned()),
+            _ => (SAMPLED_TRANSFER, "the newest data".to_owned()),
+        };
+        let traits = record.traits?;
+        let latency_ns = record.now.saturating_sub(traits.rx_ts);
+        Some(Reading { server: flow.to_string(), packet, traits: traits.into(), latency_ns })
+    };
+    of_servers.filter_map(reading).collect()
 }
 
 fn drop_results(evidence: &Evidence<'_>) -> Vec<DropResult> {
@@ -205,10 +250,12 @@ fn problems(evidence: &Evidence<'_>) -> Vec<String> {
     if set.len() != ids {
         problems.push(format!("{ids} packets got only {} different flow_ids", set.len()));
     }
-    // what was read must be what XDP set on a packet of the same flow
+    // what was read must be what XDP set on that packet
     let as_set = |record: &Record, traits: &Traits| {
         set.get(&traits.flow_id).is_some_and(|origin| {
-            origin.port == record.port && origin.number == record.number && origin.traits.as_ref() == Some(traits)
+            (origin.port, origin.syn) == (record.port, record.syn)
+                && (origin.number == record.number || record.number.is_none())
+                && origin.traits.as_ref() == Some(traits)
         })
     };
 
@@ -256,7 +303,8 @@ fn datagram_problems(sent: &Sent, stage: Stage, here: &[&Record], wrong: &mut Ve
         note(wrong, here.len(), "that should not get here");
         return;
     }
-    let numbers: BTreeSet<u64> = here.iter().map(|record| record.number).filter(|number| *number < sent.sent).collect();
+    let numbers: BTreeSet<u64> =
+        here.iter().filter_map(|record| record.number).filter(|number| *number < sent.sent).collect();
     note(wrong, usize::try_from(sent.sent).unwrap_or(usize::MAX) - numbers.len(), "missing");
     note(wrong, here.len() - numbers.len(), "too many");
 }
@@ -269,12 +317,49 @@ fn transfer_problems(sent: &Sent, stage: Stage, seen: &[&Record], here: &[&Recor
         Stage::Drop => return,
         _ if !sent.flow.passes(stage) => 0,
         Stage::Xdp => sent.sent.max(in_xdp()),
-        Stage::Delivery => sent.sent,
+        Stage::Delivery | Stage::Application => sent.sent,
         _ => in_xdp(),
     };
     if bytes(here) != expected {
         wrong.push(format!("{} bytes of {expected}", bytes(here)));
     }
+    if stage == Stage::Application {
+        connection_problems(sent, seen, here, wrong);
+    }
+}
+
+/// A server reads the SYN's traits of one connection, and those of its newest data.
+fn connection_problems(sent: &Sent, seen: &[&Record], here: &[&Record], wrong: &mut Vec<String>) {
+    let (syns, data): (Vec<&Record>, Vec<&Record>) = here.iter().partition(|record| record.syn);
+    if (syns.len(), data.len()) != (1, 1) {
+        wrong.push(format!("{} SYNs and {} times newest data of one connection", syns.len(), data.len()));
+    }
+    let newest = newest_data(sent, seen);
+    let old = |record: &&&Record| record.traits.is_some_and(|traits| !newest.contains(&traits.flow_id));
+    note(wrong, data.iter().filter(old).count(), "not of the newest data");
+}
+
+/// The flow_ids of the packets that may have brought a transfer's newest data: the one that made it whole, and those that
+/// came after that, with data sent again. What comes last need not be the end: if a tunnel's GRO finds that the outer
+/// headers of a short last segment differ from those of the packets it holds, the segment overtakes them.
+fn newest_data(sent: &Sent, seen: &[&Record]) -> BTreeSet<u64> {
+    let at_socket = || seen.iter().filter(|record| record.stage == Stage::CgroupIngress);
+    let Some(start) = at_socket().find(|record| record.syn).and_then(|syn| Some(syn.number? + 1)) else {
+        return BTreeSet::new();
+    };
+    let data: Vec<&&Record> = at_socket().filter(|record| record.bytes > 0).collect();
+    let (mut whole, mut early) = (0, Vec::new());
+    let last = data.iter().position(|record| {
+        // sequence numbers are of 32 bits and begin anywhere (RFC 9293 section 3.4)
+        let from = u64::from(record.number.unwrap_or_default().wrapping_sub(start) as u32);
+        early.push(from..from + u64::from(record.bytes));
+        while let Some(next) = early.iter().position(|range| range.contains(&whole)) {
+            whole = early.swap_remove(next).end;
+        }
+        whole >= sent.sent
+    });
+    let newest = last.map_or(&[][..], |last| &data[last..]);
+    newest.iter().filter_map(|record| Some(record.traits?.flow_id)).collect()
 }
 
 #[cfg(test)]
@@ -284,6 +369,13 @@ mod tests {
 
     const SENT: u64 = 3;
     const PAYLOAD: u32 = 64;
+    /// Of a transfer: its second packet's number is beyond 32 bits.
+    const FIRST_SEQUENCE: u32 = u32::MAX - PAYLOAD;
+
+    /// The sequence number of a transfer's packet.
+    fn sequence_of(index: u64) -> u64 {
+        u64::from(FIRST_SEQUENCE.wrapping_add(1 + index as u32 * PAYLOAD))
+    }
 
     fn flow_with(kind: Kind) -> Flow {
         *FLOWS.iter().find(|flow| flow.kind == kind).unwrap()
@@ -296,22 +388,35 @@ mod tests {
     /// What a run of one flow in which everything goes well leaves behind.
     fn faultless(flow: Flow) -> (Sent, Vec<Record>) {
         let transfer = flow.kind == Kind::Transfer;
+        let bytes_sent = SENT * u64::from(PAYLOAD);
+        let record = |stage, index: u64, number, bytes| Record {
+            stage,
+            port: flow.port,
+            number: Some(number),
+            syn: false,
+            bytes,
+            reason: (0..3).find(|number| flow.drop_reason() == Some(&reason(*number))).unwrap_or(0),
+            now: 2000,
+            traits: Some(Traits { flow_id: 100 + index, rx_ts: 1000 + index, tenant: flow.tenant() }),
+        };
         let mut records = Vec::new();
-        for number in 0..SENT {
-            let traits = Traits { flow_id: 100 + number, rx_ts: 1000 + number, tenant: flow.tenant() };
-            for stage in Stage::ALL.into_iter().filter(|stage| flow.passes(*stage)) {
-                records.push(Record {
-                    stage,
-                    port: flow.port,
-                    number: if transfer { 0 } else { number },
-                    bytes: PAYLOAD,
-                    reason: (0..3).find(|number| flow.drop_reason() == Some(&reason(*number))).unwrap_or(0),
-                    now: 2000,
-                    traits: Some(traits),
-                });
+        for stage in Stage::ALL.into_iter().filter(|stage| flow.passes(*stage)) {
+            if !transfer {
+                records.extend((0..SENT).map(|number| record(stage, number, number, PAYLOAD)));
+                continue;
+            }
+            let syn = Record { syn: true, ..record(stage, 99, u64::from(FIRST_SEQUENCE), 0) };
+            let data = (0..SENT).map(|index| record(stage, index, sequence_of(index), PAYLOAD));
+            match stage {
+                Stage::Application => {
+                    let newest = record(stage, SENT - 1, 0, bytes_sent as u32);
+                    records.extend([syn, newest].map(|record| Record { number: None, ..record }));
+                }
+                Stage::Delivery => records.extend(data),
+                _ => records.extend([syn].into_iter().chain(data)),
             }
         }
-        let sent = if transfer { SENT * u64::from(PAYLOAD) } else { SENT };
+        let sent = if transfer { bytes_sent } else { SENT };
         let returned = if flow.drop_reason().is_some() { 0 } else { sent };
         (Sent { flow, sent, returned }, records)
     }
@@ -332,6 +437,10 @@ mod tests {
 
     fn first(records: &mut [Record], stage: Stage) -> &mut Record {
         records.iter_mut().find(|record| record.stage == stage).unwrap()
+    }
+
+    fn last(records: &mut [Record], stage: Stage) -> &mut Record {
+        records.iter_mut().rfind(|record| record.stage == stage).unwrap()
     }
 
     #[test]
@@ -375,6 +484,86 @@ mod tests {
     }
 
     #[test]
+    fn what_a_server_reads_of_another_datagram_is_noticed() {
+        let wrong = problem(Kind::Echo, |_, records| {
+            let number = first(records, Stage::Application).number.as_mut().unwrap();
+            *number += 1;
+        });
+        assert_eq!(
+            wrong,
+            "application (UDP echo, IPv4): 1 missing, 1 too many, 1 with traits that XDP did not set on them"
+        );
+    }
+
+    #[test]
+    fn a_datagram_that_a_server_reads_nothing_of_is_noticed() {
+        let wrong = problem(Kind::Echo, |_, records| first(records, Stage::Application).traits = None);
+        assert_eq!(wrong, "application (UDP echo, IPv4): 1 without traits");
+    }
+
+    #[test]
+    fn data_that_is_taken_for_the_syn_is_noticed() {
+        let wrong = problem(Kind::Transfer, |_, records| {
+            let data = last(records, Stage::Application).traits;
+            first(records, Stage::Application).traits = data;
+        });
+        assert_eq!(wrong, "application (TCP transfer, IPv4): 1 with traits that XDP did not set on them");
+    }
+
+    #[test]
+    fn a_connection_without_its_syn_is_noticed() {
+        let wrong = problem(Kind::Transfer, |_, records| {
+            records.retain(|record| record.stage != Stage::Application || !record.syn);
+        });
+        assert_eq!(wrong, "application (TCP transfer, IPv4): 0 SYNs and 1 times newest data of one connection");
+    }
+
+    #[test]
+    fn older_data_that_is_taken_for_the_newest_is_noticed() {
+        let wrong = problem(Kind::Transfer, |_, records| {
+            let first_data = records.iter().find(|record| !record.syn).unwrap().traits;
+            last(records, Stage::Application).traits = first_data;
+        });
+        assert_eq!(wrong, "application (TCP transfer, IPv4): 1 not of the newest data");
+    }
+
+    #[test]
+    fn the_newest_data_may_have_been_sent_twice() {
+        let (sent, mut records) = faultless(flow_with(Kind::Transfer));
+        for stage in Stage::ALL.into_iter().filter(|stage| *stage < Stage::Delivery && sent.flow.passes(*stage)) {
+            let mut again = *last(&mut records, stage);
+            again.traits.as_mut().unwrap().flow_id += 100;
+            records.push(again);
+        }
+        let verdict = verdict(sent, &records);
+        assert!(verdict.ok, "{:?}", verdict.problems);
+    }
+
+    #[test]
+    fn the_newest_data_is_what_comes_last_and_not_what_is_last() {
+        let (sent, mut records) = faultless(flow_with(Kind::Transfer));
+        // the end overtakes the others
+        let end = records.iter().rposition(|record| record.stage == Stage::CgroupIngress).unwrap();
+        records[end - 2..=end].rotate_right(1);
+        assert!(!verdict(sent, &records).ok);
+        last(&mut records, Stage::Application).traits = records[end].traits;
+        let verdict = verdict(sent, &records);
+        assert!(verdict.ok, "{:?}", verdict.problems);
+    }
+
+    #[test]
+    fn what_a_server_reads_is_shown_of_a_datagram_and_a_connection() {
+        let (echo, transfer) = (faultless(SAMPLED), faultless(SAMPLED_TRANSFER));
+        let records: Vec<Record> = [echo.1, transfer.1].concat();
+        let (sent, xdp_mode) = ([echo.0, transfer.0], "native".to_owned());
+        let readings = judge(&Evidence { sent: &sent, records: &records, lost: 0, reasons: &reason, xdp_mode }).servers;
+        let shown: Vec<_> = readings.iter().map(|one| (&*one.packet, one.traits.tenant, one.latency_ns)).collect();
+        let expected =
+            [("datagram 1", 2002, 2000 - 1001), ("the SYN", 1001, 2000 - 1099), ("the newest data", 1001, 2000 - 1002)];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
     fn another_drop_reason_is_noticed() {
         let wrong = problem(Kind::Filtered, |_, records| first(records, Stage::Drop).reason = 0);
         assert_eq!(wrong, "drop (UDP to a filtered port, IPv6): 1 not for NETFILTER_DROP");
@@ -387,7 +576,7 @@ mod tests {
                 record.traits.as_mut().unwrap().flow_id = 1;
             }
         });
-        assert!(wrong.starts_with("3 packets got only 1 different flow_ids"), "{wrong}");
+        assert!(wrong.starts_with("4 packets got only 1 different flow_ids"), "{wrong}");
     }
 
     #[test]

@@ -53,6 +53,9 @@ enum stage {
 	STAGE_LWT_IN,
 	STAGE_LWT_OUT,
 	STAGE_LWT_XMIT,
+	STAGE_LOCAL_OUT,
+	STAGE_CGROUP_EGRESS,
+	STAGE_NET_DEV_QUEUE,
 };
 
 /* bits of record.present */

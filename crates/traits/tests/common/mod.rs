@@ -5,8 +5,16 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 pub mod af_xdp;
+pub mod c_program;
+pub mod crafted;
+pub mod datagrams;
+pub mod examples;
 pub mod readers;
 pub mod record;
+pub mod sizes;
+pub mod sockets;
+pub mod sockopt;
+pub mod tcp;
 pub mod test_run;
 
 use std::{

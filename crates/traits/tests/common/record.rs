@@ -31,10 +31,13 @@ pub enum Stage {
     LwtIn,
     LwtOut,
     LwtXmit,
+    LocalOut,
+    CgroupEgress,
+    NetDevQueue,
 }
 
 impl Stage {
-    pub const ALL: [Stage; 19] = [
+    pub const ALL: [Stage; 22] = [
         Stage::Xdp,
         Stage::XdpAgain,
         Stage::TcIngress,
@@ -54,6 +57,9 @@ impl Stage {
         Stage::LwtIn,
         Stage::LwtOut,
         Stage::LwtXmit,
+        Stage::LocalOut,
+        Stage::CgroupEgress,
+        Stage::NetDevQueue,
     ];
 }
 

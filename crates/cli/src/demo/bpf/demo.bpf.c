@@ -43,6 +43,7 @@ enum {
 	HAS_TENANT = 1,
 	HAS_FLOW_ID = 2,
 	HAS_RX_TS = 4,
+	HAS_SYN = 8,
 };
 
 /* One test packet at one stage. */
@@ -50,13 +51,13 @@ struct record {
 	__u64 flow_id;
 	__u64 rx_ts;
 	__u64 now;
-	__u64 number; /* of the datagram, from its payload; 0 for TCP */
+	__u64 number; /* of the datagram, from its payload; the sequence number of TCP */
 	__u32 tenant;
 	__u32 bytes; /* of payload */
 	__u32 reason; /* enum skb_drop_reason */
 	__u16 port;
 	__u8 stage;
-	__u8 has; /* which traits were read */
+	__u8 has; /* which traits were read, and whether it is a SYN */
 };
 
 /* Filled in before the object is loaded. */
@@ -103,7 +104,10 @@ static __always_inline _Bool is_test_packet(const union transport *transport, __
 	if ((__u16)(r->port - FIRST_PORT) >= PORTS)
 		return 0;
 	if (protocol == IPPROTO_TCP) {
+		r->number = bpf_ntohl(transport->tcp.seq);
 		r->bytes = len - transport->tcp.doff * 4;
+		if (transport->tcp.syn)
+			r->has = HAS_SYN;
 		return 1;
 	}
 	r->number = (__u64)bpf_ntohl(transport->word[0]) << 32 | bpf_ntohl(transport->word[1]);

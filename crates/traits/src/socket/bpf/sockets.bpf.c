@@ -581,7 +581,7 @@ int pt_egress(struct __sk_buff *ctx)
 	if (!send)
 		return 1;
 	skb = (__u64)bpf_cast_to_kern_ctx(ctx);
-	if (send->state == TRAIT_NEXT_ARMED && send->task == bpf_get_current_task()) {
+	if (send->state == TRAIT_NEXT_ARMED && __trait_is_current(send->task, send->pid)) {
 		send->skb = skb;
 		send->state = TRAIT_NEXT_BOUND;
 	} else if (send->state == TRAIT_NEXT_BOUND && send->skb == skb) {
@@ -958,7 +958,7 @@ int pt_getsockopt(struct bpf_sockopt *ctx)
 		return give_receive(ctx, receive);
 	if (is_key_of(optname, SOCKET_TRAITS)) {
 		send = bpf_sk_storage_get(&pt_send, sk, 0, 0);
-		return give_traits(ctx, send ? &send->own : NULL, optname & 0xff);
+		return give_traits(ctx, send ? &send->own[0] : NULL, optname & 0xff);
 	}
 	if (optname != SAVE_SYN_TRAITS && !is_key_of(optname, SYN_TRAITS) && !is_key_of(optname, LAST_TRAITS))
 		return refuse(-EINVAL);
@@ -1073,13 +1073,6 @@ static __always_inline int set_receive(struct bpf_sockopt *ctx, struct bpf_sock 
 	return 1;
 }
 
-static __always_inline void begin_write(struct trait_sender *send)
-{
-	__sync_fetch_and_add(&send->sequence, 1);
-}
-
-#define end_write begin_write
-
 /* One key's new value: none, to delete it, or `value`. */
 struct change {
 	struct place place;
@@ -1160,13 +1153,45 @@ static __always_inline void take_all(struct bpf_sockopt *ctx, struct trait_sende
 	copy_words(to->word, (const void *)from->values, VALUE_WORDS);
 }
 
+/* Makes one change, or takes the option's value for all there is. */
+static __always_inline void change_values(struct bpf_sockopt *ctx, struct trait_sender_values *values,
+					  const struct change *change)
+{
+	if (change)
+		make_change(values, change);
+	else
+		take_all(ctx, values);
+}
+
+/* The kernel holds the socket's lock: there is one writer. */
+static __always_inline void set_own(struct bpf_sockopt *ctx, struct trait_sender *send, const struct change *change)
+{
+	__u32 i;
+
+	for (i = 0; i < 2; i++) {
+		__sync_fetch_and_add(&send->own_sequence, 1); /* a full barrier: readers take the other one */
+		change_values(ctx, &send->own[i], change);
+	}
+}
+
+static __always_inline void set_next(struct bpf_sockopt *ctx, struct trait_sender *send, const struct change *change)
+{
+	__sync_fetch_and_add(&send->sequence, 1);
+	if (send->state != TRAIT_NEXT_ARMED || !__trait_is_current(send->task, send->pid))
+		send->next.present = 0;
+	change_values(ctx, &send->next, change);
+	send->task = bpf_get_current_task();
+	send->pid = __trait_pid(send->task);
+	send->state = send->next.present ? TRAIT_NEXT_ARMED : TRAIT_NEXT_NONE;
+	__sync_fetch_and_add(&send->sequence, 1);
+}
+
 /* SOCKET_TRAITS and, if `next`, NEXT_TRAITS. */
 static __always_inline int set_sent(struct bpf_sockopt *ctx, struct bpf_sock *sk, __u32 number, _Bool next)
 {
 	_Bool all = number == TRAITS_ALL;
 	struct change change = {};
 	struct trait_sender *send;
-	__u64 task;
 
 	if (sk->state == BPF_TCP_LISTEN && sk->protocol == IPPROTO_TCP)
 		return refuse(-EOPNOTSUPP);
@@ -1177,25 +1202,11 @@ static __always_inline int set_sent(struct bpf_sockopt *ctx, struct bpf_sock *sk
 	send = bpf_sk_storage_get(&pt_send, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!send)
 		return refuse(-ENOSPC);
-	task = bpf_get_current_task();
-	begin_write(send);
-	if (!next) {
-		if (all)
-			take_all(ctx, &send->own);
-		else
-			make_change(&send->own, &change);
-	} else {
-		if (send->state != TRAIT_NEXT_ARMED || send->task != task)
-			send->next.present = 0;
-		if (all)
-			take_all(ctx, &send->next);
-		else
-			make_change(&send->next, &change);
-		send->task = task;
-		send->state = send->next.present ? TRAIT_NEXT_ARMED : TRAIT_NEXT_NONE;
-	}
+	if (next)
+		set_next(ctx, send, all ? NULL : &change);
+	else
+		set_own(ctx, send, all ? NULL : &change);
 	send->nonce = ~trait_area.flow_nonce;
-	end_write(send);
 	return done(ctx);
 }
 

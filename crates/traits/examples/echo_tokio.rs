@@ -1,0 +1,172 @@
+//! An echo server, UDP and TCP, that says which traits came with what it receives: `echo.rs` with tokio.
+//!
+//! ```text
+//! traits sockets attach                                          # once, as root
+//! cargo run --example echo_tokio -- --tenant 7 127.0.0.1 7777    # as anybody, started after that
+//! ```
+//!
+//! It prints a line for every datagram, for every connection (the traits of its SYN) and for all data on one:
+//!
+//! ```text
+//! udp 10.77.0.1:40000 tenant=7 flow_id=12
+//! tcp 10.77.0.1:40002 syn tenant=2 flow_id=14
+//! tcp 10.77.0.1:40002 data tenant=2 flow_id=15
+//! ```
+//!
+//! What it sends has traits as well, for the programs that see packets leave: the answer to a datagram has that
+//! datagram's `flow_id`, and with `--tenant` all of them have `tenant`.
+
+use std::{
+    error::Error,
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Parser;
+use packet_traits::{
+    core::{Key, Value},
+    socket::{
+        Keys, Receiver, SocketError, Traits, last_traits, save_syn_traits, send_to_with_traits, set_receive,
+        set_socket_trait, syn_traits,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
+    signal::unix::{SignalKind, signal},
+    time,
+};
+
+/// Connections that wait to be accepted, at most.
+const BACKLOG: u32 = 1024;
+
+/// Echo server that prints the traits of what it receives.
+#[derive(Parser)]
+struct Args {
+    /// Tenant of all datagrams it sends
+    #[arg(long)]
+    tenant: Option<u32>,
+    /// IPv4 or IPv6 address to listen on
+    address: IpAddr,
+    /// Port, the same for UDP and TCP
+    port: u16,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let Err(error) = serve(&args).await else { return ExitCode::SUCCESS };
+    match error.downcast_ref() {
+        Some(SocketError::NotAttached { .. }) => eprintln!(r#"not attached: run "traits sockets attach" as root"#),
+        _ => eprintln!("cannot serve {} port {}: {error}", args.address, args.port),
+    }
+    ExitCode::FAILURE
+}
+
+/// Serves until SIGINT or SIGTERM.
+async fn serve(args: &Args) -> Result<(), Box<dyn Error>> {
+    let address = SocketAddr::new(args.address, args.port);
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+
+    // Has the socket receive traits, and reads the keys there are.
+    let udp = Receiver::new(UdpSocket::bind(address).await?)?;
+    let keys = Arc::new(udp.keys().clone());
+    if let Some(tenant) = args.tenant {
+        set_socket_trait(udp.socket(), &keys.typed("tenant")?, tenant)?;
+    }
+
+    let tcp = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Before it listens, so that no connection is without; accepted sockets inherit both.
+    save_syn_traits(&tcp, true)?;
+    set_receive(&tcp, true)?;
+    tcp.set_reuseaddr(true)?;
+    tcp.bind(address)?;
+    let tcp = tcp.listen(BACKLOG)?;
+
+    tokio::spawn(serve_datagrams(udp));
+    tokio::spawn(serve_connections(tcp, keys));
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// Sends every datagram back.
+async fn serve_datagrams(udp: Receiver<UdpSocket>) {
+    let mut data = vec![0; 65535];
+    loop {
+        report(answer_datagram(&udp, &mut data).await);
+    }
+}
+
+/// Receives a datagram and sends it back.
+async fn answer_datagram(udp: &Receiver<UdpSocket>, data: &mut [u8]) -> Result<(), Box<dyn Error>> {
+    let socket = udp.socket();
+    let (len, peer, traits) = socket.async_io(Interest::READABLE, || Ok(udp.recv(data)?)).await?;
+    println!("udp {peer} {}", words(udp.keys(), &traits));
+    let mut answer = Traits::new(udp.keys());
+    if let Some(flow_id) = udp.keys().get("flow_id")
+        && let Some(value) = traits.value(flow_id)
+    {
+        answer.set_value(flow_id, &value)?;
+    }
+    // Traits are those of the next datagram that the same *thread* sends. Here one call sets them and sends, without an
+    // `await` between the two, after which this task might go on in another thread; so they hold in any runtime.
+    let send = || Ok(send_to_with_traits(socket, &data[..len], peer, &answer)?);
+    socket.async_io(Interest::WRITABLE, send).await?;
+    Ok(())
+}
+
+/// Accepts connections, each served by a task of its own.
+async fn serve_connections(tcp: TcpListener, keys: Arc<Keys>) {
+    loop {
+        match tcp.accept().await {
+            Ok((stream, peer)) => {
+                let keys = Arc::clone(&keys);
+                tokio::spawn(async move { report(serve_connection(stream, peer, &keys).await) });
+            }
+            Err(error) => {
+                report(Err(error.into()));
+                // If there are too many open files, later there may not be.
+                time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// Receives what a connection has and sends it back, until its peer closes it.
+async fn serve_connection(mut stream: TcpStream, peer: SocketAddr, keys: &Keys) -> Result<(), Box<dyn Error>> {
+    println!("tcp {peer} syn {}", words(keys, &syn_traits(&stream, keys)?));
+    let mut data = vec![0; 65536];
+    loop {
+        let len = stream.read(&mut data).await?;
+        if len == 0 {
+            return Ok(());
+        }
+        println!("tcp {peer} data {}", words(keys, &last_traits(&stream, keys)?));
+        stream.write_all(&data[..len]).await?;
+    }
+}
+
+/// `tenant=7 flow_id=12`; of a flag just the name.
+fn words(keys: &Keys, traits: &Traits) -> String {
+    let word = |(key, value): (&Key, Value)| match value {
+        Value::Flag => key.name().to_string(),
+        // A number, as the examples in other languages print it.
+        Value::Timestamp(ns) => format!("{}={ns}", key.name()),
+        _ => format!("{}={value}", key.name()),
+    };
+    let mark = traits.mark().filter(|mark| *mark != 0).map(|mark| format!("mark={mark}"));
+    let words: Vec<String> = traits.iter(keys).map(word).chain(mark).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(" ") }
+}
+
+/// Says on standard error what was not served. The others are.
+fn report(served: Result<(), Box<dyn Error>>) {
+    if let Err(error) = served {
+        eprintln!("cannot serve: {error}");
+    }
+}
