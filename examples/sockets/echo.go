@@ -52,7 +52,7 @@ const (
 
 	traitsKeyMax = 64
 	keyLen       = 40  // struct traits_key
-	traitsLen    = 240 // struct traits
+	traitsLen    = 248 // struct traits
 	valuesAt     = 16  // traits.values
 )
 
@@ -80,8 +80,11 @@ func getsockopt(socket syscall.RawConn, level, option int, value []byte) (int, e
 	length := uint32(len(value))
 	var errno syscall.Errno
 	err := socket.Control(func(fd uintptr) {
-		_, _, errno = syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, uintptr(level), uintptr(option),
-			uintptr(unsafe.Pointer(&value[0])), uintptr(unsafe.Pointer(&length)), 0)
+		// EAGAIN: a packet is just changing it
+		for errno = syscall.EAGAIN; errno == syscall.EAGAIN; {
+			_, _, errno = syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, uintptr(level), uintptr(option),
+				uintptr(unsafe.Pointer(&value[0])), uintptr(unsafe.Pointer(&length)), 0)
+		}
 	})
 	if err != nil {
 		return 0, err

@@ -89,7 +89,12 @@ def read_keys(sock: socket.socket) -> List[Key]:
 
 def read_traits(sock: socket.socket, level: int, option: int) -> Traits:
     """All traits that an option gives, in one call."""
-    raw = sock.getsockopt(level, option, TRAITS.size)
+    while True:
+        try:
+            raw = sock.getsockopt(level, option, TRAITS.size)
+            break
+        except BlockingIOError:  # EAGAIN: a packet is just changing it
+            pass
     present, _flags, mark, values = TRAITS.unpack(raw.ljust(TRAITS.size, b"\0"))
     return Traits(present, mark, values)
 

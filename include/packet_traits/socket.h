@@ -37,8 +37,9 @@
  *	LAST_TRAITS + key	of the newest data's trait	-
  *	SOCKET_TRAITS + key	of the socket's own trait	value: on every packet the socket sends from now on; no bytes:
  *								deletes it
- *	NEXT_TRAITS + key	-				value: on the next datagram this thread sends on this
- *								socket, over the socket's own
+ *	NEXT_TRAITS + key	-				value: on the next datagram that this thread sends on
+ *								this socket and that gets to the cgroup's egress hook,
+ *								over the socket's own
  *
  * `key` is a key's number, from TRAITS_KEYS. With TRAITS_ALL for it, the option's value is a struct traits: all of the
  * packet's or the socket's traits in one call. Values are in the host's byte order; addresses as on the wire. A flag's
@@ -50,9 +51,18 @@
  *	level SOL_TRAITS_DATAGRAMS, option handle	the same for it and the numbers after it: as many as the buffer has
  *							room for, TRAITS_BATCH_MAX at most, each traits_receive.traits_len long
  * The datagram's own mark is in traits.mark. A socket has places for the newest traits_receive.slots datagrams: if it
- * lags behind by more, TRAITS_FOUND is not set and there are no traits, never those of another datagram.
+ * lags behind by more, TRAITS_FOUND is not set and there are no traits, never those of another datagram (short of one that
+ * waits while 2^32 others come to its socket).
  *
  * MPTCP sockets have no traits (EOPNOTSUPP). Go's net.Listen makes such since Go 1.24: see net.ListenConfig.SetMultipathTCP.
+ *
+ * A datagram that is sent with success may not get to that hook (MSG_PROBE, a netfilter queue). NEXT_TRAITS + TRAITS_ALL without
+ * a key takes back what none has taken; traits_send does that. Threads that send with traits of their own on one socket need a
+ * lock around all of it.
+ *
+ * On a socket with RCV_TRAITS, what runs between the cgroup's ingress hook and the application sees the handle for the mark:
+ * programs at the ingress hook of cgroups above or attached later, and the socket's own filter. SO_RCVMARK must stay on; turned
+ * off by the application, there are no traits and marks are left alone. Raw sockets have none (EOPNOTSUPP).
  *
  * Errors
  *	ENOPROTOOPT	not attached; where the socket's protocol has another error for a level it does not know, that: a get of
@@ -63,7 +73,8 @@
  *	EOPNOTSUPP	not for this kind of socket, or for a listening one
  *	EISCONN		SAVE_SYN_TRAITS on a connected socket
  *	EAGAIN		just being changed, by a packet or the registry: read again (LAST_TRAITS, TRAITS_KEYS)
- *	ENOSPC		no room: the host's limits of `traits sockets attach` or of the socket (net.core.optmem_max). What was
+ *	ENOSPC		no room: the host's limits of `traits sockets attach`, which all processes share, or of the socket
+ *			(net.core.optmem_max). What was
  *			set before stays
  */
 #ifndef PACKET_TRAITS_SOCKET_H
@@ -234,7 +245,7 @@ static inline int traits_value(const struct traits *traits, const struct traits_
 struct traits_iovec {
 	const struct traits_key *key;
 	void *value;
-	size_t len; /* in: bytes of room; out: bytes of the value, 0 if it is not set */
+	size_t len; /* in: bytes of room; out: bytes of the value, 0 if it is not set. A flag that is set is one byte, 1 */
 };
 
 /* Reads several keys with one system call. Returns how many of them are set; -1 if one has too little room: EINVAL. */
@@ -245,7 +256,7 @@ static inline int traits_scatter(int fd, int option, struct traits_iovec *vec, s
 	size_t i;
 
 	for (i = 0; i < count; i++)
-		if (vec[i].len < vec[i].key->size) {
+		if (!vec[i].len || vec[i].len < vec[i].key->size) {
 			errno = EINVAL;
 			return -1;
 		}
@@ -254,6 +265,8 @@ static inline int traits_scatter(int fd, int option, struct traits_iovec *vec, s
 	for (i = 0; i < count; i++) {
 		len = traits_value(&traits, vec[i].key, vec[i].value, vec[i].len);
 		set += len >= 0;
+		if (len == 0)
+			*(__u8 *)vec[i].value = len = 1;
 		vec[i].len = len > 0 ? (size_t)len : 0;
 	}
 	return set;
@@ -336,12 +349,11 @@ static inline ssize_t traits_send(int fd, const void *buf, size_t len, int flags
 	if (traits_set(fd, NEXT_TRAITS, traits))
 		return -1;
 	sent = sendto(fd, buf, len, flags, to, to_len);
-	if (sent < 0) { /* it may not have got as far as to take them */
-		err = errno;
-		memset(&none, 0, sizeof(none));
-		traits_set(fd, NEXT_TRAITS, &none);
-		errno = err;
-	}
+	/* what was sent may not have taken them either: MSG_PROBE, a netfilter queue */
+	err = errno;
+	memset(&none, 0, sizeof(none));
+	traits_set(fd, NEXT_TRAITS, &none);
+	errno = err;
 	return sent;
 }
 

@@ -1,4 +1,4 @@
-//! `traits bench ops` on the kernel: what it prints, never how fast it is.
+//! `traits bench` on the kernel: what it prints, never how fast it is.
 //!
 //! Not even a generous bound on a time: on a busy or emulated machine an operation can take ten times as long as it
 //! should, and then the failure says something about the machine. Whether the expectation held is in the report, for
@@ -89,4 +89,39 @@ fn text_ends_with_whether_the_expectation_held() {
 fn no_rounds_are_wrong_usage() {
     let output = bench_ops(&["--rounds", "0"]);
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// What `traits bench sockets` reports, by kind.
+const SOCKET_CASES: [(&str, &[&str]); 3] = [
+    (
+        "receive",
+        &["recvmsg", "recvmsg_attached", "recvmsg_mark", "recv_ring", "recv_getsockopt", "recvmmsg", "batch_ring"],
+    ),
+    ("deliver", &["recvmsg", "recvmsg_attached", "recv_ring", "send", "send_with_traits"]),
+    ("option", &["getsockopt", "getsockopt_attached", "syn_one", "syn_all", "last_all", "set_socket_trait"]),
+];
+
+#[test]
+fn bench_sockets_reports_every_case_against_its_baseline() {
+    if !enabled() {
+        return;
+    }
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
+        let output = command.args(["bench", "sockets", "--rounds", "2"]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let report: Value = serde_json::from_str(&run(&["--json"])).unwrap();
+    let cases = report["cases"].as_array().unwrap();
+    for (kind, names) in SOCKET_CASES {
+        for name in names {
+            let case = cases.iter().find(|case| case["kind"] == kind && case["name"] == *name);
+            let case = case.unwrap_or_else(|| panic!("no {kind} {name} in {report}"));
+            assert!(case["ns"].as_f64().unwrap() > 0.0 && case["to_baseline"].as_f64().unwrap() > 0.0, "{case}");
+        }
+    }
+    assert!(report["expectation"]["recv_ring_to_recvmsg"].as_f64().unwrap() > 0.0);
+    assert!(report["expectation"]["held"].is_boolean());
+    assert!(run(&[]).contains("of plain recvmsg's rate"));
 }

@@ -183,6 +183,8 @@ fn make_home() -> Result<Home> {
     let origin = fs::read_to_string("/proc/self/cgroup").context(|| "cannot read /proc/self/cgroup")?;
     let origin = origin.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     let home = Home { path: root.join(format!("{PREFIX}{process}")), origin: root.join(origin), process };
+    // of a killed process that had the same id
+    remove_tree(&home.path);
     fs::create_dir(&home.path).context(|| format!("cannot make cgroup {}", home.path.display()))?;
     move_process(&home.path)?;
     // SAFETY: registers a function that takes nothing and does not unwind.

@@ -734,7 +734,9 @@ fn what_a_thread_has_set_ends_with_it() {
 fn forget_neighbour(sender: &Sender) {
     let (rx, tx) = (sender.lab.pair.rx(), sender.lab.pair.tx());
     rx.netns().ip(&format!("link set {} arp on", rx.name())).unwrap();
-    for family in Family::BOTH {
+    for (family, version) in Family::BOTH.into_iter().zip(["ipv4", "ipv6"]) {
+        // it asks once a second; when it gives up, it drops what waits
+        rx.netns().set_sysctl(&format!("net/{version}/neigh/{}/mcast_solicit", rx.name()), "100").unwrap();
         let _ = rx.netns().ip(&format!("neigh del {} dev {}", tx.ip(family), rx.name()));
     }
 }
@@ -788,6 +790,36 @@ fn a_failed_send_leaves_nothing_for_the_next_datagram() {
         socket.send(&datagram(sent)).unwrap();
         assert!(sent > 10);
         assert_seen(&sender.records(), (10..=sent).map(|number| (number, full(9))));
+    }
+}
+
+/// Sends nothing, with success (include/linux/socket.h).
+const MSG_PROBE: libc::c_int = 0x10;
+
+/// A send that succeeds may send nothing.
+#[test]
+fn what_no_datagram_has_taken_can_be_taken_back() {
+    if !common::enabled() {
+        return;
+    }
+    for family in Family::BOTH {
+        let sender = Sender::new();
+        let (socket, _sink) = (sender.udp(family), sender.sink(family));
+        let probe = || {
+            // SAFETY: there is nothing to be read.
+            let sent = unsafe { libc::send(socket.as_raw_fd(), std::ptr::null(), 0, MSG_PROBE) };
+            assert_eq!(sent, 0);
+        };
+        let none = Traits::new(&sender.keys);
+        socket::set_next_traits(&socket, &sender.traits(1)).unwrap();
+        probe();
+        socket::set_next_traits(&socket, &none).unwrap();
+        socket.send(&datagram(0)).unwrap();
+        // but not what is on its way
+        socket::set_next_traits(&socket, &sender.traits(2)).unwrap();
+        socket.send(&datagram(2)).unwrap();
+        socket::set_next_traits(&socket, &none).unwrap();
+        assert_seen(&sender.records(), [(0, (0, record::Traits::default())), (2, full(2))]);
     }
 }
 

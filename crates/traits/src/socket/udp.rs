@@ -44,8 +44,8 @@ pub fn recv_with_traits(
     Ok((message.len, message.from, traits))
 }
 
-/// Sends a datagram on a connected socket, with these traits over the socket's own. Two system calls; a third one, if it is
-/// not sent, takes the traits back, so that they do not go with another.
+/// Sends a datagram on a connected socket, with these traits over the socket's own. Three system calls:
+/// the last one takes the traits back if the datagram did not get as far as to take them, so that they do not go with another.
 ///
 /// No other thread may send on the socket meanwhile with traits of its own: the last one set wins.
 ///
@@ -71,15 +71,15 @@ pub fn send_to_with_traits(
 fn send(socket: &impl AsFd, data: &[u8], to: Option<SocketAddr>, traits: &Traits) -> Result<usize, SocketError> {
     set_next_traits(socket, traits)?;
     let fd = socket.as_fd();
-    send_datagram(fd, data, to).map_err(|source| {
-        let mut none = *traits;
-        none.clear();
-        // If nothing serves the options any more, there is nothing to take back either.
-        if let Err(error) = set_next_traits(socket, &none) {
-            tracing::debug!("the traits of a datagram that was not sent may go with the next one: {error}");
-        }
-        SocketError::Io { attempt: Attempt::new("send a datagram", fd), source }
-    })
+    let sent = send_datagram(fd, data, to);
+    // Also if it was sent: it may have been taken away before it got to the hook where it takes its traits.
+    let mut none = *traits;
+    none.clear();
+    // If nothing serves the options any more, there is nothing to take back either.
+    if let Err(error) = set_next_traits(socket, &none) {
+        tracing::debug!("the traits of a datagram that did not take them may go with the next one: {error}");
+    }
+    sent.map_err(|source| SocketError::Io { attempt: Attempt::new("send a datagram", fd), source })
 }
 
 fn send_datagram(socket: BorrowedFd<'_>, data: &[u8], to: Option<SocketAddr>) -> io::Result<usize> {

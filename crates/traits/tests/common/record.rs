@@ -82,7 +82,7 @@ pub struct Record {
 }
 
 /// The values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traits {
     pub seq: u64,
     pub rx_ts: u64,

@@ -3,23 +3,24 @@
 use std::{
     io::{BufRead, BufReader},
     net::UdpSocket,
+    os::fd::{FromRawFd, OwnedFd},
     process::{Child, Stdio},
 };
 
-use libc::{ENOSPC, c_int};
+use libc::{ENOSPC, EOPNOTSUPP, c_int};
 use packet_traits::{
     attach::XdpMode,
     socket::{
         Receiver, ReceiverOptions, SocketError,
         abi::{
-            RCV_TRAITS, SOCKET_TRAITS, SOL_TRAITS, SOL_TRAITS_DATAGRAM, SOL_TRAITS_DATAGRAMS, TRAITS_ALL,
-            TRAITS_BATCH_MAX, TRAITS_KEYS,
+            RCV_TRAITS, SAVE_SYN_TRAITS, SOCKET_TRAITS, SOL_TRAITS, SOL_TRAITS_DATAGRAM, SOL_TRAITS_DATAGRAMS,
+            TRAITS_ALL, TRAITS_BATCH_MAX, TRAITS_KEYS,
         },
-        programs::SocketPrograms,
+        programs::{AttachOptions, SocketPrograms},
         receive_state, set_receive,
     },
 };
-use packet_traits_lab::{Family, udp_socket};
+use packet_traits_lab::{Cgroup, Family, udp_socket};
 
 use crate::{
     SIZE, assert_carried,
@@ -256,6 +257,51 @@ fn a_ring_is_free_when_its_owner_is_killed() {
         assert!(!status.success(), "{status}");
         wait_for_used(&lab, left);
     }
+}
+
+#[test]
+fn sockets_of_a_detached_cgroup_still_give_their_rings_back() {
+    if !common::enabled() {
+        return;
+    }
+    let lab = SocketLab::with(&sized(4, SLOTS));
+    let registry = &lab.lab.registry;
+    let other = Cgroup::new().unwrap();
+    let options = AttachOptions { cgroup: Some(other.path().to_owned()), ..AttachOptions::default() };
+    SocketPrograms::attach(registry, &options).unwrap();
+    // more often than a cgroup has room for programs (BPF_CGROUP_MAX_PROGS, 64)
+    for _ in 0..70 {
+        let socket = lab.udp(Family::V4);
+        set_receive(&socket, true).unwrap();
+        assert_eq!(lab.sockets_used(), 1);
+        SocketPrograms::detach(registry, lab.cgroup.path()).unwrap();
+        assert_eq!(get(&socket, SOL_TRAITS, RCV_TRAITS, 64), Err(EOPNOTSUPP));
+        drop(socket);
+        wait_for_used(&lab, 0);
+        lab.attach_options(&AttachOptions::default());
+    }
+}
+
+#[test]
+fn raw_sockets_have_no_traits() {
+    if !common::enabled() {
+        return;
+    }
+    let lab = SocketLab::with(&sized(2, SLOTS));
+    for protocol in [libc::IPPROTO_UDP, libc::IPPROTO_TCP] {
+        let socket = lab.inside(|| {
+            // SAFETY: takes numbers only.
+            let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+            assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+            // SAFETY: it is open, and nobody else has it.
+            unsafe { OwnedFd::from_raw_fd(fd) }
+        });
+        for option in [RCV_TRAITS, SAVE_SYN_TRAITS] {
+            assert_eq!(set_int(&socket, SOL_TRAITS, option, 1), Err(EOPNOTSUPP));
+        }
+        assert_eq!(get(&socket, SOL_TRAITS, SOCKET_TRAITS + TRAITS_ALL, 256), Err(EOPNOTSUPP));
+    }
+    assert_eq!(lab.sockets_used(), 0);
 }
 
 #[test]

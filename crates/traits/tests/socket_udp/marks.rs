@@ -201,3 +201,25 @@ fn traits_of_another_registry_are_none() {
         assert_carried(&reader.recv_all(20), 0..20, |number| Some(only_mark(number)));
     }
 }
+
+#[test]
+fn an_application_that_turns_marks_on_or_off_itself_has_its_way() {
+    if !common::enabled() {
+        return;
+    }
+    let lab = marking_lab(Some(XdpMode::Native));
+    let socket = lab.udp(Family::V4);
+    set_receive(&socket, true).unwrap();
+    // off: there are no handles, and nothing is changed
+    set_int(&socket, libc::SOL_SOCKET, SO_RCVMARK, 0).unwrap();
+    assert_eq!(receive_state(&socket).unwrap().enabled, 0);
+    let client = lab.udp_client(Family::V4);
+    send(&lab, &client, Family::V4, 0..1);
+    wait_until_queued(&socket, 1);
+    set_int(&socket, libc::SOL_SOCKET, SO_RCVMARK, 1).unwrap();
+    assert_eq!(recvmsg(&socket, SIZE, 0).unwrap().mark(), Some(MARK), "datagram 0 has it");
+    // on again, by itself: it stays on
+    assert_eq!(receive_state(&socket).unwrap().enabled, 1);
+    set_receive(&socket, false).unwrap();
+    assert_eq!(get_int(&socket, libc::SOL_SOCKET, SO_RCVMARK), Ok(1));
+}

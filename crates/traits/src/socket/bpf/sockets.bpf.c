@@ -16,6 +16,7 @@
 #define SO_RCVMARK 75
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define SOCK_STREAM 1 /* include/linux/net.h */
 #define SOCK_DGRAM 2
 #define ETH_P_IP 0x0800
 
@@ -27,6 +28,9 @@
 #endif
 
 #define WORDS_MAX TRAIT_SENDER_WORDS
+
+/* the smallest page: what is longer is not shown whole (sockopt_alloc_buf in kernel/bpf/cgroup.c) */
+#define PAGE_SIZE_MIN 4096
 
 /* handles that no slot has; 0 is also the mark of a datagram that came before RCV_TRAITS */
 #define HANDLE_UNKNOWN 0
@@ -282,6 +286,12 @@ static __always_inline __u64 rcvmark_bit(void)
 	return 1ULL << bpf_core_enum_value(enum sock_flags___pt, SOCK_RCVMARK___pt);
 }
 
+/* Whether the application is told marks: the kernel may have refused it, or the application has turned it off. */
+static __always_inline _Bool has_rcvmark(struct sock___pt *sk)
+{
+	return sk && sk->__sk_common.skc_flags & rcvmark_bit();
+}
+
 /*
  * Whether the socket will drop the datagram (__udp_enqueue_schedule_skb in net/ipv4/udp.c). Such a one must not take a slot
  * from one that waits in the socket's queue.
@@ -475,12 +485,12 @@ int pt_ingress(struct __sk_buff *ctx)
 	receive = bpf_sk_storage_get(&pt_receive, sk, 0, 0);
 	if (!receive || !receive->wants)
 		return 1;
+	skb = bpf_cast_to_kern_ctx(ctx);
 	if (sk->protocol == IPPROTO_UDP) {
-		if (receive->wants & WANTS_RECEIVED)
+		if (receive->wants & WANTS_RECEIVED && has_rcvmark(skb->sk))
 			ctx->mark = take_slot(ctx, receive);
 		return 1;
 	}
-	skb = bpf_cast_to_kern_ctx(ctx);
 	if (sk->state == BPF_TCP_LISTEN) {
 		if (receive->wants & WANTS_SYN)
 			save_syn(ctx, skb);
@@ -801,13 +811,13 @@ static __always_inline int give_keys(struct bpf_sockopt *ctx, __u32 first)
 	return give(ctx, count * sizeof(struct traits_key));
 }
 
-static __always_inline int give_receive(struct bpf_sockopt *ctx, const struct receive *receive)
+static __always_inline int give_receive(struct bpf_sockopt *ctx, const struct receive *receive, _Bool is_told)
 {
 	struct traits_receive *to = OPTVAL(ctx);
 
 	if ((void *)(to + 1) > OPTVAL_END(ctx))
 		return refuse(-EINVAL);
-	to->enabled = receive && receive->wants & WANTS_RECEIVED;
+	to->enabled = receive && receive->wants & WANTS_RECEIVED && is_told;
 	to->traits_len = TRAITS_LEN;
 	to->flow_len = trait_area.flow_len;
 	to->packet_len = trait_area.packet_len;
@@ -926,9 +936,28 @@ static __always_inline int pass(struct bpf_sockopt *ctx)
 {
 	__u32 len = ctx->optlen;
 
-	if (len <= 4096 && OPTVAL(ctx) + len > OPTVAL_END(ctx))
+	if (len > PAGE_SIZE_MIN || OPTVAL(ctx) + len > OPTVAL_END(ctx))
 		ctx->optlen = 0;
 	return 1;
+}
+
+/* Whether the socket is an internet one; the kernel answers for others. */
+static __always_inline _Bool is_inet(struct bpf_sock *sk)
+{
+	return sk->family == AF_INET || sk->family == AF_INET6;
+}
+
+/* Not raw sockets, which may be of the same protocols. */
+static __always_inline _Bool is_served(struct bpf_sock *sk)
+{
+	return sk->type == SOCK_STREAM || sk->type == SOCK_DGRAM;
+}
+
+static __always_inline struct sock___pt *socket_of(struct bpf_sockopt *ctx)
+{
+	struct bpf_sockopt_kern___pt *kern = bpf_cast_to_kern_ctx(ctx);
+
+	return kern->sk;
 }
 
 SEC("cgroup/getsockopt")
@@ -942,11 +971,11 @@ int pt_getsockopt(struct bpf_sockopt *ctx)
 	if (level < SOL_TRAITS || level > SOL_TRAITS_DATAGRAMS)
 		return pass(ctx);
 	sk = ctx->sk;
-	if (!sk || (sk->family != AF_INET && sk->family != AF_INET6))
+	if (!sk || !is_inet(sk))
 		return 1;
 	receive = bpf_sk_storage_get(&pt_receive, sk, 0, 0);
 	if (level != SOL_TRAITS) {
-		if (sk->protocol != IPPROTO_UDP)
+		if (!is_served(sk) || sk->protocol != IPPROTO_UDP)
 			return refuse(-EOPNOTSUPP);
 		if (receive && !(receive->wants & HAS_RING))
 			receive = NULL;
@@ -955,7 +984,9 @@ int pt_getsockopt(struct bpf_sockopt *ctx)
 	if (is_key_of(optname, TRAITS_KEYS))
 		return give_keys(ctx, optname & 0xff);
 	if (optname == RCV_TRAITS)
-		return give_receive(ctx, receive);
+		return give_receive(ctx, receive, sk->protocol != IPPROTO_UDP || has_rcvmark(socket_of(ctx)));
+	if (!is_served(sk))
+		return refuse(-EOPNOTSUPP);
 	if (is_key_of(optname, SOCKET_TRAITS)) {
 		send = bpf_sk_storage_get(&pt_send, sk, 0, 0);
 		return give_traits(ctx, send ? &send->own[0] : NULL, optname & 0xff);
@@ -1027,7 +1058,6 @@ static __always_inline int claim_ring(void)
 static __always_inline int set_receive(struct bpf_sockopt *ctx, struct bpf_sock *sk)
 {
 	int on = read_switch(ctx), index;
-	struct bpf_sockopt_kern___pt *kern;
 	struct receive *receive;
 	struct ring *ring;
 	__u32 place;
@@ -1059,11 +1089,11 @@ static __always_inline int set_receive(struct bpf_sockopt *ctx, struct bpf_sock 
 				return refuse(-ENOSPC);
 			receive->ring = index;
 			receive->generation = ++ring->generation;
-			receive->wants |= HAS_RING;
+			__sync_fetch_and_or(&receive->wants, HAS_RING);
 		}
-		receive->wants |= WANTS_RECEIVED;
-		kern = bpf_cast_to_kern_ctx(ctx);
-		if (kern->sk->__sk_common.skc_flags & rcvmark_bit())
+		__sync_fetch_and_or(&receive->wants,
+				    WANTS_RECEIVED); /* a full barrier: the ring is there for who sees it */
+		if (has_rcvmark(socket_of(ctx)))
 			return done(ctx);
 		receive->wants |= SET_RCVMARK;
 	}
@@ -1186,6 +1216,28 @@ static __always_inline void set_next(struct bpf_sockopt *ctx, struct trait_sende
 	__sync_fetch_and_add(&send->sequence, 1);
 }
 
+/* Whether the option's value, which is a struct traits, has none. */
+static __always_inline _Bool is_none(struct bpf_sockopt *ctx)
+{
+	const struct traits *from = OPTVAL(ctx);
+
+	return (void *)from + TRAITS_HEADER_LEN <= OPTVAL_END(ctx) && !from->present;
+}
+
+/*
+ * Takes back what this thread has set and no datagram has taken. What a datagram has taken stays its own: it may be waiting
+ * for the address of the next hop.
+ */
+static __always_inline void drop_next(struct trait_sender *send)
+{
+	if (send->state != TRAIT_NEXT_ARMED || !__trait_is_current(send->task, send->pid))
+		return;
+	__sync_fetch_and_add(&send->sequence, 1);
+	send->next.present = 0;
+	send->state = TRAIT_NEXT_NONE;
+	__sync_fetch_and_add(&send->sequence, 1);
+}
+
 /* SOCKET_TRAITS and, if `next`, NEXT_TRAITS. */
 static __always_inline int set_sent(struct bpf_sockopt *ctx, struct bpf_sock *sk, __u32 number, _Bool next)
 {
@@ -1199,6 +1251,12 @@ static __always_inline int set_sent(struct bpf_sockopt *ctx, struct bpf_sock *sk
 		return refuse(-EOPNOTSUPP);
 	if (all ? !is_all(ctx) : read_change(ctx, number, &change))
 		return refuse(-EINVAL);
+	if (next && all && is_none(ctx)) {
+		send = bpf_sk_storage_get(&pt_send, sk, 0, 0);
+		if (send)
+			drop_next(send);
+		return done(ctx);
+	}
 	send = bpf_sk_storage_get(&pt_send, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!send)
 		return refuse(-ENOSPC);
@@ -1210,17 +1268,33 @@ static __always_inline int set_sent(struct bpf_sockopt *ctx, struct bpf_sock *sk
 	return done(ctx);
 }
 
+/* The application sets SO_RCVMARK itself: it is not ours to turn off any more. */
+static __always_inline void keep_rcvmark(struct bpf_sock *sk)
+{
+	struct receive *receive = bpf_sk_storage_get(&pt_receive, sk, 0, 0);
+
+	if (receive)
+		__sync_fetch_and_and(&receive->wants, ~SET_RCVMARK);
+}
+
 SEC("cgroup/setsockopt")
 int pt_setsockopt(struct bpf_sockopt *ctx)
 {
 	__s32 optname = ctx->optname;
 	struct bpf_sock *sk;
 
-	if (ctx->level != SOL_TRAITS)
-		return 1;
 	sk = ctx->sk;
-	if (!sk || (sk->family != AF_INET && sk->family != AF_INET6))
+	if (ctx->level != SOL_TRAITS) {
+		if (sk && ctx->level == SOL_SOCKET && optname == SO_RCVMARK)
+			keep_rcvmark(sk);
+		if (ctx->optlen > PAGE_SIZE_MIN)
+			ctx->optlen = 0; /* the kernel is to read the application's buffer */
 		return 1;
+	}
+	if (!sk || !is_inet(sk))
+		return 1;
+	if (!is_served(sk))
+		return refuse(-EOPNOTSUPP);
 	if (optname == SAVE_SYN_TRAITS)
 		return set_save_syn(ctx, sk);
 	if (optname == RCV_TRAITS)

@@ -56,6 +56,9 @@ const NEW: &str = "_new";
 /// Links that are being taken away.
 const OLD: &str = "_old";
 
+/// Name of the link by which closed sockets give their slots back.
+const RELEASE: &str = "release";
+
 /// The folder of programs.
 const PROGRAMS: &str = "programs";
 
@@ -78,7 +81,7 @@ impl Role {
 
 /// The programs in the order of attaching. Detaching goes backwards: nobody switches on what is not served any more.
 const ROLES: [Role; 6] = [
-    Role::new("release", "pt_release", CgroupHook::SockRelease),
+    Role::new(RELEASE, "pt_release", CgroupHook::SockRelease),
     Role::new("sockops", "pt_sockops", CgroupHook::SockOps),
     Role::new("ingress", "pt_ingress", CgroupHook::Ingress),
     Role { preorder: true, ..Role::new("egress", "pt_egress", CgroupHook::Egress) },
@@ -223,6 +226,7 @@ impl SocketPrograms {
                 options.fit(folder.maps()?.sizes(), registry)?;
                 return Ok(Attached { cgroup: cgroup.id, already: true });
             }
+            folder.keep_release(cgroup.id)?;
             folder.take_away(&links)?;
         }
         cgroups::refuse_overlap(&cgroup, registry, SERVING, &[])?;
@@ -240,6 +244,7 @@ impl SocketPrograms {
             let _ = folder.tidy().and_then(|()| folder.clear_unless_used());
             return Err(error);
         }
+        remove(&folder.kept_release(cgroup.id))?;
         tracing::debug!(cgroup = %cgroup.path.display(), registry = %registry.name(), "socket programs attached");
         Ok(Attached { cgroup: cgroup.id, already: false })
     }
@@ -272,6 +277,7 @@ impl SocketPrograms {
             folder.clear_unless_used()?;
             return Err(not_attached(&attached));
         };
+        folder.keep_release(cgroup.id)?;
         folder.take_away(&folder.path.join(cgroup.id.to_string()))?;
         folder.clear_unless_used()?;
         Ok(found.clone())
@@ -362,6 +368,21 @@ impl<'r> Folder<'r> {
 
     fn clear_unless_used(&self) -> Result<(), SocketProgramsError> {
         if self.links()?.is_empty() { self.clear() } else { Ok(()) }
+    }
+
+    /// Where the link is pinned by which the sockets of a detached cgroup still give their slots back: they stay taken as
+    /// long as other cgroups are attached.
+    fn kept_release(&self, cgroup: u64) -> PathBuf {
+        self.path.join(format!("_release-{cgroup}"))
+    }
+
+    /// Keeps that link of a cgroup that is about to be taken away.
+    fn keep_release(&self, cgroup: u64) -> Result<(), SocketProgramsError> {
+        let link = self.path.join(cgroup.to_string()).join(RELEASE);
+        match fs::rename(&link, self.kept_release(cgroup)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(failed("move", &link)),
+        }
     }
 
     /// Detaches a cgroup's programs.
