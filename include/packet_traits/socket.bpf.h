@@ -29,7 +29,8 @@
  * `ctx` is struct bpf_nf_ctx * (OUTPUT, POST_ROUTING), struct __sk_buff * of a cgroup_skb/egress program, or struct
  * sk_buff * of a tracing program. A datagram's own traits (NEXT_TRAITS) go before those of its socket. A tracing program
  * and TC see the former only behind the cgroup egress hook. A cgroup program that runs in front of the one that serves the
- * options, with BPF_F_PREORDER at a cgroup above, may take them for those of a datagram without, in the memory of one with.
+ * options may take them for those of a datagram without, in the memory of one with: from 6.17 one with BPF_F_PREORDER at a
+ * cgroup above, before 6.17 any of a cgroup below or attached earlier.
  *
  * A packet is its socket's until it leaves the namespace or reaches the driver. One that came in has no sender here, nor has
  * what the kernel sends without a socket, or for a listener: answers to SYNs, resets, the last ACK of a connection. A datagram
