@@ -1245,11 +1245,13 @@ const LEVELS: [i32; 8] = [
 #[test]
 fn every_other_option_is_got_as_without() {
     const IP_PROTOCOL: i32 = 52; // include/uapi/linux/in.h
+    const SO_MEMINFO: i32 = 55; // include/uapi/asm-generic/socket.h
     /// Options whose values are not the same of any two sockets.
-    const VARYING: [(i32, i32); 7] = [
+    const VARYING: [(i32, i32); 8] = [
         (libc::SOL_SOCKET, libc::SO_INCOMING_CPU),
         (libc::SOL_SOCKET, libc::SO_INCOMING_NAPI_ID),
         (libc::SOL_SOCKET, libc::SO_COOKIE),
+        (libc::SOL_SOCKET, SO_MEMINFO),
         (libc::SOL_SOCKET, libc::SO_PEERNAME),
         (libc::SOL_SOCKET, libc::SO_PEERPIDFD), // a new descriptor
         (libc::IPPROTO_IP, IP_PROTOCOL),        // a TCP socket's port

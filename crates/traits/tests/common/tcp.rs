@@ -4,7 +4,8 @@ use std::{
     mem,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-    ptr,
+    ptr, thread,
+    time::{Duration, Instant},
 };
 
 use libc::c_int;
@@ -30,12 +31,20 @@ pub fn socket(family: Family) -> OwnedFd {
     stream.into()
 }
 
+/// Binds a socket to an address that nobody else uses, or will soon not: a process that another test has just started holds
+/// a copy of every descriptor until it runs its program.
 pub fn bind(socket: &impl AsFd, addr: SocketAddr) {
     set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1).unwrap();
     let (address, len) = raw(addr);
-    // SAFETY: the address is readable for the length given.
-    let result = unsafe { libc::bind(socket.as_fd().as_raw_fd(), (&raw const address).cast(), len) };
-    assert_eq!(result, 0, "bind to {addr}: errno {}", errno());
+    let deadline = Instant::now() + RECV_TIMEOUT;
+    loop {
+        // SAFETY: the address is readable for the length given.
+        match unsafe { libc::bind(socket.as_fd().as_raw_fd(), (&raw const address).cast(), len) } {
+            0 => return,
+            _ if errno() == libc::EADDRINUSE && Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+            _ => panic!("bind to {addr}: errno {}", errno()),
+        }
+    }
 }
 
 pub fn listen(socket: OwnedFd) -> TcpListener {
