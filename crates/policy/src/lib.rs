@@ -109,9 +109,14 @@
 //! `time`, `hardware timestamp`, `hardware hash`, `hardware vlan` (the last three in `xdp` only). Numbers may be stored in a wider key, not in a narrower one. An action whose value is absent is not done.
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod diagnostic;
 pub mod field;
 pub mod hash;
 pub mod hook;
 pub mod manifest;
 pub mod policy;
+pub mod print;
 pub mod source;
+mod syntax;
+mod words;
