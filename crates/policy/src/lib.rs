@@ -8,6 +8,8 @@
 //! | [`source`] | files and places in them |
 //! | [`policy`] | the checked policy: the meaning of the language |
 //! | [`field`], [`hook`], [`hash`] | headers and fields, places where rules run, the hash of a flow |
+//! | [`emit`], [`compile`] | a policy as BPF C, and that as an object |
+//! | [`log_event`] | what `log` tells |
 //! | [`manifest`] | what a compiled policy says of itself to whoever loads it |
 //!
 //! # The language
@@ -111,9 +113,12 @@
 
 pub mod check;
 pub mod diagnostic;
+pub mod compile;
+pub mod emit;
 pub mod field;
 pub mod hash;
 pub mod hook;
+pub mod log_event;
 pub mod manifest;
 pub mod policy;
 pub mod print;
