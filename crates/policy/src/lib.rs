@@ -8,6 +8,7 @@
 //! | [`source`] | files and places in them |
 //! | [`policy`] | the checked policy: the meaning of the language |
 //! | [`field`], [`hook`], [`hash`] | headers and fields, places where rules run, the hash of a flow |
+//! | [`interpret`] | the reference interpreter: what a block does to one packet, with the steps that led there |
 //! | [`manifest`] | what a compiled policy says of itself to whoever loads it |
 //!
 //! # The language
@@ -112,6 +113,7 @@
 pub mod field;
 pub mod hash;
 pub mod hook;
+pub mod interpret;
 pub mod manifest;
 pub mod policy;
 pub mod source;

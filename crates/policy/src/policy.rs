@@ -335,7 +335,8 @@ pub enum Interface {
 /// What a rule does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Gives a trait a value. One wider than the key loses its high bits: `unique` and `hash` only.
+    /// Gives a trait a value. One wider than the key loses its high bits: `unique` and `hash` only. Not done where the packet has no
+    /// place for it: at TC, if no XDP program has given it a trait area.
     Set {
         /// Which trait.
         key: KeyId,
