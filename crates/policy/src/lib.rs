@@ -9,6 +9,7 @@
 //! | [`policy`] | the checked policy: the meaning of the language |
 //! | [`field`], [`hook`], [`hash`] | headers and fields, places where rules run, the hash of a flow |
 //! | [`interpret`] | the reference interpreter: what a block does to one packet, with the steps that led there |
+//! | `random` | random policies and packets, for tests (behind the feature of that name) |
 //! | [`manifest`] | what a compiled policy says of itself to whoever loads it |
 //!
 //! # The language
@@ -116,4 +117,6 @@ pub mod hook;
 pub mod interpret;
 pub mod manifest;
 pub mod policy;
+#[cfg(feature = "random")]
+pub mod random;
 pub mod source;
