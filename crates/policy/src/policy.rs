@@ -401,7 +401,7 @@ pub enum Value {
         /// The map.
         table: TableId,
     },
-    /// A number of 64 bits that no other packet of this host gets.
+    /// A number of 64 bits that no other packet of this host gets; where a packet takes two, they differ.
     Unique,
     /// 64 bits that are the same for all packets of a flow and as good as different for different flows:
     /// [`hash`](crate::hash) says which. Absent without an IP header.

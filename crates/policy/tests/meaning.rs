@@ -308,6 +308,14 @@ fn a_wide_value_loses_its_high_bits_and_a_flag_has_none() {
 }
 
 #[test]
+fn a_packet_that_takes_two_unique_numbers_gets_two() {
+    let unique = |key| Action::Set { key, value: Value::Unique };
+    let policy = policy(Hook::Xdp, [rule(Condition::Always, [unique(TENANT), unique(SMALL)])]);
+    let outcome = run(&policy, &Context { unique: 5, ..Context::default() });
+    assert_eq!(outcome.traits, [Some(5), None, None, Some(6)]);
+}
+
+#[test]
 fn a_trait_has_no_place_at_tc_where_the_packet_has_no_area() {
     let policy = policy(Hook::Tc(Direction::Ingress), [rule(Condition::Always, [set(TENANT, 7)])]);
     let without = run(&policy, &Context::default());

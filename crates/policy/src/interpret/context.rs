@@ -20,7 +20,7 @@ pub struct Context {
     pub vlan: Option<u16>,
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     pub time: u64,
-    /// What `unique` is for this packet.
+    /// What the first `unique` gives; each further one gives one more.
     pub unique: u64,
     /// What the network card says of it.
     pub hardware: HardwareValues,

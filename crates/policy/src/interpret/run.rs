@@ -33,6 +33,8 @@ struct Run<'p, 'c> {
     hook: Hook,
     packet: Packet<'c>,
     context: &'c Context,
+    /// How many `unique` numbers were taken.
+    unique_taken: u64,
     /// So far.
     outcome: Outcome<'p>,
 }
@@ -57,7 +59,7 @@ impl<'p, 'c> Run<'p, 'c> {
             logged: Vec::new(),
             steps: Vec::new(),
         };
-        Run { policy, hook: block.hook, packet, context, outcome }
+        Run { policy, hook: block.hook, packet, context, unique_taken: 0, outcome }
     }
 
     fn rule(&mut self, rule: &'p Rule, number: usize) -> RuleStep<'p> {
@@ -139,7 +141,7 @@ impl<'p, 'c> Run<'p, 'c> {
         }
     }
 
-    fn value(&self, value: &Value) -> Option<u128> {
+    fn value(&mut self, value: &Value) -> Option<u128> {
         match *value {
             Value::Constant(constant) => Some(constant),
             Value::Operand(operand) => self.operand(operand),
@@ -147,7 +149,10 @@ impl<'p, 'c> Run<'p, 'c> {
                 let found = self.policy.table(table).find(self.operand(operand)?)?;
                 Some(found.value)
             }
-            Value::Unique => Some(self.context.unique.into()),
+            Value::Unique => {
+                self.unique_taken += 1;
+                Some((self.context.unique + self.unique_taken - 1).into())
+            }
             Value::Hash(layer) => Some(self.packet.five_tuple(layer)?.hash().into()),
             Value::Time => Some(self.context.time.into()),
             Value::Hardware(which) => self.context.hardware.get(which),
@@ -203,10 +208,10 @@ impl<'p, 'c> Run<'p, 'c> {
     }
 
     fn set(&mut self, key: KeyId, value: &Value) -> Effect {
-        let Some(value) = self.value(value) else { return Effect::Absent };
         if !matches!(self.hook, Hook::Xdp) && !self.context.has_area {
             return Effect::NoArea;
         }
+        let Some(value) = self.value(value) else { return Effect::Absent };
         let bits = Type::from(self.policy.key(key).key_type).bits();
         let value = value & low_bits(bits);
         self.outcome.traits[key.0] = Some(value);
@@ -214,7 +219,7 @@ impl<'p, 'c> Run<'p, 'c> {
     }
 
     /// What a verdict comes to; `None` if a value it needs is absent.
-    fn decide(&self, verdict: &Verdict) -> Option<Decision> {
+    fn decide(&mut self, verdict: &Verdict) -> Option<Decision> {
         Some(match verdict {
             Verdict::Accept => Decision::Accept,
             Verdict::Drop => Decision::Drop,
