@@ -89,6 +89,10 @@ fn run<'p>(policy: &'p Policy, context: &Context) -> Outcome<'p> {
     interpret::run(policy, 0, &PACKET, context)
 }
 
+fn texts<'p>(outcome: &Outcome<'p>) -> Vec<&'p str> {
+    outcome.logged.iter().map(|logged| logged.text).collect()
+}
+
 /// Whether a condition holds for the packet.
 fn holds(condition: Condition, context: &Context) -> bool {
     let policy = policy(Hook::Xdp, [rule(condition, [DROP])]);
@@ -219,7 +223,8 @@ fn actions_show_in_later_rules_and_a_verdict_ends_the_block() {
     let outcome = run(&policy, &with(BALANCE, 5));
     assert_eq!((outcome.decision, outcome.decided_by), (Decision::Drop, Some(2)));
     assert_eq!(outcome.traits, [Some(7), None, None, None]);
-    assert_eq!((outcome.logged.as_slice(), outcome.hits.as_slice()), (&["now"][..], &[1, 2][..]));
+    assert_eq!((outcome.logged[0].rule, outcome.logged[0].traits[TENANT.0]), (2, Some(7)));
+    assert_eq!((texts(&outcome), outcome.hits), (vec!["now"], vec![1, 2]));
     assert_eq!(outcome.steps.len(), 3, "the last rule is not looked at");
     let effects: Vec<_> = outcome.steps[1].actions.iter().map(|step| step.effect).collect();
     assert_eq!(effects, [Effect::Done(Some(7)), Effect::Done(Some(5)), Effect::Absent]);
@@ -346,9 +351,9 @@ fn marks_counts_and_logs_are_told() {
     let outcome = run(&policy, &with(TENANT, 7));
     assert_eq!((outcome.mark, outcome.priority, outcome.queue), (Some(7), Some(2), None));
     let counted = [Counted { counter: CounterId(0), by: None }, Counted { counter: CounterId(1), by: Some(7) }];
-    assert_eq!((outcome.counted.as_slice(), outcome.logged.as_slice()), (&counted[..], &["always"][..]));
+    assert_eq!((outcome.counted.as_slice(), texts(&outcome)), (&counted[..], vec!["always"]));
     let sampled = run(&policy, &Context { sampled: true, ..Context::default() });
-    assert_eq!((sampled.mark, sampled.logged), (Some(1), vec!["sometimes", "always"]));
+    assert_eq!((sampled.mark, texts(&sampled)), (Some(1), vec!["sometimes", "always"]));
 }
 
 #[test]

@@ -19,6 +19,6 @@ mod run;
 
 pub use context::{Context, HardwareValues};
 pub use number::{from_value, to_value};
-pub use outcome::{ActionStep, Counted, Decision, Effect, Outcome, RuleStep, TestStep};
+pub use outcome::{ActionStep, Counted, Decision, Effect, Logged, Outcome, RuleStep, TestStep};
 pub use packet::Packet;
 pub use run::run;

@@ -23,8 +23,8 @@ pub struct Outcome<'p> {
     pub hits: Vec<usize>,
     /// What was counted, in order.
     pub counted: Vec<Counted>,
-    /// Texts that were logged, in order.
-    pub logged: Vec<&'p str>,
+    /// What was logged, in order.
+    pub logged: Vec<Logged<'p>>,
     /// Every rule that was looked at, in order.
     pub steps: Vec<RuleStep<'p>>,
 }
@@ -55,6 +55,17 @@ pub struct Counted {
     pub counter: CounterId,
     /// Under which value, for a counter that has one.
     pub by: Option<u128>,
+}
+
+/// A packet that was told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged<'p> {
+    /// The rule's number in the policy.
+    pub rule: usize,
+    /// What is said with it.
+    pub text: &'p str,
+    /// The traits the packet had then, by [`KeyId`](crate::policy::KeyId).
+    pub traits: Vec<Option<u128>>,
 }
 
 /// A rule that was looked at.

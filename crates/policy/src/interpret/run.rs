@@ -2,7 +2,7 @@
 
 use crate::{
     hook::Hook,
-    interpret::{ActionStep, Context, Counted, Decision, Effect, Outcome, Packet, RuleStep, TestStep},
+    interpret::{ActionStep, Context, Counted, Decision, Effect, Logged, Outcome, Packet, RuleStep, TestStep},
     policy::{
         Action, Block, Comparison, Condition, Interface, InterfaceDirection, KeyId, Operand, Policy, Presence, Rule,
         Test, Type, Value, Verdict,
@@ -70,7 +70,7 @@ impl<'p, 'c> Run<'p, 'c> {
         }
         self.outcome.hits.push(number);
         for action in &rule.actions {
-            let effect = self.act(action);
+            let effect = self.act(action, number);
             step.actions.push(ActionStep { action, effect });
             if let Effect::Decided(decision) = effect {
                 self.outcome.decision = decision;
@@ -159,7 +159,7 @@ impl<'p, 'c> Run<'p, 'c> {
         }
     }
 
-    fn act(&mut self, action: &'p Action) -> Effect {
+    fn act(&mut self, action: &'p Action, rule: usize) -> Effect {
         match action {
             Action::Set { key, value } => self.set(*key, value),
             Action::Delete(key) => match self.outcome.traits[key.0].take() {
@@ -179,7 +179,7 @@ impl<'p, 'c> Run<'p, 'c> {
                 if *sample > 1 && !self.context.sampled {
                     return Effect::NotSampled;
                 }
-                self.outcome.logged.push(text);
+                self.outcome.logged.push(Logged { rule, text, traits: self.outcome.traits.clone() });
                 Effect::Done(None)
             }
             Action::Mark(value) => match self.value(value) {
