@@ -10,6 +10,8 @@
 //! | [`field`], [`hook`], [`hash`] | headers and fields, places where rules run, the hash of a flow |
 //! | [`interpret`] | the reference interpreter: what a block does to one packet, with the steps that led there |
 //! | `random` | random policies and packets, for tests (behind the feature of that name) |
+//! | [`emit`], [`compile`] | a policy as BPF C, and that as an object |
+//! | [`log_event`] | what `log` tells |
 //! | [`manifest`] | what a compiled policy says of itself to whoever loads it |
 //!
 //! # The language
@@ -111,10 +113,13 @@
 //! `time`, `hardware timestamp`, `hardware hash`, `hardware vlan` (the last three in `xdp` only). Numbers may be stored in a wider key, not in a narrower one. An action whose value is absent is not done.
 #![forbid(unsafe_code)]
 
+pub mod compile;
+pub mod emit;
 pub mod field;
 pub mod hash;
 pub mod hook;
 pub mod interpret;
+pub mod log_event;
 pub mod manifest;
 pub mod policy;
 #[cfg(feature = "random")]
