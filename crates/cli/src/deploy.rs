@@ -165,7 +165,7 @@ impl From<&Deployment> for DeploymentJson {
                 .attached()
                 .iter()
                 .map(|deployed| DeployedJson {
-                    program: deployed.program.clone(),
+                    program: deployed.pin.clone(),
                     hook: deployed.info.hook.to_string(),
                     target: deployed.info.target.to_string(),
                     program_id: deployed.info.program_id,
@@ -202,7 +202,7 @@ fn print(deployments: &[Deployment]) -> std::io::Result<()> {
                 (Hook::Xdp, Some(mode)) => format!("xdp ({mode})"),
                 (hook, _) => hook.to_string(),
             };
-            table.row(&[&name, &deployed.program, &hook, &deployed.info.target, &deployed.info.program_id]);
+            table.row(&[&name, &deployed.pin, &hook, &deployed.info.target, &deployed.info.program_id]);
         }
         for unreadable in deployment.unreadable() {
             table.row(&[&name, &unreadable.pin, &"unreadable", &"-", &"-"]);
@@ -240,6 +240,7 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
         xdp_mode: command.mode.into(),
         cgroup: command.cgroup.clone(),
         netfilter: command.netfilter.clone(),
+        ..UpOptions::default()
     };
     // Ctrl-C waits for the pins to be whole, then takes them away.
     let interrupted = Arc::new(AtomicBool::new(false));

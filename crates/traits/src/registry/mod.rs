@@ -67,7 +67,7 @@ use self::{
 };
 pub(crate) use self::{
     options::{SOCKETS, random},
-    users::registries_of,
+    users::{boot_time, registries_of},
 };
 use crate::descriptor::ANCHOR_MAX;
 
