@@ -434,11 +434,15 @@ impl<'p> Making<'p> {
 
     /// Has the links and filters of the old version run the new programs.
     fn switch(mut self) -> Result<Version, DeployError> {
-        for (place, program) in self.takeovers {
-            self.version.links[place].run(program.as_fd())?;
-        }
         for (place, program) in self.filter_takeovers {
             self.version.filters[place].slot.put(program.as_fd())?;
+        }
+        // XDP last: the kernel exchanges the program first and then waits for a grace period, some milliseconds
+        // (`bpf_dispatcher_change_prog`), in which packets would meet the new version here and the old one elsewhere.
+        let links = &mut self.version.links;
+        self.takeovers.sort_by_key(|(place, _)| links[*place].attachment.info().hook == Hook::Xdp);
+        for (place, program) in self.takeovers {
+            links[place].run(program.as_fd())?;
         }
         Ok(self.version)
     }
