@@ -8,6 +8,8 @@
 //! | [`source`] | files and places in them |
 //! | [`policy`] | the checked policy: the meaning of the language |
 //! | [`field`], [`hook`], [`hash`] | headers and fields, places where rules run, the hash of a flow |
+//! | [`emit`], [`compile`] | a policy as BPF C, and that as an object |
+//! | [`log_event`] | what `log` tells |
 //! | [`manifest`] | what a compiled policy says of itself to whoever loads it |
 //!
 //! # The language
@@ -109,9 +111,17 @@
 //! `time`, `hardware timestamp`, `hardware hash`, `hardware vlan` (the last three in `xdp` only). Numbers may be stored in a wider key, not in a narrower one. An action whose value is absent is not done.
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod compile;
+pub mod diagnostic;
+pub mod emit;
 pub mod field;
 pub mod hash;
 pub mod hook;
+pub mod log_event;
 pub mod manifest;
 pub mod policy;
+pub mod print;
 pub mod source;
+mod syntax;
+mod words;
