@@ -113,6 +113,7 @@ enum Command {
     Up(deploy::Up),
     Down(deploy::Down),
     Status(deploy::Status),
+    Log(deploy::Log),
 }
 
 fn main() -> ExitCode {
@@ -131,6 +132,7 @@ fn main() -> ExitCode {
         Command::Up(command) => deploy::up(command, &cli.global),
         Command::Down(command) => deploy::down(command, &cli.global),
         Command::Status(command) => deploy::status(command, &cli.global),
+        Command::Log(command) => deploy::log(command, &cli.global),
         Command::Bench(command) => bench::run(command),
     };
     match outcome {
