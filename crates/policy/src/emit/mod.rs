@@ -132,12 +132,13 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
     for (number, block) in policy.blocks.iter().enumerate() {
         let place = Place::of(block.hook);
         let needs = &needs[number];
+        let name = names::program(&block.name);
         let scope = Scope {
             policy,
             keys: &keys,
             tables: &tables,
             logs: &logs,
-            block: &block.name,
+            block: &name,
             place,
             needs,
             seal: options.seal,
@@ -288,7 +289,7 @@ fn describe_program(policy: &Policy, number: usize, needs: &Needs, sources: &Sou
         })
         .collect();
     manifest::Program {
-        name: block.name.clone(),
+        name: names::program(&block.name),
         hook: describe_hook(block.hook),
         device_bound: needs.hardware,
         redirects_to_xsk: needs.redirects_to_xsk,
