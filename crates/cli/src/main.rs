@@ -9,6 +9,7 @@ mod deploy;
 mod keys;
 mod mode;
 mod output;
+mod policy;
 mod registry;
 mod sockets;
 
@@ -106,11 +107,13 @@ enum Command {
     /// Serve traits to applications by socket options, and look at their sockets
     #[command(subcommand)]
     Sockets(sockets::Command),
+    Check(policy::check::Options),
     Bind(bind::Options),
     Demo(demo::Options),
     Up(deploy::Up),
     Down(deploy::Down),
     Status(deploy::Status),
+    Log(deploy::Log),
 }
 
 fn main() -> ExitCode {
@@ -120,6 +123,7 @@ fn main() -> ExitCode {
         Command::Registry(command) => registry::run(command, &cli.global),
         Command::Keys(command) => keys::run(command, &cli.global),
         Command::Sockets(command) => sockets::run(command, &cli.global),
+        Command::Check(command) => policy::check::run(command, &cli.global),
         Command::Bind(options) => bind::run(options, &cli.global),
         Command::Demo(options) => match demo::run(options) {
             Ok(status) => return status,
@@ -128,6 +132,7 @@ fn main() -> ExitCode {
         Command::Up(command) => deploy::up(command, &cli.global),
         Command::Down(command) => deploy::down(command, &cli.global),
         Command::Status(command) => deploy::status(command, &cli.global),
+        Command::Log(command) => deploy::log(command, &cli.global),
         Command::Bench(command) => bench::run(command),
     };
     match outcome {

@@ -464,6 +464,11 @@ impl Policy {
         }
     }
 
+    /// How many rules all blocks have together.
+    pub fn rule_count(&self) -> usize {
+        self.blocks.iter().map(|block| block.rules.len()).sum()
+    }
+
     /// The numbers of a block's rules among all of the policy's: their places in what counts hits.
     pub fn rule_numbers(&self, block: usize) -> Range<usize> {
         let before = self.blocks[..block].iter().map(|block| block.rules.len()).sum();
