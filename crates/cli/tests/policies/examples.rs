@@ -144,7 +144,10 @@ fn a_packets_class_is_its_mark_and_its_priority() {
     let listed = pair.rx().netns().nft("list table inet t").unwrap();
     for (class, packets) in [("voice", 1 + 2 + 4), ("interactive", 8 + 64), ("bulk", 16 + 64), ("none", 32)] {
         let line = listed.lines().find(|line| line.contains(&format!("comment \"{class}\""))).unwrap();
-        assert!(line.contains(&format!("counter packets {packets} ")), "{class}: {packets} packets expected:\n{listed}");
+        assert!(
+            line.contains(&format!("counter packets {packets} ")),
+            "{class}: {packets} packets expected:\n{listed}"
+        );
     }
 }
 
@@ -180,7 +183,7 @@ fn unwanted_packets_end_in_xdp_and_are_counted_by_tenant() {
         }
         // a sender without a tenant is dropped all the same
         let status = host.status(NAME);
-        let rules = status["deployments"][0]["programs"][0]["rules"].as_array().unwrap();
+        let rules = status["deployments"][0]["policy"]["rules"].as_array().unwrap();
         let blocked = rules.iter().find(|rule| rule["text"].as_str().unwrap().contains("count blocked")).unwrap();
         assert_eq!(blocked["packets"], 30, "{blocked}");
 

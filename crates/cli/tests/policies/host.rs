@@ -71,7 +71,7 @@ impl Host {
     #[track_caller]
     pub fn counted(&self, policy: &str, counter: &str, by: Option<&str>) -> u64 {
         let status = self.status(policy);
-        let counters = status["deployments"][0]["counters"].as_array().unwrap_or_else(|| panic!("{status:#}"));
+        let counters = status["deployments"][0]["policy"]["counters"].as_array().unwrap_or_else(|| panic!("{status:#}"));
         let found = counters.iter().find(|one| one["name"] == counter).unwrap_or_else(|| panic!("{status:#}"));
         match by {
             None => found["packets"].as_u64().unwrap_or_else(|| panic!("{found}")),
@@ -97,9 +97,14 @@ impl Host {
         }
     }
 
+    /// Where a policy is pinned.
+    pub fn pins(&self, policy: &str) -> PathBuf {
+        self.traits.bpffs.path().join("packet_traits_up/default").join(policy)
+    }
+
     /// Where a program of a policy is pinned that is given to others rather than attached.
-    pub fn pinned(&self, policy: &str, program: &str) -> PathBuf {
-        self.traits.bpffs.path().join("packet_traits_up/default").join(policy).join(program)
+    pub fn filter(&self, policy: &str, program: &str) -> PathBuf {
+        self.pins(policy).join("filters").join(program)
     }
 }
 

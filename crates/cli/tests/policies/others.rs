@@ -60,8 +60,17 @@ fn iptables_drops_by_a_trait() {
         let policy = format!("{POLICY}match tenant_1001 {{\n\ttrait tenant 1001  accept\n}}\n");
         host.up(scene.pair.rx(), &host.write("for-iptables", &policy), &[]);
         assert_eq!(scene.arrive(5001) as u64, DATAGRAMS, "before there is a rule");
-        let program = host.pinned("for-iptables", "tenant_1001").display().to_string();
-        succeed(scene.netns().command(command).args(["-A", "INPUT", "-m", "bpf", "--object-pinned", &program, "-j", "DROP"]));
+        let program = host.filter("for-iptables", "tenant_1001").display().to_string();
+        succeed(scene.netns().command(command).args([
+            "-A",
+            "INPUT",
+            "-m",
+            "bpf",
+            "--object-pinned",
+            &program,
+            "-j",
+            "DROP",
+        ]));
         scene.only_tenant_1001_is_stopped();
         let listed = succeed(scene.netns().command(command).args(["-L", "INPUT", "-v", "-x", "-n"]));
         let counted = listed.lines().find(|line| line.contains("DROP")).unwrap().split_whitespace().next();
@@ -91,8 +100,7 @@ fn netfilter_drops_by_a_trait_without_other_rules() {
     for family in Family::BOTH {
         let Some(host) = Host::new() else { return };
         let scene = Scene::new(family);
-        let policy =
-            format!("{POLICY}netfilter input priority 0 {{\n\ttrait tenant 1001  count dropped  drop\n}}\n");
+        let policy = format!("{POLICY}netfilter input priority 0 {{\n\ttrait tenant 1001  count dropped  drop\n}}\n");
         host.up(scene.pair.rx(), &host.write("netfilter", &policy), &[]);
         scene.only_tenant_1001_is_stopped();
         host.wait_for("netfilter", "dropped", None, DATAGRAMS);

@@ -63,9 +63,7 @@ impl Network {
             }
             // each tenant's packets leave the sender by its own tunnel, and have a way on in its own table only
             let (from, via) = (tunnel.left().ipv4(), tunnel.right().ipv4());
-            sender
-                .ip(&format!("rule add from {from} lookup {vni}\nroute add default via {via} table {vni}"))
-                .unwrap();
+            sender.ip(&format!("rule add from {from} lookup {vni}\nroute add default via {via} table {vni}")).unwrap();
             router
                 .ip(&format!("rule add fwmark {vni} lookup {vni}\nroute add default via {} table {vni}", server.ipv4()))
                 .unwrap();

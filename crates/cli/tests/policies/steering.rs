@@ -5,16 +5,11 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use packet_traits_lab::{
-    AfXdp, Family, Pair, RECV_TIMEOUT, number_of, recv_numbered, send_numbered, udp_socket,
-};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Program};
+use packet_traits_lab::{AfXdp, Family, Pair, RECV_TIMEOUT, number_of, recv_numbered, send_numbered, udp_socket};
 use socket2::{Domain, Socket, Type};
 
-use crate::{
-    common::program_fd,
-    host::Host,
-};
+use crate::host::Host;
 
 const PORT: u16 = 7777;
 const DATAGRAMS: u64 = 60;
@@ -67,7 +62,7 @@ fn a_trait_chooses_the_member_of_a_group() {
         let policy = format!("{BY_PORT}steer workers {{\n\tmember trait tenant map {{ 0 : 2, 1 : 0, 2 : 1 }}\n}}\n");
         host.up(pair.rx(), &host.write("steer", &policy), &[]);
         let group = group(&pair, family, 3);
-        choose_by(&group, &program_fd(&host.pinned("steer", "workers")));
+        choose_by(&group, &Program::fd_from_pinned_path(host.filter("steer", "workers")).unwrap());
 
         for (port, member) in [(5000, 2), (5001, 0), (5002, 1)] {
             let sender = udp_socket(pair.tx().netns(), pair.tx().addr(family, port)).unwrap();
@@ -91,7 +86,7 @@ fn without_the_trait_the_kernel_chooses_the_member() {
     let policy = format!("{BY_PORT}steer workers {{\n\tmember trait tenant\n}}\n");
     host.up(pair.rx(), &host.write("steer", &policy), &[]);
     let group = group(&pair, Family::V4, 3);
-    choose_by(&group, &program_fd(&host.pinned("steer", "workers")));
+    choose_by(&group, &Program::fd_from_pinned_path(host.filter("steer", "workers")).unwrap());
     let senders = (0..DATAGRAMS).map(|_| udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0)).unwrap());
     for (number, sender) in senders.enumerate() {
         let number = number as u64;
@@ -116,11 +111,12 @@ fn a_trait_chooses_the_af_xdp_socket_and_the_stack_has_the_rest() {
     host.up(pair.rx(), &host.write("xsk", &policy), &["--mode", "native"]);
     // in the third place, and nothing in the fourth
     let mut socket = AfXdp::bind(pair.rx(), 0, 128).unwrap();
-    let sockets = MapHandle::from_pinned_path(host.pinned("xsk", "maps").join("pt_xsks")).unwrap();
+    let sockets = MapHandle::from_pinned_path(host.pins("xsk").join("maps/pt_xsks")).unwrap();
     sockets.update(&3u32.to_ne_bytes(), &socket.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY).unwrap();
 
     let stack = udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, PORT)).unwrap();
-    let senders = [5000, 5001, 5002].map(|port| udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, port)).unwrap());
+    let senders =
+        [5000, 5001, 5002].map(|port| udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, port)).unwrap());
     for number in (0..DATAGRAMS).step_by(3) {
         for (sender, number) in senders.iter().zip(number..) {
             send_numbered(sender, stack.local_addr().unwrap(), number..number + 1, 64).unwrap();
