@@ -113,7 +113,9 @@
 //! `time`, `hardware timestamp`, `hardware hash`, `hardware vlan` (the last three in `xdp` only). Numbers may be stored in a wider key, not in a narrower one. An action whose value is absent is not done.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod compile;
+pub mod diagnostic;
 pub mod emit;
 pub mod field;
 pub mod hash;
@@ -122,6 +124,9 @@ pub mod interpret;
 pub mod log_event;
 pub mod manifest;
 pub mod policy;
+pub mod print;
 #[cfg(feature = "random")]
 pub mod random;
 pub mod source;
+mod syntax;
+mod words;

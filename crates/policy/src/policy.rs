@@ -152,7 +152,7 @@ impl Table {
 }
 
 /// The keys from `low` to `high`, both included, and what a map has for them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The lowest key.
     pub low: u128,
@@ -175,6 +175,19 @@ pub struct Counter {
 /// How many values a [`Counter`] holds numbers of.
 pub const COUNTED_VALUES_MAX: u32 = 65_536;
 
+/// How many rules a policy can have: their hits are in one value of a per-CPU map, which has at most 32 KiB
+/// (`PCPU_MIN_UNIT_SIZE` in linux/percpu.h).
+pub const RULES_MAX: usize = 2_048;
+
+/// How many named counters a policy can have; those without `by` are in one value, too.
+pub const COUNTERS_MAX: usize = 2_048;
+
+/// How many blocks a policy can have.
+pub const BLOCKS_MAX: usize = 256;
+
+/// Bytes of the longest text of an [`Action::Log`].
+pub const LOG_TEXT_LEN_MAX: usize = 63;
+
 /// The rules of one hook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Block {
@@ -193,7 +206,7 @@ pub struct Block {
 pub struct Rule {
     /// Which packets.
     pub condition: Condition,
-    /// At least one; a verdict comes last.
+    /// In order; a verdict comes last. None in a rule that only counts its hits, as all do.
     pub actions: Vec<Action>,
     /// The rule in its source.
     pub span: Span,

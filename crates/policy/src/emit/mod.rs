@@ -87,7 +87,9 @@ pub enum EmitError {
     )]
     Rules(usize),
     /// More than [`COUNTERS_MAX`].
-    #[error("the policy has {0} named counters and can have {COUNTERS_MAX}; one counter `by` a field can take the place of many")]
+    #[error(
+        "the policy has {0} named counters and can have {COUNTERS_MAX}; one counter `by` a field can take the place of many"
+    )]
     Counters(usize),
     /// More than [`KEYS_MAX`].
     #[error("the policy declares {0} keys and a registry has {KEYS_MAX}")]
@@ -152,9 +154,16 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
         version: manifest::VERSION,
         source: sources.iter().next().map(|(_, main)| main.name.clone()).unwrap_or_default(),
         keys: policy.keys.iter().map(describe_key).collect(),
-        programs: (0..policy.blocks.len()).map(|number| describe_program(policy, number, &needs[number], sources)).collect(),
+        programs: (0..policy.blocks.len())
+            .map(|number| describe_program(policy, number, &needs[number], sources))
+            .collect(),
         tables: tables.iter().filter_map(CTable::contents).collect(),
-        counters: policy.counters.iter().enumerate().map(|(number, counter)| describe_counter(counter, number)).collect(),
+        counters: policy
+            .counters
+            .iter()
+            .enumerate()
+            .map(|(number, counter)| describe_counter(counter, number))
+            .collect(),
         interfaces: policy
             .interfaces
             .iter()

@@ -7,11 +7,57 @@ use crate::{
 
 /// Words of C that cannot name anything else, with GNU's and those of the next C.
 const KEYWORDS: [&str; 51] = [
-    "alignas", "alignof", "asm", "auto", "bool", "break", "case", "char", "const", "constexpr", "continue", "default",
-    "do", "double", "else", "enum", "extern", "false", "float", "for", "goto", "if", "inline", "int", "long", "main",
-    "nullptr", "offsetof", "register", "restrict", "return", "short", "signed", "sizeof", "static", "struct",
-    "switch", "true", "typedef", "typeof", "typeof_unqual", "union", "unsigned", "void", "volatile", "while",
-    "static_assert", "thread_local", "linux", "unix", "barrier",
+    "alignas",
+    "alignof",
+    "asm",
+    "auto",
+    "bool",
+    "break",
+    "case",
+    "char",
+    "const",
+    "constexpr",
+    "continue",
+    "default",
+    "do",
+    "double",
+    "else",
+    "enum",
+    "extern",
+    "false",
+    "float",
+    "for",
+    "goto",
+    "if",
+    "inline",
+    "int",
+    "long",
+    "main",
+    "nullptr",
+    "offsetof",
+    "register",
+    "restrict",
+    "return",
+    "short",
+    "signed",
+    "sizeof",
+    "static",
+    "struct",
+    "switch",
+    "true",
+    "typedef",
+    "typeof",
+    "typeof_unqual",
+    "union",
+    "unsigned",
+    "void",
+    "volatile",
+    "while",
+    "static_assert",
+    "thread_local",
+    "linux",
+    "unix",
+    "barrier",
 ];
 
 /// A word that C takes for a name: the word itself, if it is one.
@@ -39,8 +85,13 @@ pub(super) fn keys(policy: &Policy) -> Vec<String> {
 /// Names that the headers use are not to be had; neither are those of the types and functions that belong to a block,
 /// but these have a suffix that makes them longer than a block's name may be, or a prefix.
 pub(super) fn program(block: &str) -> (String, Option<&str>) {
-    let of_a_header = ["trait", "pt_", "bpf_", "btf_", "likely", "unlikely"].iter().any(|prefix| block.starts_with(prefix));
-    if of_a_header || KEYWORDS.contains(&block) { (format!("program_{block}"), Some(block)) } else { (block.to_owned(), None) }
+    let of_a_header =
+        ["trait", "pt_", "bpf_", "btf_", "likely", "unlikely"].iter().any(|prefix| block.starts_with(prefix));
+    if of_a_header || KEYWORDS.contains(&block) {
+        (format!("program_{block}"), Some(block))
+    } else {
+        (block.to_owned(), None)
+    }
 }
 
 /// A field's member of the structure that a block keeps its packet in.

@@ -1,0 +1,147 @@
+//! Files and the files they include.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, Read},
+    path::{Component, Path, PathBuf},
+};
+
+use crate::{
+    diagnostic::{Code, Diagnostic, Diagnostics, quoted},
+    source::{SourceId, Sources, Span},
+    syntax::{self, ast::Item},
+};
+
+/// How deep files may include files.
+const DEPTH_MAX: usize = 32;
+
+/// How many files a policy may consist of.
+const FILES_MAX: usize = 1_000;
+
+/// Bytes of the longest file.
+const LEN_MAX: usize = 64 << 20;
+
+/// Where files come from.
+pub trait Loader {
+    /// What is in a file.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// What is the same for all paths of a file.
+    fn identity(&self, path: &Path) -> PathBuf {
+        let mut identity = PathBuf::new();
+        for part in path.components() {
+            match part {
+                Component::CurDir => {}
+                Component::ParentDir if identity.file_name().is_some() => {
+                    identity.pop();
+                }
+                part => identity.push(part),
+            }
+        }
+        identity
+    }
+}
+
+/// The file system. Files of more than 64 MiB are refused.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Files;
+
+impl Loader for Files {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(LEN_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        if bytes.len() > LEN_MAX {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 64 MiB"));
+        }
+        Ok(bytes)
+    }
+
+    fn identity(&self, path: &Path) -> PathBuf {
+        path.canonicalize().unwrap_or_else(|_| path.to_owned())
+    }
+}
+
+/// What a file and all it includes consist of, in order.
+pub(super) fn load(
+    main: &Path,
+    loader: &dyn Loader,
+    sources: &mut Sources,
+    diagnostics: &mut Diagnostics,
+) -> Vec<Item> {
+    let mut loading = Loading { loader, sources, diagnostics, taken: HashSet::new(), items: Vec::new() };
+    loading.file(main, None, 0);
+    loading.items
+}
+
+struct Loading<'a> {
+    loader: &'a dyn Loader,
+    sources: &'a mut Sources,
+    diagnostics: &'a mut Diagnostics,
+    taken: HashSet<PathBuf>,
+    items: Vec<Item>,
+}
+
+impl Loading<'_> {
+    /// Takes in a file, unless it has been; `asked` is where it is included.
+    fn file(&mut self, path: &Path, asked: Option<Span>, depth: usize) {
+        if !self.taken.insert(self.loader.identity(path)) {
+            return;
+        }
+        let name = path.display().to_string();
+        let bytes = match self.loader.read(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let span = asked.unwrap_or_else(|| Span::new(self.sources.add(name.as_str(), ""), 0..0));
+                let message = format!("cannot read {}: {error}", quoted(&name));
+                let diagnostic = Diagnostic::new(Code::CannotRead, span, message);
+                self.diagnostics.push(match asked {
+                    Some(_) => diagnostic.hint("paths are relative to the file that includes"),
+                    None => diagnostic,
+                });
+                return;
+            }
+        };
+        let source = self.text(name, bytes);
+        let parsed = syntax::parse(source, &self.sources.get(source).text, self.diagnostics);
+        for item in parsed {
+            match item {
+                Item::Include(included) if depth == DEPTH_MAX => {
+                    let message = format!("files include files deeper than {DEPTH_MAX}");
+                    self.diagnostics.push(Diagnostic::new(Code::TooDeep, included.span, message));
+                }
+                Item::Include(included) if self.taken.len() >= FILES_MAX => {
+                    let message = format!("the policy consists of more than {FILES_MAX} files");
+                    self.diagnostics.push(Diagnostic::new(Code::TooMany, included.span, message));
+                }
+                Item::Include(included) => {
+                    let folder = path.parent().unwrap_or(Path::new(""));
+                    self.file(&folder.join(&included.value), Some(included.span), depth + 1);
+                }
+                item => self.items.push(item),
+            }
+        }
+    }
+
+    /// Adds a file. What is not UTF-8 is said and replaced.
+    fn text(&mut self, name: String, bytes: Vec<u8>) -> SourceId {
+        let (text, wrong) = match String::from_utf8(bytes) {
+            Ok(text) => (text, None),
+            Err(error) => {
+                let place = error.utf8_error().valid_up_to();
+                (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(place))
+            }
+        };
+        let source = self.sources.add(name, text);
+        if let Some(place) = wrong {
+            let span = Span::new(source, place..place + char::REPLACEMENT_CHARACTER.len_utf8());
+            let message = "this file is not text in UTF-8";
+            let diagnostic = Diagnostic::new(Code::NotUtf8, span, message).label("these bytes are none");
+            self.diagnostics.push(diagnostic);
+        }
+        source
+    }
+}
