@@ -22,6 +22,8 @@ const XDP_REDIRECT: u32 = 4;
 const TCX_NEXT: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
+/// Local experimental (IEEE Std 802): the kernel does not look further.
+const OTHER_ETHER_TYPE: u16 = 0x88b5;
 /// What a program says that leaves the choice of a socket to the kernel.
 const KERNEL_CHOOSES: u32 = u32::MAX;
 
@@ -266,7 +268,10 @@ fn skb(loaded: &Loaded, policy: &Policy, block: usize, input: &Input, outcome: &
     };
     let program = loaded.program(policy, block);
     let ran = match test_run::skb(fd(&program), context, &packet) {
-        Err(error) if refuses(&error) && (packet.len() <= 14) => return Ok(Ran::Refused),
+        Err(error) if refuses(&error) && packet.len() < 14 => return Ok(Ran::Refused),
+        Err(error) if refuses(&error) && !hook.sees_ethernet() && ip_header(&input.packet).is_none() => {
+            return Ok(Ran::Refused);
+        }
         other => other.map_err(|error| format!("running the program: {error}"))?,
     };
     let expected = match (hook, outcome.decision) {
@@ -301,19 +306,23 @@ fn netfilter(
     const NF_DROP: u32 = 0;
     const NF_ACCEPT: u32 = 1;
     // Netfilter sees no packet whose IP header is not there.
-    let (family, header_len) = match input.packet.first().map(|byte| byte >> 4) {
-        Some(4) => (Family::Ipv4, 20),
-        Some(6) => (Family::Ipv6, 40),
-        _ => return Ok(Ran::Refused),
-    };
-    if input.packet.len() < header_len || only.is_some_and(|only| only != family) {
+    let Some(family) = ip_header(&input.packet).filter(|family| only.is_none_or(|only| only == *family)) else {
         return Ok(Ran::Refused);
-    }
+    };
     let program = loaded.program(policy, block);
     let verdict = test_run::netfilter(fd(&program), family, hook, &input.packet)
         .map_err(|error| format!("running the program: {error}"))?;
     same("the verdict", verdict, if outcome.decision == Decision::Drop { NF_DROP } else { NF_ACCEPT })?;
     Ok(Ran::Same)
+}
+
+/// The version of the IP header that a packet starts with, if all of it is there.
+fn ip_header(packet: &[u8]) -> Option<Family> {
+    match packet.first()? >> 4 {
+        4 if packet.len() >= 20 => Some(Family::Ipv4),
+        6 if packet.len() >= 40 => Some(Family::Ipv6),
+        _ => None,
+    }
 }
 
 /// What was logged is what the interpreter says, except that it says all that is in some sample.
