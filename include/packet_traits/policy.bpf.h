@@ -69,6 +69,12 @@
 #define PT_EXTENSION_HEADERS_MAX 6
 #define PT_GENEVE_OPTIONS_MAX 8
 
+/* The whole type, by which the kernel knows the context of a global function (include/linux/netfilter/nf_bpf_link.h). */
+struct bpf_nf_ctx {
+	const struct nf_hook_state *state;
+	struct sk_buff *skb;
+};
+
 /* include/uapi/linux/netfilter.h */
 #define PT_NF_DROP 0
 #define PT_NF_ACCEPT 1
@@ -219,14 +225,14 @@ static __always_inline __u32 pt_nf_length(struct bpf_nf_ctx *ctx)
 
 static __always_inline __u32 pt_nf_input(struct bpf_nf_ctx *ctx)
 {
-	struct nf_hook_state___policy *state = ((struct __trait_nf_ctx *)ctx)->state;
+	struct nf_hook_state___policy *state = (void *)ctx->state;
 
 	return state->in->ifindex;
 }
 
 static __always_inline __u32 pt_nf_output(struct bpf_nf_ctx *ctx)
 {
-	struct nf_hook_state___policy *state = ((struct __trait_nf_ctx *)ctx)->state;
+	struct nf_hook_state___policy *state = (void *)ctx->state;
 
 	return state->out->ifindex;
 }
@@ -236,11 +242,15 @@ static __always_inline __u32 pt_net_length(struct __sk_buff *ctx)
 {
 	__u32 length = pt_ctx_load(struct __sk_buff, ctx, len);
 	struct sk_buff___policy *skb;
+	__u64 head, data;
 
 	if (!__trait_can_cast())
 		return length;
 	skb = bpf_cast_to_kern_ctx(ctx);
-	return length + (__u32)((__u64)skb->data - ((__u64)skb->head + skb->network_header));
+	/* as numbers: to the verifier they are pointers */
+	head = __trait_kernel_word((__u64)skb + bpf_core_field_offset(skb->head), 0);
+	data = __trait_kernel_word((__u64)skb + bpf_core_field_offset(skb->data), 0);
+	return length + (__u32)(data - head - skb->network_header);
 }
 
 /*

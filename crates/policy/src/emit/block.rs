@@ -3,7 +3,7 @@
 use packet_traits_core::KeyType;
 
 use crate::{
-    emit::{code::Code, names, packet, place::Place, rules::Scope, traits},
+    emit::{code::Code, packet, place::Place, rules::Scope, traits},
     policy::{Action, Block, Verdict},
     source::Sources,
 };
@@ -79,18 +79,12 @@ fn log(code: &mut Code, scope: &Scope<'_>) {
 
 fn program(code: &mut Code, scope: &Scope<'_>, block: &Block, first_rule: usize, sources: &Sources) {
     let Scope { needs, place, block: name, .. } = *scope;
-    let (function, symbol) = names::program(&block.name);
-    let head = format!("int {function}({} *ctx)", place.context());
-    if let Some(symbol) = symbol {
-        code.line(format_args!("{head} asm(\"{symbol}\");"));
-        code.blank();
-    }
     let counts = needs.counters.iter().any(|counter| scope.policy.counters[counter.0].by.is_none());
     let redirects = needs.redirects_to_device || needs.redirects_to_cpu || needs.redirects_to_xsk;
     let uses_traits = !needs.traits().is_empty();
 
     code.line(format_args!("SEC(\"{}\")", place.section()));
-    code.function(&head);
+    code.function(format_args!("int {name}({} *ctx)", place.context()));
     code.line(format_args!("struct {name}_packet packet = {{}};"));
     if !block.rules.is_empty() {
         code.line(format_args!("const volatile struct {name}_packet *pkt = &packet;"));

@@ -87,9 +87,7 @@ pub enum EmitError {
     )]
     Rules(usize),
     /// More than [`COUNTERS_MAX`].
-    #[error(
-        "the policy has {0} named counters and can have {COUNTERS_MAX}; one counter `by` a field can take the place of many"
-    )]
+    #[error("the policy has {0} named counters and can have {COUNTERS_MAX}; one counter `by` a field can take the place of many")]
     Counters(usize),
     /// More than [`KEYS_MAX`].
     #[error("the policy declares {0} keys and a registry has {KEYS_MAX}")]
@@ -134,12 +132,13 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
     for (number, block) in policy.blocks.iter().enumerate() {
         let place = Place::of(block.hook);
         let needs = &needs[number];
+        let name = names::program(&block.name);
         let scope = Scope {
             policy,
             keys: &keys,
             tables: &tables,
             logs: &logs,
-            block: &block.name,
+            block: &name,
             place,
             needs,
             seal: options.seal,
@@ -154,16 +153,9 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
         version: manifest::VERSION,
         source: sources.iter().next().map(|(_, main)| main.name.clone()).unwrap_or_default(),
         keys: policy.keys.iter().map(describe_key).collect(),
-        programs: (0..policy.blocks.len())
-            .map(|number| describe_program(policy, number, &needs[number], sources))
-            .collect(),
+        programs: (0..policy.blocks.len()).map(|number| describe_program(policy, number, &needs[number], sources)).collect(),
         tables: tables.iter().filter_map(CTable::contents).collect(),
-        counters: policy
-            .counters
-            .iter()
-            .enumerate()
-            .map(|(number, counter)| describe_counter(counter, number))
-            .collect(),
+        counters: policy.counters.iter().enumerate().map(|(number, counter)| describe_counter(counter, number)).collect(),
         interfaces: policy
             .interfaces
             .iter()
@@ -297,7 +289,7 @@ fn describe_program(policy: &Policy, number: usize, needs: &Needs, sources: &Sou
         })
         .collect();
     manifest::Program {
-        name: block.name.clone(),
+        name: names::program(&block.name),
         hook: describe_hook(block.hook),
         device_bound: needs.hardware,
         redirects_to_xsk: needs.redirects_to_xsk,

@@ -7,57 +7,11 @@ use crate::{
 
 /// Words of C that cannot name anything else, with GNU's and those of the next C.
 const KEYWORDS: [&str; 51] = [
-    "alignas",
-    "alignof",
-    "asm",
-    "auto",
-    "bool",
-    "break",
-    "case",
-    "char",
-    "const",
-    "constexpr",
-    "continue",
-    "default",
-    "do",
-    "double",
-    "else",
-    "enum",
-    "extern",
-    "false",
-    "float",
-    "for",
-    "goto",
-    "if",
-    "inline",
-    "int",
-    "long",
-    "main",
-    "nullptr",
-    "offsetof",
-    "register",
-    "restrict",
-    "return",
-    "short",
-    "signed",
-    "sizeof",
-    "static",
-    "struct",
-    "switch",
-    "true",
-    "typedef",
-    "typeof",
-    "typeof_unqual",
-    "union",
-    "unsigned",
-    "void",
-    "volatile",
-    "while",
-    "static_assert",
-    "thread_local",
-    "linux",
-    "unix",
-    "barrier",
+    "alignas", "alignof", "asm", "auto", "bool", "break", "case", "char", "const", "constexpr", "continue", "default",
+    "do", "double", "else", "enum", "extern", "false", "float", "for", "goto", "if", "inline", "int", "long", "main",
+    "nullptr", "offsetof", "register", "restrict", "return", "short", "signed", "sizeof", "static", "struct",
+    "switch", "true", "typedef", "typeof", "typeof_unqual", "union", "unsigned", "void", "volatile", "while",
+    "static_assert", "thread_local", "linux", "unix", "barrier",
 ];
 
 /// A word that C takes for a name: the word itself, if it is one.
@@ -80,18 +34,15 @@ pub(super) fn keys(policy: &Policy) -> Vec<String> {
     taken
 }
 
-/// The C name of a program's function, and what its symbol must be called if that is something else.
-///
-/// Names that the headers use are not to be had; neither are those of the types and functions that belong to a block,
-/// but these have a suffix that makes them longer than a block's name may be, or a prefix.
-pub(super) fn program(block: &str) -> (String, Option<&str>) {
-    let of_a_header =
-        ["trait", "pt_", "bpf_", "btf_", "likely", "unlikely"].iter().any(|prefix| block.starts_with(prefix));
-    if of_a_header || KEYWORDS.contains(&block) {
-        (format!("program_{block}"), Some(block))
-    } else {
-        (block.to_owned(), None)
-    }
+/// The name of a block's program, in C and in the object: the block's own, unless that is C's, or could be that of
+/// something else in the source.
+pub(super) fn program(block: &str) -> String {
+    const BEGINNINGS: [&str; 8] = ["trait_", "pt_", "bpf_", "btf_", "set_", "map_", "table_", "program_"];
+    const ENDS: [&str; 4] = ["_parse", "_load", "_store", "_log"];
+    let taken = KEYWORDS.contains(&block)
+        || BEGINNINGS.iter().any(|beginning| block.starts_with(beginning))
+        || ENDS.iter().any(|end| block.ends_with(end));
+    if taken { format!("program_{block}") } else { block.to_owned() }
 }
 
 /// A field's member of the structure that a block keeps its packet in.
@@ -170,9 +121,10 @@ mod tests {
 
     #[test]
     fn no_word_of_c_names_a_program_or_a_key() {
-        assert_eq!(program("tenants"), ("tenants".to_owned(), None));
-        assert_eq!(program("int"), ("program_int".to_owned(), Some("int")));
-        assert_eq!(program("trait_area"), ("program_trait_area".to_owned(), Some("trait_area")));
+        assert_eq!(program("tenants"), "tenants");
+        assert_eq!(program("int"), "program_int");
+        assert_eq!(program("trait_area"), "program_trait_area");
+        assert_eq!(program("xdp_parse"), "program_xdp_parse");
         assert_eq!(identifier("my-app.tenant"), "my_app_tenant");
         assert_eq!(identifier("while"), "while_");
     }

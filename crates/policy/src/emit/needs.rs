@@ -57,10 +57,6 @@ impl Needs {
                 needs.action(action);
             }
         }
-        if !needs.logs.is_empty() {
-            // an event shows what they were before they are changed
-            needs.changed.clone().into_iter().for_each(|key| insert(&mut needs.read, key));
-        }
         needs
     }
 

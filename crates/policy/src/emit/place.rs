@@ -129,7 +129,7 @@ impl Place {
     pub(super) fn accept(self) -> &'static str {
         match self {
             Place::Xdp => "return XDP_PASS;",
-            Place::Tc(_) => "return TCX_NEXT;",
+            Place::Tc(_) => "return TC_ACT_UNSPEC;",
             Place::Cgroup(_) => "return 1;",
             Place::Netfilter(_) => "return PT_NF_ACCEPT;",
             Place::Match => "return pkt->length;",

@@ -204,10 +204,9 @@ impl Scope<'_> {
     fn value(&self, value: &Value, of: Type) -> Computed {
         match *value {
             Value::Constant(number) => Computed::plain(constant(number, of)),
-            Value::Operand(operand) => Computed {
-                guards: self.present(operand).into_iter().collect(),
-                ..Computed::plain(self.copied(operand))
-            },
+            Value::Operand(operand) => {
+                Computed { guards: self.present(operand).into_iter().collect(), ..Computed::plain(self.copied(operand)) }
+            }
             Value::Lookup { operand, table } => {
                 let zero_is_in = self.policy.table(table).find(0).is_some();
                 let bits = self.policy.table(table).value.map_or(0, Type::bits);
@@ -288,8 +287,7 @@ impl Scope<'_> {
             }
             Action::Count { counter, by } => self.count(code, *counter, *by),
             Action::Log { text, sample } => {
-                let place =
-                    self.logs.iter().position(|log| log == text).expect("every text that is logged has been found");
+                let place = self.logs.iter().position(|log| log == text).expect("every text that is logged has been found");
                 let traits = if self.needs.traits().is_empty() { "" } else { ", &t" };
                 if *sample > 1 {
                     code.line(format_args!("if (bpf_get_prandom_u32() % {sample} == 0)"));

@@ -253,13 +253,8 @@ mod tests {
 
     /// What a trie finds: the longest prefix.
     fn longest(prefixes: &[(Prefix, u128)], width: u32, key: u128) -> Option<u128> {
-        let matching =
-            |prefix: &Prefix| key.checked_shr(width - prefix.len) == prefix.number.checked_shr(width - prefix.len);
-        prefixes
-            .iter()
-            .filter(|(prefix, _)| matching(prefix))
-            .max_by_key(|(prefix, _)| prefix.len)
-            .map(|(_, value)| *value)
+        let matching = |prefix: &Prefix| key.checked_shr(width - prefix.len) == prefix.number.checked_shr(width - prefix.len);
+        prefixes.iter().filter(|(prefix, _)| matching(prefix)).max_by_key(|(prefix, _)| prefix.len).map(|(_, value)| *value)
     }
 
     #[test]
