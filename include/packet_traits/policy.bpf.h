@@ -102,7 +102,8 @@ static volatile __u64 pt_zero;
 /* The value plus `zero`, which is pt_zero: the verifier knows nothing of the sum. */
 static __always_inline __u64 pt_any(__u64 value, __u64 zero)
 {
-	asm("%0 += %1" : "+r"(value) : "r"(zero));
+	/* volatile, so that clang does not keep the sum for the next test */
+	asm volatile("%0 += %1" : "+r"(value) : "r"(zero));
 	return value;
 }
 
