@@ -20,10 +20,10 @@ pub struct XdpRan {
 
 /// Runs an XDP program on a packet with metadata in front of it.
 pub fn xdp(program: BorrowedFd<'_>, metadata: &[u8], packet: &[u8]) -> io::Result<XdpRan> {
-    let mut data = [metadata, packet].concat();
+    let data = [metadata, packet].concat();
     let mut context = xdp_context(metadata.len(), data.len());
     let mut out = vec![0; data.len() + 512];
-    let verdict = run(program, &mut data, Some(&mut context), Some(&mut out))?;
+    let verdict = run(program, &data, &mut context, Some(&mut out))?;
     let meta_len = (context.data - context.data_meta) as usize;
     out.truncate((context.data_end - context.data_meta) as usize);
     let packet = out.split_off(meta_len);
@@ -59,14 +59,14 @@ fn xdp_context(meta_len: usize, len: usize) -> libbpf_sys::xdp_md {
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct SkBuff {
-    _len_pkt_type: [u32; 2],
+    pub len_pkt_type: [u32; 2],
     pub mark: u32,
-    _queue_mapping_to_vlan_proto: [u32; 5],
+    pub queue_mapping_to_vlan_proto: [u32; 5],
     pub priority: u32,
     pub ingress_ifindex: u32,
     pub ifindex: u32,
-    _tc_index_to_hwtstamp: [[u32; 13]; 2],
-    _rest: [u32; 11],
+    pub tc_index_on: [[u32; 13]; 2],
+    pub rest: [u32; 11],
 }
 
 /// What a program made of an skb.
@@ -78,10 +78,9 @@ pub struct SkbRan {
 
 /// Runs a program that takes an skb: a packet that starts with its Ethernet header, though only programs of TC see that.
 pub fn skb(program: BorrowedFd<'_>, context: SkBuff, packet: &[u8]) -> io::Result<SkbRan> {
-    let mut data = packet.to_vec();
     let mut context = context;
     let mut out = vec![0; packet.len() + 512];
-    let verdict = run(program, &mut data, Some(&mut context), Some(&mut out))?;
+    let verdict = run(program, packet, &mut context, Some(&mut out))?;
     out.truncate(packet.len());
     Ok(SkbRan { verdict, context, packet: out })
 }
@@ -113,7 +112,7 @@ pub fn netfilter(program: BorrowedFd<'_>, family: Family, hook: NetfilterHook, p
         data = ethernet(ether_type);
     }
     data.extend(packet);
-    run(program, &mut data, Some(&mut state), None)
+    run(program, &data, &mut state, None)
 }
 
 /// An Ethernet header.
@@ -123,28 +122,21 @@ pub fn ethernet(ether_type: u16) -> Vec<u8> {
     header
 }
 
-/// Runs a program once; its return value. The context is changed to what the program made of it.
-fn run<C>(
-    program: BorrowedFd<'_>,
-    data: &mut [u8],
-    context: Option<&mut C>,
-    out: Option<&mut [u8]>,
-) -> io::Result<u32> {
+/// Runs a program once; its return value. With `out`, what it made of the packet goes there, and what it made of the context, there.
+fn run<C>(program: BorrowedFd<'_>, data: &[u8], context: &mut C, out: Option<&mut [u8]>) -> io::Result<u32> {
     let mut opts = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
         data_in: data.as_ptr().cast(),
         data_size_in: data.len() as u32,
         data_out: out.as_ref().map_or(ptr::null_mut(), |out| out.as_ptr().cast_mut().cast()),
         data_size_out: out.as_ref().map_or(0, |out| out.len() as u32),
+        ctx_in: ptr::from_ref(context).cast(),
+        ctx_size_in: size_of::<C>() as u32,
         ..Default::default()
     };
-    if let Some(context) = context {
-        opts.ctx_in = ptr::from_mut(context).cast();
-        opts.ctx_size_in = size_of::<C>() as u32;
-        if out.is_some() {
-            opts.ctx_out = ptr::from_mut(context).cast();
-            opts.ctx_size_out = size_of::<C>() as u32;
-        }
+    if out.is_some() {
+        opts.ctx_out = ptr::from_mut(context).cast();
+        opts.ctx_size_out = size_of::<C>() as u32;
     }
     test_run(program, &mut opts)?;
     Ok(opts.retval)
