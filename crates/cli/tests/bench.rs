@@ -125,3 +125,30 @@ fn bench_sockets_reports_every_case_against_its_baseline() {
     assert!(report["expectation"]["held"].is_boolean());
     assert!(run(&[]).contains("of plain recvmsg's rate"));
 }
+
+#[test]
+fn bench_policy_reports_every_place_against_nftables() {
+    if !enabled() {
+        return;
+    }
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
+        stdout_of(command.args(["bench", "policy", "--rounds", "1"]).args(arguments).output().unwrap())
+    };
+    let report: Value = serde_json::from_str(&run(&["--json"])).unwrap();
+    let cases = report["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 3 * 4 * 3);
+    for rules in ["rules", "set", "map"] {
+        for size in [1, 10, 100, 500] {
+            for place in ["xdp", "tc", "nft"] {
+                let is_it = |case: &&Value| case["rules"] == rules && case["size"] == size && case["place"] == place;
+                let case = cases.iter().find(is_it).unwrap_or_else(|| panic!("no {rules} {size} {place} in {report}"));
+                assert!(case["ns"].as_f64().unwrap() > 0.0 && case["pps"].as_f64().unwrap() > 0.0, "{case}");
+                let to_nft = case["to_nft"].as_f64().unwrap();
+                assert!(if place == "nft" { to_nft == 1.0 } else { to_nft > 0.0 }, "{case}");
+            }
+        }
+    }
+    assert!(report["expectation"]["held"].is_boolean());
+    assert!(run(&[]).contains("times as fast as nft"));
+}

@@ -2,8 +2,8 @@
 
 mod input;
 mod log;
-mod policy;
-mod statistics;
+pub(crate) mod policy;
+pub(crate) mod statistics;
 mod status;
 
 use std::{

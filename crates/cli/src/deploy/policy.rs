@@ -33,7 +33,7 @@ const CPUS: &str = "pt_cpus";
 const INTERFACES: &str = "pt_interfaces";
 
 /// The keys to register.
-pub(super) fn keys(manifest: &Manifest) -> Result<Vec<KeySpec>, Box<dyn Error>> {
+pub(crate) fn keys(manifest: &Manifest) -> Result<Vec<KeySpec>, Box<dyn Error>> {
     let spec = |key: &manifest::Key| -> Result<KeySpec, Box<dyn Error>> {
         Ok(KeySpec::new(KeyName::new(&key.name)?, key.key_type.parse()?)
             .merge(key.merge.parse()?)
@@ -68,7 +68,7 @@ pub(super) fn netfilter(manifest: &Manifest) -> Result<Vec<(String, NetfilterOpt
 }
 
 /// What the object needs besides being attached. Interfaces are those of this network namespace.
-pub(super) fn setup(manifest: &Manifest, object: &OpenObject) -> Result<Setup, Box<dyn Error>> {
+pub(crate) fn setup(manifest: &Manifest, object: &OpenObject) -> Result<Setup, Box<dyn Error>> {
     let has = |map: &str| object.maps().any(|one| one.name() == map);
     let only = |map: &str| Vec::from_iter(has(map).then(|| map.to_owned()));
     let programs = |of: fn(&manifest::Program) -> bool| {

@@ -18,9 +18,9 @@ const LOST: &str = "pt_log_lost";
 
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Count {
-    pub(super) packets: u64,
-    pub(super) bytes: u64,
+pub(crate) struct Count {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Count {
@@ -34,60 +34,60 @@ impl Count {
 
 /// What a policy has counted.
 #[derive(Serialize)]
-pub(super) struct Statistics {
+pub(crate) struct Statistics {
     /// Its file.
-    pub(super) source: String,
+    pub(crate) source: String,
     /// Its rules.
-    pub(super) rules: Vec<RuleStatistics>,
+    pub(crate) rules: Vec<RuleStatistics>,
     /// Its counters.
-    pub(super) counters: Vec<CounterStatistics>,
+    pub(crate) counters: Vec<CounterStatistics>,
     /// Events that found no room in the ring; none if it logs nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) log_lost: Option<u64>,
+    pub(crate) log_lost: Option<u64>,
 }
 
 /// A rule.
 #[derive(Serialize)]
-pub(super) struct RuleStatistics {
+pub(crate) struct RuleStatistics {
     /// Its program.
-    pub(super) program: String,
+    pub(crate) program: String,
     /// What it says.
     #[serde(flatten)]
-    pub(super) rule: manifest::Rule,
+    pub(crate) rule: manifest::Rule,
     /// For how many packets it held.
     #[serde(flatten)]
-    pub(super) count: Count,
+    pub(crate) count: Count,
 }
 
 /// A counter.
 #[derive(Serialize)]
-pub(super) struct CounterStatistics {
+pub(crate) struct CounterStatistics {
     /// Its name.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// The type of what it counts by.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) by: Option<String>,
+    pub(crate) by: Option<String>,
     /// All together.
     #[serde(flatten)]
-    pub(super) count: Count,
+    pub(crate) count: Count,
     /// By value, most packets first.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) values: Option<Vec<ValueStatistics>>,
+    pub(crate) values: Option<Vec<ValueStatistics>>,
 }
 
 /// What a counter has for one value.
 #[derive(Serialize)]
-pub(super) struct ValueStatistics {
+pub(crate) struct ValueStatistics {
     /// The value as people write it.
-    pub(super) value: String,
+    pub(crate) value: String,
     /// Packets that had it.
     #[serde(flatten)]
-    pub(super) count: Count,
+    pub(crate) count: Count,
 }
 
 impl Statistics {
     /// Reads what a policy has counted so far.
-    pub(super) fn read(deployment: &Deployment, manifest: Manifest) -> Result<Statistics, Box<dyn Error>> {
+    pub(crate) fn read(deployment: &Deployment, manifest: Manifest) -> Result<Statistics, Box<dyn Error>> {
         let has = |map: &str| deployment.maps().iter().any(|name| name == map);
         let hits = match has(HITS) {
             true => per_cpu(&deployment.map(HITS)?)?,

@@ -48,13 +48,9 @@ impl Served {
     fn sender(&self) -> UdpSocket {
         udp_socket(self.pair.tx().netns(), self.pair.tx().addr(Family::V4, 0)).unwrap()
     }
-
-    /// Frames of another sender than the link's.
-    fn flow_from(&self, from: Ipv4Addr, src_port: u16, dst_port: u16) -> Flow {
-        flow_from(&self.pair, from, src_port, dst_port)
-    }
 }
 
+/// Frames of another sender than the link's.
 fn flow_from(pair: &Pair, from: Ipv4Addr, src_port: u16, dst_port: u16) -> Flow {
     Flow {
         ip: IpPair::V4(from, pair.rx().ipv4()),
@@ -194,7 +190,7 @@ fn unwanted_packets_end_in_xdp_and_are_counted_by_tenant() {
     }
 }
 
-/// A veth has no clock of its own, but hands the sender's flow hash over as a card does with its own.
+/// A veth has no clock, but a hash of the flow, as a card has.
 #[test]
 fn what_the_card_says_reaches_the_application() {
     let Some(served) = Served::new("hardware-timestamps.traits") else { return };
@@ -204,7 +200,6 @@ fn what_the_card_says_reaches_the_application() {
     let hw_ts: TypedKey<Timestamp> = keys.typed("hw_ts").unwrap();
     let mut hashes = HashSet::new();
     for _ in 0..8 {
-        // a connected socket's packets have a hash
         let sender = served.sender();
         sender.connect(served.to()).unwrap();
         let mut of_flow = HashSet::new();
@@ -220,9 +215,4 @@ fn what_the_card_says_reaches_the_application() {
         hashes.extend(of_flow);
     }
     assert!(hashes.len() > 1, "flows differ");
-    // a packet that nobody has hashed comes without
-    let frames = PacketSocket::on(served.pair.tx()).unwrap();
-    frames.send(&served.flow_from(Ipv4Addr::new(10, 77, 0, 1), 4000, PORT).udp(&[0; 64])).unwrap();
-    let (_, _, traits) = served.receiver.recv(&mut [0; 2048]).unwrap();
-    assert!(traits.get(&rx_ts).is_some() && traits.get(&rx_hash).is_none());
 }

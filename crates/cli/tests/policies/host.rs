@@ -71,7 +71,8 @@ impl Host {
     #[track_caller]
     pub fn counted(&self, policy: &str, counter: &str, by: Option<&str>) -> u64 {
         let status = self.status(policy);
-        let counters = status["deployments"][0]["policy"]["counters"].as_array().unwrap_or_else(|| panic!("{status:#}"));
+        let counters =
+            status["deployments"][0]["policy"]["counters"].as_array().unwrap_or_else(|| panic!("{status:#}"));
         let found = counters.iter().find(|one| one["name"] == counter).unwrap_or_else(|| panic!("{status:#}"));
         match by {
             None => found["packets"].as_u64().unwrap_or_else(|| panic!("{found}")),
