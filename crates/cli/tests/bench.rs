@@ -133,13 +133,14 @@ fn bench_policy_reports_every_place_against_nftables() {
     }
     let run = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
-        stdout_of(command.args(["bench", "policy", "--rounds", "1"]).args(arguments).output().unwrap())
+        let few = ["bench", "policy", "--rounds", "1", "--packets", "1000"];
+        stdout_of(command.args(few).args(arguments).output().unwrap())
     };
-    let report: Value = serde_json::from_str(&run(&["--json"])).unwrap();
+    let report: Value = serde_json::from_str(&run(&["--sizes", "1,100", "--json"])).unwrap();
     let cases = report["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 3 * 4 * 3);
+    assert_eq!(cases.len(), 3 * 2 * 3);
     for rules in ["rules", "set", "map"] {
-        for size in [1, 10, 100, 500] {
+        for size in [1, 100] {
             for place in ["xdp", "tc", "nft"] {
                 let is_it = |case: &&Value| case["rules"] == rules && case["size"] == size && case["place"] == place;
                 let case = cases.iter().find(is_it).unwrap_or_else(|| panic!("no {rules} {size} {place} in {report}"));
@@ -150,5 +151,5 @@ fn bench_policy_reports_every_place_against_nftables() {
         }
     }
     assert!(report["expectation"]["held"].is_boolean());
-    assert!(run(&[]).contains("times as fast as nft"));
+    assert!(run(&["--sizes", "1"]).contains("times as fast as nft"));
 }

@@ -31,6 +31,13 @@ pub(crate) struct Options {
     /// How often to measure everything
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = value_parser!(u32).range(1..=10_000))]
     rounds: u32,
+    /// How many rules, or elements of a set or map
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,10,100,500",
+          value_parser = value_parser!(u16).range(1..=1000))]
+    sizes: Vec<u16>,
+    /// Packets of a case in one round
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = value_parser!(u32).range(64..=10_000_000))]
+    packets: u32,
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
@@ -40,7 +47,7 @@ const HELP: &str = "\
 Needs root, clang and nft. Makes registries and network namespaces of its own and
 leaves nothing behind.
 
-20,000 UDP packets a round go over a veth pair, sent by the kernel without a
+In each round UDP packets (--packets) go over a veth pair, sent by the kernel without a
 socket, and are dropped by what is measured. NS is what one packet takes from
 being sent to being dropped; SPREAD is the distance between the quartiles. PPS is
 how many one CPU does in a second, TO NFT that as a multiple of what nftables at
@@ -67,10 +74,6 @@ Examples:
   traits bench policy --rounds 100
   traits bench policy --json | jq .expectation";
 
-/// How many rules, or elements of a set or map.
-const SIZES: [u16; 4] = [1, 10, 100, 500];
-/// Packets of a case in one round.
-const PACKETS: u32 = 20_000;
 /// Rounds that do not count.
 const WARM_UP: u32 = 1;
 /// How much more the largest set or map may take than the smallest to count as flat.
@@ -111,22 +114,22 @@ pub(super) fn run(options: &Options) -> Outcome {
     let cpu = pin_to_cpu()?;
     let mut subjects = Vec::new();
     for shape in Shape::ALL {
-        for size in SIZES {
+        for size in &options.sizes {
             for place in Place::ALL {
-                subjects.push(Subject::new(shape, size, place)?);
+                subjects.push(Subject::new(shape, *size, place)?);
             }
         }
     }
     let mut rounds: Vec<Vec<f64>> = Vec::new();
     for round in 0..WARM_UP + options.rounds {
         progress::show(rounds.len(), options.rounds);
-        let ns = subjects.iter().map(Subject::ns_per_packet).collect::<Result<_, _>>()?;
+        let ns = subjects.iter().map(|subject| subject.ns_per_packet(options.packets)).collect::<Result<_, _>>()?;
         if round >= WARM_UP {
             rounds.push(ns);
         }
     }
     progress::hide();
-    let report = report(&subjects, &rounds, cpu).ok_or("nothing was measured")?;
+    let report = report(options, &subjects, &rounds, cpu).ok_or("nothing was measured")?;
     if options.json {
         output::json(&report)?;
     } else {
@@ -135,7 +138,7 @@ pub(super) fn run(options: &Options) -> Outcome {
     Ok(())
 }
 
-fn report(subjects: &[Subject], rounds: &[Vec<f64>], cpu: usize) -> Option<Report> {
+fn report(options: &Options, subjects: &[Subject], rounds: &[Vec<f64>], cpu: usize) -> Option<Report> {
     let mut cases = Vec::new();
     for (number, subject) in subjects.iter().enumerate() {
         let nft = subjects.iter().position(|other| other.is_nft_of(subject))?;
@@ -160,7 +163,7 @@ fn report(subjects: &[Subject], rounds: &[Vec<f64>], cpu: usize) -> Option<Repor
         let at = |size| {
             subjects.iter().position(|one| one.shape() == shape && one.size() == size && one.place() == Place::Tc)
         };
-        let (small, large) = (at(SIZES[0])?, at(SIZES[SIZES.len() - 1])?);
+        let (small, large) = (at(*options.sizes.iter().min()?)?, at(*options.sizes.iter().max()?)?);
         Some(Summary::of(rounds.iter().map(|round| round[large] / round[small]))?.median)
     };
     let (set_growth, map_growth) = (growth(Shape::Set)?, growth(Shape::Map)?);
@@ -168,7 +171,7 @@ fn report(subjects: &[Subject], rounds: &[Vec<f64>], cpu: usize) -> Option<Repor
         kernel: kernel_release(),
         cpu,
         rounds: rounds.len() as u32,
-        packets: PACKETS,
+        packets: options.packets,
         cases,
         expectation: Expectation {
             slowest_to_nft,

@@ -21,7 +21,7 @@ use packet_traits_policy::{
     manifest::Manifest,
 };
 
-use super::{PACKETS, rules::Shape, traffic::Traffic};
+use super::{rules::Shape, traffic::Traffic};
 use crate::deploy::{policy, statistics::Statistics};
 
 /// How often a measurement is tried.
@@ -92,19 +92,19 @@ impl Subject {
 
     /// What one packet takes, by a time in which all of them were received and dropped. On a busy machine the receiver may
     /// be put off until its ring is full: such a time is of something else, and is taken again.
-    pub(super) fn ns_per_packet(&self) -> Result<f64, Box<dyn Error>> {
+    pub(super) fn ns_per_packet(&self, packets: u32) -> Result<f64, Box<dyn Error>> {
         let mut dropped = self.dropped()?;
         for _ in 0..TRIES {
-            let took = self.traffic.send(PACKETS)?;
+            let took = self.traffic.send(packets)?;
             let before = dropped;
             dropped = self.dropped()?;
-            if dropped - before == u64::from(PACKETS) {
-                return Ok(took.as_nanos() as f64 / f64::from(PACKETS));
+            if dropped - before == u64::from(packets) {
+                return Ok(took.as_nanos() as f64 / f64::from(packets));
             }
         }
         let Subject { size, shape, place, .. } = self;
         let (place, shape) = (place.name(), shape.name());
-        Err(format!("of {TRIES} times {PACKETS} packets, {place} {shape} of size {size} never got all").into())
+        Err(format!("of {TRIES} times {packets} packets, {place} {shape} of size {size} never got all").into())
     }
 
     /// How many packets the last rule has met, which drops them.
