@@ -269,11 +269,12 @@ impl<'a> TraitsMut<'a> {
         self.set_value(key, &Value::Flag)
     }
 
-    /// Takes a key's value away; whether it had one. The bytes of its slot stay as they are.
+    /// Takes a key's value away and zeroes its slot; whether it had one.
     pub fn delete(&mut self, key: &Key) -> bool {
         let was_set = self.as_view().is_set(key);
-        if was_set {
+        if was_set && let Ok(slot) = slot_range(self.area.len(), &self.layout, key) {
             self.update_present(key.slot().region(), |present| present & !key.bit());
+            self.area[slot].fill(0);
         }
         was_set
     }

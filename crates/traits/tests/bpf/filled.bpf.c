@@ -26,6 +26,9 @@ KEYS(DECLARE)
 /* Bit of a number: what was set is deleted again. */
 #define DELETE_BIT 32
 
+/* In a number: before the others are set, all keys are, and cleared. */
+#define CLEAR (1ULL << 63)
+
 static __always_inline void leave_garbage(struct xdp_md *ctx)
 {
 	__u32 *meta, *data, i;
@@ -81,6 +84,14 @@ int assign(struct xdp_md *ctx)
 		return XDP_PASS;
 	number = bpf_be64_to_cpu(*payload);
 	leave_garbage(ctx);
+	if (number & CLEAR) {
+#define SET_ANY(bit, name, type, merge)                                                                                \
+	if (set_##name(ctx, ~0ULL))                                                                                    \
+		return XDP_ABORTED;
+		KEYS(SET_ANY)
+		if (trait_clear(ctx))
+			return XDP_ABORTED;
+	}
 #define SET(bit, name, type, merge)                                                                                    \
 	if (set_##name(ctx, number))                                                                                   \
 		return XDP_ABORTED;
