@@ -214,6 +214,9 @@ const CASES: [Case; 5] = [
 /// Bit of a number: the key with the bit 32 below is deleted again.
 const DELETE_BIT: u32 = 32;
 
+/// In a number: what is deleted again leaves its bytes in the packet.
+const LEAVE: u64 = 1 << 62;
+
 /// In a number: before the others are set, all keys are, and cleared.
 const CLEAR: u64 = 1 << 63;
 
@@ -395,6 +398,20 @@ fn no_byte_comes_of_a_key_that_was_deleted_again() {
         let mut numbers: Vec<u64> = deleted.map(|deleted| all | deleted << DELETE_BIT).collect();
         // all at once, by trait_clear; after that nothing, or every other one
         numbers.extend([CLEAR, all & 0x5555 | CLEAR, all & 0xaaaa | CLEAR]);
+        assert_every_byte(case, &lab, &numbers);
+    }
+}
+
+#[test]
+fn no_byte_comes_of_a_value_whose_bit_is_off() {
+    if !common::enabled() {
+        return;
+    }
+    for case in &CASES {
+        let lab = FilledLab::new(case);
+        let all: u64 = (1 << case.keys.len()) - 1;
+        let off = (0..case.keys.len()).map(|bit| 1 << bit).chain([all & 0x5555, all & 0xaaaa, all]);
+        let numbers: Vec<u64> = off.map(|off| all | off << DELETE_BIT | LEAVE).collect();
         assert_every_byte(case, &lab, &numbers);
     }
 }

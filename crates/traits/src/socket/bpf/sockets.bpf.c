@@ -687,32 +687,11 @@ static __always_inline int give(struct bpf_sockopt *ctx, __s32 len)
 	return 1;
 }
 
-/* The whole of a socket's or packet's traits. */
-static __always_inline int give_all(struct bpf_sockopt *ctx, const struct trait_sender_values *values, __u32 flags,
-				    __u32 mark)
-{
-	struct traits *to = OPTVAL(ctx);
-	__u32 len = TRAITS_LEN;
-
-	if ((void *)to + len > OPTVAL_END(ctx))
-		return refuse(-EINVAL);
-	to->flags = flags;
-	to->mark = mark;
-	if (values) {
-		to->present = values->present;
-		copy_words((void *)to->values, values->word, VALUE_WORDS);
-	} else {
-		to->present = 0;
-		zero_words((void *)to->values, VALUE_WORDS);
-	}
-	return give(ctx, len);
-}
-
-/* A value's place in `word`, if `size` bytes from it on are inside; else NULL. */
-static __always_inline void *value_at(const __u64 *word, __u32 offset, __u32 size)
+/* A value's place in `word`, if `size` bytes from it on are among its first `len`; else NULL. */
+static __always_inline void *value_at(const __u64 *word, __u32 len, __u32 offset, __u32 size)
 {
 	__trait_hide(offset); /* each size has a bound of its own, which clang would share */
-	return offset <= TRAITS_VALUES_MAX - size ? (void *)word + offset : NULL;
+	return size <= len && offset <= len - size ? (void *)word + offset : NULL;
 }
 
 /* Does `act` with a constant `n` that is the size. */
@@ -720,6 +699,73 @@ static __always_inline void *value_at(const __u64 *word, __u32 offset, __u32 siz
 	switch (size) {                                                                                                \
 		act(1) act(2) act(4) act(8) act(16)                                                                    \
 	}
+
+/* Values that are being given. */
+struct giving {
+	void *to;
+	void *end;
+	const __u64 *from;
+	__u64 present;
+};
+
+/* Copies the value of a key, if it is set. Returns 1 if no key of a higher number is. */
+static long give_value(__u32 number, struct giving *giving)
+{
+	__u32 len = 8 * VALUE_WORDS;
+	struct place place;
+	void *from, *to;
+
+	if (!(giving->present >> number))
+		return 1;
+	if (!(giving->present >> number & 1) || find_key(number, &place))
+		return 0;
+#define COPY(n)                                                                                                        \
+	case n:                                                                                                        \
+		from = value_at(giving->from, len, place.offset, n);                                                   \
+		if (!from)                                                                                             \
+			return 0;                                                                                      \
+		to = giving->to + place.offset;                                                                        \
+		if (to + (n) <= giving->end)                                                                           \
+			__trait_copy(to, from, n);                                                                     \
+		return 0;
+	FOR_SIZE(place.size, COPY)
+	return 0;
+}
+
+/*
+ * Copies the values of those keys that are in `present` to `to`, which has room for TRAITS_LEN, and zeroes the rest: what is
+ * there of other keys is not the packet's.
+ */
+static __always_inline void give_values(struct traits *to, void *end, const __u64 *from, __u64 present)
+{
+	struct giving giving = { .to = to->values, .end = end, .from = from, .present = present & live_keys() };
+
+	to->present = giving.present;
+	zero_words((void *)to->values, VALUE_WORDS);
+	if (giving.present)
+		bpf_loop(TRAITS_KEY_MAX, give_value, &giving, 0);
+}
+
+/* The whole of a socket's or packet's traits. */
+static __always_inline int give_all(struct bpf_sockopt *ctx, const struct trait_sender_values *values, __u32 flags,
+				    __u32 mark)
+{
+	void *end = OPTVAL_END(ctx);
+	struct traits *to = OPTVAL(ctx);
+	__u32 len = TRAITS_LEN;
+
+	if ((void *)to + len > end)
+		return refuse(-EINVAL);
+	to->flags = flags;
+	to->mark = mark;
+	if (values) {
+		give_values(to, end, values->word, values->present);
+	} else {
+		to->present = 0;
+		zero_words((void *)to->values, VALUE_WORDS);
+	}
+	return give(ctx, len);
+}
 
 /* One key of them. */
 static __always_inline int give_one(struct bpf_sockopt *ctx, const struct trait_sender_values *values, __u32 number)
@@ -744,7 +790,7 @@ static __always_inline int give_one(struct bpf_sockopt *ctx, const struct trait_
 			return refuse(-EINVAL);                                                                        \
 		if (!values || !(values->present & place.bit))                                                         \
 			return refuse(-ENOENT);                                                                        \
-		from = value_at(values->word, place.offset, n);                                                        \
+		from = value_at(values->word, TRAITS_VALUES_MAX, place.offset, n);                                     \
 		if (!from)                                                                                             \
 			break;                                                                                         \
 		__trait_copy(to, from, n);                                                                             \
@@ -852,7 +898,7 @@ static __always_inline struct slot *find_slot(const struct receive *receive, __u
 }
 
 /* Writes a datagram's traits to `to`, which has room for TRAITS_LEN. */
-static __always_inline void give_slot(struct traits *to, const struct receive *receive, __u32 handle)
+static __always_inline void give_slot(struct traits *to, void *end, const struct receive *receive, __u32 handle)
 {
 	struct slot *slot = NULL;
 
@@ -864,13 +910,9 @@ static __always_inline void give_slot(struct traits *to, const struct receive *r
 	else if (handle != HANDLE_UNKNOWN && handle != HANDLE_NONE && receive)
 		slot = find_slot(receive, handle);
 	if (slot) {
-		to->present = slot->present;
 		to->flags = TRAITS_FOUND;
 		to->mark = slot->mark;
-		if (!to->present) /* an earlier owner's values are still in it */
-			zero_words((void *)to->values, VALUE_WORDS);
-		else
-			copy_words((void *)to->values, slot->word, VALUE_WORDS);
+		give_values(to, end, slot->word, slot->present);
 		if (handle_of(slot) == handle)
 			return;
 		/* the ring has come round while it was read */
@@ -883,12 +925,13 @@ static __always_inline void give_slot(struct traits *to, const struct receive *r
 
 static __always_inline int give_datagram(struct bpf_sockopt *ctx, const struct receive *receive)
 {
+	void *end = OPTVAL_END(ctx);
 	struct traits *to = OPTVAL(ctx);
 	__u32 len = TRAITS_LEN;
 
-	if ((void *)to + len > OPTVAL_END(ctx))
+	if ((void *)to + len > end)
 		return refuse(-EINVAL);
-	give_slot(to, receive, ctx->optname);
+	give_slot(to, end, receive, ctx->optname);
 	return give(ctx, len);
 }
 
@@ -900,7 +943,7 @@ static __always_inline int give_datagrams(struct bpf_sockopt *ctx, const struct 
 	for (i = 0; i < TRAITS_BATCH_MAX; i++) {
 		if (to + len > end)
 			break;
-		give_slot(to, receive, handle + i);
+		give_slot(to, end, receive, handle + i);
 		to += len;
 	}
 	return i ? give(ctx, i * len) : refuse(-EINVAL);
@@ -1152,7 +1195,7 @@ static __always_inline void make_change(struct trait_sender_values *values, cons
 	}
 #define MAKE(n)                                                                                                        \
 	case n:                                                                                                        \
-		to = value_at(values->word, change->place.offset, n);                                                  \
+		to = value_at(values->word, TRAITS_VALUES_MAX, change->place.offset, n);                               \
 		if (!to)                                                                                               \
 			return;                                                                                        \
 		__trait_copy(to, change->value, n);                                                                    \
