@@ -1,13 +1,6 @@
 //! `traits up`, `traits down`, `traits status`: objects whose programs stay attached.
 
-use std::{
-    ffi::CString,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{ffi::CString, path::PathBuf};
 
 use clap::Args;
 use packet_traits::{
@@ -19,6 +12,7 @@ use serde::Serialize;
 
 use crate::{
     Global, Outcome,
+    interrupt::{Interrupt, Interrupted},
     mode::Mode,
     output::{self, Table},
 };
@@ -242,15 +236,12 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
         netfilter: command.netfilter.clone(),
     };
     // Ctrl-C waits for the pins to be whole, then takes them away.
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
-
+    let interrupt = Interrupt::catch()?;
     let object = BoundObject::open(&command.object, &registry)?;
     let deployment = Deployment::up(&name, object, &registry, &options)?;
-    if interrupted.load(Ordering::Relaxed) {
+    if interrupt.came() {
         Deployment::down(&name, &global.location())?;
-        return Err("interrupted; nothing stays attached".into());
+        return Err(Interrupted::NOTHING_ATTACHED.into());
     }
     if command.json {
         output::json(&DeploymentJson::from(&deployment))?;

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Traits, compile_example, text};
+use common::{Traits, compile_example, interrupt, soon, text};
 use libbpf_rs::{
     MapCore, MapFlags, MapHandle,
     query::{ProgInfoIter, ProgInfoQueryOptions},
@@ -76,15 +76,6 @@ fn is_served(cgroup: &Cgroup) -> bool {
 fn cgroups(status: &Value) -> Vec<&Path> {
     let cgroups = status["cgroups"].as_array().unwrap();
     cgroups.iter().map(|cgroup| Path::new(cgroup["path"].as_str().unwrap_or("?"))).collect()
-}
-
-/// Waits for what the kernel does in the background.
-fn soon(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]
@@ -319,6 +310,31 @@ fn a_command_can_be_killed_at_any_moment() {
         assert!(!host.pins().exists());
         soon("a killed command's links are gone", || !is_served(&host.cgroup));
     }
+}
+
+#[test]
+fn an_interrupted_attach_says_so_and_takes_back_what_it_did() {
+    let Some(host) = Host::new() else { return };
+    // The command waits for this lock when the signal comes.
+    let interrupt_attach = || {
+        fs::create_dir_all(host.pins()).unwrap();
+        let lock = fs::File::open(host.pins()).unwrap();
+        lock.lock().unwrap();
+        let process = host.traits.start(&on("attach", &host.cgroup));
+        interrupt(&process);
+        // It has been told, by a thread of its own; attaching takes longer than that thread.
+        std::thread::sleep(Duration::from_millis(200));
+        drop(lock);
+        let output = process.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(130), ""));
+        text(&output.stderr)
+    };
+    assert!(interrupt_attach().contains("interrupted, nothing stays attached"));
+    assert!(!is_served(&host.cgroup) && !host.pins().exists());
+
+    host.attach(&host.cgroup, "");
+    assert!(interrupt_attach().contains("interrupted, it was attached before"));
+    assert!(is_served(&host.cgroup));
 }
 
 #[test]

@@ -37,6 +37,7 @@ use super::{
 };
 use crate::{
     Outcome,
+    interrupt::{Interrupt, Interrupted},
     output::{self, Table},
 };
 
@@ -530,8 +531,8 @@ struct Expectation {
     held: bool,
 }
 
-pub(crate) fn run(options: &Options) -> Outcome {
-    let cpu = pin_to_cpu().map_err(|error| format!("cannot stay on one CPU: {error}"))?;
+/// Measures everything as often as asked for, or until it is interrupted.
+fn measure(options: &Options, interrupt: &Interrupt) -> Result<Vec<Round>, Box<dyn Error>> {
     let mut rig = Rig::new()?;
     for _ in 0..WARM_UP {
         rig.round()?;
@@ -539,10 +540,19 @@ pub(crate) fn run(options: &Options) -> Outcome {
     let mut rounds = Vec::new();
     for number in 0..options.rounds {
         progress::show(number as usize, options.rounds);
+        if interrupt.came() {
+            break;
+        }
         rounds.push(rig.round()?);
     }
     progress::hide();
-    drop(rig);
+    Ok(rounds)
+}
+
+pub(crate) fn run(options: &Options) -> Outcome {
+    let interrupt = Interrupt::catch()?;
+    let cpu = pin_to_cpu().map_err(|error| format!("cannot stay on one CPU: {error}"))?;
+    let rounds = interrupt.over(measure(options, &interrupt), Interrupted::NOTHING_LEFT)?;
 
     let cases: Vec<Figures> = CASES.iter().filter_map(|case| figures(&rounds, case)).collect();
     let find = |name, kind| cases.iter().find(|case| case.name == name && case.kind == kind);

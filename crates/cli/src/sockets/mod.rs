@@ -2,13 +2,7 @@
 
 mod process;
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use packet_traits::{
@@ -19,6 +13,7 @@ use serde::Serialize;
 
 use crate::{
     Global, Outcome,
+    interrupt::{Interrupt, Interrupted},
     output::{self, Table},
 };
 
@@ -296,18 +291,18 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
 
 fn attach(registry: &Registry, options: &AttachOptions, json: bool) -> Outcome {
     // Ctrl-C waits for the pins to be whole, then takes them away.
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
-
+    let interrupt = Interrupt::catch()?;
     let attached = SocketPrograms::attach(registry, options)?;
     let programs = SocketPrograms::status(registry)?;
     let cgroup = programs.iter().flat_map(|programs| &programs.cgroups).find(|cgroup| cgroup.id == attached.cgroup);
-    if interrupted.load(Ordering::Relaxed) && !attached.already {
+    if interrupt.came() && attached.already {
+        return Err(Interrupted("it was attached before and stays so").into());
+    }
+    if interrupt.came() {
         if let Some(path) = cgroup.and_then(|cgroup| cgroup.path.as_deref()) {
             SocketPrograms::detach(registry, path)?;
         }
-        return Err("interrupted; nothing stays attached".into());
+        return Err(Interrupted::NOTHING_ATTACHED.into());
     }
     if json {
         let status = StatusJson::new(registry, programs.as_ref());
