@@ -89,7 +89,7 @@ struct {
 
 /* Data that has come to a TCP socket, which may still refuse it. */
 struct arrival {
-	__u32 valid;
+	__u32 epoch; /* one more than that of struct receive; else what it says has been forgotten, or never was */
 	__u32 end; /* sequence number after it */
 	struct trait_sender_values values;
 };
@@ -102,6 +102,8 @@ struct receive {
 	struct trait_sender_values syn;
 	__u32 last_sequence; /* odd: being written */
 	__u32 newest; /* which of the two; the other one has been taken */
+	__u32 epoch; /* how often they were forgotten */
+	__u32 used; /* there may be something of a connection in it */
 	struct arrival last[2];
 };
 
@@ -422,10 +424,18 @@ static __always_inline struct arrival *newest_of(struct receive *receive, __u32 
 	return &receive->last[(receive->newest + other) & 1];
 }
 
-/* Whether TCP has taken the data: it checks more than is checked here, the checksum and the acknowledgement among it. */
-static __always_inline _Bool is_taken(const struct arrival *arrival, __u32 next)
+static __always_inline _Bool is_known(const struct receive *receive, const struct arrival *arrival)
 {
-	return arrival->valid && (__s32)(arrival->end - next) <= 0;
+	__u32 age = *(const volatile __u32 *)&receive->epoch + 1 - arrival->epoch;
+
+	__trait_hide(age); /* clang would compute a pointer from it */
+	return !age;
+}
+
+/* Whether TCP has taken the data: it checks more than is checked here, the checksum and the acknowledgement among it. */
+static __always_inline _Bool is_taken(const struct receive *receive, const struct arrival *arrival, __u32 next)
+{
+	return is_known(receive, arrival) && (__s32)(arrival->end - next) <= 0;
 }
 
 /* Keeps the traits of a segment if it has data that the socket does not have yet and that is in its window. */
@@ -462,11 +472,11 @@ static __always_inline struct arrival *begin_last(struct sk_buff___pt *skb, stru
 	sequence = receive->last_sequence;
 	if (sequence & 1 || __sync_val_compare_and_swap(&receive->last_sequence, sequence, sequence + 1) != sequence)
 		return NULL; /* another CPU is at it, with data of the same moment */
-	if (is_taken(newest_of(receive, 0), next))
+	if (is_taken(receive, newest_of(receive, 0), next))
 		receive->newest ^= 1;
 	to = newest_of(receive, 0);
 	to->end = end;
-	to->valid = 1;
+	to->epoch = *(volatile __u32 *)&receive->epoch + 1;
 	return to;
 }
 
@@ -500,10 +510,10 @@ int pt_ingress(struct __sk_buff *ctx)
 	return 1;
 }
 
+/* What another CPU is just writing is forgotten too: it began before. */
 static __always_inline void forget_last(struct receive *receive)
 {
-	receive->last[0].valid = 0;
-	receive->last[1].valid = 0;
+	__sync_fetch_and_add(&receive->epoch, 1);
 }
 
 /* Forgets what an earlier connection of the socket received. */
@@ -523,7 +533,10 @@ static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct bpf_sock
 	struct trait_sender_values *values;
 	struct syn_key key = {};
 
-	forget(receive);
+	/* what the listener had of a connection of its own; if it had none, do not forget data that has overtaken this */
+	if (receive->used)
+		forget(receive);
+	receive->used = 1;
 	key.netns = bpf_get_netns_cookie(ctx);
 	if (SOCK_OPS(ctx, family) == AF_INET) {
 		map_ipv4(key.saddr, SOCK_OPS(ctx, remote_ip4));
@@ -557,7 +570,8 @@ int pt_sockops(struct bpf_sock_ops *ctx)
 	struct receive *receive;
 	struct bpf_sock *sk;
 
-	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
+	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB &&
+	    ctx->op != BPF_SOCK_OPS_TCP_LISTEN_CB)
 		return 1;
 	sk = ctx->sk;
 	if (!sk)
@@ -565,10 +579,12 @@ int pt_sockops(struct bpf_sock_ops *ctx)
 	receive = bpf_sk_storage_get(&pt_receive, sk, 0, 0);
 	if (!receive)
 		return 1;
-	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-		forget(receive);
-	else
+	if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
 		accept_syn(ctx, sk, receive);
+	} else {
+		forget(receive);
+		receive->used = ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB;
+	}
 	return 1;
 }
 
@@ -961,9 +977,9 @@ static __always_inline int give_last(struct bpf_sockopt *ctx, struct bpf_sock *s
 		if (sequence & 1)
 			continue;
 		last = newest_of(receive, 0);
-		if (!is_taken(last, tcp_of(sk)->rcv_nxt))
+		if (!is_taken(receive, last, tcp_of(sk)->rcv_nxt))
 			last = newest_of(receive, 1);
-		ret = give_traits(ctx, last->valid ? &last->values : NULL, number);
+		ret = give_traits(ctx, is_known(receive, last) ? &last->values : NULL, number);
 		if (*(volatile __u32 *)&receive->last_sequence == sequence)
 			return ret;
 	}
@@ -1119,6 +1135,8 @@ static __always_inline int set_receive(struct bpf_sockopt *ctx, struct bpf_sock 
 			return done(ctx);
 		receive->wants &= ~SET_RCVMARK;
 	} else if (sk->protocol == IPPROTO_TCP) {
+		if (sk->state != BPF_TCP_LISTEN)
+			receive->used = 1;
 		receive->wants |= WANTS_RECEIVED;
 		return done(ctx);
 	} else {
