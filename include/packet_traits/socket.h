@@ -73,9 +73,9 @@
  *	EOPNOTSUPP	not for this kind of socket, or for a listening one
  *	EISCONN		SAVE_SYN_TRAITS on a connected socket
  *	EAGAIN		just being changed, by a packet or the registry: read again (LAST_TRAITS, TRAITS_KEYS)
- *	ENOSPC		no room: the host's limits of `traits sockets attach`, which all processes share, or of the socket
- *			(net.core.optmem_max). What was
- *			set before stays
+ *	ENOSPC		no room: the limits of `traits sockets attach`, of all processes together or of this user's
+ *			(RCV_TRAITS of UDP; a socket that has it keeps its room until it is closed), or the socket's own
+ *			(net.core.optmem_max). What was set before stays
  */
 #ifndef PACKET_TRAITS_SOCKET_H
 #define PACKET_TRAITS_SOCKET_H

@@ -39,6 +39,7 @@
 
 /* filled in before loading */
 const volatile __u32 ring_count = 1;
+const volatile __u32 rings_per_user = 1; /* of anyone but root */
 const volatile __u32 ring_slots = 1; /* a power of two */
 const volatile __u64 instance = 0;
 
@@ -125,11 +126,13 @@ struct {
  * Datagrams: a ring of slots for each socket.
  */
 struct ring {
-	__u32 owned;
+	__u64 owner; /* RING_OWNED and the user who turned RCV_TRAITS on; 0: free */
 	__u32 generation;
 	__u32 next; /* handle; the first one is random, so that marks that are not handles do not look like one */
-	__u32 reserved[13]; /* a cache line of its own */
+	__u32 reserved[12]; /* a cache line of its own */
 };
+
+#define RING_OWNED (1ULL << 32)
 
 struct slot {
 	__u32 handle; /* HANDLE_NONE: being written */
@@ -630,7 +633,7 @@ int pt_release(struct bpf_sock *ctx)
 	receive->wants = 0;
 	ring = bpf_map_lookup_elem(&pt_rings, &index);
 	if (ring)
-		__sync_lock_test_and_set(&ring->owned, 0);
+		__sync_lock_test_and_set(&ring->owner, 0);
 	return 1;
 }
 
@@ -1099,18 +1102,52 @@ static __always_inline int set_save_syn(struct bpf_sockopt *ctx, struct bpf_sock
 	return done(ctx);
 }
 
-/* Claims a free ring. Returns its number, or -ENOSPC. */
+/* A walk through the rings. */
+struct walk {
+	__u64 owner;
+	struct ring *claimed;
+	__u32 index; /* of that one */
+	__u32 owned; /* by the owner */
+};
+
+static long try_ring(__u32 index, struct walk *walk)
+{
+	struct ring *ring = bpf_map_lookup_elem(&pt_rings, &index);
+
+	if (!ring || ring->owner || __sync_val_compare_and_swap(&ring->owner, 0, walk->owner))
+		return 0;
+	walk->claimed = ring;
+	walk->index = index;
+	return 1;
+}
+
+static long count_ring(__u32 index, struct walk *walk)
+{
+	struct ring *ring = bpf_map_lookup_elem(&pt_rings, &index);
+
+	if (ring && ring->owner == walk->owner)
+		walk->owned++;
+	return 0;
+}
+
+/*
+ * Claims a free ring for the user of this process, who must not have more than the share of a user then. Of two sockets that
+ * are after the last of a user's rings at the same time it may be that none gets it. Returns the ring's number, or -ENOSPC.
+ */
 static __always_inline int claim_ring(void)
 {
-	__u32 index;
+	__u32 uid = bpf_get_current_uid_gid();
+	struct walk walk = { .owner = RING_OWNED | uid };
 
-	for (index = 0; index < ring_count && index < (1 << 16); index++) {
-		__u32 place = index;
-		struct ring *ring = bpf_map_lookup_elem(&pt_rings, &place);
-
-		if (ring && !ring->owned && !__sync_val_compare_and_swap(&ring->owned, 0, 1))
-			return index;
-	}
+	bpf_loop(ring_count, try_ring, &walk, 0);
+	if (!walk.claimed)
+		return -ENOSPC;
+	if (!uid)
+		return walk.index;
+	bpf_loop(ring_count, count_ring, &walk, 0);
+	if (walk.owned <= rings_per_user)
+		return walk.index;
+	__sync_lock_test_and_set(&walk.claimed->owner, 0);
 	return -ENOSPC;
 }
 
