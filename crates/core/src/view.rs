@@ -157,7 +157,8 @@ impl<'a> TraitsView<'a> {
 
     /// A key's value.
     pub fn get<T: TraitValue>(&self, key: &TypedKey<T>) -> Option<T> {
-        T::from_value(self.value(key.key())?)
+        // the type is known here, so that there is nothing to tell apart at run time
+        T::from_value(Value::from_bytes(T::KEY_TYPE, self.bytes(key.key())?)?)
     }
 
     /// A key's value, with its type.
