@@ -127,7 +127,10 @@ struct traits_key {
 	__u16 distance; /* of the slot, in the packet's area: bytes back from the packet data */
 };
 
-/* The traits of a packet, a datagram or a socket. The kernel side writes and wants no more of `values` than there is. */
+/*
+ * The traits of a packet, a datagram or a socket. The kernel side writes and wants no more of `values` than there is; what is
+ * not the value of a key that is set and registered is zero.
+ */
 struct traits {
 	__u64 present; /* bit k: key k is set */
 	__u32 flags; /* TRAITS_FOUND */

@@ -49,7 +49,8 @@
  *	trait_set_flag(ctx, key)	the same for a flag
  *	trait_del(ctx, key)		0; -ENOENT not set; -EOPNOTSUPP not in XDP
  *	trait_init(ctx)			XDP: reserves the area, empty. Optional: the first set does it
- *	trait_clear(ctx)		XDP: deletes every trait of the packet
+ *	trait_clear(ctx)		XDP: deletes every trait of the packet. What is deleted, here or by trait_del, leaves no
+ *					byte behind
  *	trait_seal(ctx)			XDP: hides the packet region from GRO; 0; -EBUSY another program's metadata
  *					is below the area, which then stays open (readable, but GRO compares all of it)
  *	trait_view(ctx, &view)		checks bounds and nonces once; 0; -ENOENT no traits here

@@ -677,6 +677,7 @@ fn wait_for(mut what: impl FnMut() -> bool) {
 #[test]
 fn a_connection_in_place_of_one_that_was_closed_has_its_own_syn() {
     const TIME_WAIT: &str = "06";
+    const LAST_ACK: &str = "09";
     if !common::enabled() {
         return;
     }
@@ -697,6 +698,8 @@ fn a_connection_in_place_of_one_that_was_closed_has_its_own_syn() {
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         drop(client);
         wait_for(|| is_in_state(rx.netns(), family, TEST_PORT, TIME_WAIT));
+        // the client's own is gone when it has heard that
+        wait_for(|| !is_in_state(tx.netns(), family, 40000, LAST_ACK));
         let before = Records::collect(&link.object, |_| true).count(Stage::Xdp);
         let _client = connect();
         let (second, _) = tcp::accept(&listener);
