@@ -160,10 +160,11 @@ pub(super) struct Maps {
 impl Maps {
     pub(super) fn sizes(&self) -> libbpf_rs::Result<Sizes> {
         let sockets = self.rings.max_entries();
-        let per_user = lookup(&self.slots, self.slots.max_entries() - 1)?;
+        let last = lookup(&self.slots, self.slots.max_entries() - 1)?;
+        let per_user = last.get(8..).and_then(<[u8]>::first_chunk);
         Ok(Sizes {
             sockets,
-            per_user: per_user[8..].first_chunk().copied().map(u32::from_ne_bytes).unwrap_or_default(),
+            per_user: per_user.copied().map(u32::from_ne_bytes).unwrap_or_default(),
             slots: (self.slots.max_entries() - 1) / sockets.max(1),
             pending_syns: self.syns.max_entries(),
         })
