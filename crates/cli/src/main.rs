@@ -1,11 +1,12 @@
 //! The `traits` command. One file per command; what they print goes through [`output`].
 //!
-//! Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.
+//! Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage, 130 interrupted (Ctrl-C).
 
 mod bench;
 mod bind;
 mod demo;
 mod deploy;
+mod interrupt;
 mod keys;
 mod mode;
 mod output;
@@ -31,6 +32,8 @@ use packet_traits::{
 };
 use tracing_subscriber::EnvFilter;
 
+use crate::interrupt::{INTERRUPTED, Interrupted};
+
 /// What a command comes back with.
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -42,7 +45,8 @@ Examples:
   traits keys list                           see who holds what
   traits --registry lab registry create      have a second registry beside it
 
-Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.";
+Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage,
+130 interrupted by Ctrl-C (what was begun is taken back).";
 
 /// Rich metadata for network packets: typed values with names that travel with a packet through the kernel.
 #[derive(Parser)]
@@ -144,7 +148,7 @@ fn main() -> ExitCode {
                 output::note(log);
             }
             output::note(format_args!("traits: {error}"));
-            ExitCode::FAILURE
+            if error.is::<Interrupted>() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
 }

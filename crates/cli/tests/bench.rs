@@ -5,7 +5,9 @@
 //! people to compare on a quiet one. What a program costs that does not depend on the machine, the instructions the
 //! verifier counts, is bounded in packet-traits' verifier_budget.rs.
 
-use std::process::{Command, Output};
+mod common;
+
+use std::process::{Command, Output, Stdio};
 
 use packet_traits_lab::{kernel_tests_enabled, require_root};
 use serde_json::Value;
@@ -83,6 +85,22 @@ fn text_ends_with_whether_the_expectation_held() {
     }
     let last = text.lines().last().unwrap();
     assert!(last.ends_with("held in this run") || last.ends_with("did not hold in this run"), "{last}");
+}
+
+#[test]
+fn an_interrupted_bench_ends_and_says_so() {
+    if !enabled() {
+        return;
+    }
+    for bench in ["ops", "sockets"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
+        command.args(["bench", bench, "--rounds", "100000"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let process = command.spawn().unwrap();
+        common::interrupt(&process);
+        let output = process.wait_with_output().unwrap();
+        let said = (output.status.code(), common::text(&output.stdout), common::text(&output.stderr));
+        assert_eq!(said, (Some(130), String::new(), "traits: interrupted, nothing is left\n".to_owned()), "{bench}");
+    }
 }
 
 #[test]
