@@ -8,11 +8,12 @@
 //! | `tables` | sets and maps |
 //! | `conditions`, `actions` | rules |
 //! | `programs` | names of programs |
-//! | `reach` | rules that no packet comes to, conditions that never hold |
+//! | `domain`, `reach` | rules that no packet comes to, conditions that never hold |
 
 mod actions;
 mod conditions;
 mod constants;
+mod domain;
 mod keys;
 mod load;
 mod programs;
@@ -179,7 +180,7 @@ impl<'a> Checker<'a> {
                 }
             }
             if !self.diagnostics.has_errors() {
-                reach::check(&self.policy, &rules, &tests, self.sources, self.diagnostics);
+                reach::check(&self.policy, &rules, &tests, self.diagnostics);
             }
             self.policy.blocks.push(Block { name, hook: block.hook, rules, span: block.span });
         }

@@ -43,7 +43,7 @@ impl Checker<'_> {
             .map(|block| match &block.name {
                 Some(name) => name.value.clone(),
                 None => {
-                    let name = free_name(default_name(block.hook), |name| !taken.contains_key(name));
+                    let name = free_name(&default_name(block.hook), |name| !taken.contains_key(name));
                     taken.insert(name.clone(), block.span);
                     name
                 }
@@ -119,8 +119,8 @@ fn default_name(hook: Hook) -> String {
 }
 
 /// `base`, or `base` and the lowest number that makes it free, in at most [`LEN_MAX`] bytes.
-fn free_name(base: String, free: impl Fn(&str) -> bool) -> String {
-    let mut name = base.clone();
+fn free_name(base: &str, free: impl Fn(&str) -> bool) -> String {
+    let mut name = base.to_owned();
     let mut number = 2;
     while !free(&name) {
         let suffix = number.to_string();
@@ -145,7 +145,7 @@ mod tests {
         let mut taken = std::collections::HashSet::new();
         for hook in hooks {
             for _ in 0..120 {
-                let name = free_name(default_name(hook), |name| !taken.contains(name));
+                let name = free_name(&default_name(hook), |name| !taken.contains(name));
                 assert!(name.len() <= LEN_MAX, "{name}");
                 assert!(taken.insert(name));
             }
