@@ -3,7 +3,9 @@
 //! With it an object can be loaded on a host without clang and without the policy's source: which keys to register, where each program
 //! goes, what is in the tables, which numbers stand for interfaces, and what the counters count.
 
+use object::{Object as _, ObjectSection as _};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// ELF section of the manifest. It is not loaded; libbpf skips sections of unknown names.
 pub const SECTION: &str = "packet_traits.policy";
@@ -30,6 +32,38 @@ pub struct Manifest {
     pub interfaces: Vec<Interface>,
     /// Texts of `log` actions; an event says which by its place here.
     pub logs: Vec<String>,
+}
+
+/// Why an object's manifest cannot be read.
+#[derive(Debug, Error)]
+pub enum ManifestError {
+    /// The file is no object file.
+    #[error("this is no object file: {0}")]
+    NoObject(#[from] object::Error),
+    /// Its section holds something else.
+    #[error("the object's section {SECTION} is damaged: {0}")]
+    Damaged(#[from] serde_json::Error),
+    /// It was made by another version.
+    #[error(
+        "the object's policy is described in version {found} and this program knows version {VERSION}: compile the policy anew"
+    )]
+    Version {
+        /// The version it has.
+        found: u64,
+    },
+}
+
+impl Manifest {
+    /// The manifest of an object file; `None` if it was not made of a policy.
+    pub fn from_object(bytes: &[u8]) -> Result<Option<Manifest>, ManifestError> {
+        let elf = object::File::parse(bytes)?;
+        let Some(section) = elf.section_by_name(SECTION) else { return Ok(None) };
+        let json: serde_json::Value = serde_json::from_slice(section.data()?)?;
+        match json.get("version").and_then(serde_json::Value::as_u64) {
+            Some(found) if found != u64::from(VERSION) => Err(ManifestError::Version { found }),
+            _ => Ok(Some(serde_json::from_value(json)?)),
+        }
+    }
 }
 
 /// A key.

@@ -175,13 +175,6 @@ pub struct Counter {
 /// How many values a [`Counter`] holds numbers of.
 pub const COUNTED_VALUES_MAX: u32 = 65_536;
 
-/// How many rules a policy can have: their hits are in one value of a per-CPU map, which has at most 32 KiB
-/// (`PCPU_MIN_UNIT_SIZE` in linux/percpu.h).
-pub const RULES_MAX: usize = 2_048;
-
-/// How many named counters a policy can have; those without `by` are in one value, too.
-pub const COUNTERS_MAX: usize = 2_048;
-
 /// How many blocks a policy can have.
 pub const BLOCKS_MAX: usize = 256;
 
@@ -348,7 +341,8 @@ pub enum Interface {
 /// What a rule does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Gives a trait a value. One wider than the key loses its high bits: `unique` and `hash` only.
+    /// Gives a trait a value. One wider than the key loses its high bits: `unique` and `hash` only. Not done where the packet has no
+    /// place for it: at TC, if no XDP program has given it a trait area.
     Set {
         /// Which trait.
         key: KeyId,
@@ -413,7 +407,7 @@ pub enum Value {
         /// The map.
         table: TableId,
     },
-    /// A number of 64 bits that no other packet of this host gets.
+    /// A number of 64 bits that no other packet of this host gets; where a packet takes two, they differ.
     Unique,
     /// 64 bits that are the same for all packets of a flow and as good as different for different flows:
     /// [`hash`](crate::hash) says which. Absent without an IP header.

@@ -28,8 +28,9 @@ pub use self::{
 };
 use crate::{
     diagnostic::{Code, Diagnostic, Diagnostics, alternatives, closest, quoted},
+    emit::RULES_MAX,
     hook::{Ability, Direction, Hook, NetfilterHook},
-    policy::{BLOCKS_MAX, Block, CounterId, Entry, InterfaceId, KeyId, Policy, RULES_MAX, Rule, TableId, Type},
+    policy::{BLOCKS_MAX, Block, CounterId, Entry, InterfaceId, KeyId, Policy, Rule, TableId, Type},
     source::{Sources, Span},
     syntax::ast::{self, Item, Kind, Spanned},
 };

@@ -21,8 +21,9 @@ const C_WORDS: &[&str] = &[
     "void", "volatile", "while",
 ];
 
-/// Starts of names that the programs' own parts have.
+/// Starts and ends of names that the programs' own parts have.
 const OWN_STARTS: &[&str] = &["pt_", "bpf_", "trait_"];
+const OWN_ENDS: &[&str] = &["_parse", "_load", "_store"];
 
 impl Checker<'_> {
     /// The name of every block's program.
@@ -59,8 +60,11 @@ impl Checker<'_> {
             "the name of a program has 1 to 15 of a-z, 0-9 and '_', and starts with a letter"
         } else if C_WORDS.contains(&name) {
             "it is a word of C, to which the policy is compiled"
-        } else if OWN_STARTS.iter().any(|start| name.starts_with(start)) {
-            "names that start with `pt_`, `bpf_` or `trait_` are those of the program's own parts"
+        } else if OWN_STARTS.iter().any(|start| name.starts_with(start))
+            || OWN_ENDS.iter().any(|end| name.ends_with(end))
+        {
+            "names that start with `pt_`, `bpf_` or `trait_`, or end with `_parse`, `_load` or `_store`, are those of the \
+             program's own parts"
         } else {
             return;
         };
