@@ -24,7 +24,7 @@ use std::{collections::HashMap, path::Path};
 
 pub use self::{
     keys::{HeldKey, RegistryKeys},
-    load::{Files, Loader},
+    load::{Files, Loader, Texts},
 };
 use crate::{
     diagnostic::{Code, Diagnostic, Diagnostics, alternatives, closest, quoted},
