@@ -1,6 +1,9 @@
 //! Commands about policies, and what they share: reading and checking a policy's file.
 
+mod capture;
 pub(crate) mod check;
+pub(crate) mod explain;
+mod journey;
 
 use std::{
     error::Error,
