@@ -368,7 +368,9 @@ impl Report<'_> {
 
     /// A rule as it is written, in one line.
     fn rule_text(&self, rule: &Rule) -> String {
-        self.checked.sources.text(rule.span).split_whitespace().collect::<Vec<_>>().join(" ")
+        let words = self.checked.sources.text(rule.span).split_whitespace();
+        // a line that goes on in the next one ends in a backslash
+        words.filter(|word| *word != "\\").collect::<Vec<_>>().join(" ")
     }
 
     fn json(&self, number: u64, packet: &Captured, stages: &[Stage<'_>]) -> PacketJson {
