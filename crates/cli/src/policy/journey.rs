@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use packet_traits_policy::{
     field::{Field, FieldKind},
     hook::{Direction, Family, Hook, NetfilterHook},
-    interpret::{self, Context, Decision, Effect, Outcome, Packet},
-    policy::{Action, Layer, Policy, Value},
+    interpret::{self, Context, Decision, Outcome, Packet},
+    policy::{Layer, Policy},
 };
 
 use super::capture::{Captured, Link};
@@ -59,8 +59,8 @@ pub(crate) fn run<'p>(policy: &'p Policy, blocks: &[usize], packet: &Captured, a
         });
         if let Ok(outcome) = &outcome {
             context.traits.clone_from(&outcome.traits);
-            context.has_area |= sets_a_trait(outcome);
-            context.unique += taken_unique(outcome);
+            context.has_area |= outcome.traits.iter().any(Option::is_some);
+            context.unique += outcome.unique_taken;
         }
         let goes_on = match &outcome {
             Ok(outcome) => matches!(outcome.decision, Decision::Accept | Decision::RedirectCpu(_)),
@@ -72,18 +72,6 @@ pub(crate) fn run<'p>(policy: &'p Policy, blocks: &[usize], packet: &Captured, a
         }
     }
     stages
-}
-
-fn sets_a_trait(outcome: &Outcome<'_>) -> bool {
-    let mut actions = outcome.steps.iter().flat_map(|rule| &rule.actions);
-    actions.any(|step| matches!((step.action, step.effect), (Action::Set { .. }, Effect::Done(_))))
-}
-
-/// How many `unique` numbers a block took.
-fn taken_unique(outcome: &Outcome<'_>) -> u64 {
-    let actions = outcome.steps.iter().flat_map(|rule| &rule.actions);
-    let takes = |action: &Action| matches!(action, Action::Set { value: Value::Unique, .. });
-    actions.filter(|step| takes(step.action) && matches!(step.effect, Effect::Done(_))).count() as u64
 }
 
 /// The packet as it is at a hook, and the tag control word of the VLAN tag that was taken out of it; or why it does not come there.
