@@ -114,7 +114,7 @@ fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
     if let Some(other) = digits.iter().find(|c| !c.is_ascii_hexdigit()) {
         return Err(format!("{other:?} is no hexadecimal digit"));
     }
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(format!("{} hexadecimal digits make no whole bytes", digits.len()));
     }
     let value = |digit: char| digit.to_digit(16).unwrap_or_default() as u8;
