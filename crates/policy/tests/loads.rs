@@ -33,9 +33,7 @@ const HOOKS: [(&str, Hook); 14] = [
 ];
 
 fn with_ethernet(hook: Hook, field: Field) -> bool {
-    field.layer == Layer::Inner
-        || hook.sees_ethernet()
-        || !matches!(field.header(), Header::Ethernet | Header::Vlan)
+    field.layer == Layer::Inner || hook.sees_ethernet() || !matches!(field.header(), Header::Ethernet | Header::Vlan)
 }
 
 /// Every field that rules can ask for at a hook.
@@ -43,10 +41,9 @@ fn fields(hook: Hook) -> Vec<Field> {
     let outer = FieldKind::ALL.into_iter().map(|kind| Field { layer: Layer::Outer, kind });
     let inner = FieldKind::ALL.into_iter().filter(|kind| kind.may_be_inner());
     let inner = inner.map(|kind| Field { layer: Layer::Inner, kind });
-    let options = [(0x0102, 3), (0xffff, 0x80)].into_iter().map(|(class, kind)| Field {
-        layer: Layer::Outer,
-        kind: FieldKind::GeneveOption { class, kind },
-    });
+    let options = [(0x0102, 3), (0xffff, 0x80)]
+        .into_iter()
+        .map(|(class, kind)| Field { layer: Layer::Outer, kind: FieldKind::GeneveOption { class, kind } });
     outer.chain(inner).chain(options).filter(|field| with_ethernet(hook, *field)).collect()
 }
 
@@ -137,15 +134,15 @@ fn every_test_of_every_field_loads_at_every_hook() {
         draft.block(name, hook);
         for (number, field) in fields(hook).into_iter().enumerate() {
             let operand = Operand::Field(field);
-            draft.plain(test(Test::Present(Presence::Field(field))), vec![Action::Count {
-                counter: packet_traits_policy::policy::CounterId(0),
-                by: None,
-            }]);
+            draft.plain(
+                test(Test::Present(Presence::Field(field))),
+                vec![Action::Count { counter: packet_traits_policy::policy::CounterId(0), by: None }],
+            );
             for condition in tests(operand, field.value_type(), 0x1234_5678_9abc_def0 * (number as u128 + 1)) {
-                draft.plain(condition, vec![Action::Count {
-                    counter: packet_traits_policy::policy::CounterId(0),
-                    by: None,
-                }]);
+                draft.plain(
+                    condition,
+                    vec![Action::Count { counter: packet_traits_policy::policy::CounterId(0), by: None }],
+                );
             }
         }
         draft.counter("all", None);
@@ -186,7 +183,8 @@ fn every_test_of_every_trait_loads_at_every_hook() {
             let counted = || vec![Action::Count { counter: by_tenant, by: Some(Operand::Trait(keys[3])) }];
             draft.plain(is_set(*key), counted());
             if key_type != KeyType::Flag {
-                for condition in tests(Operand::Trait(*key), key_type.into(), 0x1234_5678_9abc_def0_0102_0304_0506_0708) {
+                for condition in tests(Operand::Trait(*key), key_type.into(), 0x1234_5678_9abc_def0_0102_0304_0506_0708)
+                {
                     draft.plain(condition, counted());
                 }
             }

@@ -155,6 +155,11 @@ impl Needs {
         self.any(layer, &[Header::Ethernet, Header::Vlan]) || self.ip(layer)
     }
 
+    /// Whether packets go elsewhere.
+    pub(super) fn redirects(&self) -> bool {
+        self.redirects_to_device || self.redirects_to_cpu || self.redirects_to_xsk
+    }
+
     /// Traits whose values must be known when the block starts: an event also shows those that are only changed.
     pub(super) fn loaded(&self) -> Vec<KeyId> {
         if self.logs.is_empty() { self.read.clone() } else { self.traits() }

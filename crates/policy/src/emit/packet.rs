@@ -69,7 +69,7 @@ impl Parser<'_> {
         // lengths that headers claim are compared with it
         let ends = needs.ipv4(outer) || needs.extensions(outer);
         self.code.function(format_args!(
-            "__noinline int {name}_parse({} *ctx, struct {name}_packet *pkt)",
+            "__weak __noinline int {name}_parse({} *ctx, struct {name}_packet *pkt)",
             place.context()
         ));
         if parses {
@@ -324,9 +324,7 @@ impl Parser<'_> {
         }
         self.code.line(format_args!("{next} = *(const __u8 *)(header + 6);"));
         self.advance("sizeof(struct ipv6hdr)");
-        self.code.open(format_args!(
-            "for (i = 0; i < PT_EXTENSION_HEADERS_MAX && pt_is_extension({next}); i++)"
-        ));
+        self.code.open(format_args!("for (i = 0; i < PT_EXTENSION_HEADERS_MAX && pt_is_extension({next}); i++)"));
         self.code.line("const __u8 *extension;");
         self.code.line("__u32 len, fragment;");
         self.code.blank();
@@ -336,9 +334,7 @@ impl Parser<'_> {
         self.code.line(format_args!("len = pt_extension_len({next}, extension[1]);"));
         self.code.line("if (at + len > end)");
         self.code.line("\tbreak;");
-        self.code.line(format_args!(
-            "fragment = {next} == PT_FRAGMENT_HEADER ? pt_be16(extension + 2) : 0;"
-        ));
+        self.code.line(format_args!("fragment = {next} == PT_FRAGMENT_HEADER ? pt_be16(extension + 2) : 0;"));
         self.code.line(format_args!("{next} = extension[0];"));
         self.code.open("if (fragment & 0xfff8)");
         self.keep(layer, FieldKind::Fragment, "PT_FRAGMENT_LATER");
@@ -368,30 +364,46 @@ impl Parser<'_> {
         self.code.open("switch (protocol)");
         if needs.tcp(layer) {
             self.code.case("PT_TCP_PROTOCOL");
-            self.transport_header(layer, "sizeof(struct tcphdr)", Header::Tcp, &[
-                (FieldKind::TcpSource, "pt_be16(header)"),
-                (FieldKind::TcpDestination, "pt_be16(header + 2)"),
-                (FieldKind::TransportSource, "pt_be16(header)"),
-                (FieldKind::TransportDestination, "pt_be16(header + 2)"),
-                (FieldKind::TcpFlags, "*(const __u8 *)(header + 13)"),
-            ]);
+            self.transport_header(
+                layer,
+                "sizeof(struct tcphdr)",
+                Header::Tcp,
+                &[
+                    (FieldKind::TcpSource, "pt_be16(header)"),
+                    (FieldKind::TcpDestination, "pt_be16(header + 2)"),
+                    (FieldKind::TransportSource, "pt_be16(header)"),
+                    (FieldKind::TransportDestination, "pt_be16(header + 2)"),
+                    (FieldKind::TcpFlags, "*(const __u8 *)(header + 13)"),
+                ],
+            );
             self.code.end_case();
         }
         if needs.udp(layer) {
             self.code.case("PT_UDP_PROTOCOL");
-            self.transport_header(layer, "sizeof(struct udphdr)", Header::Udp, &[
-                (FieldKind::UdpSource, "pt_be16(header)"),
-                (FieldKind::UdpDestination, "pt_be16(header + 2)"),
-                (FieldKind::TransportSource, "pt_be16(header)"),
-                (FieldKind::TransportDestination, "pt_be16(header + 2)"),
-            ]);
+            self.transport_header(
+                layer,
+                "sizeof(struct udphdr)",
+                Header::Udp,
+                &[
+                    (FieldKind::UdpSource, "pt_be16(header)"),
+                    (FieldKind::UdpDestination, "pt_be16(header + 2)"),
+                    (FieldKind::TransportSource, "pt_be16(header)"),
+                    (FieldKind::TransportDestination, "pt_be16(header + 2)"),
+                ],
+            );
             if layer == Layer::Outer && (needs.vxlan() || needs.geneve()) {
                 self.code.line("type = pt_be16(header + 2);");
             }
             self.code.end_case();
         }
         for (wanted, number, header, bits, kinds) in [
-            (needs.icmp(layer), "PT_ICMP_PROTOCOL", Header::Icmp, Header::Ipv4, [FieldKind::IcmpType, FieldKind::IcmpCode]),
+            (
+                needs.icmp(layer),
+                "PT_ICMP_PROTOCOL",
+                Header::Icmp,
+                Header::Ipv4,
+                [FieldKind::IcmpType, FieldKind::IcmpCode],
+            ),
             (
                 needs.icmpv6(layer),
                 "PT_ICMPV6_PROTOCOL",
@@ -404,10 +416,12 @@ impl Parser<'_> {
                 self.code.case(number);
                 self.code.line(format_args!("if (!(headers & {}))", header_bits(layer, bits)));
                 self.leave();
-                self.transport_header(layer, "4", header, &[
-                    (kinds[0], "*(const __u8 *)header"),
-                    (kinds[1], "*(const __u8 *)(header + 1)"),
-                ]);
+                self.transport_header(
+                    layer,
+                    "4",
+                    header,
+                    &[(kinds[0], "*(const __u8 *)header"), (kinds[1], "*(const __u8 *)(header + 1)")],
+                );
                 self.code.end_case();
             }
         }

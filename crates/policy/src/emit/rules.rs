@@ -37,6 +37,8 @@ pub(super) struct Scope<'s> {
     pub(super) seal: bool,
     /// The block has something to do before a packet goes on.
     pub(super) finishes: bool,
+    /// The rules are in a function that returns what they decide, not in the program.
+    pub(super) is_part: bool,
 }
 
 /// A value that C can compute.
@@ -68,6 +70,30 @@ impl Scope<'_> {
         if !always {
             code.close();
         }
+    }
+
+    /// About how large a rule's code is, in tests and actions.
+    pub(super) fn weight(&self, rule: &Rule) -> usize {
+        fn of_condition(scope: &Scope<'_>, condition: &Condition) -> usize {
+            match condition {
+                Condition::Always => 0,
+                Condition::Test(Test::In { table, .. }) => scope.tables[table.0].weight(),
+                Condition::Test(_) => 1,
+                Condition::All(parts) | Condition::Any(parts) => {
+                    parts.iter().map(|part| of_condition(scope, part)).sum()
+                }
+                Condition::Not(part) => of_condition(scope, part),
+            }
+        }
+        let of_action = |action: &Action| match action {
+            Action::Set { value: Value::Lookup { table, .. }, .. }
+            | Action::Mark(Value::Lookup { table, .. })
+            | Action::Priority(Value::Lookup { table, .. })
+            | Action::Queue(Value::Lookup { table, .. }) => self.tables[table.0].weight(),
+            Action::Set { value: Value::Hash(_), .. } | Action::Count { by: Some(_), .. } => 4,
+            _ => 1,
+        };
+        1 + of_condition(self, &rule.condition) + rule.actions.iter().map(of_action).sum::<usize>()
     }
 
     /// A condition, as an expression that can stand alone.
@@ -171,7 +197,7 @@ impl Scope<'_> {
                 Header::GeneveOption => Some(format!("pkt->headers & PT_OPTION({})", self.needs.option_number(field))),
                 header => Some(format!("pkt->headers & {}", header_bits(field.layer, header))),
             },
-            Operand::Trait(key) => Some(format!("pt_any(t._present, zero) & HAS_{}", self.keys[key.0])),
+            Operand::Trait(key) => Some(format!("pt_any(t->_present, zero) & HAS_{}", self.keys[key.0])),
         }
     }
 
@@ -181,7 +207,7 @@ impl Scope<'_> {
             Operand::Field(_) => self.copied(operand),
             Operand::Trait(key) => {
                 let any = if self.policy.type_of(operand).bits() > 64 { "pt_any128" } else { "pt_any" };
-                format!("{any}(t.{}, zero)", self.keys[key.0])
+                format!("{any}(t->{}, zero)", self.keys[key.0])
             }
         }
     }
@@ -190,7 +216,7 @@ impl Scope<'_> {
     fn copied(&self, operand: Operand) -> String {
         match operand {
             Operand::Field(field) => format!("pkt->{}", member(field)),
-            Operand::Trait(key) => format!("t.{}", self.keys[key.0]),
+            Operand::Trait(key) => format!("t->{}", self.keys[key.0]),
         }
     }
 
@@ -204,9 +230,10 @@ impl Scope<'_> {
     fn value(&self, value: &Value, of: Type) -> Computed {
         match *value {
             Value::Constant(number) => Computed::plain(constant(number, of)),
-            Value::Operand(operand) => {
-                Computed { guards: self.present(operand).into_iter().collect(), ..Computed::plain(self.copied(operand)) }
-            }
+            Value::Operand(operand) => Computed {
+                guards: self.present(operand).into_iter().collect(),
+                ..Computed::plain(self.copied(operand))
+            },
             Value::Lookup { operand, table } => {
                 let zero_is_in = self.policy.table(table).find(0).is_some();
                 let bits = self.policy.table(table).value.map_or(0, Type::bits);
@@ -287,8 +314,9 @@ impl Scope<'_> {
             }
             Action::Count { counter, by } => self.count(code, *counter, *by),
             Action::Log { text, sample } => {
-                let place = self.logs.iter().position(|log| log == text).expect("every text that is logged has been found");
-                let traits = if self.needs.traits().is_empty() { "" } else { ", &t" };
+                let place =
+                    self.logs.iter().position(|log| log == text).expect("every text that is logged has been found");
+                let traits = if self.needs.traits().is_empty() { "" } else { ", t" };
                 if *sample > 1 {
                     code.line(format_args!("if (bpf_get_prandom_u32() % {sample} == 0)"));
                     code.line(format_args!("\t{}_log(ctx{traits}, {number}, {place}, pkt->length);", self.block));
@@ -312,7 +340,7 @@ impl Scope<'_> {
         let name = &self.keys[key.0];
         let mut computed = self.value(value, key_type.into());
         if matches!(self.place, Place::Tc(_)) {
-            computed.guards.insert(0, "t._area".to_owned());
+            computed.guards.insert(0, "t->_area".to_owned());
         }
         // a hash or a unique number may be wider than the key
         let narrow = match (value, Type::from(key_type).bits()) {
@@ -355,6 +383,8 @@ impl Scope<'_> {
 
     fn verdict(&self, code: &mut Code, verdict: &Verdict) {
         match verdict {
+            Verdict::Accept if self.is_part => code.line("return PT_ACCEPT;"),
+            Verdict::Drop if self.is_part => code.line("return PT_DROP;"),
             Verdict::Accept if self.finishes => code.line("goto accept;"),
             Verdict::Accept => code.line(self.place.accept()),
             Verdict::Drop => code.line(self.place.drop()),
@@ -379,7 +409,9 @@ impl Scope<'_> {
             }
             Verdict::Member(value) => {
                 let computed = self.value(value, Type::Unsigned(32));
-                self.with(code, &computed, |code, expression| code.line(format_args!("return {expression};")));
+                self.with(code, &computed, |code, expression| {
+                    code.line(format_args!("return (__u32)({expression});"));
+                });
             }
         }
     }
