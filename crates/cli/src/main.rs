@@ -4,11 +4,13 @@
 
 mod bench;
 mod bind;
+mod clock;
 mod demo;
 mod deploy;
 mod keys;
 mod mode;
 mod output;
+mod policy;
 mod registry;
 mod sockets;
 
@@ -106,6 +108,8 @@ enum Command {
     /// Serve traits to applications by socket options, and look at their sockets
     #[command(subcommand)]
     Sockets(sockets::Command),
+    Check(policy::check::Options),
+    Explain(policy::explain::Options),
     Bind(bind::Options),
     Demo(demo::Options),
     Up(deploy::Up),
@@ -120,6 +124,8 @@ fn main() -> ExitCode {
         Command::Registry(command) => registry::run(command, &cli.global),
         Command::Keys(command) => keys::run(command, &cli.global),
         Command::Sockets(command) => sockets::run(command, &cli.global),
+        Command::Check(command) => policy::check::run(command, &cli.global),
+        Command::Explain(command) => policy::explain::run(command, &cli.global),
         Command::Bind(options) => bind::run(options, &cli.global),
         Command::Demo(options) => match demo::run(options) {
             Ok(status) => return status,

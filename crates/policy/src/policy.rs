@@ -175,13 +175,6 @@ pub struct Counter {
 /// How many values a [`Counter`] holds numbers of.
 pub const COUNTED_VALUES_MAX: u32 = 65_536;
 
-/// How many rules a policy can have: their hits are in one value of a per-CPU map, which has at most 32 KiB
-/// (`PCPU_MIN_UNIT_SIZE` in linux/percpu.h).
-pub const RULES_MAX: usize = 2_048;
-
-/// How many named counters a policy can have; those without `by` are in one value, too.
-pub const COUNTERS_MAX: usize = 2_048;
-
 /// How many blocks a policy can have.
 pub const BLOCKS_MAX: usize = 256;
 
@@ -462,6 +455,11 @@ impl Policy {
             Operand::Field(field) => field.value_type(),
             Operand::Trait(key) => self.key(key).key_type.into(),
         }
+    }
+
+    /// How many rules all blocks have together.
+    pub fn rule_count(&self) -> usize {
+        self.blocks.iter().map(|block| block.rules.len()).sum()
     }
 
     /// The numbers of a block's rules among all of the policy's: their places in what counts hits.

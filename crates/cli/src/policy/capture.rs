@@ -73,7 +73,10 @@ impl PacketSource {
             }
             PacketSource::Stdin => {
                 let mut bytes = Vec::new();
-                io::stdin().lock().read_to_end(&mut bytes).map_err(|error| format!("reading standard input: {error}"))?;
+                io::stdin()
+                    .lock()
+                    .read_to_end(&mut bytes)
+                    .map_err(|error| format!("reading standard input: {error}"))?;
                 ("standard input".to_owned(), bytes)
             }
         };
@@ -182,6 +185,9 @@ mod tests {
             "0a0".parse::<PacketSource>(),
             Err("no file, and no packet: 3 hexadecimal digits make no whole bytes".to_owned())
         );
-        assert_eq!("pcap".parse::<PacketSource>(), Err("no file, and no packet: 'p' is no hexadecimal digit".to_owned()));
+        assert_eq!(
+            "pcap".parse::<PacketSource>(),
+            Err("no file, and no packet: 'p' is no hexadecimal digit".to_owned())
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Files and the files they include.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{self, Read},
     path::{Component, Path, PathBuf},
@@ -32,18 +32,23 @@ pub trait Loader {
 
     /// What is the same for all paths of a file.
     fn identity(&self, path: &Path) -> PathBuf {
-        let mut identity = PathBuf::new();
-        for part in path.components() {
-            match part {
-                Component::CurDir => {}
-                Component::ParentDir if identity.file_name().is_some() => {
-                    identity.pop();
-                }
-                part => identity.push(part),
-            }
-        }
-        identity
+        lexical(path)
     }
+}
+
+/// A path without `.` and `..`, as far as that can be told from its text.
+fn lexical(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if plain.file_name().is_some() => {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 /// The file system. Files of more than 64 MiB are refused.
@@ -62,6 +67,22 @@ impl Loader for Files {
 
     fn identity(&self, path: &Path) -> PathBuf {
         path.canonicalize().unwrap_or_else(|_| path.to_owned())
+    }
+}
+
+/// Texts in memory, by their paths.
+#[derive(Clone, Debug, Default)]
+pub struct Texts(HashMap<PathBuf, Vec<u8>>);
+
+impl<P: Into<PathBuf>, T: Into<Vec<u8>>> FromIterator<(P, T)> for Texts {
+    fn from_iter<I: IntoIterator<Item = (P, T)>>(texts: I) -> Texts {
+        Texts(texts.into_iter().map(|(path, text)| (lexical(&path.into()), text.into())).collect())
+    }
+}
+
+impl Loader for Texts {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.0.get(&lexical(path)).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

@@ -8,11 +8,12 @@
 //! | `tables` | sets and maps |
 //! | `conditions`, `actions` | rules |
 //! | `programs` | names of programs |
-//! | `reach` | rules that no packet comes to, conditions that never hold |
+//! | `domain`, `reach` | rules that no packet comes to, conditions that never hold |
 
 mod actions;
 mod conditions;
 mod constants;
+mod domain;
 mod keys;
 mod load;
 mod programs;
@@ -23,12 +24,13 @@ use std::{collections::HashMap, path::Path};
 
 pub use self::{
     keys::{HeldKey, RegistryKeys},
-    load::{Files, Loader},
+    load::{Files, Loader, Texts},
 };
 use crate::{
     diagnostic::{Code, Diagnostic, Diagnostics, alternatives, closest, quoted},
+    emit::RULES_MAX,
     hook::{Ability, Direction, Hook, NetfilterHook},
-    policy::{BLOCKS_MAX, Block, CounterId, Entry, InterfaceId, KeyId, Policy, RULES_MAX, Rule, TableId, Type},
+    policy::{BLOCKS_MAX, Block, CounterId, Entry, InterfaceId, KeyId, Policy, Rule, TableId, Type},
     source::{Sources, Span},
     syntax::ast::{self, Item, Kind, Spanned},
 };
@@ -179,7 +181,7 @@ impl<'a> Checker<'a> {
                 }
             }
             if !self.diagnostics.has_errors() {
-                reach::check(&self.policy, &rules, &tests, self.sources, self.diagnostics);
+                reach::check(&self.policy, &rules, &tests, self.diagnostics);
             }
             self.policy.blocks.push(Block { name, hook: block.hook, rules, span: block.span });
         }

@@ -643,7 +643,7 @@ impl<'a> Parser<'a> {
             self.open -= 1;
             condition
         } else if self.starts_test() {
-            Condition::Test(self.test()?)
+            Condition::Test(Box::new(self.test()?))
         } else {
             let mut could: Vec<&'static str> = words::TEST_STARTS.to_vec();
             could.extend(words::HEADERS.iter().map(|header| header.word));
