@@ -201,7 +201,7 @@ impl<'a> Parser<'a> {
             while matches!(self.peek(), Token::Newline | Token::Semicolon) {
                 self.next();
             }
-            if self.peek() == Token::End {
+            if self.peek() == Token::End || self.diagnostics.is_full() {
                 return items;
             }
             let start = self.place;
@@ -479,7 +479,7 @@ impl<'a> Parser<'a> {
             while matches!(self.peek(), Token::Newline | Token::Semicolon) {
                 self.next();
             }
-            if self.eat(Token::CloseBrace) {
+            if self.eat(Token::CloseBrace) || self.diagnostics.is_full() {
                 break;
             }
             if self.peek() == Token::End || self.at_item() {

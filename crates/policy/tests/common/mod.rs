@@ -1,11 +1,9 @@
 //! What the tests of texts share: checking one, and policies without their places.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
-use packet_traits_policy::{
-    check::{CheckOptions, Checked, Rejected, Texts, check},
-    policy::Policy,
-    source::Span,
-};
+pub mod robust;
+
+use packet_traits_policy::check::{CheckOptions, Checked, Rejected, Texts, check};
 
 pub fn check_text(text: &str) -> Result<Checked, Rejected> {
     check("policy.traits".as_ref(), &Texts::from_iter([("policy.traits", text)]), &CheckOptions::default())
@@ -18,18 +16,4 @@ pub fn good(text: &str) -> Checked {
 
 pub fn said(rejected: &Rejected) -> String {
     rejected.diagnostics.iter().map(|diagnostic| diagnostic.render(&rejected.sources, false) + "\n\n").collect()
-}
-
-/// The policy with all places the same.
-pub fn without_places(mut policy: Policy) -> Policy {
-    for key in &mut policy.keys {
-        key.span = Span::default();
-    }
-    for block in &mut policy.blocks {
-        block.span = Span::default();
-        for rule in &mut block.rules {
-            rule.span = Span::default();
-        }
-    }
-    policy
 }
