@@ -159,7 +159,11 @@ pub(super) fn check_room(keys: &[KeyDeclaration], registry: &RegistryKeys, diagn
                     key.name,
                     space.saturating_sub(held),
                 );
-                let label = format!("a {} takes {} bytes, aligned", key.key_type, key.key_type.size());
+                let label = match key.key_type.size() {
+                    0 => "there is no such region".to_owned(),
+                    1 => format!("type {} takes 1 byte", key.key_type),
+                    size => format!("type {} takes {size} bytes, aligned", key.key_type),
+                };
                 let mut diagnostic = Diagnostic::new(Code::NoRoom, key.span, message).label(label);
                 if !others.is_empty() {
                     diagnostic = diagnostic.hint(format!("there are {}", others.join(", ")));

@@ -195,6 +195,10 @@ impl<'a> Checker<'a> {
 
     /// Says what the main file declares and nothing uses. Files that are included may be for others, too.
     fn unused(&mut self) {
+        // what is wrong may be what would use it
+        if self.diagnostics.has_errors() {
+            return;
+        }
         let defines = self.defines.values().filter(|d| !d.used).map(|d| (d.span, "constant"));
         let tables = self.tables.values().filter(|d| !d.used).map(|d| (d.span, "set or map"));
         let unused: Vec<_> = defines.chain(tables).filter(|(span, _)| span.source.0 == 0).collect();
