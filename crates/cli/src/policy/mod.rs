@@ -2,6 +2,7 @@
 
 mod capture;
 pub(crate) mod check;
+pub(crate) mod compile;
 pub(crate) mod explain;
 mod journey;
 

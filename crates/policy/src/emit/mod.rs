@@ -29,9 +29,16 @@ use self::{block::one_line, code::Code, needs::Needs, place::Place, rules::Scope
 use crate::{
     hook::{Direction, Family, Hook},
     manifest::{self, Manifest},
-    policy::{COUNTED_VALUES_MAX, COUNTERS_MAX, KeyId, Policy, RULES_MAX},
+    policy::{COUNTED_VALUES_MAX, KeyId, Policy},
     source::Sources,
 };
+
+/// How many rules a policy may have: their hits are in one value of a per-CPU map, which is 32 KiB at most
+/// (`PCPU_MIN_UNIT_SIZE` in include/linux/percpu.h).
+pub const RULES_MAX: usize = 2048;
+
+/// How many named counters, for the same reason.
+pub const COUNTERS_MAX: usize = 2048;
 
 /// How many different Geneve options one block can ask for.
 pub const GENEVE_OPTIONS_ASKED_MAX: usize = 32;

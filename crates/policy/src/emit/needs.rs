@@ -21,6 +21,8 @@ pub(super) struct Needs {
     pub(super) read: Vec<KeyId>,
     /// Traits that are set or deleted.
     pub(super) changed: Vec<KeyId>,
+    /// Those of them that are deleted.
+    pub(super) deleted: Vec<KeyId>,
     /// Tables that are looked up in.
     pub(super) tables: Vec<TableId>,
     /// Counters.
@@ -257,7 +259,10 @@ impl Needs {
                 self.value(value);
                 insert(&mut self.changed, *key);
             }
-            Action::Delete(key) => insert(&mut self.changed, *key),
+            Action::Delete(key) => {
+                insert(&mut self.changed, *key);
+                insert(&mut self.deleted, *key);
+            }
             Action::Count { counter, by } => {
                 insert(&mut self.counters, *counter);
                 if let Some(operand) = by {

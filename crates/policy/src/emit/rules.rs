@@ -108,8 +108,11 @@ impl Scope<'_> {
     }
 
     fn joined(&self, parts: &[Condition], with: &str) -> String {
-        let parts: Vec<String> = parts.iter().map(|part| format!("({})", self.condition(part))).collect();
-        parts.join(with)
+        let part = |part| {
+            let part = self.condition(part);
+            if part.contains(" & ") || part.contains("&&") || part.contains("||") { format!("({part})") } else { part }
+        };
+        parts.iter().map(part).collect::<Vec<_>>().join(with)
     }
 
     /// A test, as an expression that can stand alone.
@@ -271,17 +274,20 @@ impl Scope<'_> {
         use crate::field::FieldKind as Kind;
         let field = |kind| format!("pkt->{}", member(Field { layer, kind }));
         // those of the other version are 0
-        let source = format!("{} | {}", field(Kind::Ipv6Source), field(Kind::Ipv4Source));
-        let destination = format!("{} | {}", field(Kind::Ipv6Destination), field(Kind::Ipv4Destination));
+        let either = |name, ipv6, ipv4| format!("pt_u128 {name} = {} | {};", field(ipv6), field(ipv4));
         Computed {
+            declarations: vec![
+                either("source", Kind::Ipv6Source, Kind::Ipv4Source),
+                either("destination", Kind::Ipv6Destination, Kind::Ipv4Destination),
+            ],
             guards: vec![format!("pkt->headers & {}", header_bits(layer, Header::Ip))],
-            ..Computed::plain(format!(
-                "pt_hash({}, {}, {source}, {destination}, {}, {})",
+            expression: format!(
+                "pt_hash({}, {}, source, destination, {}, {})",
                 field(Kind::IpVersion),
                 field(Kind::Protocol),
                 field(Kind::TransportSource),
                 field(Kind::TransportDestination)
-            ))
+            ),
         }
     }
 

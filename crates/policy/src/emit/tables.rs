@@ -155,12 +155,14 @@ impl<'p> CTable<'p> {
                         conditions.push(format!("key <= {}", constant(range.high, of)));
                     }
                 }
-                let condition = if conditions.is_empty() { "1".to_owned() } else { conditions.join(" && ") };
                 match self.table.value {
-                    None => code.line(format_args!("return {condition};")),
+                    None if conditions.is_empty() => code.line("return 1;"),
+                    None => code.line(format_args!("return {};", conditions.join(" && "))),
                     Some(value) => {
-                        code.line(format_args!("if (!({condition}))"));
-                        code.line("\treturn 0;");
+                        if !conditions.is_empty() {
+                            code.line(format_args!("if (!({}))", conditions.join(" && ")));
+                            code.line("\treturn 0;");
+                        }
                         code.line(format_args!("*found = {};", constant(range.value, value)));
                         code.line("return 1;");
                     }

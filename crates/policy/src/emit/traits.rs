@@ -119,14 +119,18 @@ pub(super) fn store(code: &mut Code, name: &str, policy: &Policy, names: &[Strin
     for id in &needs.changed {
         let key = policy.key(*id);
         let name = &names[id.0];
+        let set = match key.key_type {
+            KeyType::Flag => format!("{call}_set_flag(ctx, {name});"),
+            _ => format!("{call}_set(ctx, {name}, {});", slot::from_number(key.key_type, &format!("t->{name}"))),
+        };
+        if !needs.deleted.contains(id) {
+            code.line(format_args!("if (t->_changed & HAS_{name})"));
+            code.line(format_args!("\t{set}"));
+            continue;
+        }
         code.open(format_args!("if (t->_changed & HAS_{name})"));
         code.line(format_args!("if (t->_present & HAS_{name})"));
-        if key.key_type == KeyType::Flag {
-            code.line(format_args!("\t{call}_set_flag(ctx, {name});"));
-        } else {
-            let value = slot::from_number(key.key_type, &format!("t->{name}"));
-            code.line(format_args!("\t{call}_set(ctx, {name}, {value});"));
-        }
+        code.line(format_args!("\t{set}"));
         code.line("else");
         code.line(format_args!("\t{call}_del(ctx, {name});"));
         code.close();
