@@ -140,9 +140,8 @@ impl Scope<'_> {
                 self.asked(operand, (value == 0) != negated, question)
             }
             Test::AnyBit { operand, mask, negated } => {
-                let not = if negated { "!" } else { "" };
-                let question = format!("{not}({} & {})", self.number(operand), mask_literal(mask));
-                self.asked(operand, negated, question)
+                let any = format!("{} & {}", self.number(operand), mask_literal(mask));
+                self.asked(operand, negated, if negated { format!("!({any})") } else { any })
             }
             Test::In { operand, table, negated } => {
                 let not = if negated { "!" } else { "" };
