@@ -109,6 +109,7 @@ enum Command {
     #[command(subcommand)]
     Sockets(sockets::Command),
     Check(policy::check::Options),
+    Compile(policy::compile::Options),
     Explain(policy::explain::Options),
     Bind(bind::Options),
     Demo(demo::Options),
@@ -125,6 +126,7 @@ fn main() -> ExitCode {
         Command::Keys(command) => keys::run(command, &cli.global),
         Command::Sockets(command) => sockets::run(command, &cli.global),
         Command::Check(command) => policy::check::run(command, &cli.global),
+        Command::Compile(command) => policy::compile::run(command, &cli.global),
         Command::Explain(command) => policy::explain::run(command, &cli.global),
         Command::Bind(options) => bind::run(options, &cli.global),
         Command::Demo(options) => match demo::run(options) {

@@ -87,10 +87,8 @@ impl Compiler {
     pub fn compile(&self, emitted: &Emitted) -> Result<Vec<u8>, CompileError> {
         let folder = TempDir::new().map_err(io("making a folder for the compiler's files"))?;
         let at = folder.path();
-        let json = serde_json::to_string(&emitted.manifest).map_err(|error| CompileError::Io {
-            action: "writing the manifest".to_owned(),
-            source: error.into(),
-        })?;
+        let json = serde_json::to_string(&emitted.manifest)
+            .map_err(|error| CompileError::Io { action: "writing the manifest".to_owned(), source: error.into() })?;
         write(&at.join(SOURCE_NAME), &with_manifest(&emitted.source))?;
         write(&at.join(MANIFEST_NAME), &json)?;
         write_all(&at.join("include/packet_traits"), &OUR_HEADERS)?;
@@ -114,7 +112,10 @@ impl Compiler {
         }
         let message = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
         let clang = self.clang.clone();
-        if message.lines().any(|line| line.contains("file not found") && (line.contains("'linux/") || line.contains("'asm/"))) {
+        if message
+            .lines()
+            .any(|line| line.contains("file not found") && (line.contains("'linux/") || line.contains("'asm/")))
+        {
             return Err(CompileError::NoKernelHeaders { clang, message });
         }
         Err(CompileError::Refused { clang, message })

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::source::{Sources, Span};
 
-/// How many diagnostics one check gives; what comes after is only counted.
+/// How many diagnostics one check gives. It stops looking for more when it has so many.
 pub const DIAGNOSTICS_MAX: usize = 100;
 
 /// Of a line, what is farther away than this from what it is shown for is left out; in bytes.
@@ -321,6 +321,11 @@ impl Diagnostics {
             // Warnings must not keep the only error out.
             self.all[DIAGNOSTICS_MAX - 1] = diagnostic;
         }
+    }
+
+    /// Whether there is no use in looking for more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.has_errors() && self.all.len() >= DIAGNOSTICS_MAX
     }
 
     pub(crate) fn has_errors(&self) -> bool {

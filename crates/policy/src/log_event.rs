@@ -55,7 +55,8 @@ impl LogEvent {
         let captured = rest.u32().ok_or_else(short)?;
         let count = rest.u32().ok_or_else(short)?;
         let packet = rest.take::<PACKET_MAX>().ok_or_else(short)?;
-        let packet = packet.get(..captured as usize).ok_or_else(|| error("it claims more of the packet than it has"))?;
+        let packet =
+            packet.get(..captured as usize).ok_or_else(|| error("it claims more of the packet than it has"))?;
         let mut traits = Vec::new();
         for _ in 0..count {
             let key = rest.u32().ok_or_else(short)?;
@@ -119,10 +120,7 @@ mod tests {
             bytes.extend(high.to_ne_bytes());
         }
         let event = LogEvent::parse(&bytes).unwrap();
-        assert_eq!(
-            event.traits,
-            [LogTrait { key: 4, value: Some(1 << 64 | 7) }, LogTrait { key: 5, value: None }]
-        );
+        assert_eq!(event.traits, [LogTrait { key: 4, value: Some(1 << 64 | 7) }, LogTrait { key: 5, value: None }]);
         assert_eq!((event.time, event.rule, event.text, event.interface, event.length), (5, 1, 2, Some(3), 100));
         assert_eq!(event.packet, [0xab; 60]);
     }

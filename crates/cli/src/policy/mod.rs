@@ -2,6 +2,7 @@
 
 mod capture;
 pub(crate) mod check;
+pub(crate) mod compile;
 pub(crate) mod explain;
 mod journey;
 
@@ -14,7 +15,7 @@ use std::{
 use packet_traits::registry::RegistryError;
 use packet_traits_policy::{
     check::{CheckOptions, Checked, Files, HeldKey, RegistryKeys, Rejected},
-    diagnostic::{Diagnostic, Severity},
+    diagnostic::{DIAGNOSTICS_MAX, Diagnostic, Severity},
     source::Sources,
 };
 
@@ -69,7 +70,8 @@ fn say(diagnostics: &[Diagnostic], sources: &Sources) {
 /// That a policy is refused, in one line.
 fn refusal(file: &Path, rejected: &Rejected) -> String {
     let errors = rejected.diagnostics.iter().filter(|diagnostic| diagnostic.severity() == Severity::Error).count();
-    format!("{} has {}", file.display(), counted(errors, "error"))
+    let more = if rejected.diagnostics.len() == DIAGNOSTICS_MAX { " or more" } else { "" };
+    format!("{} has {}{more}", file.display(), counted(errors, "error"))
 }
 
 /// `1 rule`, `2 rules`

@@ -5,11 +5,12 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Component, Path, PathBuf},
+    string::FromUtf8Error,
 };
 
 use crate::{
     diagnostic::{Code, Diagnostic, Diagnostics, quoted},
-    source::{SourceId, Sources, Span},
+    source::{Sources, Span},
     syntax::{self, ast::Item},
 };
 
@@ -126,7 +127,10 @@ impl Loading<'_> {
                 return;
             }
         };
-        let source = self.text(name, bytes);
+        let source = match String::from_utf8(bytes) {
+            Ok(text) => self.sources.add(name, text),
+            Err(error) => return self.not_text(name, &error),
+        };
         let parsed = syntax::parse(source, &self.sources.get(source).text, self.diagnostics);
         for item in parsed {
             match item {
@@ -147,22 +151,12 @@ impl Loading<'_> {
         }
     }
 
-    /// Adds a file. What is not UTF-8 is said and replaced.
-    fn text(&mut self, name: String, bytes: Vec<u8>) -> SourceId {
-        let (text, wrong) = match String::from_utf8(bytes) {
-            Ok(text) => (text, None),
-            Err(error) => {
-                let place = error.utf8_error().valid_up_to();
-                (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(place))
-            }
-        };
-        let source = self.sources.add(name, text);
-        if let Some(place) = wrong {
-            let span = Span::new(source, place..place + char::REPLACEMENT_CHARACTER.len_utf8());
-            let message = "this file is not text in UTF-8";
-            let diagnostic = Diagnostic::new(Code::NotUtf8, span, message).label("these bytes are none");
-            self.diagnostics.push(diagnostic);
-        }
-        source
+    /// Says that a file is not in UTF-8, and where.
+    fn not_text(&mut self, name: String, error: &FromUtf8Error) {
+        let place = error.utf8_error().valid_up_to();
+        let source = self.sources.add(name, String::from_utf8_lossy(error.as_bytes()));
+        let span = Span::new(source, place..place + char::REPLACEMENT_CHARACTER.len_utf8());
+        let diagnostic = Diagnostic::new(Code::NotUtf8, span, "this file is not text in UTF-8");
+        self.diagnostics.push(diagnostic.label("these bytes are none"));
     }
 }

@@ -1,7 +1,7 @@
 //! A policy as BPF C over `packet_traits/policy.bpf.h` and `packet_traits/traits.bpf.h`, and the manifest that goes with it.
 //!
 //! A block becomes one program and a few functions of its own, all of them global, so that the verifier goes through each
-//! once and forgets what it knew:
+//! once and forgets what it knew; weak, so that clang does not pass less to them than they say:
 //!
 //! - `<block>_parse` takes the packet's headers apart, only as deep and only the fields that the block's rules need, and
 //!   keeps them in `struct <block>_packet`.
@@ -87,7 +87,9 @@ pub enum EmitError {
     )]
     Rules(usize),
     /// More than [`COUNTERS_MAX`].
-    #[error("the policy has {0} named counters and can have {COUNTERS_MAX}; one counter `by` a field can take the place of many")]
+    #[error(
+        "the policy has {0} named counters and can have {COUNTERS_MAX}; one counter `by` a field can take the place of many"
+    )]
     Counters(usize),
     /// More than [`KEYS_MAX`].
     #[error("the policy declares {0} keys and a registry has {KEYS_MAX}")]
@@ -143,6 +145,7 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
             needs,
             seal: options.seal,
             finishes: !needs.changed.is_empty() || place == Place::Xdp && options.seal,
+            is_part: false,
         };
         block::block(&mut code, &scope, block, policy.rule_numbers(number).start, sources);
         code.blank();
@@ -153,9 +156,16 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
         version: manifest::VERSION,
         source: sources.iter().next().map(|(_, main)| main.name.clone()).unwrap_or_default(),
         keys: policy.keys.iter().map(describe_key).collect(),
-        programs: (0..policy.blocks.len()).map(|number| describe_program(policy, number, &needs[number], sources)).collect(),
+        programs: (0..policy.blocks.len())
+            .map(|number| describe_program(policy, number, &needs[number], sources))
+            .collect(),
         tables: tables.iter().filter_map(CTable::contents).collect(),
-        counters: policy.counters.iter().enumerate().map(|(number, counter)| describe_counter(counter, number)).collect(),
+        counters: policy
+            .counters
+            .iter()
+            .enumerate()
+            .map(|(number, counter)| describe_counter(counter, number))
+            .collect(),
         interfaces: policy
             .interfaces
             .iter()

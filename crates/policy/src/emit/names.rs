@@ -7,11 +7,57 @@ use crate::{
 
 /// Words of C that cannot name anything else, with GNU's and those of the next C.
 const KEYWORDS: [&str; 51] = [
-    "alignas", "alignof", "asm", "auto", "bool", "break", "case", "char", "const", "constexpr", "continue", "default",
-    "do", "double", "else", "enum", "extern", "false", "float", "for", "goto", "if", "inline", "int", "long", "main",
-    "nullptr", "offsetof", "register", "restrict", "return", "short", "signed", "sizeof", "static", "struct",
-    "switch", "true", "typedef", "typeof", "typeof_unqual", "union", "unsigned", "void", "volatile", "while",
-    "static_assert", "thread_local", "linux", "unix", "barrier",
+    "alignas",
+    "alignof",
+    "asm",
+    "auto",
+    "bool",
+    "break",
+    "case",
+    "char",
+    "const",
+    "constexpr",
+    "continue",
+    "default",
+    "do",
+    "double",
+    "else",
+    "enum",
+    "extern",
+    "false",
+    "float",
+    "for",
+    "goto",
+    "if",
+    "inline",
+    "int",
+    "long",
+    "main",
+    "nullptr",
+    "offsetof",
+    "register",
+    "restrict",
+    "return",
+    "short",
+    "signed",
+    "sizeof",
+    "static",
+    "struct",
+    "switch",
+    "true",
+    "typedef",
+    "typeof",
+    "typeof_unqual",
+    "union",
+    "unsigned",
+    "void",
+    "volatile",
+    "while",
+    "static_assert",
+    "thread_local",
+    "linux",
+    "unix",
+    "barrier",
 ];
 
 /// A word that C takes for a name: the word itself, if it is one.
@@ -41,7 +87,9 @@ pub(super) fn program(block: &str) -> String {
     const ENDS: [&str; 4] = ["_parse", "_load", "_store", "_log"];
     let taken = KEYWORDS.contains(&block)
         || BEGINNINGS.iter().any(|beginning| block.starts_with(beginning))
-        || ENDS.iter().any(|end| block.ends_with(end));
+        || ENDS.iter().any(|end| block.ends_with(end))
+        // `<block>_rules_<number>`
+        || block.contains("_rules_");
     if taken { format!("program_{block}") } else { block.to_owned() }
 }
 

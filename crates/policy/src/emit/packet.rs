@@ -47,7 +47,7 @@ pub(super) fn interface(direction: InterfaceDirection) -> &'static str {
 
 /// The function `<name>_parse`.
 pub(super) fn parser(code: &mut Code, name: &str, hook: Hook, needs: &Needs) {
-    let mut parser = Parser { code, place: Place::of(hook), needs, leaves: false };
+    let mut parser = Parser { code, place: Place::of(hook), needs, ethernet: hook.sees_ethernet(), leaves: false };
     parser.function(name, hook);
 }
 
@@ -56,6 +56,8 @@ struct Parser<'w> {
     code: &'w mut Code,
     place: Place,
     needs: &'w Needs,
+    /// The packet starts with its Ethernet header.
+    ethernet: bool,
     /// Something has jumped to the end.
     leaves: bool,
 }
@@ -65,11 +67,10 @@ impl Parser<'_> {
         let (place, needs) = (self.place, self.needs);
         let (outer, inner) = (Layer::Outer, Layer::Inner);
         let parses = needs.ethernet(outer);
-        let ethernet = hook.sees_ethernet();
         // lengths that headers claim are compared with it
         let ends = needs.ipv4(outer) || needs.extensions(outer);
         self.code.function(format_args!(
-            "__noinline int {name}_parse({} *ctx, struct {name}_packet *pkt)",
+            "__weak __noinline int {name}_parse({} *ctx, struct {name}_packet *pkt)",
             place.context()
         ));
         if parses {
@@ -108,7 +109,7 @@ impl Parser<'_> {
             if ends {
                 self.code.line(format_args!("end = {};", place.end()));
             }
-            if ethernet {
+            if self.ethernet {
                 if matches!(hook, Hook::Tc(_)) {
                     self.taken_out_vlan();
                 }
@@ -167,7 +168,12 @@ impl Parser<'_> {
 
     /// Moves on to the next header. The verifier knows no more of `at` than that it is in a packet.
     fn advance(&mut self, by: &str) {
-        self.code.line(format_args!("at = pt_any(at + {by}, zero) & PT_AT_MAX;"));
+        self.forget(&format!("at + {by}"));
+    }
+
+    /// Goes to this place, which the verifier is not to know.
+    fn forget(&mut self, at: &str) {
+        self.code.line(format_args!("at = pt_any({at}, zero) & PT_AT_MAX;"));
     }
 
     fn ethernet(&mut self, layer: Layer) {
@@ -231,7 +237,8 @@ impl Parser<'_> {
     /// Where a packet starts with its IP header, that says its version.
     fn any_ip(&mut self) {
         self.code.blank();
-        self.load("at", "1");
+        // the shorter of the two
+        self.load("at", "sizeof(struct iphdr)");
         self.code.line("type = pt_ip_type(*(const __u8 *)header >> 4);");
     }
 
@@ -242,7 +249,7 @@ impl Parser<'_> {
         }
         self.code.blank();
         // behind a tag or a tunnel, its place differs
-        self.advance("0");
+        self.forget("at");
         if ipv4 {
             self.code.open("if (type == ETH_P_IP)");
             self.ipv4(layer);
@@ -267,7 +274,9 @@ impl Parser<'_> {
         self.code.line("const struct iphdr *ip;");
         self.code.line("__u32 len;");
         self.code.blank();
-        self.load("at", "sizeof(*ip)");
+        if layer == Layer::Inner || self.ethernet {
+            self.load("at", "sizeof(*ip)");
+        }
         self.code.line("ip = header;");
         self.code.line("len = ip->ihl * 4;");
         self.code.line("if (ip->version != 4 || len < sizeof(*ip) || at + len > end)");
@@ -324,9 +333,7 @@ impl Parser<'_> {
         }
         self.code.line(format_args!("{next} = *(const __u8 *)(header + 6);"));
         self.advance("sizeof(struct ipv6hdr)");
-        self.code.open(format_args!(
-            "for (i = 0; i < PT_EXTENSION_HEADERS_MAX && pt_is_extension({next}); i++)"
-        ));
+        self.code.open(format_args!("for (i = 0; i < PT_EXTENSION_HEADERS_MAX && pt_is_extension({next}); i++)"));
         self.code.line("const __u8 *extension;");
         self.code.line("__u32 len, fragment;");
         self.code.blank();
@@ -336,9 +343,7 @@ impl Parser<'_> {
         self.code.line(format_args!("len = pt_extension_len({next}, extension[1]);"));
         self.code.line("if (at + len > end)");
         self.code.line("\tbreak;");
-        self.code.line(format_args!(
-            "fragment = {next} == PT_FRAGMENT_HEADER ? pt_be16(extension + 2) : 0;"
-        ));
+        self.code.line(format_args!("fragment = {next} == PT_FRAGMENT_HEADER ? pt_be16(extension + 2) : 0;"));
         self.code.line(format_args!("{next} = extension[0];"));
         self.code.open("if (fragment & 0xfff8)");
         self.keep(layer, FieldKind::Fragment, "PT_FRAGMENT_LATER");
@@ -368,30 +373,46 @@ impl Parser<'_> {
         self.code.open("switch (protocol)");
         if needs.tcp(layer) {
             self.code.case("PT_TCP_PROTOCOL");
-            self.transport_header(layer, "sizeof(struct tcphdr)", Header::Tcp, &[
-                (FieldKind::TcpSource, "pt_be16(header)"),
-                (FieldKind::TcpDestination, "pt_be16(header + 2)"),
-                (FieldKind::TransportSource, "pt_be16(header)"),
-                (FieldKind::TransportDestination, "pt_be16(header + 2)"),
-                (FieldKind::TcpFlags, "*(const __u8 *)(header + 13)"),
-            ]);
+            self.transport_header(
+                layer,
+                "sizeof(struct tcphdr)",
+                Header::Tcp,
+                &[
+                    (FieldKind::TcpSource, "pt_be16(header)"),
+                    (FieldKind::TcpDestination, "pt_be16(header + 2)"),
+                    (FieldKind::TransportSource, "pt_be16(header)"),
+                    (FieldKind::TransportDestination, "pt_be16(header + 2)"),
+                    (FieldKind::TcpFlags, "*(const __u8 *)(header + 13)"),
+                ],
+            );
             self.code.end_case();
         }
         if needs.udp(layer) {
             self.code.case("PT_UDP_PROTOCOL");
-            self.transport_header(layer, "sizeof(struct udphdr)", Header::Udp, &[
-                (FieldKind::UdpSource, "pt_be16(header)"),
-                (FieldKind::UdpDestination, "pt_be16(header + 2)"),
-                (FieldKind::TransportSource, "pt_be16(header)"),
-                (FieldKind::TransportDestination, "pt_be16(header + 2)"),
-            ]);
+            self.transport_header(
+                layer,
+                "sizeof(struct udphdr)",
+                Header::Udp,
+                &[
+                    (FieldKind::UdpSource, "pt_be16(header)"),
+                    (FieldKind::UdpDestination, "pt_be16(header + 2)"),
+                    (FieldKind::TransportSource, "pt_be16(header)"),
+                    (FieldKind::TransportDestination, "pt_be16(header + 2)"),
+                ],
+            );
             if layer == Layer::Outer && (needs.vxlan() || needs.geneve()) {
                 self.code.line("type = pt_be16(header + 2);");
             }
             self.code.end_case();
         }
         for (wanted, number, header, bits, kinds) in [
-            (needs.icmp(layer), "PT_ICMP_PROTOCOL", Header::Icmp, Header::Ipv4, [FieldKind::IcmpType, FieldKind::IcmpCode]),
+            (
+                needs.icmp(layer),
+                "PT_ICMP_PROTOCOL",
+                Header::Icmp,
+                Header::Ipv4,
+                [FieldKind::IcmpType, FieldKind::IcmpCode],
+            ),
             (
                 needs.icmpv6(layer),
                 "PT_ICMPV6_PROTOCOL",
@@ -404,10 +425,12 @@ impl Parser<'_> {
                 self.code.case(number);
                 self.code.line(format_args!("if (!(headers & {}))", header_bits(layer, bits)));
                 self.leave();
-                self.transport_header(layer, "4", header, &[
-                    (kinds[0], "*(const __u8 *)header"),
-                    (kinds[1], "*(const __u8 *)(header + 1)"),
-                ]);
+                self.transport_header(
+                    layer,
+                    "4",
+                    header,
+                    &[(kinds[0], "*(const __u8 *)header"), (kinds[1], "*(const __u8 *)(header + 1)")],
+                );
                 self.code.end_case();
             }
         }

@@ -1,6 +1,8 @@
 //! What tests share: policies made by hand, compiling and loading them; checking texts, and policies without their places.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod robust;
+
 use std::{path::PathBuf, sync::Once};
 
 use libbpf_rs::libbpf_sys;
@@ -216,18 +218,4 @@ pub fn good(text: &str) -> Checked {
 
 pub fn said(rejected: &Rejected) -> String {
     rejected.diagnostics.iter().map(|diagnostic| diagnostic.render(&rejected.sources, false) + "\n\n").collect()
-}
-
-/// The policy with all places the same.
-pub fn without_places(mut policy: Policy) -> Policy {
-    for key in &mut policy.keys {
-        key.span = Span::default();
-    }
-    for block in &mut policy.blocks {
-        block.span = Span::default();
-        for rule in &mut block.rules {
-            rule.span = Span::default();
-        }
-    }
-    policy
 }
