@@ -127,7 +127,7 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
     interfaces(&mut code, policy);
     maps(&mut code, policy, &needs);
     for (number, table) in tables.iter().enumerate() {
-        if needs.iter().any(|needs| needs.tables.iter().any(|id| id.0 == number)) {
+        if is_looked_up(&needs, number) {
             table.write(&mut code);
         }
     }
@@ -159,7 +159,10 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
         programs: (0..policy.blocks.len())
             .map(|number| describe_program(policy, number, &needs[number], sources))
             .collect(),
-        tables: tables.iter().filter_map(CTable::contents).collect(),
+        tables: (0..tables.len())
+            .filter(|number| is_looked_up(&needs, *number))
+            .filter_map(|number| tables[number].contents())
+            .collect(),
         counters: policy
             .counters
             .iter()
@@ -175,6 +178,11 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
         logs,
     };
     Ok(Emitted { source: code.into_text(), manifest })
+}
+
+/// Whether a block looks up in a table: if not, there is no map of it to be filled.
+fn is_looked_up(needs: &[Needs], table: usize) -> bool {
+    needs.iter().any(|needs| needs.tables.iter().any(|id| id.0 == table))
 }
 
 fn check_limits(policy: &Policy, needs: &[Needs]) -> Result<(), EmitError> {
