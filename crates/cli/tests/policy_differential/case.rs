@@ -67,11 +67,8 @@ impl Input {
             Hook::Cgroup(Direction::Ingress) | Hook::Match | Hook::Steer => {
                 (interface(rng).filter(|_| rng.u32(..4) > 0), None)
             }
-            Hook::Netfilter { hook, .. } => match hook {
-                NetfilterHook::PreRouting | NetfilterHook::Input => (Some(LOOPBACK), None),
-                NetfilterHook::Forward => (Some(LOOPBACK), Some(LOOPBACK)),
-                NetfilterHook::Output | NetfilterHook::PostRouting => (None, Some(LOOPBACK)),
-            },
+            // The kernel's state says so at every hook (`verify_and_copy_hook_state` in net/bpf/test_run.c).
+            Hook::Netfilter { .. } => (None, Some(LOOPBACK)),
         };
         context.interfaces = interfaces.iter().map(|index| Some(*index)).collect();
         // BPF_PROG_TEST_RUN makes no skb that has these.
