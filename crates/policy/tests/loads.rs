@@ -235,10 +235,10 @@ fn tables_of_every_form_and_type_load() {
             }
             for (count, ranges) in [(3, false), (12, true), (100, false), (100, true)] {
                 let name = format!("t{number}_{count}_{ranges}");
-                let set = draft.table(Some(&name), of, None, table_entries(of, count, ranges));
+                let names = draft.table(Some(&name), of, None, table_entries(of, count, ranges));
                 let map = draft.table(None, of, Some(Type::Unsigned(32)), table_entries(of, count, ranges));
                 for negated in [false, true] {
-                    for table in [set, map] {
+                    for table in [names, map] {
                         let counted = vec![Action::Count { counter: value, by: Some(outer(FieldKind::Length)) }];
                         draft.plain(test(Test::In { operand, table, negated }), counted);
                     }
