@@ -90,6 +90,15 @@ struct bpf_nf_ctx {
 		__verdict;                                                                                             \
 	})
 
+/*
+ * What the rules of a long block decide, which are in several functions; else the program's verdict, or the number of a
+ * socket.
+ */
+#define PT_NEXT (1ULL << 32) /* nothing: the next rules follow */
+#define PT_ACCEPT (2ULL << 32)
+#define PT_DROP (3ULL << 32)
+#define PT_TO_XSK (4ULL << 32)
+
 /* What `steer` returns to leave the choice to the kernel: no group has such a member. */
 #define PT_KERNEL_CHOOSES 0xffffffff
 
@@ -350,13 +359,13 @@ static __always_inline __u64 pt_hash(__u32 version, __u32 protocol, pt_u128 sour
 }
 
 /*
- * Traits that a block reads or changes: a structure `t` with a number for each key, and the words _present and _changed,
+ * Traits that a block reads or changes: `t` points to a structure with a number for each key, and the words _present and _changed,
  * in which a key's bit is HAS_<key>. A key without a value has the number 0.
  */
-#define pt_set(t, key, value) ((t).key = (value), (t)._present |= HAS_##key, (t)._changed |= HAS_##key)
-#define pt_set_flag(t, key) ((t)._present |= HAS_##key, (t)._changed |= HAS_##key)
-#define pt_del(t, key) ((t).key = 0, (t)._present &= ~HAS_##key, (t)._changed |= HAS_##key)
-#define pt_del_flag(t, key) ((t)._present &= ~HAS_##key, (t)._changed |= HAS_##key)
+#define pt_set(t, key, value) ((t)->key = (value), (t)->_present |= HAS_##key, (t)->_changed |= HAS_##key)
+#define pt_set_flag(t, key) ((t)->_present |= HAS_##key, (t)->_changed |= HAS_##key)
+#define pt_del(t, key) ((t)->key = 0, (t)->_present &= ~HAS_##key, (t)->_changed |= HAS_##key)
+#define pt_del_flag(t, key) ((t)->_present &= ~HAS_##key, (t)->_changed |= HAS_##key)
 
 /* Numbers as slots have them, and back (crates/core/src/key.rs, KeyType). */
 #define pt_to_mac(number) bpf_cpu_to_be64((__u64)(number) << 16)

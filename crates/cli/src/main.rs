@@ -4,6 +4,7 @@
 
 mod bench;
 mod bind;
+mod clock;
 mod demo;
 mod deploy;
 mod interrupt;
@@ -112,6 +113,8 @@ enum Command {
     #[command(subcommand)]
     Sockets(sockets::Command),
     Check(policy::check::Options),
+    Compile(policy::compile::Options),
+    Explain(policy::explain::Options),
     Bind(bind::Options),
     Demo(demo::Options),
     Up(deploy::Up),
@@ -128,6 +131,8 @@ fn main() -> ExitCode {
         Command::Keys(command) => keys::run(command, &cli.global),
         Command::Sockets(command) => sockets::run(command, &cli.global),
         Command::Check(command) => policy::check::run(command, &cli.global),
+        Command::Compile(command) => policy::compile::run(command, &cli.global),
+        Command::Explain(command) => policy::explain::run(command, &cli.global),
         Command::Bind(options) => bind::run(options, &cli.global),
         Command::Demo(options) => match demo::run(options) {
             Ok(status) => return status,

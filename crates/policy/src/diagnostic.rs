@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::source::{Sources, Span};
 
-/// How many diagnostics one check gives; what comes after is only counted.
+/// How many diagnostics one check gives. It stops looking for more when it has so many.
 pub const DIAGNOSTICS_MAX: usize = 100;
 
 /// Of a line, what is farther away than this from what it is shown for is left out; in bytes.
@@ -159,21 +159,23 @@ impl Diagnostic {
             Severity::Warning => Level::WARNING,
         };
         let mut group = Group::with_title(level.primary_title(self.message.as_str()).id(self.code.name()));
-        let mut places: Vec<(Excerpt<'_>, Vec<(AnnotationKind, Span, &str)>)> = Vec::new();
         let primary = (AnnotationKind::Primary, self.span, self.label.as_str());
         let others = self.related.iter().map(|(span, what)| (AnnotationKind::Context, *span, what.as_str()));
+        let mut excerpts: Vec<Excerpt<'_>> = Vec::new();
         for annotation in [primary].into_iter().chain(others) {
-            match places.iter_mut().find(|(excerpt, _)| excerpt.has(annotation.1)) {
-                Some((_, annotations)) => annotations.push(annotation),
-                None => places.push((Excerpt::new(sources, annotation.1), vec![annotation])),
+            match excerpts.iter_mut().find(|excerpt| excerpt.has(annotation.1)) {
+                Some(excerpt) => excerpt.annotations.push(annotation),
+                None => excerpts.push(Excerpt::new(sources, annotation)),
             }
         }
-        for (excerpt, annotations) in places {
-            let span = annotations[0].1;
+        // of what could not be read there is nothing to show
+        excerpts.retain(|excerpt| !sources.get(excerpt.shown.source).text.is_empty());
+        for excerpt in excerpts {
+            let span = excerpt.annotations[0].1;
             let path = sources.get(span.source).name.as_str();
             let (line, column) = sources.line_column(span.source, span.start);
-            let annotations = annotations.into_iter().map(|(kind, span, label)| {
-                kind.span(excerpt.range(span)).label(Some(label).filter(|label| !label.is_empty()))
+            let annotations = excerpt.annotations.iter().map(|(kind, span, label)| {
+                kind.span(excerpt.range(*span)).label(Some(*label).filter(|label| !label.is_empty()))
             });
             let snippet = Snippet::source(excerpt.text).line_start(line).annotations(annotations);
             group = if excerpt.shown.start == excerpt.whole_line.start {
@@ -267,23 +269,27 @@ pub struct Related {
     pub place: Place,
 }
 
-/// The line that a span starts in, or the part of a long line around it.
+/// The line that a span starts in, or the part of a long line around it, and what is said of it.
 struct Excerpt<'a> {
     whole_line: Span,
     shown: Span,
     text: &'a str,
+    annotations: Vec<(AnnotationKind, Span, &'a str)>,
 }
 
 impl<'a> Excerpt<'a> {
-    fn new(sources: &'a Sources, span: Span) -> Excerpt<'a> {
+    fn new(sources: &'a Sources, annotation: (AnnotationKind, Span, &'a str)) -> Excerpt<'a> {
+        let span = annotation.1;
         let text = &sources.get(span.source).text;
         let start = text[..span.start].rfind('\n').map_or(0, |newline| newline + 1);
         let end = text[span.start..].find('\n').map_or(text.len(), |newline| span.start + newline);
         let whole_line = Span::new(span.source, start..end);
-        let from = text.ceil_char_boundary(start.max(span.start.saturating_sub(SHOWN_AROUND)));
-        let to = text.floor_char_boundary(end.min(span.start + SHOWN_AROUND));
+        let boundary = |byte: &usize| text.is_char_boundary(*byte);
+        let from = (start.max(span.start.saturating_sub(SHOWN_AROUND))..=span.start).find(boundary);
+        let to = (span.start..=end.min(span.start + SHOWN_AROUND)).rfind(boundary);
+        let (from, to) = (from.unwrap_or(span.start), to.unwrap_or(end));
         let shown = Span::new(span.source, from..to);
-        Excerpt { whole_line, shown, text: &text[from..to] }
+        Excerpt { whole_line, shown, text: &text[from..to], annotations: vec![annotation] }
     }
 
     fn has(&self, span: Span) -> bool {
@@ -315,6 +321,11 @@ impl Diagnostics {
             // Warnings must not keep the only error out.
             self.all[DIAGNOSTICS_MAX - 1] = diagnostic;
         }
+    }
+
+    /// Whether there is no use in looking for more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.has_errors() && self.all.len() >= DIAGNOSTICS_MAX
     }
 
     pub(crate) fn has_errors(&self) -> bool {

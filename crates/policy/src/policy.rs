@@ -175,13 +175,6 @@ pub struct Counter {
 /// How many values a [`Counter`] holds numbers of.
 pub const COUNTED_VALUES_MAX: u32 = 65_536;
 
-/// How many rules a policy can have: their hits are in one value of a per-CPU map, which has at most 32 KiB
-/// (`PCPU_MIN_UNIT_SIZE` in linux/percpu.h).
-pub const RULES_MAX: usize = 2_048;
-
-/// How many named counters a policy can have; those without `by` are in one value, too.
-pub const COUNTERS_MAX: usize = 2_048;
-
 /// How many blocks a policy can have.
 pub const BLOCKS_MAX: usize = 256;
 

@@ -66,7 +66,7 @@ pub fn print_rule(policy: &Policy, block: usize, rule: usize) -> String {
         if place > 0 {
             text.push_str("  ");
         }
-        text.push_str(&action_text(policy, action));
+        text.push_str(&print_action(policy, action));
     }
     text
 }
@@ -83,7 +83,7 @@ fn condition(policy: &Policy, what: &Condition, around: Binding, text: &mut Stri
     let (own, parts, word) = match what {
         // only a whole condition is usually that
         Condition::Always => return text.push_str("length is set"),
-        Condition::Test(test) => return text.push_str(&test_text(policy, test)),
+        Condition::Test(test) => return text.push_str(&print_test(policy, test)),
         Condition::Not(part) => {
             text.push_str("not ");
             return condition(policy, part, Binding::Not, text);
@@ -108,7 +108,8 @@ fn condition(policy: &Policy, what: &Condition, around: Binding, text: &mut Stri
     }
 }
 
-fn test_text(policy: &Policy, test: &Test) -> String {
+/// A test as text.
+pub fn print_test(policy: &Policy, test: &Test) -> String {
     let not_equal = |negated: bool| if negated { "!= " } else { "" };
     match *test {
         Test::Present(Presence::Trait(key)) => format!("trait {} is set", policy.key(key).name),
@@ -125,32 +126,32 @@ fn test_text(policy: &Policy, test: &Test) -> String {
                 Comparison::Greater => "> ",
                 Comparison::GreaterOrEqual => ">= ",
             };
-            format!("{} {operator}{}", operand_text(policy, operand), operand_value(policy, operand, value))
+            format!("{} {operator}{}", print_operand(policy, operand), print_value(policy, operand, value))
         }
         Test::Between { operand, low, high, negated } => {
-            format!("{} {}{low}-{high}", operand_text(policy, operand), not_equal(negated))
+            format!("{} {}{low}-{high}", print_operand(policy, operand), not_equal(negated))
         }
         Test::Masked { operand, mask, value, negated } if is_flags(operand) => {
             let operator = if negated { "!=" } else { "==" };
-            format!("{} & {} {operator} {}", operand_text(policy, operand), flags(mask), flags(value))
+            format!("{} & {} {operator} {}", print_operand(policy, operand), flags(mask), flags(value))
         }
         Test::Masked { operand, mask, value, negated } => {
             let value_type = policy.type_of(operand);
             format!(
                 "{} {}{}/{}",
-                operand_text(policy, operand),
+                print_operand(policy, operand),
                 not_equal(negated),
                 constant(value_type, value),
                 mask.count_ones()
             )
         }
-        Test::AnyBit { operand, mask, negated: false } => format!("{} {}", operand_text(policy, operand), flags(mask)),
+        Test::AnyBit { operand, mask, negated: false } => format!("{} {}", print_operand(policy, operand), flags(mask)),
         Test::AnyBit { operand, mask, negated: true } => {
-            format!("{} & {} == 0", operand_text(policy, operand), flags(mask))
+            format!("{} & {} == 0", print_operand(policy, operand), flags(mask))
         }
         Test::In { operand, table, negated } => {
             let table = table_text(policy, table, operand);
-            format!("{} {}{table}", operand_text(policy, operand), if negated { "!= " } else { "in " })
+            format!("{} {}{table}", print_operand(policy, operand), if negated { "!= " } else { "in " })
         }
         Test::Interface { direction, interface, negated } => {
             let word = match direction {
@@ -162,7 +163,8 @@ fn test_text(policy: &Policy, test: &Test) -> String {
     }
 }
 
-fn action_text(policy: &Policy, action: &Action) -> String {
+/// An action as text.
+pub fn print_action(policy: &Policy, action: &Action) -> String {
     match action {
         Action::Set { key, value } => {
             let key = policy.key(*key);
@@ -176,7 +178,7 @@ fn action_text(policy: &Policy, action: &Action) -> String {
             let name = &policy.counters[counter.0].name;
             match by {
                 None => format!("count {name}"),
-                Some(operand) => format!("count {name} by {}", operand_text(policy, *operand)),
+                Some(operand) => format!("count {name} by {}", print_operand(policy, *operand)),
             }
         }
         Action::Log { text, sample } => {
@@ -209,9 +211,9 @@ fn action_text(policy: &Policy, action: &Action) -> String {
 fn value_text(policy: &Policy, value: &Value, value_type: Type) -> String {
     match *value {
         Value::Constant(number) => constant(value_type, number),
-        Value::Operand(operand) => operand_text(policy, operand),
+        Value::Operand(operand) => print_operand(policy, operand),
         Value::Lookup { operand, table } => {
-            format!("{} map {}", operand_text(policy, operand), table_text(policy, table, operand))
+            format!("{} map {}", print_operand(policy, operand), table_text(policy, table, operand))
         }
         Value::Unique => "unique".to_owned(),
         Value::Hash(Layer::Outer) => "hash(5-tuple)".to_owned(),
@@ -223,7 +225,8 @@ fn value_text(policy: &Policy, value: &Value, value_type: Type) -> String {
     }
 }
 
-fn operand_text(policy: &Policy, operand: Operand) -> String {
+/// What a test can be about, as text.
+pub fn print_operand(policy: &Policy, operand: Operand) -> String {
     match operand {
         Operand::Field(field) => words::field_text(field),
         Operand::Trait(key) => format!("trait {}", policy.key(key).name),
@@ -293,7 +296,8 @@ fn word(field: FieldKind, value: u128) -> Option<&'static str> {
     words::values(field).iter().find(|(_, number)| *number == value).map(|(word, _)| *word)
 }
 
-fn operand_value(policy: &Policy, operand: Operand, value: u128) -> String {
+/// A value of that, as text: a word where the field has one for it.
+pub fn print_value(policy: &Policy, operand: Operand, value: u128) -> String {
     if let Operand::Field(field) = operand {
         if field.kind == FieldKind::TcpFlags {
             return flags(value);

@@ -73,7 +73,10 @@ impl PacketSource {
             }
             PacketSource::Stdin => {
                 let mut bytes = Vec::new();
-                io::stdin().lock().read_to_end(&mut bytes).map_err(|error| format!("reading standard input: {error}"))?;
+                io::stdin()
+                    .lock()
+                    .read_to_end(&mut bytes)
+                    .map_err(|error| format!("reading standard input: {error}"))?;
                 ("standard input".to_owned(), bytes)
             }
         };
@@ -111,7 +114,7 @@ fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
     if let Some(other) = digits.iter().find(|c| !c.is_ascii_hexdigit()) {
         return Err(format!("{other:?} is no hexadecimal digit"));
     }
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(format!("{} hexadecimal digits make no whole bytes", digits.len()));
     }
     let value = |digit: char| digit.to_digit(16).unwrap_or_default() as u8;
@@ -182,6 +185,9 @@ mod tests {
             "0a0".parse::<PacketSource>(),
             Err("no file, and no packet: 3 hexadecimal digits make no whole bytes".to_owned())
         );
-        assert_eq!("pcap".parse::<PacketSource>(), Err("no file, and no packet: 'p' is no hexadecimal digit".to_owned()));
+        assert_eq!(
+            "pcap".parse::<PacketSource>(),
+            Err("no file, and no packet: 'p' is no hexadecimal digit".to_owned())
+        );
     }
 }

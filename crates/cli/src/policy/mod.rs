@@ -1,6 +1,10 @@
 //! Commands about policies, and what they share: reading and checking a policy's file.
 
+mod capture;
 pub(crate) mod check;
+pub(crate) mod compile;
+pub(crate) mod explain;
+mod journey;
 
 use std::{
     error::Error,
@@ -11,7 +15,7 @@ use std::{
 use packet_traits::registry::RegistryError;
 use packet_traits_policy::{
     check::{CheckOptions, Checked, Files, HeldKey, RegistryKeys, Rejected},
-    diagnostic::{Diagnostic, Severity},
+    diagnostic::{DIAGNOSTICS_MAX, Diagnostic, Severity},
     source::Sources,
 };
 
@@ -66,7 +70,8 @@ fn say(diagnostics: &[Diagnostic], sources: &Sources) {
 /// That a policy is refused, in one line.
 fn refusal(file: &Path, rejected: &Rejected) -> String {
     let errors = rejected.diagnostics.iter().filter(|diagnostic| diagnostic.severity() == Severity::Error).count();
-    format!("{} has {}", file.display(), counted(errors, "error"))
+    let more = if rejected.diagnostics.len() == DIAGNOSTICS_MAX { " or more" } else { "" };
+    format!("{} has {}{more}", file.display(), counted(errors, "error"))
 }
 
 /// `1 rule`, `2 rules`

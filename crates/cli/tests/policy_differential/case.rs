@@ -2,7 +2,7 @@
 
 use std::{io, ops::RangeInclusive};
 
-use packet_traits::core::{Layout, Merge, Nonces, Region, TraitsMut, TraitsView, view::PacketRegion};
+use packet_traits::core::{Merge, PacketRegion, Region, TraitsMut, TraitsView};
 use packet_traits_policy::{
     hook::{Direction, Family, Hook, NetfilterHook},
     interpret::{self, Context, Decision, Outcome, from_value, to_value},
@@ -67,11 +67,8 @@ impl Input {
             Hook::Cgroup(Direction::Ingress) | Hook::Match | Hook::Steer => {
                 (interface(rng).filter(|_| rng.u32(..4) > 0), None)
             }
-            Hook::Netfilter { hook, .. } => match hook {
-                NetfilterHook::PreRouting | NetfilterHook::Input => (Some(LOOPBACK), None),
-                NetfilterHook::Forward => (Some(LOOPBACK), Some(LOOPBACK)),
-                NetfilterHook::Output | NetfilterHook::PostRouting => (None, Some(LOOPBACK)),
-            },
+            // The kernel's state says so at every hook (`verify_and_copy_hook_state` in net/bpf/test_run.c).
+            Hook::Netfilter { .. } => (None, Some(LOOPBACK)),
         };
         context.interfaces = interfaces.iter().map(|index| Some(*index)).collect();
         // BPF_PROG_TEST_RUN makes no skb that has these.
@@ -96,6 +93,15 @@ impl Input {
             forget_keep_first(policy, &mut input.context);
         }
         input
+    }
+
+    /// The metadata that the packet arrives with at XDP.
+    pub fn metadata(&self, loaded: &Loaded, policy: &Policy) -> Vec<u8> {
+        let mut metadata = self.foreign.clone();
+        if self.context.has_area {
+            metadata.extend(area(loaded, policy, &self.context.traits, self.open));
+        }
+        metadata
     }
 }
 
@@ -129,14 +135,13 @@ pub fn check(
     if ran == Ran::Refused {
         return Ok(ran);
     }
-    let counted = loaded.count(policy, &outcome);
-    let logged = logs(loaded, policy, &outcome, &input.packet, &context);
-    counted.and(logged).map_err(|difference| format!("{difference}\n{}", told(&outcome)))?;
+    account(loaded, policy, &[(&outcome, &input.packet)], &context)
+        .map_err(|difference| format!("{difference}\n{}", told(&outcome)))?;
     Ok(Ran::Same)
 }
 
 /// What the interpreter did.
-fn told(outcome: &Outcome<'_>) -> String {
+pub fn told(outcome: &Outcome<'_>) -> String {
     let mut text = format!(
         "the interpreter: {:?} by rule {:?}, traits {:x?}, mark {:x?}, priority {:x?}, queue {:x?}\n",
         outcome.decision, outcome.decided_by, outcome.traits, outcome.mark, outcome.priority, outcome.queue
@@ -162,7 +167,7 @@ fn xdp(
     seal: bool,
     context: &Context,
 ) -> Result<Ran, String> {
-    let metadata = metadata(loaded, policy, input);
+    let metadata = input.metadata(loaded, policy);
     let program = loaded.program(policy, block);
     let ran = match test_run::xdp(fd(&program), &metadata, &input.packet) {
         Err(error) if refuses(&error) && input.packet.len() < 14 => return Ok(Ran::Refused),
@@ -185,53 +190,38 @@ fn xdp(
         return Err(format!("the other program's metadata is gone: {:x?}", ran.metadata));
     }
     let sealed = seal && input.foreign.is_empty();
-    same_traits(loaded, policy, &ran.metadata, outcome, sealed, context)?;
+    same_traits(loaded, policy, (&ran.metadata, ran.metadata.len()), outcome, sealed, context)?;
     Ok(Ran::Same)
 }
 
-/// The metadata that a packet arrives with.
-fn metadata(loaded: &Loaded, policy: &Policy, input: &Input) -> Vec<u8> {
-    let mut metadata = input.foreign.clone();
-    if input.context.has_area {
-        metadata.extend(area(&loaded.layout, &loaded.nonces, loaded, policy, &input.context.traits, input.open));
-    }
-    metadata
-}
-
 /// An area with traits in it: the whole, or the flow region alone.
-pub fn area(
-    layout: &Layout,
-    nonces: &Nonces,
-    loaded: &Loaded,
-    policy: &Policy,
-    traits: &[Option<u128>],
-    open: bool,
-) -> Vec<u8> {
-    let mut area = vec![0; layout.area_len()];
-    let mut view = TraitsMut::init(&mut area, layout, nonces).unwrap();
+fn area(loaded: &Loaded, policy: &Policy, traits: &[Option<u128>], open: bool) -> Vec<u8> {
+    let mut area = vec![0; loaded.layout.area_len()];
+    let mut view = TraitsMut::init(&mut area, &loaded.layout, &loaded.nonces).unwrap();
     for ((key, declared), value) in loaded.keys.iter().zip(&policy.keys).zip(traits) {
         if let Some(value) = value {
             view.set_value(key, &to_value(declared.key_type, *value)).unwrap();
         }
     }
-    if open { area } else { area.split_off(layout.region_len(Region::Packet)) }
+    if open { area } else { area.split_off(loaded.layout.region_len(Region::Packet)) }
 }
 
-/// The metadata that a program left holds the traits that the interpreter says.
-fn same_traits(
+/// The bytes in front of a packet, and its metadata of this length, hold the traits that the interpreter says.
+pub fn same_traits(
     loaded: &Loaded,
     policy: &Policy,
-    metadata: &[u8],
+    (in_front, meta_len): (&[u8], usize),
     outcome: &Outcome<'_>,
     sealed: bool,
     context: &Context,
 ) -> Result<(), String> {
-    let view = TraitsView::new_checked(metadata, &loaded.layout, &loaded.nonces, metadata.len()).ok();
+    let view = TraitsView::new_checked(in_front, &loaded.layout, &loaded.nonces, meta_len).ok();
     let flow_len = loaded.layout.region_len(Region::Flow);
-    if sealed && view.is_some() && metadata.len() != flow_len {
-        return Err(format!("the area is not sealed: {} bytes of metadata", metadata.len()));
+    if sealed && view.is_some() && meta_len != flow_len {
+        return Err(format!("the area is not sealed: {meta_len} bytes of metadata"));
     }
-    let hidden = sealed && view.is_some_and(|view| view.packet_region() != PacketRegion::Open);
+    // What is not in the bytes given cannot be compared.
+    let hidden = sealed && view.is_some_and(|view| view.packet_region() == PacketRegion::Absent);
     for ((key, declared), expected) in loaded.keys.iter().zip(&policy.keys).zip(&outcome.traits) {
         if hidden && declared.merge == Merge::KeepFirst {
             continue;
@@ -245,7 +235,7 @@ fn same_traits(
 }
 
 /// Whether the kernel's value is what the interpreter says; its time is a little later.
-fn is(found: Option<u128>, expected: Option<u128>, context: &Context) -> bool {
+pub fn is(found: Option<u128>, expected: Option<u128>, context: &Context) -> bool {
     let time = u128::from(context.time);
     found == expected || expected == Some(time) && found.is_some_and(|found| (time..=now().into()).contains(&found))
 }
@@ -254,8 +244,11 @@ fn skb(loaded: &Loaded, policy: &Policy, block: usize, input: &Input, outcome: &
     let hook = policy.blocks[block].hook;
     let mut packet = Vec::new();
     if !hook.sees_ethernet() {
-        packet =
-            test_run::ethernet(if input.packet.first().is_some_and(|byte| byte >> 4 == 6) { 0x86dd } else { 0x0800 });
+        packet = test_run::ethernet(match ip_header(&input.packet) {
+            Some(Family::Ipv4) => 0x0800,
+            Some(Family::Ipv6) => 0x86dd,
+            None => OTHER_ETHER_TYPE,
+        });
     }
     let header_len = packet.len();
     packet.extend(&input.packet);
@@ -268,8 +261,10 @@ fn skb(loaded: &Loaded, policy: &Policy, block: usize, input: &Input, outcome: &
     };
     let program = loaded.program(policy, block);
     let ran = match test_run::skb(fd(&program), context, &packet) {
-        // The kernel makes no such skb of a packet whose IP header is cut short.
-        Err(error) if refuses(&error) && packet.len() < 14 + 40 => return Ok(Ran::Refused),
+        // The kernel makes no such skb of nothing, and none of an IP packet whose header is cut short.
+        Err(error) if refuses(&error) && packet.len() < if hook.sees_ethernet() { 14 + 40 } else { 14 + 1 } => {
+            return Ok(Ran::Refused);
+        }
         other => other.map_err(|error| format!("running the program: {error}"))?,
     };
     let expected = match (hook, outcome.decision) {
@@ -323,37 +318,41 @@ fn ip_header(packet: &[u8]) -> Option<Family> {
     }
 }
 
-/// What was logged is what the interpreter says, except that it says all that is in some sample.
-fn logs(
-    loaded: &Loaded,
+/// What the kernel has counted and logged is what the interpreter says of the blocks that a packet has met.
+pub fn account(
+    loaded: &mut Loaded,
     policy: &Policy,
-    outcome: &Outcome<'_>,
-    packet: &[u8],
+    outcomes: &[(&Outcome<'_>, &[u8])],
     context: &Context,
 ) -> Result<(), String> {
+    outcomes.iter().for_each(|(outcome, _)| loaded.take_down(policy, outcome));
+    loaded.compare_counts(policy)?;
     let events = loaded.logged();
     let mut events = events.iter().peekable();
     let rules: Vec<_> = policy.blocks.iter().flat_map(|block| &block.rules).collect();
-    for logged in &outcome.logged {
-        let is_this = |event: &&LogEvent| {
-            event.rule as usize == logged.rule
-                && loaded.manifest.logs[event.text as usize] == logged.text
-                && u128::from(event.length) == outcome.length
-                && event.packet == packet[..packet.len().min(64)]
-                && event.traits.iter().all(|found| is(found.value, logged.traits[found.key as usize], context))
-        };
-        let always = rules[logged.rule]
-            .actions
-            .iter()
-            .all(|action| !matches!(action, Action::Log { text, sample } if text == logged.text && *sample > 1));
-        if events.next_if(is_this).is_none() && always {
-            return Err(format!("not logged as it should be: {logged:x?}; next is {:x?}", events.peek()));
+    for (outcome, packet) in outcomes {
+        for logged in &outcome.logged {
+            let is_this = |event: &&LogEvent| {
+                event.rule as usize == logged.rule
+                    && loaded.manifest.logs[event.text as usize] == logged.text
+                    && u128::from(event.length) == outcome.length
+                    && event.packet == packet[..packet.len().min(64)]
+                    && event.traits.iter().all(|found| is(found.value, logged.traits[found.key as usize], context))
+            };
+            // The interpreter says all that is in some sample.
+            let always = rules[logged.rule]
+                .actions
+                .iter()
+                .all(|action| !matches!(action, Action::Log { text, sample } if text == logged.text && *sample > 1));
+            if events.next_if(is_this).is_none() && always {
+                return Err(format!("not logged as it should be: {logged:x?}; next is {:x?}", events.peek()));
+            }
         }
     }
     events.next().map_or(Ok(()), |event| Err(format!("logged, but should not be: {event:x?}")))
 }
 
-fn same(what: &str, kernel: u32, interpreter: u32) -> Result<(), String> {
+pub fn same(what: &str, kernel: u32, interpreter: u32) -> Result<(), String> {
     if kernel == interpreter {
         Ok(())
     } else {

@@ -1,6 +1,6 @@
 //! A policy in the kernel: bound, filled and loaded as the `traits` command does, with what it has counted so far.
 
-use std::{collections::HashMap, os::fd::AsFd};
+use std::{collections::HashMap, os::fd::AsFd, path::Path, process::Command};
 
 use libbpf_rs::{MapCore, MapFlags, RingBufferBuilder};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
@@ -15,9 +15,11 @@ use packet_traits_policy::{
     interpret::{Outcome, to_value},
     log_event::LogEvent,
     manifest::Manifest,
-    policy::Policy,
+    policy::{Policy, Type},
     source::Sources,
 };
+
+use crate::case::now;
 
 /// Packets and bytes.
 pub type Count = (u64, u64);
@@ -33,6 +35,10 @@ pub struct Loaded {
     hits: Vec<Count>,
     counters: Vec<Count>,
     by: HashMap<(usize, Vec<u8>), Count>,
+    /// What was counted by value since the last comparison.
+    touched: Vec<(usize, Vec<u8>)>,
+    /// When it was loaded: later times may be the kernel's own.
+    since: u64,
 }
 
 /// Compiles a policy. `Err` says why it cannot be, and shows the program.
@@ -40,6 +46,21 @@ pub fn compile(policy: &Policy, sources: &Sources, seal: bool) -> Result<Vec<u8>
     let emitted = emit(policy, sources, &EmitOptions { seal }).map_err(|error| format!("emitting: {error}"))?;
     let object = Compiler::new(&libbpf_sys::API_HEADERS).compile(&emitted);
     object.map_err(|error| format!("{error}\n{}", numbered(&emitted.source)))
+}
+
+/// Compiles observer.bpf.c.
+pub fn compile_observer() -> Vec<u8> {
+    let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("clang")
+        .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror"])
+        .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
+        .arg("-c")
+        .arg(manifest_dir.join("tests/policy_differential/observer.bpf.c"))
+        .args(["-o", "-"])
+        .output()
+        .unwrap_or_else(|error| panic!("running clang: {error}; `make test` installs it"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
 }
 
 /// Text with its lines numbered.
@@ -79,6 +100,8 @@ impl Loaded {
             hits: vec![(0, 0); policy.blocks.iter().map(|block| block.rules.len()).sum()],
             counters: vec![(0, 0); policy.counters.len()],
             by: HashMap::new(),
+            touched: Vec::new(),
+            since: now(),
         })
     }
 
@@ -95,27 +118,32 @@ impl Loaded {
         (cpu as u64) << 48 | (last + 1)
     }
 
-    /// Takes down that a block has done this to a packet; what the kernel has counted must be the same.
-    pub fn count(&mut self, policy: &Policy, outcome: &Outcome<'_>) -> Result<(), String> {
+    /// Takes down that a block has done this to a packet.
+    pub fn take_down(&mut self, policy: &Policy, outcome: &Outcome<'_>) {
         let bytes = outcome.length as u64;
         let add = |count: &mut Count| *count = (count.0 + 1, count.1 + bytes);
         outcome.hits.iter().for_each(|rule| add(&mut self.hits[*rule]));
-        let mut touched = Vec::new();
         for counted in &outcome.counted {
             match (policy.counters[counted.counter.0].by, counted.by) {
+                // the kernel counts under its own time
+                (Some(Type::Timestamp), Some(time)) if time >= self.since.into() && time <= now().into() => {}
                 (Some(by), Some(value)) => {
                     let key_type = self.manifest.counters[counted.counter.0].by.as_ref().unwrap().parse().unwrap();
-                    assert!(packet_traits_policy::policy::Type::from(key_type).bits() >= by.bits());
+                    assert!(Type::from(key_type).bits() >= by.bits());
                     let key = (counted.counter.0, to_value(key_type, value).to_bytes().to_vec());
                     add(self.by.entry(key.clone()).or_default());
-                    touched.push(key);
+                    self.touched.push(key);
                 }
                 _ => add(&mut self.counters[counted.counter.0]),
             }
         }
+    }
+
+    /// What the kernel has counted must be what was taken down.
+    pub fn compare_counts(&mut self, policy: &Policy) -> Result<(), String> {
         same("hits of rules", &self.read("pt_hits", self.hits.len()), &self.hits)?;
         same("counters", &self.read("pt_counters", self.counters.len()), &self.counters)?;
-        for key in touched {
+        for key in std::mem::take(&mut self.touched) {
             let found = self.counted_by(key.0, &key.1);
             if found != self.by[&key] {
                 let name = &policy.counters[key.0].name;
@@ -129,7 +157,12 @@ impl Loaded {
     pub fn assert_counted_no_other(&self, policy: &Policy) -> Result<(), String> {
         for (number, counter) in self.manifest.counters.iter().enumerate().filter(|(_, counter)| counter.by.is_some()) {
             let map = self.object.map(&counter.map).expect("every counter has its map");
-            if let Some(key) = map.keys().find(|key| !self.by.contains_key(&(number, key.clone()))) {
+            let is_time = |key: &[u8]| {
+                policy.counters[number].by == Some(Type::Timestamp)
+                    && key.try_into().is_ok_and(|time| u64::from_ne_bytes(time) >= self.since)
+            };
+            let unknown = |key: &Vec<u8>| !self.by.contains_key(&(number, key.clone())) && !is_time(key);
+            if let Some(key) = map.keys().find(unknown) {
                 return Err(format!("{} by {key:x?} was counted by the kernel only", policy.counters[number].name));
             }
         }

@@ -128,13 +128,13 @@ fn run<C>(program: BorrowedFd<'_>, data: &[u8], context: &mut C, out: Option<&mu
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
         data_in: data.as_ptr().cast(),
         data_size_in: data.len() as u32,
-        data_out: out.as_ref().map_or(ptr::null_mut(), |out| out.as_ptr().cast_mut().cast()),
-        data_size_out: out.as_ref().map_or(0, |out| out.len() as u32),
         ctx_in: ptr::from_ref(context).cast(),
         ctx_size_in: size_of::<C>() as u32,
         ..Default::default()
     };
-    if out.is_some() {
+    if let Some(out) = out {
+        opts.data_out = out.as_mut_ptr().cast();
+        opts.data_size_out = out.len() as u32;
         opts.ctx_out = ptr::from_mut(context).cast();
         opts.ctx_size_out = size_of::<C>() as u32;
     }

@@ -5,9 +5,10 @@ use packet_traits_core::Merge;
 use super::{Checker, constants::Expected, type_text};
 use crate::{
     diagnostic::{Code, Diagnostic, quoted},
+    emit::COUNTERS_MAX,
     field::FieldKind,
     hook::{Ability, Hook},
-    policy::{Action, COUNTERS_MAX, Counter, CounterId, Hardware, LOG_TEXT_LEN_MAX, Operand, Type, Value, Verdict},
+    policy::{Action, Counter, CounterId, Hardware, LOG_TEXT_LEN_MAX, Operand, Type, Value, Verdict},
     source::Span,
     syntax::ast::{self, Literal, Rule, Spanned, Subject, ValueKind},
 };
@@ -182,7 +183,7 @@ impl Checker<'_> {
             None => None,
             Some(subject) => Some((self.operand(subject, hook)?, subject.span)),
         };
-        let by_type = by.map(|(operand, _)| self.policy.type_of(operand));
+        let by_type = by.map(|(operand, _)| counted(self.policy.type_of(operand)));
         if by_type == Some(Type::Flag) {
             let message = "a flag has no values to count by";
             self.error(Diagnostic::new(Code::TypeMismatch, by.map_or(name.span, |by| by.1), message));
@@ -389,6 +390,14 @@ fn target(what: &str, bits: u8, span: Span) -> Target {
     let expected =
         Expected { value_type: Type::Unsigned(bits), field: None, what: what.to_owned(), verb: "be set to", span };
     Target { expected, key: false }
+}
+
+/// What values of a type are counted by: the key type that they fit in.
+fn counted(value_type: Type) -> Type {
+    match value_type {
+        Type::Unsigned(bits) => Type::Unsigned(bits.next_power_of_two().max(8)),
+        value_type => value_type,
+    }
 }
 
 /// What a counter counts by if it counts by both; `None` if it cannot.

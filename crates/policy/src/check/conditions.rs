@@ -235,6 +235,7 @@ impl Checker<'_> {
             PatternKind::Range(..) | PatternKind::Prefix(..) => {
                 let message = format!("{} is more than one value", self.quote(pattern.span));
                 let diagnostic = Diagnostic::new(Code::TypeMismatch, pattern.span, message);
+                let diagnostic = self.because(diagnostic, pattern.span, expected);
                 self.error(diagnostic.hint("ranges and prefixes are compared with by `==` and `!=`"));
                 None
             }
@@ -285,7 +286,7 @@ impl Checker<'_> {
             return Some(());
         }
         let message = format!(
-            "{} is {} and cannot be looked up in {}, which is of {}",
+            "{} is {} and cannot be looked up in {}, which takes {}",
             looked.expected.what,
             type_text(value_type),
             self.quote(name.span),

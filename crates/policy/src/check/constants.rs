@@ -256,9 +256,12 @@ impl Checker<'_> {
         if let Some(value) = words::lookup(values, word) {
             return Some(value);
         }
-        let message = format!("{} is not a value of {}", quoted(word), expected.what);
-        let diagnostic = Diagnostic::new(Code::UnknownWord, span, message);
-        let mut diagnostic = self.because(diagnostic, span, expected);
+        let mut diagnostic = if values.is_empty() {
+            self.mismatch(&format!("the word {}", quoted(word)), span, expected)
+        } else {
+            let message = format!("{} is not a value of {}", quoted(word), expected.what);
+            self.because(Diagnostic::new(Code::UnknownWord, span, message), span, expected)
+        };
         let names = values.iter().map(|(name, _)| *name);
         if let Some(meant) = closest(word, names.clone()) {
             diagnostic = diagnostic.hint(format!("did you mean `{meant}`?"));
@@ -282,7 +285,7 @@ impl Checker<'_> {
     }
 
     /// Points at why something is expected, unless that is the same place.
-    fn because(&self, diagnostic: Diagnostic, span: Span, expected: &Expected) -> Diagnostic {
+    pub(super) fn because(&self, diagnostic: Diagnostic, span: Span, expected: &Expected) -> Diagnostic {
         if expected.span == span {
             return diagnostic;
         }

@@ -40,16 +40,14 @@ pub struct HeldKey {
 
 impl<'a> Checker<'a> {
     pub(super) fn key(&mut self, key: &'a ast::Key) {
+        if let Some(first) = self.keys.get(key.name.value.as_str()).map(|first| first.span) {
+            return self.duplicate("key", &key.name, first);
+        }
         let value = self.key_declaration(key).map(|declaration| {
             self.policy.keys.push(declaration);
             KeyId(self.policy.keys.len() - 1)
         });
-        match self.keys.get(key.name.value.as_str()).map(|first| first.span) {
-            Some(first) => self.duplicate("key", &key.name, first),
-            None => {
-                self.keys.insert(&key.name.value, Declared { span: key.name.span, value, used: true });
-            }
-        }
+        self.keys.insert(&key.name.value, Declared { span: key.name.span, value, used: true });
     }
 
     fn key_declaration(&mut self, key: &ast::Key) -> Option<KeyDeclaration> {
@@ -124,6 +122,7 @@ pub(super) fn check_room(keys: &[KeyDeclaration], registry: &RegistryKeys, diagn
     let mut slots: Vec<Slot> = registry.keys.iter().map(|key| key.slot).collect();
     let mut taken: Vec<(Region, String)> =
         registry.keys.iter().map(|key| (key.merge.region(), format!("{} {}", key.name, key.key_type))).collect();
+    let mut full: Vec<Region> = Vec::new();
     for key in keys {
         if let Some(held) = registry.keys.iter().find(|held| held.name == key.name) {
             if (held.key_type, held.merge) != (key.key_type, key.merge) {
@@ -143,6 +142,9 @@ pub(super) fn check_room(keys: &[KeyDeclaration], registry: &RegistryKeys, diagn
             return;
         }
         let region = key.merge.region();
+        if full.contains(&region) {
+            continue;
+        }
         let free = |place: &Slot| slots.iter().all(|slot| !slot.overlaps(place));
         let slot = registry.layout.places(region, key.key_type.size()).find(free);
         match slot {
@@ -157,7 +159,11 @@ pub(super) fn check_room(keys: &[KeyDeclaration], registry: &RegistryKeys, diagn
                     key.name,
                     space.saturating_sub(held),
                 );
-                let label = format!("a {} takes {} bytes, aligned", key.key_type, key.key_type.size());
+                let label = match key.key_type.size() {
+                    0 => "there is no such region".to_owned(),
+                    1 => format!("type {} takes 1 byte", key.key_type),
+                    size => format!("type {} takes {size} bytes, aligned", key.key_type),
+                };
                 let mut diagnostic = Diagnostic::new(Code::NoRoom, key.span, message).label(label);
                 if !others.is_empty() {
                     diagnostic = diagnostic.hint(format!("there are {}", others.join(", ")));
@@ -171,6 +177,7 @@ pub(super) fn check_room(keys: &[KeyDeclaration], registry: &RegistryKeys, diagn
                      a larger one"
                 );
                 diagnostics.push(diagnostic.hint(hint));
+                full.push(region);
                 continue;
             }
         }

@@ -1,15 +1,16 @@
 //! Files and the files they include.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{self, Read},
     path::{Component, Path, PathBuf},
+    string::FromUtf8Error,
 };
 
 use crate::{
     diagnostic::{Code, Diagnostic, Diagnostics, quoted},
-    source::{SourceId, Sources, Span},
+    source::{Sources, Span},
     syntax::{self, ast::Item},
 };
 
@@ -32,18 +33,23 @@ pub trait Loader {
 
     /// What is the same for all paths of a file.
     fn identity(&self, path: &Path) -> PathBuf {
-        let mut identity = PathBuf::new();
-        for part in path.components() {
-            match part {
-                Component::CurDir => {}
-                Component::ParentDir if identity.file_name().is_some() => {
-                    identity.pop();
-                }
-                part => identity.push(part),
-            }
-        }
-        identity
+        lexical(path)
     }
+}
+
+/// A path without `.` and `..`, as far as that can be told from its text.
+fn lexical(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if plain.file_name().is_some() => {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 /// The file system. Files of more than 64 MiB are refused.
@@ -62,6 +68,22 @@ impl Loader for Files {
 
     fn identity(&self, path: &Path) -> PathBuf {
         path.canonicalize().unwrap_or_else(|_| path.to_owned())
+    }
+}
+
+/// Texts in memory, by their paths.
+#[derive(Clone, Debug, Default)]
+pub struct Texts(HashMap<PathBuf, Vec<u8>>);
+
+impl<P: Into<PathBuf>, T: Into<Vec<u8>>> FromIterator<(P, T)> for Texts {
+    fn from_iter<I: IntoIterator<Item = (P, T)>>(texts: I) -> Texts {
+        Texts(texts.into_iter().map(|(path, text)| (lexical(&path.into()), text.into())).collect())
+    }
+}
+
+impl Loader for Texts {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.0.get(&lexical(path)).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -105,7 +127,10 @@ impl Loading<'_> {
                 return;
             }
         };
-        let source = self.text(name, bytes);
+        let source = match String::from_utf8(bytes) {
+            Ok(text) => self.sources.add(name, text),
+            Err(error) => return self.not_text(name, &error),
+        };
         let parsed = syntax::parse(source, &self.sources.get(source).text, self.diagnostics);
         for item in parsed {
             match item {
@@ -126,22 +151,12 @@ impl Loading<'_> {
         }
     }
 
-    /// Adds a file. What is not UTF-8 is said and replaced.
-    fn text(&mut self, name: String, bytes: Vec<u8>) -> SourceId {
-        let (text, wrong) = match String::from_utf8(bytes) {
-            Ok(text) => (text, None),
-            Err(error) => {
-                let place = error.utf8_error().valid_up_to();
-                (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(place))
-            }
-        };
-        let source = self.sources.add(name, text);
-        if let Some(place) = wrong {
-            let span = Span::new(source, place..place + char::REPLACEMENT_CHARACTER.len_utf8());
-            let message = "this file is not text in UTF-8";
-            let diagnostic = Diagnostic::new(Code::NotUtf8, span, message).label("these bytes are none");
-            self.diagnostics.push(diagnostic);
-        }
-        source
+    /// Says that a file is not in UTF-8, and where.
+    fn not_text(&mut self, name: String, error: &FromUtf8Error) {
+        let place = error.utf8_error().valid_up_to();
+        let source = self.sources.add(name, String::from_utf8_lossy(error.as_bytes()));
+        let span = Span::new(source, place..place + char::REPLACEMENT_CHARACTER.len_utf8());
+        let diagnostic = Diagnostic::new(Code::NotUtf8, span, "this file is not text in UTF-8");
+        self.diagnostics.push(diagnostic.label("these bytes are none"));
     }
 }

@@ -8,11 +8,12 @@
 //! | `tables` | sets and maps |
 //! | `conditions`, `actions` | rules |
 //! | `programs` | names of programs |
-//! | `reach` | rules that no packet comes to, conditions that never hold |
+//! | `domain`, `reach` | rules that no packet comes to, conditions that never hold |
 
 mod actions;
 mod conditions;
 mod constants;
+mod domain;
 mod keys;
 mod load;
 mod programs;
@@ -23,12 +24,13 @@ use std::{collections::HashMap, path::Path};
 
 pub use self::{
     keys::{HeldKey, RegistryKeys},
-    load::{Files, Loader},
+    load::{Files, Loader, Texts},
 };
 use crate::{
     diagnostic::{Code, Diagnostic, Diagnostics, alternatives, closest, quoted},
+    emit::RULES_MAX,
     hook::{Ability, Direction, Hook, NetfilterHook},
-    policy::{BLOCKS_MAX, Block, CounterId, Entry, InterfaceId, KeyId, Policy, RULES_MAX, Rule, TableId, Type},
+    policy::{BLOCKS_MAX, Block, CounterId, Entry, InterfaceId, KeyId, Policy, Rule, TableId, Type},
     source::{Sources, Span},
     syntax::ast::{self, Item, Kind, Spanned},
 };
@@ -129,6 +131,9 @@ impl<'a> Checker<'a> {
         // sets and maps may use constants that come later
         let (tables, others): (Vec<_>, Vec<_>) = items.iter().partition(|item| matches!(item, Item::Table(_)));
         for item in others.into_iter().chain(tables) {
+            if self.diagnostics.is_full() {
+                return;
+            }
             match item {
                 Item::Broken(Kind::Key, name) => {
                     self.keys.entry(&name.value).or_insert(Declared { span: name.span, value: None, used: true });
@@ -170,6 +175,9 @@ impl<'a> Checker<'a> {
             let mut rules = Vec::with_capacity(block.rules.len());
             let mut tests = Vec::with_capacity(block.rules.len());
             for rule in &block.rules {
+                if self.diagnostics.is_full() {
+                    return;
+                }
                 let mut spans = Vec::new();
                 let condition = self.condition(rule.condition.as_ref(), block.hook, &mut spans);
                 let actions = self.actions(rule, block.hook);
@@ -179,7 +187,7 @@ impl<'a> Checker<'a> {
                 }
             }
             if !self.diagnostics.has_errors() {
-                reach::check(&self.policy, &rules, &tests, self.sources, self.diagnostics);
+                reach::check(&self.policy, &rules, &tests, self.diagnostics);
             }
             self.policy.blocks.push(Block { name, hook: block.hook, rules, span: block.span });
         }
@@ -187,6 +195,10 @@ impl<'a> Checker<'a> {
 
     /// Says what the main file declares and nothing uses. Files that are included may be for others, too.
     fn unused(&mut self) {
+        // what is wrong may be what would use it
+        if self.diagnostics.has_errors() {
+            return;
+        }
         let defines = self.defines.values().filter(|d| !d.used).map(|d| (d.span, "constant"));
         let tables = self.tables.values().filter(|d| !d.used).map(|d| (d.span, "set or map"));
         let unused: Vec<_> = defines.chain(tables).filter(|(span, _)| span.source.0 == 0).collect();

@@ -21,8 +21,9 @@ const C_WORDS: &[&str] = &[
     "void", "volatile", "while",
 ];
 
-/// Starts of names that the programs' own parts have.
+/// Starts and ends of names that the programs' own parts have.
 const OWN_STARTS: &[&str] = &["pt_", "bpf_", "trait_"];
+const OWN_ENDS: &[&str] = &["_parse", "_load", "_store"];
 
 impl Checker<'_> {
     /// The name of every block's program.
@@ -43,7 +44,7 @@ impl Checker<'_> {
             .map(|block| match &block.name {
                 Some(name) => name.value.clone(),
                 None => {
-                    let name = free_name(default_name(block.hook), |name| !taken.contains_key(name));
+                    let name = free_name(&default_name(block.hook), |name| !taken.contains_key(name));
                     taken.insert(name.clone(), block.span);
                     name
                 }
@@ -59,8 +60,11 @@ impl Checker<'_> {
             "the name of a program has 1 to 15 of a-z, 0-9 and '_', and starts with a letter"
         } else if C_WORDS.contains(&name) {
             "it is a word of C, to which the policy is compiled"
-        } else if OWN_STARTS.iter().any(|start| name.starts_with(start)) {
-            "names that start with `pt_`, `bpf_` or `trait_` are those of the program's own parts"
+        } else if OWN_STARTS.iter().any(|start| name.starts_with(start))
+            || OWN_ENDS.iter().any(|end| name.ends_with(end))
+        {
+            "names that start with `pt_`, `bpf_` or `trait_`, or end with `_parse`, `_load` or `_store`, are those of the \
+             program's own parts"
         } else {
             return;
         };
@@ -119,8 +123,8 @@ fn default_name(hook: Hook) -> String {
 }
 
 /// `base`, or `base` and the lowest number that makes it free, in at most [`LEN_MAX`] bytes.
-fn free_name(base: String, free: impl Fn(&str) -> bool) -> String {
-    let mut name = base.clone();
+fn free_name(base: &str, free: impl Fn(&str) -> bool) -> String {
+    let mut name = base.to_owned();
     let mut number = 2;
     while !free(&name) {
         let suffix = number.to_string();
@@ -145,7 +149,7 @@ mod tests {
         let mut taken = std::collections::HashSet::new();
         for hook in hooks {
             for _ in 0..120 {
-                let name = free_name(default_name(hook), |name| !taken.contains(name));
+                let name = free_name(&default_name(hook), |name| !taken.contains(name));
                 assert!(name.len() <= LEN_MAX, "{name}");
                 assert!(taken.insert(name));
             }

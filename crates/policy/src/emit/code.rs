@@ -76,6 +76,7 @@ impl Code {
 
     /// Begins a case of a `switch`.
     pub(super) fn case(&mut self, value: &str) {
+        self.depth -= 1;
         self.line(format_args!("case {value}:"));
         self.depth += 1;
     }
@@ -83,7 +84,6 @@ impl Code {
     /// Ends a case.
     pub(super) fn end_case(&mut self) {
         self.line("break;");
-        self.depth -= 1;
     }
 
     /// A comment; text that would end it is taken apart.
@@ -132,6 +132,8 @@ pub(super) fn literal(value: u128, of: Type) -> String {
         },
         _ if value > u64::MAX.into() => format!("PT_U128({:#x}, {:#x})", (value >> 64) as u64, value as u64),
         Type::Unsigned(_) | Type::Timestamp if value < 100_000 => value.to_string(),
+        Type::Ipv4 => format!("{value:#010x}"),
+        Type::Mac => format!("{value:#014x}ULL"),
         _ if value > u32::MAX.into() => format!("{value:#x}ULL"),
         _ => format!("{value:#x}"),
     }
@@ -172,10 +174,10 @@ mod tests {
     #[test]
     fn constants_are_c_and_readable() {
         for (value, of, expected) in [
-            (0x0a00_0001, Type::Ipv4, "0xa000001 /* 10.0.0.1 */"),
+            (0x0a00_0001, Type::Ipv4, "0x0a000001 /* 10.0.0.1 */"),
             (22, Type::Unsigned(16), "22"),
             (0xfd00 << 112 | 1, Type::Ipv6, "PT_U128(0xfd00000000000000, 0x1) /* fd00::1 */"),
-            (0x0200_0000_0001, Type::Mac, "0x20000000001ULL /* 02:00:00:00:00:01 */"),
+            (0x0200_0000_0001, Type::Mac, "0x020000000001ULL /* 02:00:00:00:00:01 */"),
             (u64::MAX.into(), Type::Signed, "-1"),
             (1 << 63, Type::Signed, "(-0x7fffffffffffffffLL - 1)"),
             (u64::MAX.into(), Type::Unsigned(64), "0xffffffffffffffffULL /* 18446744073709551615 */"),

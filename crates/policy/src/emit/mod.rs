@@ -1,7 +1,7 @@
 //! A policy as BPF C over `packet_traits/policy.bpf.h` and `packet_traits/traits.bpf.h`, and the manifest that goes with it.
 //!
 //! A block becomes one program and a few functions of its own, all of them global, so that the verifier goes through each
-//! once and forgets what it knew:
+//! once and forgets what it knew; weak, so that clang does not pass less to them than they say:
 //!
 //! - `<block>_parse` takes the packet's headers apart, only as deep and only the fields that the block's rules need, and
 //!   keeps them in `struct <block>_packet`.
@@ -127,7 +127,7 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
     interfaces(&mut code, policy);
     maps(&mut code, policy, &needs);
     for (number, table) in tables.iter().enumerate() {
-        if needs.iter().any(|needs| needs.tables.iter().any(|id| id.0 == number)) {
+        if is_looked_up(&needs, number) {
             table.write(&mut code);
         }
     }
@@ -145,6 +145,7 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
             needs,
             seal: options.seal,
             finishes: !needs.changed.is_empty() || place == Place::Xdp && options.seal,
+            is_part: false,
         };
         block::block(&mut code, &scope, block, policy.rule_numbers(number).start, sources);
         code.blank();
@@ -158,7 +159,10 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
         programs: (0..policy.blocks.len())
             .map(|number| describe_program(policy, number, &needs[number], sources))
             .collect(),
-        tables: tables.iter().filter_map(CTable::contents).collect(),
+        tables: (0..tables.len())
+            .filter(|number| is_looked_up(&needs, *number))
+            .filter_map(|number| tables[number].contents())
+            .collect(),
         counters: policy
             .counters
             .iter()
@@ -174,6 +178,11 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
         logs,
     };
     Ok(Emitted { source: code.into_text(), manifest })
+}
+
+/// Whether a block looks up in a table: if not, there is no map of it to be filled.
+fn is_looked_up(needs: &[Needs], table: usize) -> bool {
+    needs.iter().any(|needs| needs.tables.iter().any(|id| id.0 == table))
 }
 
 fn check_limits(policy: &Policy, needs: &[Needs]) -> Result<(), EmitError> {

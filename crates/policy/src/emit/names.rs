@@ -87,7 +87,9 @@ pub(super) fn program(block: &str) -> String {
     const ENDS: [&str; 4] = ["_parse", "_load", "_store", "_log"];
     let taken = KEYWORDS.contains(&block)
         || BEGINNINGS.iter().any(|beginning| block.starts_with(beginning))
-        || ENDS.iter().any(|end| block.ends_with(end));
+        || ENDS.iter().any(|end| block.ends_with(end))
+        // `<block>_rules_<number>`
+        || block.contains("_rules_");
     if taken { format!("program_{block}") } else { block.to_owned() }
 }
 

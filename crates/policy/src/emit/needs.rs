@@ -21,6 +21,8 @@ pub(super) struct Needs {
     pub(super) read: Vec<KeyId>,
     /// Traits that are set or deleted.
     pub(super) changed: Vec<KeyId>,
+    /// Those of them that are deleted.
+    pub(super) deleted: Vec<KeyId>,
     /// Tables that are looked up in.
     pub(super) tables: Vec<TableId>,
     /// Counters.
@@ -155,6 +157,11 @@ impl Needs {
         self.any(layer, &[Header::Ethernet, Header::Vlan]) || self.ip(layer)
     }
 
+    /// Whether packets go elsewhere.
+    pub(super) fn redirects(&self) -> bool {
+        self.redirects_to_device || self.redirects_to_cpu || self.redirects_to_xsk
+    }
+
     /// Traits whose values must be known when the block starts: an event also shows those that are only changed.
     pub(super) fn loaded(&self) -> Vec<KeyId> {
         if self.logs.is_empty() { self.read.clone() } else { self.traits() }
@@ -252,7 +259,10 @@ impl Needs {
                 self.value(value);
                 insert(&mut self.changed, *key);
             }
-            Action::Delete(key) => insert(&mut self.changed, *key),
+            Action::Delete(key) => {
+                insert(&mut self.changed, *key);
+                insert(&mut self.deleted, *key);
+            }
             Action::Count { counter, by } => {
                 insert(&mut self.counters, *counter);
                 if let Some(operand) = by {

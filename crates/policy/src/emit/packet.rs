@@ -47,7 +47,7 @@ pub(super) fn interface(direction: InterfaceDirection) -> &'static str {
 
 /// The function `<name>_parse`.
 pub(super) fn parser(code: &mut Code, name: &str, hook: Hook, needs: &Needs) {
-    let mut parser = Parser { code, place: Place::of(hook), needs, leaves: false };
+    let mut parser = Parser { code, place: Place::of(hook), needs, ethernet: hook.sees_ethernet(), leaves: false };
     parser.function(name, hook);
 }
 
@@ -56,6 +56,8 @@ struct Parser<'w> {
     code: &'w mut Code,
     place: Place,
     needs: &'w Needs,
+    /// The packet starts with its Ethernet header.
+    ethernet: bool,
     /// Something has jumped to the end.
     leaves: bool,
 }
@@ -65,11 +67,12 @@ impl Parser<'_> {
         let (place, needs) = (self.place, self.needs);
         let (outer, inner) = (Layer::Outer, Layer::Inner);
         let parses = needs.ethernet(outer);
-        let ethernet = hook.sees_ethernet();
         // lengths that headers claim are compared with it
         let ends = needs.ipv4(outer) || needs.extensions(outer);
-        self.code
-            .function(format_args!("__noinline int {name}_parse({} *ctx, struct {name}_packet *pkt)", place.context()));
+        self.code.function(format_args!(
+            "__weak __noinline int {name}_parse({} *ctx, struct {name}_packet *pkt)",
+            place.context()
+        ));
         if parses {
             self.code.line("__u64 headers = 0, at = 0;");
             self.code.line("struct pt_buffer buffer;");
@@ -106,7 +109,7 @@ impl Parser<'_> {
             if ends {
                 self.code.line(format_args!("end = {};", place.end()));
             }
-            if ethernet {
+            if self.ethernet {
                 if matches!(hook, Hook::Tc(_)) {
                     self.taken_out_vlan();
                 }
@@ -165,7 +168,12 @@ impl Parser<'_> {
 
     /// Moves on to the next header. The verifier knows no more of `at` than that it is in a packet.
     fn advance(&mut self, by: &str) {
-        self.code.line(format_args!("at = pt_any(at + {by}, zero) & PT_AT_MAX;"));
+        self.forget(&format!("at + {by}"));
+    }
+
+    /// Goes to this place, which the verifier is not to know.
+    fn forget(&mut self, at: &str) {
+        self.code.line(format_args!("at = pt_any({at}, zero) & PT_AT_MAX;"));
     }
 
     fn ethernet(&mut self, layer: Layer) {
@@ -229,7 +237,8 @@ impl Parser<'_> {
     /// Where a packet starts with its IP header, that says its version.
     fn any_ip(&mut self) {
         self.code.blank();
-        self.load("at", "1");
+        // the shorter of the two
+        self.load("at", "sizeof(struct iphdr)");
         self.code.line("type = pt_ip_type(*(const __u8 *)header >> 4);");
     }
 
@@ -240,7 +249,7 @@ impl Parser<'_> {
         }
         self.code.blank();
         // behind a tag or a tunnel, its place differs
-        self.advance("0");
+        self.forget("at");
         if ipv4 {
             self.code.open("if (type == ETH_P_IP)");
             self.ipv4(layer);
@@ -265,7 +274,9 @@ impl Parser<'_> {
         self.code.line("const struct iphdr *ip;");
         self.code.line("__u32 len;");
         self.code.blank();
-        self.load("at", "sizeof(*ip)");
+        if layer == Layer::Inner || self.ethernet {
+            self.load("at", "sizeof(*ip)");
+        }
         self.code.line("ip = header;");
         self.code.line("len = ip->ihl * 4;");
         self.code.line("if (ip->version != 4 || len < sizeof(*ip) || at + len > end)");

@@ -37,6 +37,8 @@ pub(super) struct Scope<'s> {
     pub(super) seal: bool,
     /// The block has something to do before a packet goes on.
     pub(super) finishes: bool,
+    /// The rules are in a function that returns what they decide, not in the program.
+    pub(super) is_part: bool,
 }
 
 /// A value that C can compute.
@@ -70,6 +72,30 @@ impl Scope<'_> {
         }
     }
 
+    /// About how large a rule's code is, in tests and actions.
+    pub(super) fn weight(&self, rule: &Rule) -> usize {
+        fn of_condition(scope: &Scope<'_>, condition: &Condition) -> usize {
+            match condition {
+                Condition::Always => 0,
+                Condition::Test(Test::In { table, .. }) => scope.tables[table.0].weight(),
+                Condition::Test(_) => 1,
+                Condition::All(parts) | Condition::Any(parts) => {
+                    parts.iter().map(|part| of_condition(scope, part)).sum()
+                }
+                Condition::Not(part) => of_condition(scope, part),
+            }
+        }
+        let of_action = |action: &Action| match action {
+            Action::Set { value: Value::Lookup { table, .. }, .. }
+            | Action::Mark(Value::Lookup { table, .. })
+            | Action::Priority(Value::Lookup { table, .. })
+            | Action::Queue(Value::Lookup { table, .. }) => self.tables[table.0].weight(),
+            Action::Set { value: Value::Hash(_), .. } | Action::Count { by: Some(_), .. } => 4,
+            _ => 1,
+        };
+        1 + of_condition(self, &rule.condition) + rule.actions.iter().map(of_action).sum::<usize>()
+    }
+
     /// A condition, as an expression that can stand alone.
     fn condition(&self, condition: &Condition) -> String {
         match condition {
@@ -82,8 +108,11 @@ impl Scope<'_> {
     }
 
     fn joined(&self, parts: &[Condition], with: &str) -> String {
-        let parts: Vec<String> = parts.iter().map(|part| format!("({})", self.condition(part))).collect();
-        parts.join(with)
+        let part = |part| {
+            let part = self.condition(part);
+            if part.contains(" & ") || part.contains("&&") || part.contains("||") { format!("({part})") } else { part }
+        };
+        parts.iter().map(part).collect::<Vec<_>>().join(with)
     }
 
     /// A test, as an expression that can stand alone.
@@ -111,9 +140,8 @@ impl Scope<'_> {
                 self.asked(operand, (value == 0) != negated, question)
             }
             Test::AnyBit { operand, mask, negated } => {
-                let not = if negated { "!" } else { "" };
-                let question = format!("{not}({} & {})", self.number(operand), mask_literal(mask));
-                self.asked(operand, negated, question)
+                let any = format!("{} & {}", self.number(operand), mask_literal(mask));
+                self.asked(operand, negated, if negated { format!("!({any})") } else { any })
             }
             Test::In { operand, table, negated } => {
                 let not = if negated { "!" } else { "" };
@@ -171,7 +199,7 @@ impl Scope<'_> {
                 Header::GeneveOption => Some(format!("pkt->headers & PT_OPTION({})", self.needs.option_number(field))),
                 header => Some(format!("pkt->headers & {}", header_bits(field.layer, header))),
             },
-            Operand::Trait(key) => Some(format!("pt_any(t._present, zero) & HAS_{}", self.keys[key.0])),
+            Operand::Trait(key) => Some(format!("pt_any(t->_present, zero) & HAS_{}", self.keys[key.0])),
         }
     }
 
@@ -181,7 +209,7 @@ impl Scope<'_> {
             Operand::Field(_) => self.copied(operand),
             Operand::Trait(key) => {
                 let any = if self.policy.type_of(operand).bits() > 64 { "pt_any128" } else { "pt_any" };
-                format!("{any}(t.{}, zero)", self.keys[key.0])
+                format!("{any}(t->{}, zero)", self.keys[key.0])
             }
         }
     }
@@ -190,7 +218,7 @@ impl Scope<'_> {
     fn copied(&self, operand: Operand) -> String {
         match operand {
             Operand::Field(field) => format!("pkt->{}", member(field)),
-            Operand::Trait(key) => format!("t.{}", self.keys[key.0]),
+            Operand::Trait(key) => format!("t->{}", self.keys[key.0]),
         }
     }
 
@@ -245,17 +273,20 @@ impl Scope<'_> {
         use crate::field::FieldKind as Kind;
         let field = |kind| format!("pkt->{}", member(Field { layer, kind }));
         // those of the other version are 0
-        let source = format!("{} | {}", field(Kind::Ipv6Source), field(Kind::Ipv4Source));
-        let destination = format!("{} | {}", field(Kind::Ipv6Destination), field(Kind::Ipv4Destination));
+        let either = |name, ipv6, ipv4| format!("pt_u128 {name} = {} | {};", field(ipv6), field(ipv4));
         Computed {
+            declarations: vec![
+                either("source", Kind::Ipv6Source, Kind::Ipv4Source),
+                either("destination", Kind::Ipv6Destination, Kind::Ipv4Destination),
+            ],
             guards: vec![format!("pkt->headers & {}", header_bits(layer, Header::Ip))],
-            ..Computed::plain(format!(
-                "pt_hash({}, {}, {source}, {destination}, {}, {})",
+            expression: format!(
+                "pt_hash({}, {}, source, destination, {}, {})",
                 field(Kind::IpVersion),
                 field(Kind::Protocol),
                 field(Kind::TransportSource),
                 field(Kind::TransportDestination)
-            ))
+            ),
         }
     }
 
@@ -290,7 +321,7 @@ impl Scope<'_> {
             Action::Log { text, sample } => {
                 let place =
                     self.logs.iter().position(|log| log == text).expect("every text that is logged has been found");
-                let traits = if self.needs.traits().is_empty() { "" } else { ", &t" };
+                let traits = if self.needs.traits().is_empty() { "" } else { ", t" };
                 if *sample > 1 {
                     code.line(format_args!("if (bpf_get_prandom_u32() % {sample} == 0)"));
                     code.line(format_args!("\t{}_log(ctx{traits}, {number}, {place}, pkt->length);", self.block));
@@ -314,7 +345,7 @@ impl Scope<'_> {
         let name = &self.keys[key.0];
         let mut computed = self.value(value, key_type.into());
         if matches!(self.place, Place::Tc(_)) {
-            computed.guards.insert(0, "t._area".to_owned());
+            computed.guards.insert(0, "t->_area".to_owned());
         }
         // a hash or a unique number may be wider than the key
         let narrow = match (value, Type::from(key_type).bits()) {
@@ -357,6 +388,8 @@ impl Scope<'_> {
 
     fn verdict(&self, code: &mut Code, verdict: &Verdict) {
         match verdict {
+            Verdict::Accept if self.is_part => code.line("return PT_ACCEPT;"),
+            Verdict::Drop if self.is_part => code.line("return PT_DROP;"),
             Verdict::Accept if self.finishes => code.line("goto accept;"),
             Verdict::Accept => code.line(self.place.accept()),
             Verdict::Drop => code.line(self.place.drop()),
@@ -381,7 +414,9 @@ impl Scope<'_> {
             }
             Verdict::Member(value) => {
                 let computed = self.value(value, Type::Unsigned(32));
-                self.with(code, &computed, |code, expression| code.line(format_args!("return {expression};")));
+                self.with(code, &computed, |code, expression| {
+                    code.line(format_args!("return (__u32)({expression});"));
+                });
             }
         }
     }

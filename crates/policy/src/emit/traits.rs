@@ -65,7 +65,7 @@ pub(super) fn loads(place: Place, needs: &Needs) -> bool {
 
 /// The function `<name>_load`.
 pub(super) fn load(code: &mut Code, name: &str, policy: &Policy, names: &[String], needs: &Needs, place: Place) {
-    code.function(format_args!("__noinline int {name}_load({} *ctx, struct {name}_traits *t)", place.context()));
+    code.function(format_args!("__weak __noinline int {name}_load({} *ctx, struct {name}_traits *t)", place.context()));
     let loaded = needs.loaded();
     let reads = !loaded.is_empty();
     if reads {
@@ -110,20 +110,27 @@ pub(super) fn store(code: &mut Code, name: &str, policy: &Policy, names: &[Strin
         Place::Tc(_) => "trait_tc",
         _ => "trait",
     };
-    code.function(format_args!("__noinline int {name}_store({} *ctx, struct {name}_traits *t)", place.context()));
+    code.function(format_args!(
+        "__weak __noinline int {name}_store({} *ctx, struct {name}_traits *t)",
+        place.context()
+    ));
     code.line("if (!t)");
     code.line("\treturn 0;");
     for id in &needs.changed {
         let key = policy.key(*id);
         let name = &names[id.0];
+        let set = match key.key_type {
+            KeyType::Flag => format!("{call}_set_flag(ctx, {name});"),
+            _ => format!("{call}_set(ctx, {name}, {});", slot::from_number(key.key_type, &format!("t->{name}"))),
+        };
+        if !needs.deleted.contains(id) {
+            code.line(format_args!("if (t->_changed & HAS_{name})"));
+            code.line(format_args!("\t{set}"));
+            continue;
+        }
         code.open(format_args!("if (t->_changed & HAS_{name})"));
         code.line(format_args!("if (t->_present & HAS_{name})"));
-        if key.key_type == KeyType::Flag {
-            code.line(format_args!("\t{call}_set_flag(ctx, {name});"));
-        } else {
-            let value = slot::from_number(key.key_type, &format!("t->{name}"));
-            code.line(format_args!("\t{call}_set(ctx, {name}, {value});"));
-        }
+        code.line(format_args!("\t{set}"));
         code.line("else");
         code.line(format_args!("\t{call}_del(ctx, {name});"));
         code.close();

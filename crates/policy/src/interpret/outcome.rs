@@ -25,6 +25,8 @@ pub struct Outcome<'p> {
     pub counted: Vec<Counted>,
     /// What was logged, in order.
     pub logged: Vec<Logged<'p>>,
+    /// How many `unique` numbers it took.
+    pub unique_taken: u64,
     /// Every rule that was looked at, in order.
     pub steps: Vec<RuleStep<'p>>,
 }

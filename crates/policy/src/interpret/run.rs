@@ -33,8 +33,6 @@ struct Run<'p, 'c> {
     hook: Hook,
     packet: Packet<'c>,
     context: &'c Context,
-    /// How many `unique` numbers were taken.
-    unique_taken: u64,
     /// So far.
     outcome: Outcome<'p>,
 }
@@ -57,9 +55,10 @@ impl<'p, 'c> Run<'p, 'c> {
             hits: Vec::new(),
             counted: Vec::new(),
             logged: Vec::new(),
+            unique_taken: 0,
             steps: Vec::new(),
         };
-        Run { policy, hook: block.hook, packet, context, unique_taken: 0, outcome }
+        Run { policy, hook: block.hook, packet, context, outcome }
     }
 
     fn rule(&mut self, rule: &'p Rule, number: usize) -> RuleStep<'p> {
@@ -150,8 +149,9 @@ impl<'p, 'c> Run<'p, 'c> {
                 Some(found.value)
             }
             Value::Unique => {
-                self.unique_taken += 1;
-                Some((self.context.unique + self.unique_taken - 1).into())
+                let unique = self.context.unique + self.outcome.unique_taken;
+                self.outcome.unique_taken += 1;
+                Some(unique.into())
             }
             Value::Hash(layer) => Some(self.packet.five_tuple(layer)?.hash().into()),
             Value::Time => Some(self.context.time.into()),

@@ -158,7 +158,7 @@ impl Builder<'_> {
         let flags_offset = match self.value(FieldKind::Fragment) {
             _ if chance(self.rng, 75) => u16::from(self.rng.bool()) << 14,
             1 => 0x2000,
-            2 => self.rng.u16(1..0x2000) | u16::from(self.rng.bool()) << 13,
+            2 => self.fragment_offset() | u16::from(self.rng.bool()) << 13,
             _ => 0,
         };
         self.u8(version << 4 | said_words);
@@ -175,6 +175,15 @@ impl Builder<'_> {
         }
         self.random(usize::from(words - 5) * 4);
         self.transport(protocol);
+    }
+
+    /// The offset of a later fragment, 13 bits.
+    fn fragment_offset(&mut self) -> u16 {
+        match self.rng.u32(..4) {
+            0 => 1,
+            1 => 1 << self.rng.u32(..13),
+            _ => self.rng.u16(1..0x2000),
+        }
     }
 
     fn rng_bits(&mut self, bits: u32) -> u8 {
@@ -211,7 +220,7 @@ impl Builder<'_> {
         self.u8(next);
         if kind == FRAGMENT {
             let offset_more = match self.value(FieldKind::Fragment) {
-                2 if chance(self.rng, 50) => self.rng.u16(8..),
+                2 if chance(self.rng, 50) => self.fragment_offset() << 3 | self.rng.u16(..8),
                 1 => 1,
                 _ => 0,
             };

@@ -139,7 +139,7 @@ pub(crate) enum Condition {
     Any(Vec<Condition>),
     All(Vec<Condition>),
     Not(Box<Condition>),
-    Test(Spanned<Test>),
+    Test(Box<Spanned<Test>>),
 }
 
 #[derive(Debug)]

@@ -160,7 +160,7 @@ impl<'a> Parser<'a> {
         let diagnostic = Diagnostic::new(Code::UnknownWord, span, format!("expected {what}, found {}", quoted(word)));
         let diagnostic = match closest(word, words.iter().copied()) {
             Some(meant) => diagnostic.hint(format!("did you mean `{meant}`?")),
-            None if words.len() <= 12 => {
+            None if (2..=12).contains(&words.len()) => {
                 diagnostic.hint(format!("it could be {}", alternatives(words.iter().copied())))
             }
             None => diagnostic,
@@ -178,19 +178,39 @@ impl<'a> Parser<'a> {
 
     /// Goes to the end of a rule or declaration that could not be read.
     fn recover(&mut self) {
-        let mut nesting = std::mem::take(&mut self.open);
+        let mut open = std::mem::take(&mut self.open);
         self.depth = 0;
         loop {
             match self.tokens[self.place].0 {
                 Token::End => return,
                 _ if self.at_item() && self.place > 0 && self.tokens[self.place - 1].0 == Token::Newline => return,
-                Token::Newline | Token::Semicolon | Token::CloseBrace if nesting == 0 => return,
-                Token::OpenBrace | Token::OpenParenthesis => nesting += 1,
-                Token::CloseBrace | Token::CloseParenthesis => nesting = nesting.saturating_sub(1),
+                Token::Semicolon | Token::CloseBrace if open == 0 => return,
+                Token::Newline if open == 0 || self.starts_anew() => return,
+                Token::OpenBrace | Token::OpenParenthesis => open += 1,
+                Token::CloseBrace | Token::CloseParenthesis => open = open.saturating_sub(1),
                 _ => {}
             }
             self.place += 1;
         }
+    }
+
+    /// Whether the line behind this line end, inside of brackets, starts a rule: a bracket was not closed.
+    fn starts_anew(&self) -> bool {
+        let token = |place: Option<usize>| place.and_then(|place| self.tokens.get(place));
+        let word = |place| match token(place) {
+            Some((Token::Word, span)) => Some(self.slice(*span)),
+            _ => None,
+        };
+        let (before, after) = (self.place.checked_sub(1), Some(self.place + 1));
+        let goes_on = matches!(token(before), Some((Token::Comma | Token::OpenBrace | Token::OpenParenthesis, _)))
+            || matches!(word(before), Some("and" | "or" | "not"));
+        let rule = word(after).is_some_and(|word| {
+            words::ACTIONS.contains(&word)
+                || words::TEST_STARTS.contains(&word)
+                || words::header(word).is_some()
+                || words::lookup(words::BARE_FIELDS, word).is_some()
+        });
+        rule && !goes_on
     }
 
     // Outside of blocks.
@@ -201,7 +221,7 @@ impl<'a> Parser<'a> {
             while matches!(self.peek(), Token::Newline | Token::Semicolon) {
                 self.next();
             }
-            if self.peek() == Token::End {
+            if self.peek() == Token::End || self.diagnostics.is_full() {
                 return items;
             }
             let start = self.place;
@@ -479,13 +499,14 @@ impl<'a> Parser<'a> {
             while matches!(self.peek(), Token::Newline | Token::Semicolon) {
                 self.next();
             }
-            if self.eat(Token::CloseBrace) {
+            if self.eat(Token::CloseBrace) || self.diagnostics.is_full() {
                 break;
             }
             if self.peek() == Token::End || self.at_item() {
                 let missing = Diagnostic::new(Code::Syntax, span, "this block is not closed");
+                let missing = missing.label("its `}` is missing");
                 let end = self.span();
-                self.say(missing.label("its `}` is missing").related(end, "it must end before this"));
+                self.say(if end.start == end.end { missing } else { missing.related(end, "it must end before this") });
                 break;
             }
             let before = self.place;
@@ -643,7 +664,7 @@ impl<'a> Parser<'a> {
             self.open -= 1;
             condition
         } else if self.starts_test() {
-            Condition::Test(self.test()?)
+            Condition::Test(Box::new(self.test()?))
         } else {
             let mut could: Vec<&'static str> = words::TEST_STARTS.to_vec();
             could.extend(words::HEADERS.iter().map(|header| header.word));

@@ -1,5 +1,7 @@
-//! What the tests of emitted programs share: policies made by hand, compiling, loading.
+//! What tests share: policies made by hand, compiling and loading them; checking texts, and policies without their places.
 #![allow(dead_code, unreachable_pub, missing_docs)]
+
+pub mod robust;
 
 use std::{path::PathBuf, sync::Once};
 
@@ -11,6 +13,7 @@ use packet_traits::{
 };
 use packet_traits_lab::Bpffs;
 use packet_traits_policy::{
+    check::{CheckOptions, Checked, Rejected, Texts, check},
     compile::Compiler,
     emit::{EmitOptions, Emitted, emit},
     field::{Field, FieldKind},
@@ -202,4 +205,17 @@ impl Lab {
         let bound = BoundObject::from_bytes(object, "policy", &self.registry).map_err(|error| error.to_string())?;
         bound.load().map_err(|error| format!("{error}\n{}", error.verifier_log().unwrap_or_default()))
     }
+}
+
+pub fn check_text(text: &str) -> Result<Checked, Rejected> {
+    check("policy.traits".as_ref(), &Texts::from_iter([("policy.traits", text)]), &CheckOptions::default())
+}
+
+/// The policy of a text that must be good.
+pub fn good(text: &str) -> Checked {
+    check_text(text).unwrap_or_else(|rejected| panic!("{}\n{text}", said(&rejected)))
+}
+
+pub fn said(rejected: &Rejected) -> String {
+    rejected.diagnostics.iter().map(|diagnostic| diagnostic.render(&rejected.sources, false) + "\n\n").collect()
 }
