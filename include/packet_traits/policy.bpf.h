@@ -79,6 +79,17 @@ struct bpf_nf_ctx {
 #define PT_NF_DROP 0
 #define PT_NF_ACCEPT 1
 
+/*
+ * A verdict that is a constant where the program ends. The verifier wants to see that it is 0 or 1, and no longer knows if
+ * clang has kept it on the stack.
+ */
+#define pt_verdict(constant)                                                                                           \
+	({                                                                                                             \
+		int __verdict;                                                                                         \
+		asm volatile("%0 = %1" : "=r"(__verdict) : "i"(constant));                                             \
+		__verdict;                                                                                             \
+	})
+
 /* What `steer` returns to leave the choice to the kernel: no group has such a member. */
 #define PT_KERNEL_CHOOSES 0xffffffff
 
@@ -102,7 +113,8 @@ static volatile __u64 pt_zero;
 /* The value plus `zero`, which is pt_zero: the verifier knows nothing of the sum. */
 static __always_inline __u64 pt_any(__u64 value, __u64 zero)
 {
-	asm("%0 += %1" : "+r"(value) : "r"(zero));
+	/* volatile, so that clang does not keep the sum for the next test */
+	asm volatile("%0 += %1" : "+r"(value) : "r"(zero));
 	return value;
 }
 

@@ -8,6 +8,8 @@
 //! | [`source`] | files and places in them |
 //! | [`policy`] | the checked policy: the meaning of the language |
 //! | [`field`], [`hook`], [`hash`] | headers and fields, places where rules run, the hash of a flow |
+//! | [`interpret`] | the reference interpreter: what a block does to one packet, with the steps that led there |
+//! | `random` | random policies and packets, for tests (behind the feature of that name) |
 //! | [`emit`], [`compile`] | a policy as BPF C, and that as an object |
 //! | [`log_event`] | what `log` tells |
 //! | [`manifest`] | what a compiled policy says of itself to whoever loads it |
@@ -118,10 +120,13 @@ pub mod emit;
 pub mod field;
 pub mod hash;
 pub mod hook;
+pub mod interpret;
 pub mod log_event;
 pub mod manifest;
 pub mod policy;
 pub mod print;
+#[cfg(feature = "random")]
+pub mod random;
 pub mod source;
 mod syntax;
 mod words;

@@ -44,7 +44,9 @@ pub enum ManifestError {
     #[error("the object's section {SECTION} is damaged: {0}")]
     Damaged(#[from] serde_json::Error),
     /// It was made by another version.
-    #[error("the object's policy is described in version {found} and this program knows version {VERSION}: compile the policy anew")]
+    #[error(
+        "the object's policy is described in version {found} and this program knows version {VERSION}: compile the policy anew"
+    )]
     Version {
         /// The version it has.
         found: u64,

@@ -348,7 +348,8 @@ pub enum Interface {
 /// What a rule does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Gives a trait a value. One wider than the key loses its high bits: `unique` and `hash` only.
+    /// Gives a trait a value. One wider than the key loses its high bits: `unique` and `hash` only. Not done where the packet has no
+    /// place for it: at TC, if no XDP program has given it a trait area.
     Set {
         /// Which trait.
         key: KeyId,
@@ -413,7 +414,7 @@ pub enum Value {
         /// The map.
         table: TableId,
     },
-    /// A number of 64 bits that no other packet of this host gets.
+    /// A number of 64 bits that no other packet of this host gets; where a packet takes two, they differ.
     Unique,
     /// 64 bits that are the same for all packets of a flow and as good as different for different flows:
     /// [`hash`](crate::hash) says which. Absent without an IP header.

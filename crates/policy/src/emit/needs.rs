@@ -155,6 +155,11 @@ impl Needs {
         self.any(layer, &[Header::Ethernet, Header::Vlan]) || self.ip(layer)
     }
 
+    /// Traits whose values must be known when the block starts: an event also shows those that are only changed.
+    pub(super) fn loaded(&self) -> Vec<KeyId> {
+        if self.logs.is_empty() { self.read.clone() } else { self.traits() }
+    }
+
     /// Traits that are read or changed.
     pub(super) fn traits(&self) -> Vec<KeyId> {
         let mut all = self.read.clone();

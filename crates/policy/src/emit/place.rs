@@ -130,8 +130,8 @@ impl Place {
         match self {
             Place::Xdp => "return XDP_PASS;",
             Place::Tc(_) => "return TC_ACT_UNSPEC;",
-            Place::Cgroup(_) => "return 1;",
-            Place::Netfilter(_) => "return PT_NF_ACCEPT;",
+            Place::Cgroup(_) => "return pt_verdict(1);",
+            Place::Netfilter(_) => "return pt_verdict(PT_NF_ACCEPT);",
             Place::Match => "return pkt->length;",
             Place::Steer => "return PT_KERNEL_CHOOSES;",
         }
@@ -142,8 +142,9 @@ impl Place {
         match self {
             Place::Xdp => "return XDP_DROP;",
             Place::Tc(_) => "return TC_ACT_SHOT;",
-            Place::Cgroup(_) | Place::Match => "return 0;",
-            Place::Netfilter(_) => "return PT_NF_DROP;",
+            Place::Cgroup(_) => "return pt_verdict(0);",
+            Place::Match => "return 0;",
+            Place::Netfilter(_) => "return pt_verdict(PT_NF_DROP);",
             Place::Steer => "return PT_KERNEL_CHOOSES;",
         }
     }

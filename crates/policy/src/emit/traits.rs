@@ -60,16 +60,17 @@ pub(super) fn has_area(place: Place, needs: &Needs) -> bool {
 
 /// Whether there is a function `<name>_load`.
 pub(super) fn loads(place: Place, needs: &Needs) -> bool {
-    !needs.read.is_empty() || has_area(place, needs)
+    !needs.loaded().is_empty() || has_area(place, needs)
 }
 
 /// The function `<name>_load`.
 pub(super) fn load(code: &mut Code, name: &str, policy: &Policy, names: &[String], needs: &Needs, place: Place) {
     code.function(format_args!("__noinline int {name}_load({} *ctx, struct {name}_traits *t)", place.context()));
-    let reads = !needs.read.is_empty();
+    let loaded = needs.loaded();
+    let reads = !loaded.is_empty();
     if reads {
         code.line("struct trait_view view;");
-        for id in &needs.read {
+        for id in &loaded {
             let key = policy.key(*id);
             if key.key_type != KeyType::Flag {
                 code.line(format_args!("{} {};", slot::c_type(key.key_type), names[id.0]));
@@ -86,7 +87,7 @@ pub(super) fn load(code: &mut Code, name: &str, policy: &Policy, names: &[String
         code.line("if (trait_view(ctx, &view))");
         code.line("\treturn 0;");
     }
-    for id in &needs.read {
+    for id in &loaded {
         let key = policy.key(*id);
         let name = &names[id.0];
         if key.key_type == KeyType::Flag {
