@@ -568,6 +568,46 @@ fn events_are_printed_as_they_happen_and_unique_numbers_are_not_given_twice() {
 }
 
 #[test]
+fn events_that_nobody_takes_are_counted_when_the_ring_is_full() {
+    let Some(host) = Host::new("lost") else { return };
+    host.ok(&format!("up {} --dev rx0", host.policy("edge", LOGGED)));
+    let to = host.receiver(5000).local_addr().unwrap();
+    let sender = host.sender();
+    let lost = || host.status("edge")["policy"]["log_lost"].as_u64().unwrap();
+    send_numbered(&sender, to, 0..100, 64).unwrap();
+    assert_eq!(lost(), 0);
+    let mut sent = 100;
+    while lost() == 0 {
+        assert!(sent < 20_000, "a ring of 1 MiB has no room for these");
+        send_numbered(&sender, to, sent..sent + 1000, 64).unwrap();
+        sent += 1000;
+    }
+    assert!(host.ok("status").contains("log events found no room"));
+    // Of what waited in the ring nothing is printed, but it has room again.
+    let before = monotonic_now();
+    let mut reader = Reader::start(&host, "edge --json --count 1");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let event = thread::scope(|scope| {
+        let line = scope.spawn(|| reader.line());
+        while !line.is_finished() && Instant::now() < deadline {
+            send_numbered(&sender, to, 0..1, 64).unwrap();
+            thread::sleep(Duration::from_millis(20));
+        }
+        line.join().unwrap()
+    });
+    let event: Value = serde_json::from_str(&event).unwrap();
+    assert!(event["monotonic_ns"].as_u64().unwrap() > before, "{event} is old");
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+fn monotonic_now() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for writing.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) }, 0);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+#[test]
 fn a_policy_that_asks_the_network_card_is_bound_to_its_interface() {
     let Some(host) = Host::new("hardware") else { return };
     let edge = host.policy(
