@@ -236,8 +236,10 @@ pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
     let start = monotonic_now();
     let mut open = sources(&deployments(command, global)?, Vec::new())?;
     if open.is_empty() {
-        let what = command.name.as_deref().unwrap_or("nothing that is up");
-        return Err(format!("{what} has no `log` action").into());
+        return Err(match &command.name {
+            Some(name) => format!("{name} has no `log` action").into(),
+            None => "nothing that is up has a `log` action".into(),
+        });
     }
     let mut left = command.count.unwrap_or(u64::MAX);
     while !interrupted.load(Ordering::Relaxed) && left > 0 {

@@ -54,6 +54,8 @@ registered, and stay when it is down. Its interfaces are those that have the nam
 are pinned for others, and run as long as the policy is up; `traits status` shows the paths:
   iptables -I INPUT -m bpf --object-pinned BPFFS/packet_traits_up/REGISTRY/NAME/filters/PROGRAM -j DROP
 
+Its maps are pinned, too, in BPFFS/packet_traits_up/REGISTRY/NAME/maps: AF_XDP sockets go into pt_xsks, by queue.
+
 With --replace, a version that is up under the same name goes on until the new one takes over, and stays if that fails.
 Every packet meets one or the other at each hook. Hits and counters start at zero; `unique` gives no id twice; AF_XDP sockets stay.";
 
@@ -222,9 +224,10 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     if interrupted.load(Ordering::Relaxed) {
         return Err("interrupted; nothing was changed".into());
     }
+    let replaces = command.replace && find(&name, global).is_ok();
     let deployment = Deployment::up(&name, object, &registry, &options)?;
     // What was replaced is gone, so the new version stays.
-    if interrupted.load(Ordering::Relaxed) && !command.replace {
+    if interrupted.load(Ordering::Relaxed) && !replaces {
         Deployment::down(&name, &global.location())?;
         return Err("interrupted; nothing stays attached".into());
     }
