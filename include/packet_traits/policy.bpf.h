@@ -572,6 +572,17 @@ static __always_inline void pt_log_begin(struct pt_log_event *event, __u32 rule,
 	event->traits = traits;
 }
 
+/* Counts an event that finds no room in the ring; `lost` has one number for each CPU. */
+static __always_inline int pt_log_lose(void *lost)
+{
+	__u32 zero = 0;
+	__u64 *count = bpf_map_lookup_elem(lost, &zero);
+
+	if (count)
+		*count += 1;
+	return 0;
+}
+
 #define pt_log_trait(key_, set_, number)                                                                               \
 	((struct pt_log_trait){ .key = (key_), .set = !!(set_), .low = (number), .high = (pt_u128)(number) >> 64 })
 

@@ -46,6 +46,7 @@ pub(crate) struct Interrupted(pub(crate) &'static str);
 
 impl Interrupted {
     pub(crate) const NOTHING_LEFT: Interrupted = Interrupted("nothing is left");
+    pub(crate) const NOTHING_CHANGED: Interrupted = Interrupted("nothing was changed");
     pub(crate) const NOTHING_ATTACHED: Interrupted = Interrupted("nothing stays attached");
 }
 

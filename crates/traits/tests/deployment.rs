@@ -21,10 +21,10 @@ use std::{
 use common::{Lab, compile_with, enabled, spec};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use packet_traits::{
-    attach::{AttachError, Attachment, Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, XdpMode},
+    attach::{AttachError, Attachment, Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, Target, XdpMode},
     bind::BoundObject,
     core::{KeyType, Layout, Merge},
-    deployment::{DeployError, Deployment, Filter, FilterUse, Location, Setup, Table, UpOptions},
+    deployment::{DeployError, Deployed, Deployment, Filter, FilterUse, Location, Setup, Table, UpOptions},
 };
 use packet_traits_lab::{Cgroup, Family, Feature, Pair, number_of, send_numbered, udp_socket};
 
@@ -358,6 +358,45 @@ fn the_mode_of_xdp_stays() {
     let error = host.up(&["-DVERSION=1"], &native).unwrap_err();
     assert!(matches!(error, DeployError::ModeChange { found: XdpMode::Generic, .. }), "{error}");
     assert_eq!(links(&host.list()[0]), links(&auto));
+}
+
+#[test]
+fn a_version_on_another_interface_takes_over_from_one_whose_interface_is_gone() {
+    let Some(host) = Host::new() else { return };
+    host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    let rx = host.pair.rx().netns();
+    rx.ip("link del rx0").unwrap();
+    rx.ip("link add new0 type veth peer new1").unwrap();
+    rx.ip("link set new0 up").unwrap();
+    let interface = rx.enter(|| {
+        // SAFETY: the name is NUL-terminated.
+        unsafe { libc::if_nametoindex(c"new0".as_ptr()) }
+    });
+    let new = host.up(&["-DVERSION=2"], &UpOptions { interface: Some(interface), ..host.options() }).unwrap();
+    let on_new = |one: &&Deployed| matches!(one.info.target, Target::Interface { ifindex, .. } if ifindex == interface);
+    assert_eq!(new.attached().iter().filter(on_new).count(), 2, "{new:?}");
+    assert_eq!(host.list().len(), 1);
+    Deployment::down(NAME, &host.location()).unwrap();
+    assert!(!host.folder().exists());
+}
+
+#[test]
+fn a_version_in_another_namespace_takes_over_there() {
+    let Some(host) = Host::new() else { return };
+    host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    let tx = host.pair.tx();
+    let bytes = object(&["-DVERSION=2"]);
+    let options = UpOptions { interface: Some(tx.ifindex()), ..host.options() };
+    tx.netns().enter(|| {
+        let object = BoundObject::from_bytes(&bytes, NAME, &host.lab.registry).unwrap();
+        Deployment::up(NAME, object, &host.lab.registry, &options).unwrap()
+    });
+    host.exchange(1);
+    assert_eq!(read_seen(&host.list()[0], 1).by, [0; HOOKS], "nothing is left at the receiver");
+    // The netfilter places of the first namespace are free again.
+    host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    host.exchange(2);
+    assert_eq!(read_seen(&host.list()[0], 2).by[..5], [1; 5]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     net::{Ipv4Addr, Ipv6Addr},
     os::fd::AsFd,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -22,8 +22,8 @@ use packet_traits_policy::{
 };
 use serde::Serialize;
 
-use super::{find, interrupted_flag, policy};
-use crate::{Global, Outcome, output};
+use super::{find, policy};
+use crate::{Global, Outcome, interrupt::Interrupt, output};
 
 /// The ring of events.
 const RING: &str = "pt_log";
@@ -231,16 +231,18 @@ fn sources(deployments: &[Deployment], mut read: Vec<Source>) -> Result<Vec<Sour
 
 /// Runs `traits log`.
 pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
-    let interrupted = interrupted_flag()?;
+    let interrupt = Interrupt::catch()?;
     // What waits in the ring from before may be hours old.
     let start = monotonic_now();
     let mut open = sources(&deployments(command, global)?, Vec::new())?;
     if open.is_empty() {
-        let what = command.name.as_deref().unwrap_or("nothing that is up");
-        return Err(format!("{what} has no `log` action").into());
+        return Err(match &command.name {
+            Some(name) => format!("{name} has no `log` action").into(),
+            None => "nothing that is up has a `log` action".into(),
+        });
     }
     let mut left = command.count.unwrap_or(u64::MAX);
-    while !interrupted.load(Ordering::Relaxed) && left > 0 {
+    while !interrupt.came() && left > 0 {
         for source in &open {
             for record in source.take()? {
                 let event = LogEvent::parse(&record)?;

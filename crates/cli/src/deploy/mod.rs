@@ -10,10 +10,6 @@ use std::{
     error::Error,
     ffi::CString,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     thread,
     time::{Duration, Instant},
 };
@@ -33,7 +29,12 @@ pub(crate) use self::{
     log::{Log, log},
     status::{Status, status},
 };
-use crate::{Global, Outcome, mode::Mode, output};
+use crate::{
+    Global, Outcome,
+    interrupt::{Interrupt, Interrupted},
+    mode::Mode,
+    output,
+};
 
 /// How long programs may take to be unloaded once they are detached.
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,6 +54,8 @@ A policy (FILE.traits, or what `traits compile` made of it) brings its keys: tho
 registered, and stay when it is down. Its interfaces are those that have the names now, in this network namespace. Its `match` and `steer` blocks
 are pinned for others, and run as long as the policy is up; `traits status` shows the paths:
   iptables -I INPUT -m bpf --object-pinned BPFFS/packet_traits_up/REGISTRY/NAME/filters/PROGRAM -j DROP
+
+Its maps are pinned, too, in BPFFS/packet_traits_up/REGISTRY/NAME/maps: AF_XDP sockets go into pt_xsks, by queue.
 
 With --replace, a version that is up under the same name goes on until the new one takes over, and stays if that fails.
 Every packet meets one or the other at each hook. Hits and counters start at zero; `unique` gives no id twice; AF_XDP sockets stay.";
@@ -169,14 +172,6 @@ impl Global {
     }
 }
 
-/// A flag that Ctrl-C sets, instead of ending the process.
-fn interrupted_flag() -> Result<Arc<AtomicBool>, ctrlc::Error> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
-    Ok(interrupted)
-}
-
 /// What is up under a name.
 fn find(name: &str, global: &Global) -> Result<Deployment, Box<dyn Error>> {
     let up = Deployment::list(&global.location())?;
@@ -206,9 +201,9 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
         ..UpOptions::default()
     };
     // Ctrl-C waits for the pins to be whole, then takes them away.
-    let interrupted = interrupted_flag()?;
-
-    let Input { object, manifest } = Input::read(&command.file, global)?;
+    let interrupt = Interrupt::catch()?;
+    // It also ends the compiler.
+    let Input { object, manifest } = interrupt.over(Input::read(&command.file, global), Interrupted::NOTHING_CHANGED)?;
     if manifest.is_some() && !command.netfilter.is_empty() {
         return Err("a policy says itself where its netfilter programs go; leave --netfilter out".into());
     }
@@ -219,14 +214,15 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
         options.netfilter = policy::netfilter(manifest)?;
         options.setup = policy::setup(manifest, object.open_object_mut())?;
     }
-    if interrupted.load(Ordering::Relaxed) {
-        return Err("interrupted; nothing was changed".into());
+    if interrupt.came() {
+        return Err(Interrupted::NOTHING_CHANGED.into());
     }
+    let replaces = command.replace && find(&name, global).is_ok();
     let deployment = Deployment::up(&name, object, &registry, &options)?;
     // What was replaced is gone, so the new version stays.
-    if interrupted.load(Ordering::Relaxed) && !command.replace {
+    if interrupt.came() && !replaces {
         Deployment::down(&name, &global.location())?;
-        return Err("interrupted; nothing stays attached".into());
+        return Err(Interrupted::NOTHING_ATTACHED.into());
     }
     let new_keys: Vec<_> = keys.new_keys().iter().map(|entry| entry.key.name().to_string()).collect();
     keys.keep();

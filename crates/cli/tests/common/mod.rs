@@ -1,6 +1,8 @@
 //! What the command's tests share: the command on a bpffs of its own, and the example programs.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod host;
+
 use std::{
     fs,
     path::{Path, PathBuf},

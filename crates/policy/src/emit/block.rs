@@ -65,7 +65,7 @@ fn log(code: &mut Code, scope: &Scope<'_>) {
     }
     code.line("record = bpf_ringbuf_reserve(&pt_log, sizeof(*record), 0);");
     code.line("if (!record)");
-    code.line("\treturn 0;");
+    code.line("\treturn pt_log_lose(&pt_log_lost);");
     code.line(format_args!(
         "pt_log_begin(&record->event, rule, text, {}, length, {});",
         place.any_interface(),

@@ -265,6 +265,7 @@ fn maps(code: &mut Code, policy: &Policy, needs: &[Needs]) {
     }
     if any(|needs| !needs.logs.is_empty()) {
         map(code, "pt_log", "RINGBUF", LOG_BYTES, "", "");
+        map(code, "pt_log_lost", "PERCPU_ARRAY", 1, "__u32", "__u64");
     }
 }
 

@@ -119,7 +119,8 @@ pub enum DeployError {
     },
     /// A map that is shared by all deployments was made by another version, and has another shape.
     #[error(
-        "map {map} is shared by all that is up, and the one at {} has another shape; take everything down that uses it,          and remove it", path.display()
+        "map {map} is shared by all that is up, and the one at {} has another shape; take everything down that uses it, \
+         and remove it", path.display()
     )]
     SharedMap {
         /// The map.
@@ -129,7 +130,8 @@ pub enum DeployError {
     },
     /// A program that asks the network card cannot run in the stack.
     #[error(
-        "program {program} reads what the network card says of packets (XDP metadata functions), which generic mode          does not have; use native mode"
+        "program {program} reads what the network card says of packets (XDP metadata functions), which generic mode \
+         does not have; use native mode"
     )]
     GenericDeviceBound {
         /// The program.

@@ -340,7 +340,7 @@ impl<'p> Making<'p> {
             cgroup: options.cgroup.as_deref().map(about::absolute),
             notes: options.setup.notes.clone(),
         };
-        let same_namespace = about.namespace == old.about.namespace;
+        let same_namespace = about.namespace != 0 && about.namespace == old.about.namespace;
         let version = Version { about, ..Version::default() };
         let mut making = Making { version, takeovers: Vec::new(), filter_takeovers: Vec::new() };
 

@@ -159,7 +159,7 @@ fn keys_for_something_that_fails_are_taken_back() {
     let new: Vec<_> = keys.new_keys().iter().map(|entry| entry.key.name().to_string()).collect();
     assert_eq!(new, ["new"]);
     drop(keys);
-    assert_eq!(registry.list().unwrap(), [before.clone()]);
+    assert_eq!(registry.list().unwrap(), std::slice::from_ref(&before));
 
     // The second of these finds no room.
     let wanted = [spec("new", KeyType::U32, Merge::Block), spec("wide", KeyType::U64, Merge::Block)];
