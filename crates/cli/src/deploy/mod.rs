@@ -203,7 +203,8 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     // Ctrl-C waits for the pins to be whole, then takes them away.
     let interrupt = Interrupt::catch()?;
     // It also ends the compiler.
-    let Input { object, manifest } = interrupt.over(Input::read(&command.file, global), Interrupted::NOTHING_CHANGED)?;
+    let Input { object, manifest } =
+        interrupt.over(Input::read(&command.file, global), Interrupted::NOTHING_CHANGED)?;
     if manifest.is_some() && !command.netfilter.is_empty() {
         return Err("a policy says itself where its netfilter programs go; leave --netfilter out".into());
     }

@@ -56,15 +56,9 @@ pub(super) struct Subject {
     size: u16,
     place: Place,
     traffic: Traffic,
-    rules: Rules,
+    /// `None`: a table of nftables in the receiver's namespace.
+    policy: Option<Policy>,
     pair: Pair,
-}
-
-/// What drops the packets.
-enum Rules {
-    Policy(Policy),
-    /// A table of the receiver's namespace.
-    Nft,
 }
 
 /// A policy that is up.
@@ -79,15 +73,15 @@ impl Subject {
     pub(super) fn new(shape: Shape, size: u16, place: Place) -> Result<Subject, Box<dyn Error>> {
         // frames that were sent without an skb reach a receiver that polls: one with GRO
         let pair = Pair::with(&VethOptions::new().gro(true))?;
-        let rules = match place {
-            Place::Xdp => Rules::Policy(Policy::up_at(pair.rx(), shape.policy(size, "xdp"))?),
-            Place::Tc => Rules::Policy(Policy::up_at(pair.rx(), shape.policy(size, "tc ingress"))?),
+        let policy = match place {
+            Place::Xdp => Some(Policy::up_at(pair.rx(), shape.policy(size, "xdp"))?),
+            Place::Tc => Some(Policy::up_at(pair.rx(), shape.policy(size, "tc ingress"))?),
             Place::Nft => {
                 pair.rx().netns().nft(&shape.nftables(size, pair.rx().name()))?;
-                Rules::Nft
+                None
             }
         };
-        Ok(Subject { shape, size, place, traffic: Traffic::new(&pair)?, rules, pair })
+        Ok(Subject { shape, size, place, traffic: Traffic::new(&pair)?, policy, pair })
     }
 
     /// What one packet takes, by a time in which all of them were received and dropped. On a busy machine the receiver may
@@ -109,14 +103,12 @@ impl Subject {
 
     /// How many packets the last rule has met, which drops them.
     fn dropped(&self) -> Result<u64, Box<dyn Error>> {
-        match &self.rules {
-            Rules::Policy(policy) => policy.dropped(),
-            Rules::Nft => {
-                let listed = self.pair.rx().netns().nft("list table netdev bench")?;
-                let counter = listed.rsplit_once("counter packets ").and_then(|(_, rest)| rest.split(' ').next());
-                Ok(counter.ok_or("nft lists no counter")?.parse()?)
-            }
+        if let Some(policy) = &self.policy {
+            return policy.dropped();
         }
+        let listed = self.pair.rx().netns().nft("list table netdev bench")?;
+        let counter = listed.rsplit_once("counter packets ").and_then(|(_, rest)| rest.split(' ').next());
+        Ok(counter.ok_or("nft lists no counter")?.parse()?)
     }
 
     pub(super) fn shape(&self) -> Shape {
