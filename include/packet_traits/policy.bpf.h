@@ -510,7 +510,9 @@ extern int bpf_xdp_metadata_rx_vlan_tag(const struct xdp_md *ctx, __be16 *protoc
 
 static __always_inline _Bool pt_hardware_timestamp(struct xdp_md *ctx, __u64 *timestamp)
 {
-	return bpf_xdp_metadata_rx_timestamp != (void *)0 && !bpf_xdp_metadata_rx_timestamp(ctx, timestamp);
+	/* drivers that hand over what an skb has (veth) give 0 for none */
+	return bpf_xdp_metadata_rx_timestamp != (void *)0 && !bpf_xdp_metadata_rx_timestamp(ctx, timestamp) &&
+	       *timestamp;
 }
 
 static __always_inline _Bool pt_hardware_hash(struct xdp_md *ctx, __u32 *hash)

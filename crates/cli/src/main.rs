@@ -1,12 +1,13 @@
 //! The `traits` command. One file per command; what they print goes through [`output`].
 //!
-//! Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.
+//! Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage, 130 interrupted (Ctrl-C).
 
 mod bench;
 mod bind;
 mod clock;
 mod demo;
 mod deploy;
+mod interrupt;
 mod keys;
 mod mode;
 mod output;
@@ -32,6 +33,8 @@ use packet_traits::{
 };
 use tracing_subscriber::EnvFilter;
 
+use crate::interrupt::{INTERRUPTED, Interrupted};
+
 /// What a command comes back with.
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -43,7 +46,8 @@ Examples:
   traits keys list                           see who holds what
   traits --registry lab registry create      have a second registry beside it
 
-Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.";
+Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage,
+130 interrupted by Ctrl-C (what was begun is taken back).";
 
 /// Rich metadata for network packets: typed values with names that travel with a packet through the kernel.
 #[derive(Parser)]
@@ -116,6 +120,7 @@ enum Command {
     Up(deploy::Up),
     Down(deploy::Down),
     Status(deploy::Status),
+    Log(deploy::Log),
 }
 
 fn main() -> ExitCode {
@@ -136,6 +141,7 @@ fn main() -> ExitCode {
         Command::Up(command) => deploy::up(command, &cli.global),
         Command::Down(command) => deploy::down(command, &cli.global),
         Command::Status(command) => deploy::status(command, &cli.global),
+        Command::Log(command) => deploy::log(command, &cli.global),
         Command::Bench(command) => bench::run(command),
     };
     match outcome {
@@ -147,7 +153,7 @@ fn main() -> ExitCode {
                 output::note(log);
             }
             output::note(format_args!("traits: {error}"));
-            ExitCode::FAILURE
+            if error.is::<Interrupted>() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
 }

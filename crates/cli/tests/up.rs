@@ -5,10 +5,12 @@ mod common;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Output,
+    process::{Child, Output, Stdio},
+    thread,
+    time::Duration,
 };
 
-use common::{Traits, compile_example, text};
+use common::{Traits, compile_example, interrupt, text};
 use libbpf_rs::{MapHandle, MapType};
 use packet_traits::attach::cgroup::cgroup_root;
 use packet_traits_lab::{Family, Pair, recv_numbered, send_numbered, udp_socket};
@@ -33,17 +35,16 @@ impl Host {
         Some(Host { traits, pair: Pair::new().unwrap(), folder })
     }
 
-    /// Runs the command in the receiver's namespace.
+    /// Starts the command in the receiver's namespace. What it prints can be read from it.
+    fn start(&self, line: &str) -> Child {
+        let mut command = self.pair.rx().netns().command(env!("CARGO_BIN_EXE_traits"));
+        command.arg("--bpffs").arg(self.traits.bpffs.path()).args(line.split_whitespace());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Runs it there.
     fn run(&self, line: &str) -> Output {
-        self.pair
-            .rx()
-            .netns()
-            .command(env!("CARGO_BIN_EXE_traits"))
-            .arg("--bpffs")
-            .arg(self.traits.bpffs.path())
-            .args(line.split_whitespace())
-            .output()
-            .unwrap()
+        self.start(line).wait_with_output().unwrap()
     }
 
     #[track_caller]
@@ -279,6 +280,25 @@ fn what_a_killed_command_left_is_shown_and_cleared() {
 
     leave_unfinished();
     host.ok("down _new");
+    assert_eq!(host.up(), [""; 0]);
+}
+
+#[test]
+fn an_interrupted_up_says_so_and_leaves_nothing() {
+    let Some(host) = Host::new("interrupted") else { return };
+    let classify = host.object("xdp_classify");
+    // The command waits for this lock when the signal comes.
+    fs::create_dir_all(host.pins("")).unwrap();
+    let lock = fs::File::open(host.pins("")).unwrap();
+    lock.lock().unwrap();
+    let process = host.start(&format!("up {classify} --dev rx0"));
+    interrupt(&process);
+    // It has been told, by a thread of its own; loading takes longer than that thread.
+    thread::sleep(Duration::from_millis(200));
+    drop(lock);
+    let output = process.wait_with_output().unwrap();
+    let said = (output.status.code(), text(&output.stdout), text(&output.stderr));
+    assert_eq!(said, (Some(130), String::new(), "traits: interrupted, nothing stays attached\n".to_owned()));
     assert_eq!(host.up(), [""; 0]);
 }
 

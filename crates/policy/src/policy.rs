@@ -430,7 +430,7 @@ pub enum Layer {
 /// What a network card can know of a packet: the kernel's XDP metadata functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hardware {
-    /// When it came, in nanoseconds of the card's clock (`bpf_xdp_metadata_rx_timestamp`); [`Type::Timestamp`].
+    /// When it came, in nanoseconds of the card's clock (`bpf_xdp_metadata_rx_timestamp`), not 0; [`Type::Timestamp`].
     Timestamp,
     /// Its receive hash (`bpf_xdp_metadata_rx_hash`); 32 bits.
     Hash,

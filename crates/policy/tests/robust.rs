@@ -84,7 +84,7 @@ fn pieces() -> Vec<&'static str> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 250, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
@@ -190,7 +190,7 @@ fn soon(what: &str, work: impl FnOnce()) {
 
 #[test]
 fn large_files_are_checked_soon() {
-    const LEN: usize = 1 << 20;
+    const LEN: usize = 1 << 19;
     const RULES: &str = "xdp {\n";
     const LIST: &str = "set s u32 = {";
     for (start, piece) in [

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    diagnostic::{Code, Diagnostic, Diagnostics, quoted},
+    diagnostic::{Code, Diagnostic, Diagnostics},
     source::{Sources, Span},
     syntax::{self, ast::Item},
 };
@@ -118,7 +118,7 @@ impl Loading<'_> {
             Ok(bytes) => bytes,
             Err(error) => {
                 let span = asked.unwrap_or_else(|| Span::new(self.sources.add(name.as_str(), ""), 0..0));
-                let message = format!("cannot read {}: {error}", quoted(&name));
+                let message = format!("cannot read `{}`: {error}", name.escape_debug());
                 let diagnostic = Diagnostic::new(Code::CannotRead, span, message);
                 self.diagnostics.push(match asked {
                     Some(_) => diagnostic.hint("paths are relative to the file that includes"),

@@ -109,9 +109,11 @@ impl<'a> Parser<'a> {
 
     /// From `start` to what was read last.
     fn since(&self, start: Span) -> Span {
-        match self.place.checked_sub(1) {
-            Some(last) => start.to(self.tokens[last].1),
-            None => start,
+        // line ends inside of brackets may have been passed over since
+        let read = self.tokens[..self.place].iter().rfind(|(token, _)| *token != Token::Newline);
+        match read {
+            Some((_, last)) if last.start >= start.start => start.to(*last),
+            _ => start,
         }
     }
 
