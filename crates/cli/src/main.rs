@@ -11,6 +11,7 @@ mod mode;
 mod output;
 mod registry;
 mod sockets;
+mod trace;
 
 use std::{
     error::Error,
@@ -28,6 +29,7 @@ use packet_traits::{
     registry::{RegistryName, RegistryOptions},
     socket::programs::SocketProgramsError,
 };
+use packet_traits_trace::TraceError;
 use tracing_subscriber::EnvFilter;
 
 /// What a command comes back with.
@@ -111,6 +113,7 @@ enum Command {
     Up(deploy::Up),
     Down(deploy::Down),
     Status(deploy::Status),
+    Trace(trace::Options),
 }
 
 fn main() -> ExitCode {
@@ -129,6 +132,7 @@ fn main() -> ExitCode {
         Command::Down(command) => deploy::down(command, &cli.global),
         Command::Status(command) => deploy::status(command, &cli.global),
         Command::Bench(command) => bench::run(command),
+        Command::Trace(options) => trace::run(options, &cli.global),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -147,6 +151,9 @@ fn main() -> ExitCode {
 /// What the verifier wrote about a program it refused.
 fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
     if let Some(DeployError::Bind(error)) = error.downcast_ref() {
+        return error.verifier_log();
+    }
+    if let Some(error) = error.downcast_ref::<TraceError>() {
         return error.verifier_log();
     }
     if let Some(error) = error.downcast_ref::<SocketProgramsError>() {
