@@ -2,7 +2,7 @@
 //!
 //! Bounded: packets that nothing is heard of are given up, the oldest first, and a packet keeps a limited number of steps.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use packet_traits::core::Value;
 
@@ -139,7 +139,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Bytes of its own buffers, other than the first, that were seen: clones.
+    /// Buffers other than the first that were seen: clones.
     pub fn clones(&self) -> usize {
         self.steps.iter().map(|step| step.copy).max().unwrap_or(0).into()
     }
@@ -149,6 +149,13 @@ impl Packet {
         let mut all: Vec<u32> = self.steps.iter().map(|step| step.netns).filter(|netns| *netns != 0).collect();
         all.dedup();
         all
+    }
+
+    /// Nanoseconds from entering to its last delivery, if a process took it; else until it was seen last.
+    pub fn duration(&self) -> u64 {
+        let delivered = self.steps.iter().rev().find(|step| step.point == Point::Deliver);
+        let end = delivered.filter(|_| self.outcome == Outcome::Delivered).map_or(self.last_at, |step| step.at);
+        end.saturating_sub(self.entered)
     }
 
     /// When it was seen last.
@@ -169,6 +176,9 @@ pub struct Paths {
     held: HashMap<(u16, Headers), u64>,
     segments: HashMap<(Headers, Tcp), u64>,
     segment_order: VecDeque<(Headers, Tcp)>,
+    /// Ids of packets that were passed on, the newest [`PACKETS_MAX`].
+    finished: HashSet<u64>,
+    finished_order: VecDeque<u64>,
     given_up: u64,
 }
 
@@ -184,11 +194,15 @@ pub struct Added {
 }
 
 impl Paths {
-    /// Adds an event to its packet's path.
-    pub fn add(&mut self, event: &Event<'_>) -> (Added, &Packet) {
+    /// Adds an event to its packet's path. `None` if that is nothing to tell: the memory of a packet that was passed on
+    /// is freed, which the kernel may put off until the CPU it came in on has time.
+    pub fn add(&mut self, event: &Event<'_>) -> Option<(Added, &Packet)> {
         let (id, at, point) = (event.id(), event.at(), event.point());
         let new = !self.packets.contains_key(&id);
         if new {
+            if point == Point::Consume && self.finished.contains(&id) {
+                return None;
+            }
             self.make_room();
             self.order.push_back(id);
         }
@@ -233,7 +247,7 @@ impl Paths {
         };
         packet.last_at = packet.last_at.max(at);
         packet.push(event, detail);
-        (added, packet)
+        Some((added, packet))
     }
 
     /// A packet under way.
@@ -256,17 +270,30 @@ impl Paths {
                 Some(packet) if packet.last_at > at && packet.last_at + LINGER > now => {
                     self.ended.push_back((id, packet.last_at));
                 }
-                _ => finished.extend(self.packets.remove(&id)),
+                _ => self.finish(id, &mut finished),
             }
         }
         while let Some(id) = self.order.front().copied() {
             match self.packets.get(&id) {
                 Some(packet) if packet.last_at + SILENCE > now => break,
-                _ => finished.extend(self.packets.remove(&id)),
+                _ => self.finish(id, &mut finished),
             }
             self.order.pop_front();
         }
         finished
+    }
+
+    fn finish(&mut self, id: u64, to: &mut Vec<Packet>) {
+        let Some(packet) = self.packets.remove(&id) else { return };
+        to.push(packet);
+        if self.finished.insert(id) {
+            self.finished_order.push_back(id);
+        }
+        if self.finished_order.len() > PACKETS_MAX
+            && let Some(oldest) = self.finished_order.pop_front()
+        {
+            self.finished.remove(&oldest);
+        }
     }
 
     /// Takes all packets, in the order in which they were seen first.

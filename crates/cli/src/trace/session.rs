@@ -151,7 +151,7 @@ impl State<'_> {
         if self.failed.is_some() {
             return;
         }
-        let (added, packet) = self.paths.add(event);
+        let Some((added, packet)) = self.paths.add(event) else { return };
         self.summary.add(event, added, packet);
         self.failed = self.outputs.event(event, added, packet, &mut self.names).err();
     }

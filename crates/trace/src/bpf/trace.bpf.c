@@ -698,12 +698,17 @@ int BPF_PROG(trace_consume, struct sk_buff *skb, void *place)
 static __always_inline void forget_waiting(__u64 cookie, __u64 id)
 {
 	struct waiting *w = bpf_map_lookup_elem(&waiting, &cookie);
-	__u32 i;
+	__u32 i, tail;
 
 	if (!w)
 		return;
-	for (i = 1; i <= 8; i++) {
-		struct waiting_packet *packet = &w->packet[(w->tail - i) % WAITING];
+	tail = w->tail;
+	/* it is the last, unless another CPU puts packets into the same queue */
+	if (tail != w->head && w->packet[(tail - 1) % WAITING].id == id &&
+	    __sync_val_compare_and_swap(&w->tail, tail, tail - 1) == tail)
+		return;
+	for (i = 2; i <= 8; i++) {
+		struct waiting_packet *packet = &w->packet[(tail - i) % WAITING];
 
 		if (packet->id == id) {
 			packet->id = 0;

@@ -40,7 +40,7 @@ pub struct Slowest(Vec<Packet>);
 impl Slowest {
     /// Keeps the packet if it is one of the slowest.
     pub fn add(&mut self, packet: &Packet) {
-        let time = |packet: &Packet| packet.last_at().saturating_sub(packet.entered);
+        let time = |packet: &Packet| packet.duration();
         if self.0.len() >= SLOWEST_MAX && self.0.last().is_some_and(|last| time(last) >= time(packet)) {
             return;
         }
@@ -283,7 +283,7 @@ fn way(to: &mut impl Write, packet: &Packet, names: &mut Names) -> io::Result<()
             + ": "
             + packet.outcome.name()
             + " in "
-            + &text::time(total as u64))
+            + &text::time(packet.duration()))
     )?;
     let mut before = packet.entered;
     for (row, step) in packet.steps.iter().enumerate() {

@@ -232,7 +232,7 @@ pub fn packet(packet: &Packet, names: &mut Names) -> Value {
         packet.traits.iter().map(|(key, value)| (key.clone(), trait_value(value))).collect();
     json!({
         "v": VERSION, "type": "packet", "id": packet.id.to_string(), "entered_ns": packet.entered,
-        "duration_ns": packet.last_at().saturating_sub(packet.entered), "outcome": packet.outcome.name(),
+        "duration_ns": packet.duration(), "outcome": packet.outcome.name(),
         "headers": packet.headers.map(HeadersJson::from), "traits": traits, "merged": packet.merged,
         "clones": packet.clones(), "retransmit_of": packet.retransmit_of.map(|id| id.to_string()),
         "steps": steps, "more_steps": packet.more_steps,

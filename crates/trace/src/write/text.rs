@@ -81,7 +81,7 @@ pub fn packet(to: &mut String, packet: &Packet, names: &mut Names) {
     if packet.merged != 0 {
         let _ = write!(to, " ({} merged into it)", packet.merged);
     }
-    let total = packet.last_at().saturating_sub(packet.entered);
+    let total = packet.duration();
     let _ = write!(to, ": {} in {}:", packet.outcome.name(), time(total));
     let (mut place, mut before) = (String::new(), packet.entered);
     for step in &packet.steps {
