@@ -186,10 +186,10 @@ impl Condition {
             "port" => (Field::SourcePort, Field::DestinationPort),
             _ => (Field::Length, Field::Length),
         };
-        let (operator, negate) = self.operator(matches!(
-            field,
-            Field::SourcePort | Field::DestinationPort | Field::Length | Field::Protocol
-        ) && self.field != "port")?;
+        let (operator, negate) = self.operator(
+            matches!(field, Field::SourcePort | Field::DestinationPort | Field::Length | Field::Protocol)
+                && self.field != "port",
+        )?;
         let mut kernel =
             KernelCondition { field: field as u8, other: other as u8, operator, negate, ..Default::default() };
         match field {

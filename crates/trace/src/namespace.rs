@@ -69,7 +69,10 @@ impl Namespace {
         };
         let namespace = Namespace { fd: file.into(), inode, name };
         namespace.enter(|| ()).map_err(|error| {
-            io::Error::new(error.kind(), format!("{} is not a network namespace that can be entered: {error}", path.display()))
+            io::Error::new(
+                error.kind(),
+                format!("{} is not a network namespace that can be entered: {error}", path.display()),
+            )
         })?;
         Ok(namespace)
     }

@@ -2,7 +2,10 @@
 //!
 //! Bounded: packets that nothing is heard of are given up, the oldest first, and a packet keeps a limited number of steps.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    fmt,
+};
 
 use packet_traits::core::Value;
 
@@ -27,7 +30,7 @@ const SEGMENTS_MAX: usize = 1 << 16;
 pub(crate) type DeviceName = [u8; 16];
 
 /// A packet at one point, as its path keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Step {
     /// Where.
     pub point: Point,
@@ -49,6 +52,12 @@ impl Step {
     pub fn device(&self) -> &str {
         let len = self.device.iter().position(|byte| *byte == 0).unwrap_or(self.device.len());
         std::str::from_utf8(&self.device[..len]).unwrap_or("?")
+    }
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}:{} {} {:?}", self.device(), self.netns, self.point, self.at, self.detail)
     }
 }
 
@@ -144,6 +153,11 @@ impl Packet {
         self.steps.iter().map(|step| step.copy).max().unwrap_or(0).into()
     }
 
+    /// The step that this event became, unless there are too many.
+    pub fn step_of(&self, event: &Event<'_>) -> Option<&Step> {
+        self.steps.iter().rev().find(|step| step.at == event.at() && step.point == event.point())
+    }
+
     /// The namespaces it was in, in order, each once for each stay.
     pub fn namespaces(&self) -> Vec<u32> {
         let mut all: Vec<u32> = self.steps.iter().map(|step| step.netns).filter(|netns| *netns != 0).collect();
@@ -208,8 +222,7 @@ impl Paths {
         }
         let headers = event.headers();
         let mut detail = detail_of(event);
-        let retransmit_of =
-            if point == Point::Xdp && event.is_first() { self.seen_before(headers, id) } else { None };
+        let retransmit_of = if point == Point::Xdp && event.is_first() { self.seen_before(headers, id) } else { None };
         let merged_into = self.follow_gro(event, headers, &mut detail);
         if let Some(target) = merged_into.and_then(|target| self.packets.get_mut(&target)) {
             target.merged += 1;
@@ -396,15 +409,11 @@ impl Packet {
         let mut device = DeviceName::default();
         let name = event.device().as_bytes();
         device[..name.len()].copy_from_slice(name);
-        self.steps.push(Step {
-            point: event.point(),
-            at: event.at(),
-            netns,
-            device,
-            copy,
-            inferred: event.is_inferred(),
-            detail,
-        });
+        let step =
+            Step { point: event.point(), at: event.at(), netns, device, copy, inferred: event.is_inferred(), detail };
+        // events of two CPUs may come in another order than they happened in
+        let after = self.steps.iter().rposition(|other| other.at <= step.at).map_or(0, |place| place + 1);
+        self.steps.insert(after, step);
     }
 }
 

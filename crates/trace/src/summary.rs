@@ -97,7 +97,7 @@ impl Summary {
                 let place = DropPlace {
                     reason: event.reason(),
                     place: event.place(),
-                    netns: packet.steps.last().map_or(0, |step| step.netns),
+                    netns: packet.step_of(event).map_or(0, |step| step.netns),
                 };
                 if self.drops.len() < DROPS_MAX || self.drops.contains_key(&place) {
                     *self.drops.entry(place).or_default() += 1;

@@ -332,7 +332,8 @@ impl<'r> Tracer<'r> {
             self.attach_netfilter(namespace)?;
         }
         for (namespace, interface) in interfaces {
-            for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)] {
+            for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)]
+            {
                 let program = fd_of(&self.trace, name)?;
                 let options = TcxOptions::new(direction).position(Position::First);
                 let attached = namespace.enter(|| tcx::attach(program.as_fd(), interface.index, &options));
@@ -380,7 +381,9 @@ impl<'r> Tracer<'r> {
                     tracing::debug!("assigning ids at {} in {mode} mode", interface.name);
                     self.assigning.push(attachment);
                 }
-                Err(error @ (AttachError::Busy { .. } | AttachError::Refused { .. })) => refused.push(error.to_string()),
+                Err(error @ (AttachError::Busy { .. } | AttachError::Refused { .. })) => {
+                    refused.push(error.to_string())
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -468,8 +471,10 @@ impl Reader<'_> {
     /// libbpf failed.
     pub fn read(&self) -> Result<usize, TraceError> {
         let count = self.ring.consume_raw();
-        usize::try_from(count)
-            .map_err(|_| TraceError::System { action: "read events".to_owned(), source: io::Error::from_raw_os_error(-count) })
+        usize::try_from(count).map_err(|_| TraceError::System {
+            action: "read events".to_owned(),
+            source: io::Error::from_raw_os_error(-count),
+        })
     }
 }
 
@@ -634,7 +639,11 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Conf
         flow_slots: keys.flow_slots as u32,
         packet_slots: keys.packet_slots as u32,
         capture: options.capture as u32,
-        netns: if options.id.is_some() { options.namespaces.iter().map(Namespace::inode).collect() } else { Vec::new() },
+        netns: if options.id.is_some() {
+            options.namespaces.iter().map(Namespace::inode).collect()
+        } else {
+            Vec::new()
+        },
         only_drops: options.only_drops,
         conditions,
     })

@@ -12,9 +12,7 @@ use std::{
 };
 
 use common::{Home, enabled, in_namespaces, points, port, start, watch};
-use packet_traits_lab::{
-    End, Family, PacketSocket, Pair, frame::Flow, recv_numbered, send_numbered, udp_socket,
-};
+use packet_traits_lab::{End, Family, PacketSocket, Pair, frame::Flow, recv_numbered, send_numbered, udp_socket};
 use packet_traits_trace::{
     Detail, Names, Outcome, Packet,
     Point::{self, *},
@@ -31,7 +29,8 @@ const FULL: u16 = 7004;
 const DAMAGED: u16 = 7005;
 
 /// How many of the packets go to each; the rest is read.
-const FATES: [(u16, u64); 5] = [(FILTERED, 400), (CLOSED, 311), (FILTERED_AT_INGRESS, 222), (FULL, 1000), (DAMAGED, 123)];
+const FATES: [(u16, u64); 5] =
+    [(FILTERED, 400), (CLOSED, 311), (FILTERED_AT_INGRESS, 222), (FULL, 1000), (DAMAGED, 123)];
 
 /// How a packet starts that gets as far as IP.
 const RECEIVED: [Point; 4] = [Xdp, Gro, Receive, TcIngress];
@@ -208,7 +207,8 @@ fn every_packet_is_accounted_for() {
         assert!(packet.steps.is_sorted_by_key(|step| step.at), "{packet:?}");
     }
     assert_eq!(seen.summary.delivered, sent[&READ]);
-    let waiting = seen.packets.iter().filter(|packet| port(packet) == Some(FULL) && packet.outcome == Outcome::UnderWay);
+    let waiting =
+        seen.packets.iter().filter(|packet| port(packet) == Some(FULL) && packet.outcome == Outcome::UnderWay);
     assert_eq!(waiting.count() as u64, queued);
     drop(tracer);
     assert_eq!(home.registry.list().unwrap(), [], "the tracer's keys are gone");

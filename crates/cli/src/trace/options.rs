@@ -51,9 +51,8 @@ impl What {
             vec![Namespace::current()?]
         } else {
             let find = |name: &String| {
-                Namespace::find(name).map_err(|error| {
-                    format!("no network namespace {name}: {error}; `ip netns` lists those with names")
-                })
+                Namespace::find(name)
+                    .map_err(|error| format!("no network namespace {name}: {error}; `ip netns` lists those with names"))
             };
             self.netns.iter().map(find).collect::<Result<_, _>>()?
         };

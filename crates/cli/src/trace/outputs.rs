@@ -85,13 +85,7 @@ impl Outputs {
         self.flush()
     }
 
-    pub(super) fn event(
-        &mut self,
-        event: &Event<'_>,
-        added: Added,
-        packet: &Packet,
-        names: &mut Names,
-    ) -> Outcome {
+    pub(super) fn event(&mut self, event: &Event<'_>, added: Added, packet: &Packet, names: &mut Names) -> Outcome {
         if let Some(file) = &mut self.pcapng {
             file.write(event, added.since_entered, Some(packet), names)?;
         }

@@ -85,13 +85,8 @@ impl Session {
         let id_key = self.options.id.as_deref().unwrap_or(ID_KEY);
         outputs.start(&tracer, self.registry.name().as_str(), id_key, &kernel_release())?;
 
-        let state = RefCell::new(State {
-            paths: Paths::default(),
-            summary: Summary::default(),
-            names,
-            outputs,
-            failed: None,
-        });
+        let state =
+            RefCell::new(State { paths: Paths::default(), summary: Summary::default(), names, outputs, failed: None });
         let reader = tracer.reader(|event| state.borrow_mut().add(&event))?;
         let started = Instant::now();
         let (mut looked, mut lost) = (Instant::now(), 0);

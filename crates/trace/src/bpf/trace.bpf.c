@@ -585,7 +585,7 @@ static __always_inline _Bool still_waits(const struct waiting_packet *packet)
 		bpf_rdonly_cast((const void *)packet->skb, bpf_core_type_id_kernel(struct sk_buff___trace));
 	struct trait_view view;
 
-	return skb->next && !__trait_view_skb((struct sk_buff *)skb, &view) && traced_id(&view) == packet->id;
+	return skb->prev && !__trait_view_skb((struct sk_buff *)skb, &view) && traced_id(&view) == packet->id;
 }
 
 /* Takes what has left the queue off the front, up to `end`. */

@@ -87,8 +87,9 @@ enum field {
 	FIELD_SOURCE_PORT,
 	FIELD_DESTINATION_PORT,
 	FIELD_LENGTH,
-	FIELD_COUNT,
 };
+
+#define FIELDS_MAX 8 /* a power of two, for the verifier */
 
 enum operator{
 	OPERATOR_EQUAL,
@@ -197,7 +198,8 @@ struct sock___trace {
 };
 
 struct sk_buff___trace {
-	struct sk_buff___trace *next;
+	struct sk_buff___trace
+		*prev; /* in a queue; not in a list that is linked one way, as that of skbs to be freed */
 	struct net_device___trace *dev;
 	struct sock___trace *sk;
 	unsigned int len;
@@ -249,7 +251,7 @@ static __always_inline void load_words(__u64 address, __u64 to[2])
  */
 
 struct headers {
-	__u64 word[FIELD_COUNT][2];
+	__u64 word[FIELDS_MAX][2];
 };
 
 /* Reads the IP header at `at` and the ports behind it. */
@@ -314,7 +316,7 @@ static __always_inline _Bool headers_hold(const struct headers *h)
 
 		if (i >= config.header_conditions)
 			break;
-		holds = compare(c, h->word[c->field % FIELD_COUNT]) || compare(c, h->word[c->other % FIELD_COUNT]);
+		holds = compare(c, h->word[c->field % FIELDS_MAX]) || compare(c, h->word[c->other % FIELDS_MAX]);
 		if (c->family && h->word[FIELD_FAMILY][0] != c->family)
 			holds = 0;
 		if (holds == !!c->negate)

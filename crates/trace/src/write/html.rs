@@ -279,11 +279,13 @@ fn way(to: &mut impl Write, packet: &Packet, names: &mut Names) -> io::Result<()
     writeln!(
         to,
         "<details><summary>{}</summary>\n<svg viewBox=\"0 0 900 {height}\" role=\"img\" aria-label=\"way\">",
-        Escaped(line.split(": ").next().unwrap_or_default().to_owned()
-            + ": "
-            + packet.outcome.name()
-            + " in "
-            + &text::time(packet.duration()))
+        Escaped(
+            line.split(": ").next().unwrap_or_default().to_owned()
+                + ": "
+                + packet.outcome.name()
+                + " in "
+                + &text::time(packet.duration())
+        )
     )?;
     let mut before = packet.entered;
     for (row, step) in packet.steps.iter().enumerate() {

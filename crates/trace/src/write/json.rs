@@ -122,7 +122,7 @@ pub fn event(
     names: &mut Names,
 ) -> serde_json::Result<String> {
     let mut more = Map::new();
-    let step = packet.and_then(|packet| packet.steps.last());
+    let step = packet.and_then(|packet| packet.step_of(event));
     match event.point() {
         Point::Xdp => {
             more.insert("first".into(), event.is_first().into());
@@ -245,7 +245,8 @@ pub fn lost(counters: &Counters) -> Value {
 }
 
 fn lost_points(counters: &Counters) -> Map<String, Value> {
-    let named = |(code, count): (usize, &u64)| Some((Point::from_code(code as u16)?.name().to_owned(), (*count).into()));
+    let named =
+        |(code, count): (usize, &u64)| Some((Point::from_code(code as u16)?.name().to_owned(), (*count).into()));
     counters.lost.iter().enumerate().filter(|(_, count)| **count != 0).filter_map(named).collect()
 }
 

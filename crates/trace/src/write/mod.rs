@@ -56,7 +56,7 @@ impl Clock {
 /// What is known at this point only, as text; empty if there is nothing.
 pub(crate) fn detail(event: &Event<'_>, packet: Option<&Packet>, names: &mut Names) -> String {
     use crate::{names::table, path::Detail, point::Point};
-    let of_packet = packet.and_then(|packet| packet.steps.last()).map(|step| &step.detail);
+    let of_packet = packet.and_then(|packet| packet.step_of(event)).map(|step| &step.detail);
     match event.point() {
         Point::GroResult => match of_packet {
             Some(Detail::Merged(Some(target))) => format!("merged into #{target}"),

@@ -209,8 +209,7 @@ pub fn summary(summary: &Summary, counters: &Counters, names: &mut Names) -> Vec
 /// Pairs of neighbouring buckets, until there are at most 24.
 fn halve(mut buckets: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
     while buckets.len() > 24 {
-        buckets =
-            buckets.chunks(2).map(|pair| (pair[0].0, pair.iter().map(|(_, count)| count).sum())).collect();
+        buckets = buckets.chunks(2).map(|pair| (pair[0].0, pair.iter().map(|(_, count)| count).sum())).collect();
     }
     buckets
 }
@@ -231,7 +230,8 @@ pub fn unseen(counters: &Counters) -> Vec<String> {
         }
     }
     if counters.no_room != 0 {
-        lines.push(format!("{} packets had no room for an id in front of them, and were not traced.", counters.no_room));
+        lines
+            .push(format!("{} packets had no room for an id in front of them, and were not traced.", counters.no_room));
     }
     if counters.unfollowed != 0 {
         let count = counters.unfollowed;
