@@ -4,5 +4,10 @@
 mod compile_bpf;
 
 fn main() {
-    compile_bpf::compile(&["src/bench/bpf/ops.bpf.c", "src/bench/bpf/sockets.bpf.c", "src/demo/bpf/demo.bpf.c"]);
+    compile_bpf::compile(&[
+        "src/bench/bpf/ops.bpf.c",
+        "src/bench/bpf/sockets.bpf.c",
+        "src/bench/bpf/trace.bpf.c",
+        "src/demo/bpf/demo.bpf.c",
+    ]);
 }

@@ -114,6 +114,7 @@ enum Command {
     Down(deploy::Down),
     Status(deploy::Status),
     Trace(trace::Options),
+    Top(trace::top::Options),
 }
 
 fn main() -> ExitCode {
@@ -133,6 +134,7 @@ fn main() -> ExitCode {
         Command::Status(command) => deploy::status(command, &cli.global),
         Command::Bench(command) => bench::run(command),
         Command::Trace(options) => trace::run(options, &cli.global),
+        Command::Top(options) => trace::top::run(options, &cli.global),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -382,7 +382,7 @@ impl<'r> Tracer<'r> {
                     self.assigning.push(attachment);
                 }
                 Err(error @ (AttachError::Busy { .. } | AttachError::Refused { .. })) => {
-                    refused.push(error.to_string())
+                    refused.push(error.to_string());
                 }
                 Err(error) => return Err(error.into()),
             }

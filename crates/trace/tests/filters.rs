@@ -202,7 +202,7 @@ fn other_peoples_ids_and_traits_are_used() {
     }
     let seen = rig.seen(&Options { sample: 5, ..by(&[]) }, 10);
     assert_eq!(seen.packets.len(), 20);
-    assert!(seen.packets.iter().all(|packet: &Packet| packet.id % 5 == 0));
+    assert!(seen.packets.iter().all(|packet: &Packet| packet.id.is_multiple_of(5)));
     let values = &seen.summary.values;
     assert!(values.keys().any(|(key, value)| key == "tenant" && value == "4"), "{:?}", values.keys());
 }

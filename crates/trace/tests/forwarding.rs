@@ -54,7 +54,7 @@ fn one_id_goes_through_three_namespaces_and_back() {
             };
             assert_eq!(packet.namespaces(), [router, to], "{packet:?}");
             let mut at: Vec<&str> =
-                packet.steps.iter().map(|step| step.device()).filter(|device| !device.is_empty()).collect();
+                packet.steps.iter().map(packet_traits_trace::Step::device).filter(|device| !device.is_empty()).collect();
             at.dedup();
             assert_eq!(at, devices, "{packet:?}");
             assert_eq!(packet.clones(), 0, "{packet:?}");
@@ -105,7 +105,7 @@ fn a_packet_is_followed_out_of_its_tunnel() {
     for packet in &seen.packets {
         assert_eq!(packet.outcome, Outcome::Delivered, "{packet:?}");
         let devices: Vec<&str> =
-            packet.steps.iter().filter(|step| step.point == Receive).map(|step| step.device()).collect();
+            packet.steps.iter().filter(|step| step.point == Receive).map(packet_traits_trace::Step::device).collect();
         assert_eq!(devices, ["rx0", "vx1"], "{packet:?}");
         assert_eq!(port(packet), Some(7), "the inner packet's port: {packet:?}");
     }

@@ -5,6 +5,7 @@ mod progress;
 mod rig;
 mod sockets;
 mod statistics;
+mod trace;
 
 use clap::Subcommand;
 
@@ -16,11 +17,13 @@ pub(crate) enum Command {
     Ops(ops::Options),
     /// Measure what traits cost an application that receives and sends them
     Sockets(sockets::Options),
+    Trace(trace::Options),
 }
 
 pub(crate) fn run(command: &Command) -> Outcome {
     match command {
         Command::Ops(options) => ops::run(options),
         Command::Sockets(options) => sockets::run(options),
+        Command::Trace(options) => trace::run(options),
     }
 }

@@ -1,24 +1,23 @@
-//! `traits trace`: follows packets from XDP to the application or their end.
+//! `traits trace` and `traits top`: follow packets from XDP to the application or their end.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `options` | what to trace: options shared by `trace` and `top` |
 //! | `outputs` | where events and packets go: lines, JSON, files |
 //! | `session` | starting, reading until the end, ending |
+//! | `top` | the full-screen view |
 
 mod options;
 mod outputs;
 mod session;
+pub(crate) mod top;
 
 use std::path::PathBuf;
 
-pub(crate) use self::{
-    options::What,
-    session::{Session, interrupted},
-};
 use self::{
+    options::What,
     outputs::{Files, Outputs, View},
-    session::Ends,
+    session::{Ends, Session},
 };
 use crate::{Global, Outcome};
 

@@ -8,7 +8,7 @@ use crate::mode::Mode;
 
 /// Which packets, where.
 #[derive(clap::Args)]
-pub(crate) struct What {
+pub(super) struct What {
     /// Conditions on traits and header fields, such as 'tenant == 7' or 'dst == 10.0.0.0/8'
     #[arg(value_name = "CONDITION")]
     conditions: Vec<Condition>,

@@ -33,7 +33,7 @@ pub(super) struct Ends {
 }
 
 /// What there is before tracing starts.
-pub(crate) struct Session {
+pub(super) struct Session {
     pub(super) registry: Registry,
     /// Holds the registry, if the host has none.
     _private: Option<Bpffs>,
@@ -43,7 +43,7 @@ pub(crate) struct Session {
 }
 
 /// A flag that Ctrl-C sets.
-pub(crate) fn interrupted() -> Result<Arc<AtomicBool>, ctrlc::Error> {
+fn interrupted() -> Result<Arc<AtomicBool>, ctrlc::Error> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
@@ -51,7 +51,7 @@ pub(crate) fn interrupted() -> Result<Arc<AtomicBool>, ctrlc::Error> {
 }
 
 impl Session {
-    pub(crate) fn prepare(what: &What, global: &Global) -> Result<Session, Box<dyn Error>> {
+    pub(super) fn prepare(what: &What, global: &Global) -> Result<Session, Box<dyn Error>> {
         // SAFETY: geteuid takes nothing and cannot fail.
         if unsafe { libc::geteuid() } != 0 {
             return Err("tracing loads BPF programs, which needs root: run it by sudo".into());

@@ -24,7 +24,9 @@ pub fn event(to: &mut String, event: &Event<'_>, since_entered: u64, packet: Opt
     if !netns.is_empty() {
         let _ = write!(place, "@{netns}");
     }
-    let _ = write!(to, " {:>9}  {:<13} {place:<16} ", format_args!("#{}", event.id()), event.point().name());
+    let id = event.id();
+    let width = 8 - (id.max(1).ilog10() as usize).min(7);
+    let _ = write!(to, " {:>width$}{id}  {:<13} {place:<16} ", '#', event.point().name());
     if event.is_inferred() {
         // the packet itself was not shown
         to.push('~');
