@@ -71,6 +71,17 @@ impl Headers {
     }
 }
 
+/// Bytes of an IP packet, as its header has it; `None` if that does not say, as of packets longer than 64 KiB.
+pub(crate) fn ip_len(ip: &[u8]) -> Option<u32> {
+    let word = |at: usize| Some(u16::from_be_bytes(*ip.get(at..)?.first_chunk()?));
+    let len = match ip.first()? >> 4 {
+        4 => u32::from(word(2)?),
+        6 => u32::from(word(4).filter(|len| *len != 0)?) + 40,
+        _ => return None,
+    };
+    (len != 0).then_some(len)
+}
+
 /// `UDP 10.0.0.1:53 > 10.0.0.2:4000`.
 impl fmt::Display for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

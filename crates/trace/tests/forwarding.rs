@@ -53,8 +53,12 @@ fn one_id_goes_through_three_namespaces_and_back() {
                 _ => (client, ["rt1", "rt0", "cl0"]),
             };
             assert_eq!(packet.namespaces(), [router, to], "{packet:?}");
-            let mut at: Vec<&str> =
-                packet.steps.iter().map(packet_traits_trace::Step::device).filter(|device| !device.is_empty()).collect();
+            let mut at: Vec<&str> = packet
+                .steps
+                .iter()
+                .map(packet_traits_trace::Step::device)
+                .filter(|device| !device.is_empty())
+                .collect();
             at.dedup();
             assert_eq!(at, devices, "{packet:?}");
             assert_eq!(packet.clones(), 0, "{packet:?}");

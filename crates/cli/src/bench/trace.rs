@@ -25,7 +25,7 @@ use packet_traits::{
     core::{KeyName, KeyType, Merge},
     registry::{KeySpec, Registry},
 };
-use packet_traits_lab::{Bpffs, Family, Pair, send_many_numbered, udp_socket};
+use packet_traits_lab::{Bpffs, Family, Netns, Pair, send_many_numbered, udp_socket};
 use packet_traits_trace::{Condition, Names, Namespace, Options as TraceOptions, Tracer, write::text};
 use serde::Serialize;
 
@@ -38,6 +38,8 @@ use crate::{
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
 
 const PORT: u16 = 7000;
+/// In so many batches a case's datagrams are sent.
+const BATCHES: u64 = 10;
 /// Bytes of a datagram.
 const SIZE: usize = 64;
 /// `none` should cost no more than this part of the packets' rate.
@@ -66,10 +68,10 @@ const TRACEPOINTS: [&str; 10] = [
 #[command(after_help = HELP)]
 pub(crate) struct Options {
     /// Rounds, each of which measures every case once
-    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Datagrams in each case of a round
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1000..))]
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1000..))]
     packets: u64,
     /// Print JSON
     #[arg(long)]
@@ -259,7 +261,7 @@ struct Rig {
     registry: Registry,
     object: LoadedObject,
     sender: UdpSocket,
-    receiver: Receiver,
+    _receiver: Receiver,
     // last, since the registry is pinned in it
     _bpffs: Bpffs,
 }
@@ -310,7 +312,7 @@ impl Rig {
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
         let sender = udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0))?;
         sender.connect(pair.rx().addr(Family::V4, PORT))?;
-        Ok(Rig { pair, registry, object, sender, receiver: Receiver::start(socket), _bpffs: bpffs })
+        Ok(Rig { pair, registry, object, sender, _receiver: Receiver::start(socket), _bpffs: bpffs })
     }
 
     /// Attaches one of the programs that are there when nothing is traced.
@@ -321,15 +323,6 @@ impl Rig {
         Ok(rx.netns().enter(|| xdp::attach(fd.as_fd(), rx.ifindex(), XdpMode::Native))?.0)
     }
 
-    /// Sends, and returns how fast that went.
-    fn send(&self, packets: u64) -> Result<f64, Box<dyn Error + Send + Sync>> {
-        // the first packets of a path are slow
-        send_many_numbered(&self.sender, 0..packets / 20, SIZE).map_err(|error| error.to_string())?;
-        let started = Instant::now();
-        send_many_numbered(&self.sender, 0..packets, SIZE).map_err(|error| error.to_string())?;
-        Ok(packets as f64 / started.elapsed().as_secs_f64())
-    }
-
     /// Measures a case: untraced, or traced with a filter that nothing matches or not, one packet in so many.
     fn measure(&self, ids: Ids, how: Option<(bool, u32)>, packets: u64) -> Result<Sample, Box<dyn Error>> {
         let _entry = match (ids, how) {
@@ -338,7 +331,7 @@ impl Rig {
             (Ids::Own, Some(_)) => None,
         };
         let Some((nothing, sample)) = how else {
-            let pps = self.send(packets).map_err(|error| error.to_string())?;
+            let pps = send(&self.sender, packets).map_err(|error| error.to_string())?;
             return Ok(Sample { pps, events_per_s: 0.0, lost: 0 });
         };
         let path = self.pair.rx().netns().path();
@@ -366,12 +359,11 @@ impl Rig {
             // a sink takes everything
             let _ = to.write_all(line.as_bytes());
         })?;
-        // The reader is left to the tracer's thread; this one must not wait for it.
         let (pps, took) = thread::scope(|scope| {
             let started = Instant::now();
+            // not the rig: what it has of libbpf must stay on this thread
             let sender = &self.sender;
-            let receiver = &self.receiver;
-            let traffic = scope.spawn(move || send_from(sender, receiver, packets));
+            let traffic = scope.spawn(move || send(sender, packets));
             while !traffic.is_finished() {
                 if reader.read()? == 0 {
                     thread::sleep(Duration::from_millis(1));
@@ -390,12 +382,12 @@ impl Rig {
     /// The same with bpftrace; `None` if it does not print.
     fn measure_bpftrace(&self, packets: u64) -> Result<Option<Sample>, Box<dyn Error>> {
         let _entry = self.attach("nothing")?;
-        let mut bpftrace = Bpftrace::start()?;
+        let mut bpftrace = Bpftrace::start(self.pair.rx().netns())?;
         if !bpftrace.wait_until_attached() {
             return Ok(None);
         }
         let started = Instant::now();
-        let pps = self.send(packets).map_err(|error| error.to_string())?;
+        let pps = send(&self.sender, packets).map_err(|error| error.to_string())?;
         let (mut seen, mut at) = (bpftrace.lines.load(Ordering::Relaxed), Instant::now());
         while at.elapsed() < SETTLE {
             thread::sleep(Duration::from_millis(5));
@@ -410,12 +402,17 @@ impl Rig {
     }
 }
 
-/// As [`Rig::send`], for another thread than the one that has the rig.
-fn send_from(sender: &UdpSocket, _: &Receiver, packets: u64) -> Result<f64, Box<dyn Error + Send + Sync>> {
+/// Sends, several times, and returns how fast that went: the median.
+fn send(sender: &UdpSocket, packets: u64) -> Result<f64, Box<dyn Error + Send + Sync>> {
+    // the first packets of a path are slow
     send_many_numbered(sender, 0..packets / 20, SIZE).map_err(|error| error.to_string())?;
-    let started = Instant::now();
-    send_many_numbered(sender, 0..packets, SIZE).map_err(|error| error.to_string())?;
-    Ok(packets as f64 / started.elapsed().as_secs_f64())
+    let mut rates = Vec::new();
+    for _ in 0..BATCHES {
+        let started = Instant::now();
+        send_many_numbered(sender, 0..packets / BATCHES, SIZE).map_err(|error| error.to_string())?;
+        rates.push((packets / BATCHES) as f64 / started.elapsed().as_secs_f64());
+    }
+    Ok(median(rates.into_iter()))
 }
 
 fn bpftrace_version() -> Option<String> {
@@ -423,7 +420,7 @@ fn bpftrace_version() -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned()).filter(|version| !version.is_empty())
 }
 
-/// A bpftrace that prints tracepoints. Dropping it ends it.
+/// A bpftrace that prints tracepoints. It ends when it is dropped, and with this process.
 struct Bpftrace {
     child: Child,
     lines: Arc<AtomicU64>,
@@ -432,7 +429,7 @@ struct Bpftrace {
 }
 
 impl Bpftrace {
-    fn start() -> Result<Bpftrace, Box<dyn Error>> {
+    fn start(netns: &Netns) -> Result<Bpftrace, Box<dyn Error>> {
         let script: String = TRACEPOINTS
             .iter()
             .map(|name| {
@@ -446,12 +443,20 @@ impl Bpftrace {
             })
             .collect();
         // it finds tracepoints in tracefs, which is mounted for it alone
-        let mut child = Command::new("unshare")
-            .args(["-m", "sh", "-c", "mount -t tracefs tracefs /sys/kernel/tracing && exec bpftrace -e \"$0\"", &script])
+        let mut child = netns
+            .command("unshare")
+            .args([
+                "-m",
+                "sh",
+                "-c",
+                "mount -t tracefs tracefs /sys/kernel/tracing && exec bpftrace -e \"$0\"",
+                &script,
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .spawn()?;
+            .spawn()
+            .map_err(|error| format!("cannot run `unshare`, which mounts tracefs for bpftrace: {error}"))?;
         let stdout = child.stdout.take().ok_or("bpftrace has no output")?;
         let (lines, lost, attached) = <(Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicBool>)>::default();
         let (counted, missed, ready) = (Arc::clone(&lines), Arc::clone(&lost), Arc::clone(&attached));

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use packet_traits_trace::{Counters, DropPlace, Names, OTHERS, Paths, Point, Summary, Tracer, write::Clock, write::text};
+use packet_traits_trace::{
+    Counters, DropPlace, Names, OTHERS, Paths, Point, Summary, Tracer, write::Clock, write::text,
+};
 use ratatui::{
     Frame,
     crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
@@ -159,7 +161,8 @@ impl Screen {
 
     /// Takes the numbers over.
     fn update(&mut self, summary: &Summary, counters: &Counters, before: &Before, seconds: f64, names: &mut Names) {
-        let per_second = |now: u64, before: Option<&u64>| (now - before.copied().unwrap_or(0).min(now)) as f64 / seconds;
+        let per_second =
+            |now: u64, before: Option<&u64>| (now - before.copied().unwrap_or(0).min(now)) as f64 / seconds;
         self.head = format!(
             "{:.0} packets/s; {} packets, {} delivered, {} dropped, {} merged, {} again",
             per_second(summary.packets, Some(&before.packets)),
@@ -272,9 +275,11 @@ impl Screen {
         frame.render_widget(Line::styled(&*self.alert, inverse), alert);
         let view = self.view;
         let column = self.sort[view as usize];
-        let titles = view.titles().iter().enumerate().map(|(at, title)| {
-            Cell::from(*title).style(if at == column { inverse } else { bold })
-        });
+        let titles = view
+            .titles()
+            .iter()
+            .enumerate()
+            .map(|(at, title)| Cell::from(*title).style(if at == column { inverse } else { bold }));
         let rows = self.sorted().into_iter().map(|row| Row::new(row.iter().map(|value| Cell::from(value.text()))));
         frame.render_widget(Table::new(rows, view.widths()).header(Row::new(titles)), table);
         let views: Vec<String> = View::ALL
@@ -296,9 +301,11 @@ enum Next {
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     if !io::stdout().is_terminal() {
-        return Err("`traits top` draws on a terminal, and standard output is none; `traits trace --summary` prints the \
+        return Err(
+            "`traits top` draws on a terminal, and standard output is none; `traits trace --summary` prints the \
                     same numbers"
-            .into());
+                .into(),
+        );
     }
     let session = Session::prepare(&options.what, global)?;
     let mut names = Names::read(&session.options.namespaces)?;

@@ -12,7 +12,7 @@ pub(crate) use self::raw::EVENT_LEN;
 use self::raw::at;
 use crate::{
     keys::{Keys, TracedKey},
-    packet::Headers,
+    packet::{self, Headers},
     point::Point,
 };
 
@@ -195,6 +195,14 @@ impl<'a> Event<'a> {
             return None;
         }
         Headers::parse(bytes.get(network..)?)
+    }
+
+    /// Bytes of the packet from where [`bytes`](Event::bytes) starts, also where the kernel has stepped over headers.
+    pub fn whole_len(&self) -> u32 {
+        let network = usize::from(raw::u16(self.raw, at::NETWORK));
+        let (bytes, _) = self.bytes();
+        let ip = bytes.get(network..).and_then(packet::ip_len).map(|len| len + network as u32);
+        ip.unwrap_or(0).max(self.len()).max(bytes.len() as u32)
     }
 
     /// Whether the packet had any traits there.

@@ -1,7 +1,7 @@
 //! pcapng: each event as a packet, with what is known of it as a comment and as JSON in a custom option.
 //!
 //! There is one interface for each point (and for each kind of link: where the MAC header is gone, packets start with the
-//! IP header), named after the point, so that `frame.interface_name == "drop"` finds the drops in Wireshark.
+//! IP header; where the kernel does not show the packet, there are no bytes, of link type USER0), named after the point, so that `frame.interface_name == "drop"` finds the drops in Wireshark.
 //!
 //! The custom option (code 2988, text that may be copied; draft-ietf-opsawg-pcapng section 3.5.1) has the private
 //! enterprise number 32473, which is set aside for documentation (RFC 5612), since the project has none; its text is
@@ -55,7 +55,7 @@ fn pad(to: &mut Vec<u8>) {
 /// A file that is being written.
 pub struct File<W: Write> {
     writer: PcapNgWriter<W>,
-    interfaces: HashMap<(Point, bool), u32>,
+    interfaces: HashMap<(Point, u32), u32>,
     clock: Clock,
 }
 
@@ -81,7 +81,12 @@ impl<W: Write> File<W> {
         names: &mut Names,
     ) -> Result<(), PcapError> {
         let (bytes, with_mac) = event.bytes();
-        let interface_id = self.interface(event.point(), with_mac)?;
+        let link = match (bytes, with_mac) {
+            ([], _) => DataLink::USER0,
+            (_, true) => DataLink::ETHERNET,
+            (_, false) => DataLink::RAW,
+        };
+        let interface_id = self.interface(event.point(), link)?;
         let mut comment = format!("#{} {} +{}", event.id(), event.point(), text::time(since_entered));
         let netns = names.namespace(event.netns());
         for (name, value) in [("dev", event.device()), ("netns", &netns)] {
@@ -99,9 +104,7 @@ impl<W: Write> File<W> {
         let object = json::event(event, since_entered, packet, names).unwrap_or_default();
         let at = self.clock.wall(event.at());
         let mut body = Vec::with_capacity(512);
-        for word in
-            [interface_id, (at >> 32) as u32, at as u32, bytes.len() as u32, event.len().max(bytes.len() as u32)]
-        {
+        for word in [interface_id, (at >> 32) as u32, at as u32, bytes.len() as u32, event.whole_len()] {
             body.extend(word.to_ne_bytes());
         }
         body.extend(bytes);
@@ -119,13 +122,13 @@ impl<W: Write> File<W> {
         Ok(())
     }
 
-    fn interface(&mut self, point: Point, with_mac: bool) -> Result<u32, PcapError> {
-        if let Some(interface) = self.interfaces.get(&(point, with_mac)) {
+    fn interface(&mut self, point: Point, link: DataLink) -> Result<u32, PcapError> {
+        if let Some(interface) = self.interfaces.get(&(point, u32::from(link))) {
             return Ok(*interface);
         }
         let id = self.interfaces.len() as u32;
         self.writer.write_pcapng_block(InterfaceDescriptionBlock {
-            linktype: if with_mac { DataLink::ETHERNET } else { DataLink::RAW },
+            linktype: link,
             snaplen: CAPTURE_MAX as u32,
             options: vec![
                 InterfaceDescriptionOption::IfName(Cow::Borrowed(point.name())),
@@ -134,7 +137,7 @@ impl<W: Write> File<W> {
                 InterfaceDescriptionOption::IfTsResol(9),
             ],
         })?;
-        self.interfaces.insert((point, with_mac), id);
+        self.interfaces.insert((point, u32::from(link)), id);
         Ok(id)
     }
 
