@@ -41,6 +41,10 @@ if [ "$what" = test ]; then
 	need python3 "tests that JSON output is JSON" have python3
 	need redis-tools "a server the tests save traits of SYNs for" have redis-check-rdb
 	need golang-go "runs the example in Go" have go
+	need tshark "reads the captures of traits trace" have tshark
+	need chromium "opens the reports of traits trace" have chromium
+	need tmux "the terminal traits top is tested in" have tmux
+	need bpftrace "what traits bench trace compares with" have bpftrace
 fi
 
 [ -n "$missing" ] || exit 0

@@ -358,6 +358,29 @@ fn it_ends_by_itself_after_so_many_events_or_seconds() {
 }
 
 #[test]
+fn what_is_lost_is_said_and_counted() {
+    let Some(rig) = Rig::new("lost") else { return };
+    let tracing = rig.start(&["--json", "--buffer", "1", "proto == udp"]);
+    let (tx, rx) = (rig.pair.tx(), rig.pair.rx());
+    let socket = udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap();
+    // nobody reads meanwhile
+    tracing.signal(libc::SIGSTOP);
+    send_numbered(&socket, rx.addr(Family::V4, CLOSED), 0..2000, 64).unwrap();
+    tracing.signal(libc::SIGCONT);
+    thread::sleep(Duration::from_secs(1));
+    let objects = objects(&tracing.end());
+    assert!(!of_type(&objects, "lost").is_empty());
+    let summary = objects.last().unwrap();
+    let lost = &summary["lost_points"];
+    assert!(summary["lost"].as_u64().unwrap() > 1000, "{summary}");
+    for point in ["xdp", "receive", "local-in", "drop"] {
+        let seen = of_type(&objects, "event").iter().filter(|event| event["point"] == point).count() as u64;
+        assert!(seen > 0, "{point}");
+        assert_eq!(seen + lost[point].as_u64().unwrap(), 2000, "{point}: {summary}");
+    }
+}
+
+#[test]
 fn mistakes_are_named_with_what_to_do() {
     let Some(rig) = Rig::new("mistakes") else { return };
     let netns = rig.netns();

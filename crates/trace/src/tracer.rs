@@ -428,6 +428,7 @@ impl<'r> Tracer<'r> {
                 *lost += next();
             }
             sum.no_room += next();
+            next();
             sum.unfollowed += next();
         }
         Ok(sum)

@@ -407,7 +407,7 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
         terminal.draw(|frame| screen.draw(frame)).unwrap();
         let buffer = terminal.backend().buffer().clone();
-        buffer.content.chunks(80).map(|row| row.iter().map(|cell| cell.symbol()).collect()).collect()
+        buffer.content.chunks(80).map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect()).collect()
     }
 
     fn press(screen: &mut Screen, key: char) -> Next {

@@ -516,6 +516,8 @@ static __always_inline void wait_for_delivery(struct sk_buff___trace *skb, __u64
 			packet->entered = __trait_kernel_word(at, 0);
 	}
 	__sync_fetch_and_add(&w->tail, 1);
+	if (!counters.followed)
+		counters.followed = 1;
 }
 
 SEC("cgroup_skb/ingress")
@@ -636,7 +638,8 @@ int BPF_PROG(trace_received, struct sock *sk, int ret, int flags)
 	struct waiting *w;
 	__u64 cookie;
 
-	if (ret < 0 || flags & MSG_PEEK || ((struct sock___trace *)sk)->sk_protocol != IPPROTO_UDP)
+	if (!counters.followed || ret < 0 || flags & MSG_PEEK ||
+	    ((struct sock___trace *)sk)->sk_protocol != IPPROTO_UDP)
 		return 0;
 	cookie = bpf_get_socket_cookie(sk);
 	w = bpf_map_lookup_elem(&waiting, &cookie);

@@ -152,6 +152,7 @@ struct {
 	__u64 sampled; /* packets that XDP looked at, for 1 in N */
 	__u64 lost[POINTS_MAX]; /* events that did not fit into the ring buffer */
 	__u64 no_room; /* packets that have no room for an id */
+	__u64 followed; /* 1 if a datagram's delivery was ever waited for */
 	__u64 unfollowed; /* datagrams whose delivery is not followed: too many wait */
 } counters SEC(".data.counters");
 

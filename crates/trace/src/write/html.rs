@@ -110,8 +110,8 @@ pub fn write(to: &mut impl Write, report: &Report<'_>, names: &mut Names) -> io:
     values(to, summary)?;
     if !slowest.is_empty() {
         writeln!(to, "<h2>The slowest packets</h2>")?;
-        for packet in *slowest {
-            way(to, packet, names)?;
+        for (place, packet) in slowest.iter().enumerate() {
+            way(to, packet, place == 0, names)?;
         }
     }
     writeln!(to, "</body>\n</html>")
@@ -271,14 +271,15 @@ fn values(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
 }
 
 /// One packet's way, each step a bar from the step before.
-fn way(to: &mut impl Write, packet: &Packet, names: &mut Names) -> io::Result<()> {
+fn way(to: &mut impl Write, packet: &Packet, open: bool, names: &mut Names) -> io::Result<()> {
     let mut line = String::new();
     text::packet(&mut line, packet, names);
     let total = packet.last_at().saturating_sub(packet.entered).max(1) as f64;
     let height = packet.steps.len() * 14 + 4;
     writeln!(
         to,
-        "<details><summary>{}</summary>\n<svg viewBox=\"0 0 900 {height}\" role=\"img\" aria-label=\"way\">",
+        "<details{}><summary>{}</summary>\n<svg viewBox=\"0 0 900 {height}\" role=\"img\" aria-label=\"way\">",
+        if open { " open" } else { "" },
         Escaped(
             line.split(": ").next().unwrap_or_default().to_owned()
                 + ": "
