@@ -9,6 +9,7 @@ use std::{
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
@@ -16,9 +17,9 @@ use std::{
 const NAMED: &str = "/run/netns";
 
 /// A network namespace.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Namespace {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     inode: u32,
     name: String,
 }
@@ -67,7 +68,7 @@ impl Namespace {
             None if name.is_empty() || name.contains('/') => String::new(),
             None => name.to_owned(),
         };
-        let namespace = Namespace { fd: file.into(), inode, name };
+        let namespace = Namespace { fd: Arc::new(file.into()), inode, name };
         namespace.enter(|| ()).map_err(|error| {
             io::Error::new(
                 error.kind(),

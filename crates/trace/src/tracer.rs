@@ -4,6 +4,7 @@
 //! stays after a SIGKILL is the names of the tracer's own keys in the registry, which the next tracer takes over.
 
 use std::{
+    cell::RefCell,
     io,
     os::fd::{AsFd, OwnedFd},
     thread,
@@ -97,6 +98,9 @@ pub struct Options {
     pub sample: u32,
     /// Bytes of each packet that are reported, at most [`CAPTURE_MAX`].
     pub capture: usize,
+    /// Attach the points behind the entry only when the first packet matches: see [`Tracer::arm`]. Of use only if the
+    /// tracer assigns the ids.
+    pub standby: bool,
     /// Size of the ring buffer: a power of two, in bytes.
     pub ring_len: usize,
 }
@@ -114,6 +118,7 @@ impl Default for Options {
             slower: None,
             sample: 1,
             capture: 96,
+            standby: false,
             ring_len: RING_LEN,
         }
     }
@@ -242,6 +247,8 @@ pub struct Counters {
     pub lost: [u64; POINTS_MAX],
     /// Packets that have no room for an id in front of them.
     pub no_room: u64,
+    /// Packets that matched before the points behind the entry were attached.
+    pub too_early: u64,
     /// Datagrams whose delivery is not followed, because too many waited in their socket's queue.
     pub unfollowed: u64,
 }
@@ -257,13 +264,15 @@ impl Counters {
 pub struct Tracer<'r> {
     // dropped in this order: who assigns ids first, the keys last
     assigning: Vec<Attachment>,
-    attachments: Vec<Attachment>,
+    attachments: RefCell<Vec<Attachment>>,
+    /// Where to attach the points behind the entry, as long as that is not done.
+    standby: RefCell<Option<(Vec<Namespace>, Vec<Place>)>>,
     assign: Option<LoadedObject>,
     trace: LoadedObject,
     events: MapHandle,
     keys: Keys,
     run: u64,
-    notes: Vec<String>,
+    notes: RefCell<Vec<String>>,
     _own_keys: Option<OwnKeys<'r>>,
 }
 
@@ -302,48 +311,87 @@ impl<'r> Tracer<'r> {
         };
         let mut tracer = Tracer {
             assigning: Vec::new(),
-            attachments: Vec::new(),
+            attachments: RefCell::default(),
+            standby: RefCell::new(Some((options.namespaces.clone(), interfaces.clone()))),
             assign,
             trace,
             events,
             keys,
             run,
-            notes,
+            notes: RefCell::new(notes),
             _own_keys: own_keys,
         };
-        tracer.attach(options, &interfaces)?;
+        if tracer.assign.is_none() || !options.standby {
+            tracer.arm()?;
+        }
+        // the entry last: what has an id is then seen at all points
+        tracer.attach_entry(options, &interfaces)?;
         Ok(tracer)
     }
 
-    /// Attaches everything, the entry last: what has an id is then seen at all points.
-    fn attach(&mut self, options: &Options, interfaces: &[Place<'_>]) -> Result<(), TraceError> {
+    /// Attaches the points behind the entry, if that is not done, and has packets get ids from then on. Takes a good part
+    /// of a second.
+    ///
+    /// # Errors
+    /// A program cannot be attached.
+    pub fn arm(&self) -> Result<(), TraceError> {
+        let Some((namespaces, interfaces)) = self.standby.borrow_mut().take() else { return Ok(()) };
+        self.attach(&namespaces, &interfaces)?;
+        if let Some(assign) = &self.assign {
+            let armed = handle(assign, ".data.armed")?;
+            let (zero, one) = (0u32.to_ne_bytes(), 1u64.to_ne_bytes());
+            armed.update(&zero, &one, MapFlags::ANY).map_err(libbpf("let packets get ids"))?;
+        }
+        Ok(())
+    }
+
+    /// Arms the tracer if it stands by and a packet has matched. Returns whether it is armed.
+    ///
+    /// # Errors
+    /// As [`arm`](Tracer::arm), and if the counters cannot be read.
+    pub fn arm_if_wanted(&self) -> Result<bool, TraceError> {
+        if self.standby.borrow().is_none() {
+            return Ok(true);
+        }
+        if self.counters()?.too_early == 0 {
+            return Ok(false);
+        }
+        self.arm()?;
+        Ok(true)
+    }
+
+    fn attach(&self, namespaces: &[Namespace], interfaces: &[Place]) -> Result<(), TraceError> {
+        let mut attachments = self.attachments.borrow_mut();
         for name in TRACEPOINTS {
             let Some(program) = self.trace.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
-            self.attachments.push(tracepoint::attach(program.as_fd())?);
+            attachments.push(tracepoint::attach(program.as_fd())?);
         }
         match cgroup::cgroup_root() {
             Ok(root) => {
                 let program = fd_of(&self.trace, "trace_cgroup")?;
-                self.attachments.push(cgroup::attach_path(program.as_fd(), root, CgroupHook::Ingress)?);
+                attachments.push(cgroup::attach_path(program.as_fd(), root, CgroupHook::Ingress)?);
             }
-            Err(error) => self.notes.push(format!("{error}: sockets' queues and delivery of datagrams are not seen")),
+            Err(error) => self.note(format!("{error}: sockets' queues and delivery of datagrams are not seen")),
         }
-        for namespace in &options.namespaces {
-            self.attach_netfilter(namespace)?;
+        for namespace in namespaces {
+            self.attach_netfilter(namespace, &mut attachments)?;
         }
         for (namespace, interface) in interfaces {
-            for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)]
-            {
+            for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)] {
                 let program = fd_of(&self.trace, name)?;
                 let options = TcxOptions::new(direction).position(Position::First);
                 let attached = namespace.enter(|| tcx::attach(program.as_fd(), interface.index, &options));
-                self.attachments.push(attached.map_err(system("enter a network namespace"))??);
+                attachments.push(attached.map_err(system("enter a network namespace"))??);
             }
         }
-        if self.assign.is_some() { self.attach_entry(options, interfaces) } else { Ok(()) }
+        Ok(())
     }
 
-    fn attach_netfilter(&mut self, namespace: &Namespace) -> Result<(), TraceError> {
+    fn note(&self, note: String) {
+        self.notes.borrow_mut().push(note);
+    }
+
+    fn attach_netfilter(&self, namespace: &Namespace, attachments: &mut Vec<Attachment>) -> Result<(), TraceError> {
         for (name, hook) in NETFILTER {
             let program = fd_of(&self.trace, name)?;
             for family in [NetfilterFamily::Ipv4, NetfilterFamily::Ipv6] {
@@ -359,9 +407,9 @@ impl<'r> Tracer<'r> {
                     attached
                 };
                 match namespace.enter(attach).map_err(system("enter a network namespace"))? {
-                    Some(Ok(attachment)) => self.attachments.push(attachment),
+                    Some(Ok(attachment)) => attachments.push(attachment),
                     Some(Err(AttachError::Refused { errno: libc::EAFNOSUPPORT, .. })) | None => {
-                        self.notes.push(format!("this kernel has no netfilter for {family}: {hook} is not seen"));
+                        self.note(format!("this kernel has no netfilter for {family}: {hook} is not seen"));
                     }
                     Some(Err(error)) => return Err(error.into()),
                 }
@@ -370,7 +418,7 @@ impl<'r> Tracer<'r> {
         Ok(())
     }
 
-    fn attach_entry(&mut self, options: &Options, interfaces: &[Place<'_>]) -> Result<(), TraceError> {
+    fn attach_entry(&mut self, options: &Options, interfaces: &[Place]) -> Result<(), TraceError> {
         let Some(assign) = &self.assign else { return Ok(()) };
         let program = fd_of(assign, "trace_xdp")?;
         let mut refused = Vec::new();
@@ -390,13 +438,13 @@ impl<'r> Tracer<'r> {
         if self.assigning.is_empty() {
             return Err(TraceError::NoEntry { why: refused.swap_remove(0), keys: id_candidates(&self.keys) });
         }
-        self.notes.extend(refused.into_iter().map(|why| format!("packets that enter there get no id: {why}")));
+        refused.into_iter().for_each(|why| self.note(format!("packets that enter there get no id: {why}")));
         Ok(())
     }
 
     /// What people should know of this tracing: what is not seen, and why.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.borrow().clone()
     }
 
     /// The keys that events are decoded by.
@@ -429,6 +477,7 @@ impl<'r> Tracer<'r> {
             }
             sum.no_room += next();
             next();
+            sum.too_early += next();
             sum.unfollowed += next();
         }
         Ok(sum)
@@ -480,7 +529,7 @@ impl Reader<'_> {
 }
 
 /// An interface, in its namespace.
-type Place<'o> = (&'o Namespace, Interface);
+type Place = (Namespace, Interface);
 
 /// The tracer's own keys. Dropping it removes them, unless another tracer uses them.
 struct OwnKeys<'r>(&'r Registry);
@@ -544,7 +593,7 @@ fn check(options: &Options) -> Result<(), TraceError> {
 }
 
 /// The interfaces that the options mean.
-fn interfaces(options: &Options) -> Result<Vec<Place<'_>>, TraceError> {
+fn interfaces(options: &Options) -> Result<Vec<Place>, TraceError> {
     let mut found = Vec::new();
     for namespace in &options.namespaces {
         for interface in namespace.interfaces().map_err(system("list interfaces"))? {
@@ -553,7 +602,7 @@ fn interfaces(options: &Options) -> Result<Vec<Place<'_>>, TraceError> {
                 devices => devices.contains(&interface.name),
             };
             if wanted {
-                found.push((namespace, interface));
+                found.push((namespace.clone(), interface));
             }
         }
     }

@@ -247,6 +247,36 @@ fn what_does_not_fit_is_counted() {
 }
 
 #[test]
+fn a_tracer_that_stands_by_is_armed_by_the_first_packet_that_matches() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let options = Options { standby: true, ..rig.options(&["dport == 7007"]) };
+    let tracer = start(&rig.home.registry, &options);
+    let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 4000)).unwrap();
+    let to = |port| rig.pair.rx().addr(Family::V4, port);
+    let seen = watch(&tracer, || {
+        send_numbered(&socket, to(7000), 0..50, 64).unwrap();
+        thread::sleep(Duration::from_millis(200));
+    });
+    assert_eq!((seen.packets.len(), seen.counters.too_early), (0, 0));
+    assert!(!tracer.arm_if_wanted().unwrap(), "nothing has matched");
+    let seen = watch(&tracer, || {
+        for number in 0..200 {
+            send_numbered(&socket, to(7007), number..number + 1, 64).unwrap();
+            assert_eq!(recv_numbered(&rig.servers[1]).unwrap(), number);
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    assert!(seen.counters.too_early > 0);
+    assert_eq!(seen.counters.too_early + seen.counters.assigned, 200);
+    assert_eq!(seen.packets.len() as u64, seen.counters.assigned);
+    assert!(seen.counters.assigned > 0, "it is armed within four seconds");
+    assert!(seen.packets.iter().all(|packet| packet.outcome == Outcome::Delivered), "{:?}", seen.packets);
+}
+
+#[test]
 fn two_tracers_do_not_see_each_others_packets() {
     if !enabled() {
         return;

@@ -36,6 +36,10 @@ pub(super) struct What {
     /// Only one packet in so many
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     sample: u32,
+    /// Attach the points behind XDP only when the first packet matches: until then packets cost next to nothing. Those
+    /// that match in the part of a second this takes are counted, not traced
+    #[arg(long, conflicts_with = "id")]
+    standby: bool,
     /// Bytes of each packet to look at
     #[arg(long, value_name = "BYTES", default_value_t = 96)]
     capture: usize,
@@ -70,6 +74,7 @@ impl What {
             slower: self.slower.map(Duration::from_micros),
             sample: self.sample,
             capture: self.capture,
+            standby: self.standby,
             ring_len: self.buffer.checked_mul(1 << 20).unwrap_or(0),
         })
     }

@@ -78,7 +78,7 @@ impl Session {
     pub(super) fn run(&self, ends: &Ends, outputs: &mut Outputs) -> Outcome {
         let names = Names::read(&self.options.namespaces)?;
         let tracer = Tracer::start(&self.registry, &self.options)?;
-        for note in tracer.notes() {
+        for note in &tracer.notes() {
             output::note(format_args!("traits: {note}"));
         }
         output::note(format_args!("traits: tracing {}; Ctrl-C ends it", self.describe));
@@ -91,6 +91,7 @@ impl Session {
         let started = Instant::now();
         let (mut looked, mut lost) = (Instant::now(), 0);
         loop {
+            tracer.arm_if_wanted()?;
             let count = reader.read()?;
             let mut state = state.borrow_mut();
             state.check()?;
@@ -121,7 +122,7 @@ impl Session {
         reader.read()?;
         drop(reader);
         let counters = tracer.counters()?;
-        let notes = tracer.notes().to_vec();
+        let notes = tracer.notes();
         drop(tracer);
         let mut state = state.into_inner();
         state.check()?;

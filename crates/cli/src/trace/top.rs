@@ -336,6 +336,7 @@ fn watch(
     let mut looked = Instant::now();
     terminal.draw(|frame| screen.draw(frame))?;
     while !session.interrupted.load(Ordering::Relaxed) {
+        tracer.arm_if_wanted()?;
         reader.read()?;
         let mut state = state.borrow_mut();
         let (paths, summary) = &mut *state;

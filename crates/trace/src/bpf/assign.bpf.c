@@ -8,6 +8,9 @@
 TRAIT_KEY_NAMED(trace_id, "trace.id", __u64, TRAIT_KEEP_FIRST);
 TRAIT_KEY_NAMED(trace_entered, "trace.entered", __u64, TRAIT_KEEP_FIRST);
 
+/* Set when the programs at the other points are in place. */
+__u64 armed SEC(".data.armed");
+
 #define VLAN_TAGS 2
 #define AREA_MAX 256
 
@@ -53,6 +56,61 @@ static __always_inline __u32 find_network(__u64 data, __u32 len)
 		at += 4;
 	}
 	return at < len && (type == bpf_htons(ETH_P_IP) || type == bpf_htons(ETH_P_IPV6)) ? at : 0;
+}
+
+/* Reads the headers that conditions are about from the frame itself: every packet pays for this. */
+static __always_inline void read_frame(struct xdp_md *ctx, struct headers *h)
+{
+	void *at = __trait_ctx_ptr(struct xdp_md, ctx, data), *end = __trait_ctx_ptr(struct xdp_md, ctx, data_end);
+	struct ethhdr *eth = at;
+	__be16 *port, type;
+	__u8 *ip;
+	int i;
+
+	if ((void *)(eth + 1) > end)
+		return;
+	type = eth->h_proto;
+	at = eth + 1;
+#pragma unroll
+	for (i = 0; i < VLAN_TAGS; i++) {
+		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
+			break;
+		if (at + 4 > end)
+			return;
+		type = ((__be16 *)at)[1];
+		at += 4;
+	}
+	ip = at;
+	if (type == bpf_htons(ETH_P_IP)) {
+		if ((void *)(ip + 20) > end)
+			return;
+		h->word[FIELD_FAMILY][0] = 4;
+		h->word[FIELD_PROTOCOL][0] = ip[9];
+		h->word[FIELD_SOURCE][0] = *(__u32 *)&ip[12];
+		h->word[FIELD_DESTINATION][0] = *(__u32 *)&ip[16];
+		h->word[FIELD_LENGTH][0] = end - at;
+		at += (ip[0] & 15) * 4;
+		if ((ip[6] & 0x1f) || ip[7])
+			return;
+	} else if (type == bpf_htons(ETH_P_IPV6)) {
+		if ((void *)(ip + 40) > end)
+			return;
+		h->word[FIELD_FAMILY][0] = 6;
+		h->word[FIELD_PROTOCOL][0] = ip[6];
+		__builtin_memcpy(h->word[FIELD_SOURCE], &ip[8], 16);
+		__builtin_memcpy(h->word[FIELD_DESTINATION], &ip[24], 16);
+		h->word[FIELD_LENGTH][0] = end - at;
+		at += 40;
+	} else {
+		return;
+	}
+	if (h->word[FIELD_PROTOCOL][0] != IPPROTO_TCP && h->word[FIELD_PROTOCOL][0] != IPPROTO_UDP)
+		return;
+	port = at;
+	if ((void *)(port + 2) > end)
+		return;
+	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(port[0]);
+	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(port[1]);
 }
 
 /*
@@ -159,23 +217,24 @@ int trace_xdp(struct xdp_md *ctx)
 {
 	struct xdp_buff___trace *xdp = bpf_cast_to_kern_ctx(ctx);
 	const struct net_device___trace *dev = xdp->rxq->dev;
-	__u32 len = (__u64)xdp->data_end - (__u64)xdp->data, network = 0;
+	__u32 len = (__u64)xdp->data_end - (__u64)xdp->data, network;
 	struct sk_buff *skb = skb_of(xdp, dev);
 	__u8 flags = 0;
 
-	if (config.header_conditions)
-		network = find_network((__u64)xdp->data, len);
 	if (!skb || !carry_over(ctx, skb)) {
 		if (config.header_conditions) {
 			struct headers h = {};
 
-			if (network)
-				read_headers((__u64)xdp->data + network, len - network, &h);
+			read_frame(ctx, &h);
 			if (!headers_hold(&h))
 				goto pass;
 		}
 		if (config.sample > 1 && __sync_fetch_and_add(&counters.sampled, 1) % config.sample)
 			goto pass;
+		if (!armed) {
+			__sync_fetch_and_add(&counters.too_early, 1);
+			goto pass;
+		}
 		if (trait_set(ctx, trace_id, config.run << 48 | (__sync_fetch_and_add(&counters.next_id, 1) + 1)) ||
 		    trait_set(ctx, trace_entered, bpf_ktime_get_ns())) {
 			__sync_fetch_and_add(&counters.no_room, 1);
@@ -184,8 +243,7 @@ int trace_xdp(struct xdp_md *ctx)
 		flags = EVENT_NEW_ID;
 	}
 	trait_seal(ctx);
-	if (!network)
-		network = find_network((__u64)xdp->data, len);
+	network = find_network((__u64)xdp->data, len);
 	report(ctx, xdp, dev, len, network, flags);
 	return XDP_PASS;
 pass:

@@ -122,6 +122,43 @@ static __always_inline _Bool netns_wanted(__u32 netns)
 	return 0;
 }
 
+/* Reads the IP header at `at` and the ports behind it. */
+static __noinline void read_headers(__u64 at, __u32 len, struct headers *h)
+{
+	__u8 ip[40] = {};
+	__u8 fragment = 0;
+	__u32 transport;
+	__be16 port[2] = {};
+
+	if (bpf_probe_read_kernel(ip, sizeof(ip), (const void *)at))
+		return;
+	h->word[FIELD_LENGTH][0] = len;
+	if (ip[0] >> 4 == 4) {
+		h->word[FIELD_FAMILY][0] = 4;
+		h->word[FIELD_PROTOCOL][0] = ip[9];
+		h->word[FIELD_SOURCE][0] = *(__u32 *)&ip[12];
+		h->word[FIELD_DESTINATION][0] = *(__u32 *)&ip[16];
+		transport = (ip[0] & 15) * 4;
+		fragment = (ip[6] & 0x1f) || ip[7];
+	} else if (ip[0] >> 4 == 6) {
+		h->word[FIELD_FAMILY][0] = 6;
+		h->word[FIELD_PROTOCOL][0] = ip[6];
+		h->word[FIELD_SOURCE][0] = *(__u64 *)&ip[8];
+		h->word[FIELD_SOURCE][1] = *(__u64 *)&ip[16];
+		h->word[FIELD_DESTINATION][0] = *(__u64 *)&ip[24];
+		h->word[FIELD_DESTINATION][1] = *(__u64 *)&ip[32];
+		transport = 40;
+	} else {
+		return;
+	}
+	if (fragment || (h->word[FIELD_PROTOCOL][0] != IPPROTO_TCP && h->word[FIELD_PROTOCOL][0] != IPPROTO_UDP))
+		return;
+	if (bpf_probe_read_kernel(port, sizeof(port), (const void *)(at + transport)))
+		return;
+	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(port[0]);
+	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(port[1]);
+}
+
 /* Looks at a packet that has an id, and reports it. Returns whether it passed the filter. */
 static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *view, __u64 id, struct detail *detail)
 {

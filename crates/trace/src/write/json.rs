@@ -10,7 +10,7 @@
 //! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first` (xdp), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver), `socket`, `table` (route), `icmp`: [type, code], `result` and `into` (gro-result) |
 //! | `packet` | with `--per-packet`, a packet of which nothing more is expected | `id`, `entered_ns`, `duration_ns`, `outcome`, `headers`, `traits`, `merged`, `clones`, `retransmit_of`, `steps`: [{`point`, `since_entered_ns`, `since_step_ns`, `netns`, `netns_name`, `dev`, `copy`, `inferred`, …}], `more_steps` |
 //! | `lost` | events did not fit into the ring buffer | `events`, so far, `points`: {name: count} |
-//! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `no_room`, `unfollowed`, `given_up`, `points`, `drops`, `values` |
+//! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `no_room`, `too_early`, `unfollowed`, `given_up`, `points`, `drops`, `values` |
 //!
 //! `headers` is `null` or {`protocol`, `source`, `destination`, `source_port`, `destination_port`, `tcp`: {`sequence`, `flags`,
 //! `data`}}. In `traits`, values of up to 32 bits are numbers, flags `true`, all others text as `traits keys` has them.
@@ -288,6 +288,6 @@ pub fn summary(summary: &Summary, counters: &Counters, given_up: u64, names: &mu
         "delivered": summary.delivered, "dropped": summary.dropped, "merged": summary.merged,
         "retransmits": summary.retransmits,
         "lost": counters.lost_events(), "lost_points": lost_points(counters), "no_room": counters.no_room,
-        "unfollowed": counters.unfollowed, "given_up": given_up, "points": points, "drops": drops, "values": values,
+        "too_early": counters.too_early, "unfollowed": counters.unfollowed, "given_up": given_up, "points": points, "drops": drops, "values": values,
     })
 }

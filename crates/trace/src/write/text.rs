@@ -235,6 +235,10 @@ pub fn unseen(counters: &Counters) -> Vec<String> {
         lines
             .push(format!("{} packets had no room for an id in front of them, and were not traced.", counters.no_room));
     }
+    if counters.too_early != 0 {
+        let count = counters.too_early;
+        lines.push(format!("{count} packets came before all points were in place (--standby), and were not traced."));
+    }
     if counters.unfollowed != 0 {
         let count = counters.unfollowed;
         lines.push(format!("{count} datagrams waited in too long a queue: whether they were delivered is not known."));
