@@ -135,15 +135,18 @@ fn bench_trace_reports_every_case_against_untraced_packets() {
     let output = command.args(["bench", "trace", "--rounds", "1", "--packets", "2000", "--json"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    for ids in ["own", "policy"] {
-        for name in ["untraced", "none", "sampled", "all"] {
+    for (ids, names) in [
+        ("own", &["untraced", "standby", "none", "sampled", "all"][..]),
+        ("policy", &["untraced", "none", "sampled", "all"]),
+    ] {
+        for name in names {
             let cases = report["cases"].as_array().unwrap();
-            let case = cases.iter().find(|case| case["ids"] == ids && case["name"] == name);
+            let case = cases.iter().find(|case| case["ids"] == ids && case["name"] == *name);
             let case = case.unwrap_or_else(|| panic!("no {ids} {name} in {report}"));
             assert!(case["pps"].as_f64().unwrap() > 0.0 && case["to_untraced"].as_f64().unwrap() > 0.0, "{case}");
             // of 2100 packets, nine events each, or none
             let traced = case["events_per_s"].as_f64().unwrap() > 0.0;
-            assert_eq!(traced, matches!(name, "all" | "sampled"), "{case}");
+            assert_eq!(traced, matches!(*name, "all" | "sampled"), "{case}");
         }
     }
     assert!(report["bpftrace"]["events_per_s"].as_f64().unwrap() > 0.0, "{report}");

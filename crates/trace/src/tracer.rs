@@ -377,7 +377,8 @@ impl<'r> Tracer<'r> {
             self.attach_netfilter(namespace, &mut attachments)?;
         }
         for (namespace, interface) in interfaces {
-            for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)] {
+            for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)]
+            {
                 let program = fd_of(&self.trace, name)?;
                 let options = TcxOptions::new(direction).position(Position::First);
                 let attached = namespace.enter(|| tcx::attach(program.as_fd(), interface.index, &options));

@@ -44,7 +44,7 @@ const BATCHES: u64 = 20;
 const QUEUE: libc::c_int = 1 << 28;
 /// Bytes of a datagram.
 const SIZE: usize = 64;
-/// `none` should cost no more than this part of the packets' rate.
+/// A filter that nothing matches should leave this part of the packets' rate. Standing by, it does.
 const EXPECTED_NONE: f64 = 0.97;
 /// The tracer should take so many times the events that bpftrace takes.
 const EXPECTED_EVENTS: f64 = 3.0;
@@ -85,7 +85,8 @@ pub(crate) struct Options {
 
 const HELP: &str = "\
 PACKETS/S is of the sending thread's CPU time, in which the kernel also receives
-them, up to the socket's queue. Cases: untraced; none, where the filter matches no packet; sampled, 1 packet in
+them, up to the socket's queue. Cases: untraced; none, where the filter matches no packet; standby, the
+same with --standby; sampled, 1 packet in
 1000; all, where each event is printed, to nowhere. Ids are the tracer's own
 (untraced then has an XDP program that does nothing), or a policy's, whose XDP
 program is there in all cases. If there is a bpftrace, it prints the tracepoints
@@ -95,7 +96,8 @@ With --json, one object:
   {\"kernel\", \"rounds\", \"packets\",
    \"cases\": [{\"ids\", \"name\", \"pps\", \"spread\", \"to_untraced\", \"events_per_s\", \"lost\"}, ...],
    \"bpftrace\": null or {\"version\", \"pps\", \"to_untraced\", \"events_per_s\", \"lost\", \"events_to_bpftrace\"},
-   \"expectation\": {\"none_to_untraced\", \"events_to_bpftrace\", \"held\"}}";
+   \"expectation\": {\"none_to_untraced\", \"standby_to_untraced\", \"events_to_bpftrace\", \"held\"}}
+held is of the second and the third.";
 
 /// Whose ids packets have.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,9 +106,50 @@ enum Ids {
     Policy,
 }
 
-/// How a case is called, the filter, and one packet in how many.
-const CASES: [(&str, Option<(bool, u32)>); 4] =
-    [("untraced", None), ("none", Some((true, 1))), ("sampled", Some((false, 1000))), ("all", Some((false, 1)))];
+impl Ids {
+    fn name(self) -> &'static str {
+        match self {
+            Ids::Own => "own",
+            Ids::Policy => "policy",
+        }
+    }
+}
+
+/// A case: how packets are traced.
+#[derive(Clone, Copy)]
+struct Case {
+    ids: Ids,
+    name: &'static str,
+    how: How,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Untraced,
+    /// With a filter that matches nothing.
+    None,
+    /// The same, standing by.
+    Standby,
+    /// One packet in so many.
+    OneIn(u32),
+}
+
+const CASES: [Case; 9] = {
+    const fn case(ids: Ids, name: &'static str, how: How) -> Case {
+        Case { ids, name, how }
+    }
+    [
+        case(Ids::Own, "untraced", How::Untraced),
+        case(Ids::Own, "standby", How::Standby),
+        case(Ids::Own, "none", How::None),
+        case(Ids::Own, "sampled", How::OneIn(1000)),
+        case(Ids::Own, "all", How::OneIn(1)),
+        case(Ids::Policy, "untraced", How::Untraced),
+        case(Ids::Policy, "none", How::None),
+        case(Ids::Policy, "sampled", How::OneIn(1000)),
+        case(Ids::Policy, "all", How::OneIn(1)),
+    ]
+};
 
 /// One case, once.
 struct Sample {
@@ -139,6 +182,7 @@ struct BpftraceJson {
 #[derive(Serialize)]
 struct ExpectationJson {
     none_to_untraced: f64,
+    standby_to_untraced: f64,
     events_to_bpftrace: Option<f64>,
     held: bool,
 }
@@ -156,15 +200,12 @@ struct Report {
 pub(super) fn run(options: &Options) -> Outcome {
     let rig = Rig::new()?;
     let bpftrace = bpftrace_version();
-    let groups = [Ids::Own, Ids::Policy];
-    let mut samples: Vec<Vec<Sample>> = (0..groups.len() * CASES.len()).map(|_| Vec::new()).collect();
+    let mut samples: Vec<Vec<Sample>> = CASES.iter().map(|_| Vec::new()).collect();
     let mut printed: Vec<Sample> = Vec::new();
     for round in 0..options.rounds {
         progress::show((round * 10) as usize, options.rounds * 10);
-        for (group, ids) in groups.into_iter().enumerate() {
-            for (case, (_, how)) in CASES.into_iter().enumerate() {
-                samples[group * CASES.len() + case].push(rig.measure(ids, how, options.packets)?);
-            }
+        for (case, samples) in CASES.into_iter().zip(&mut samples) {
+            samples.push(rig.measure(case, options.packets)?);
         }
         if bpftrace.is_some() {
             printed.extend(rig.measure_bpftrace(options.packets)?);
@@ -180,23 +221,21 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 fn report(options: &Options, samples: &[Vec<Sample>], bpftrace: Option<String>, printed: &[Sample]) -> Report {
+    let untraced = |ids: Ids| CASES.iter().position(|case| case.ids == ids && case.how == How::Untraced).unwrap_or(0);
     let mut cases = Vec::new();
-    for (group, ids) in ["own", "policy"].into_iter().enumerate() {
-        let untraced = &samples[group * CASES.len()];
-        for (case, (name, _)) in CASES.into_iter().enumerate() {
-            let of_case = &samples[group * CASES.len() + case];
-            let pps = Summary::of(of_case.iter().map(|sample| sample.pps));
-            cases.push(CaseJson {
-                ids,
-                name,
-                pps: pps.map_or(0.0, |pps| pps.median),
-                spread: pps.map_or(0.0, |pps| pps.spread),
-                // within a round, so that what else the machine does is in both
-                to_untraced: median(of_case.iter().zip(untraced).map(|(sample, untraced)| sample.pps / untraced.pps)),
-                events_per_s: median(of_case.iter().map(|sample| sample.events_per_s)),
-                lost: of_case.iter().map(|sample| sample.lost).sum(),
-            });
-        }
+    for (case, of_case) in CASES.into_iter().zip(samples) {
+        let pps = Summary::of(of_case.iter().map(|sample| sample.pps));
+        // within a round, so that what else the machine does is in both
+        let pairs = of_case.iter().zip(&samples[untraced(case.ids)]);
+        cases.push(CaseJson {
+            ids: case.ids.name(),
+            name: case.name,
+            pps: pps.map_or(0.0, |pps| pps.median),
+            spread: pps.map_or(0.0, |pps| pps.spread),
+            to_untraced: median(pairs.map(|(sample, untraced)| sample.pps / untraced.pps)),
+            events_per_s: median(of_case.iter().map(|sample| sample.events_per_s)),
+            lost: of_case.iter().map(|sample| sample.lost).sum(),
+        });
     }
     let case = |ids: &str, name: &str| cases.iter().find(|case| case.ids == ids && case.name == name);
     let all = case("own", "all").map_or(0.0, |case| case.events_per_s);
@@ -211,14 +250,15 @@ fn report(options: &Options, samples: &[Vec<Sample>], bpftrace: Option<String>, 
             events_to_bpftrace: all / events_per_s.max(1.0),
         }
     });
-    let none_to_untraced = case("own", "none").map_or(0.0, |case| case.to_untraced);
+    let to_untraced = |name| case("own", name).map_or(0.0, |case| case.to_untraced);
+    let (none_to_untraced, standby_to_untraced) = (to_untraced("none"), to_untraced("standby"));
     let events_to_bpftrace = bpftrace.as_ref().map(|bpftrace| bpftrace.events_to_bpftrace);
-    let held = none_to_untraced >= EXPECTED_NONE && events_to_bpftrace.is_none_or(|ratio| ratio >= EXPECTED_EVENTS);
+    let held = standby_to_untraced >= EXPECTED_NONE && events_to_bpftrace.is_none_or(|ratio| ratio >= EXPECTED_EVENTS);
     Report {
         kernel: kernel_release(),
         rounds: options.rounds,
         packets: options.packets,
-        expectation: ExpectationJson { none_to_untraced, events_to_bpftrace, held },
+        expectation: ExpectationJson { none_to_untraced, standby_to_untraced, events_to_bpftrace, held },
         cases,
         bpftrace,
     }
@@ -249,13 +289,14 @@ fn print(report: &Report) -> Outcome {
         ]);
     }
     table.print()?;
-    let ExpectationJson { none_to_untraced, events_to_bpftrace, held } = &report.expectation;
+    let ExpectationJson { none_to_untraced, standby_to_untraced, events_to_bpftrace, held } = &report.expectation;
     let events = match events_to_bpftrace {
         Some(ratio) => format!("{ratio:.1} times bpftrace's events (expected {EXPECTED_EVENTS})"),
         None => "no bpftrace to compare with".to_owned(),
     };
     output::line(format_args!(
-        "\nNone matching: {none_to_untraced:.3} of the untraced rate (expected {EXPECTED_NONE}); {events}: {} in this run",
+        "\nNone matching: {none_to_untraced:.3} of the untraced rate, {standby_to_untraced:.3} standing by (expected \
+         {EXPECTED_NONE});\n{events}: {} in this run",
         if *held { "held" } else { "did not hold" }
     ))?;
     Ok(())
@@ -299,28 +340,32 @@ impl Rig {
         Ok(rx.netns().enter(|| xdp::attach(fd.as_fd(), rx.ifindex(), XdpMode::Native))?.0)
     }
 
-    /// Measures a case: untraced, or traced with a filter that nothing matches or not, one packet in so many.
-    fn measure(&self, ids: Ids, how: Option<(bool, u32)>, packets: u64) -> Result<Sample, Box<dyn Error>> {
-        let _entry = match (ids, how) {
+    /// Measures a case once.
+    fn measure(&self, case: Case, packets: u64) -> Result<Sample, Box<dyn Error>> {
+        let _entry = match (case.ids, case.how) {
             (Ids::Policy, _) => Some(self.attach("policy")?),
-            (Ids::Own, None) => Some(self.attach("nothing")?),
-            (Ids::Own, Some(_)) => None,
+            (Ids::Own, How::Untraced) => Some(self.attach("nothing")?),
+            (Ids::Own, _) => None,
         };
-        let Some((nothing, sample)) = how else {
+        if case.how == How::Untraced {
             let pps = send(&self.sender, &self.receiver, packets).map_err(|error| error.to_string())?;
             return Ok(Sample { pps, events_per_s: 0.0, lost: 0 });
-        };
+        }
         let path = self.pair.rx().netns().path();
         let namespace = Namespace::find(path.to_str().ok_or("a path that is not text")?)?;
-        let (id, condition) = match ids {
+        let (id, condition) = match case.ids {
             Ids::Own => (None, "dport == 9"),
             Ids::Policy => (Some("packet_id".to_owned()), "tenant == 9"),
         };
         let options = TraceOptions {
             namespaces: vec![namespace],
             id,
-            sample,
-            conditions: if nothing { vec![condition.parse::<Condition>()?] } else { Vec::new() },
+            sample: if let How::OneIn(sample) = case.how { sample } else { 1 },
+            standby: case.how == How::Standby,
+            conditions: match case.how {
+                How::None | How::Standby => vec![condition.parse::<Condition>()?],
+                _ => Vec::new(),
+            },
             ..TraceOptions::default()
         };
         let tracer = Tracer::start(&self.registry, &options)?;

@@ -6,8 +6,8 @@
 //!
 //! | type | when | members |
 //! |---|---|---|
-//! | `start` | first | `kernel`, `registry`, `id_key`, `assigns_ids`, `keys`: [{`name`, `type`}], `points`: [{`name`, `hook`}], `notes`: [text] |
-//! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first` (xdp), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver), `socket`, `table` (route), `icmp`: [type, code], `result` and `into` (gro-result) |
+//! | `start` | first | `kernel`, `registry`, `id_key`, `assigns_ids`, `keys`: [{`name`, `type`}], `points`: [{`name`, `hook`}], `notes`: list of text |
+//! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first` (xdp), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver), `socket`, `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
 //! | `packet` | with `--per-packet`, a packet of which nothing more is expected | `id`, `entered_ns`, `duration_ns`, `outcome`, `headers`, `traits`, `merged`, `clones`, `retransmit_of`, `steps`: [{`point`, `since_entered_ns`, `since_step_ns`, `netns`, `netns_name`, `dev`, `copy`, `inferred`, …}], `more_steps` |
 //! | `lost` | events did not fit into the ring buffer | `events`, so far, `points`: {name: count} |
 //! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `no_room`, `too_early`, `unfollowed`, `given_up`, `points`, `drops`, `values` |

@@ -5,7 +5,7 @@
 //!
 //! The custom option (code 2988, text that may be copied; draft-ietf-opsawg-pcapng section 3.5.1) has the private
 //! enterprise number 32473, which is set aside for documentation (RFC 5612), since the project has none; its text is
-//! `packet-traits:` and an object of type `event` of [`json`](super::json). `pcap-file` cannot make custom options, so packet
+//! `packet-traits:` and an object of type `event` of [`json`]. `pcap-file` cannot make custom options, so packet
 //! blocks are put together here.
 
 use std::{borrow::Cow, collections::HashMap, io::Write};
