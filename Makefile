@@ -37,6 +37,7 @@ bench: all
 	$(AS_ROOT) target/release/traits bench ops
 	$(AS_ROOT) target/release/traits bench sockets
 	$(AS_ROOT) target/release/traits bench trace
+	$(AS_ROOT) target/release/traits bench policy
 
 # As who you are: make && sudo make install
 install:

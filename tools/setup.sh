@@ -39,6 +39,7 @@ if [ "$what" = test ]; then
 	need clang-19 "tests the header with a newer clang" have clang-19
 	need clang-format-19 "checks the style of C" have clang-format-19
 	need python3 "tests that JSON output is JSON" have python3
+	need iptables "its rules match by a policy's program" have iptables-legacy
 	need redis-tools "a server the tests save traits of SYNs for" have redis-check-rdb
 	need golang-go "runs the example in Go" have go
 	need tshark "reads the captures of traits trace" have tshark

@@ -120,9 +120,13 @@ static __trait_outline int __trait_rfc_del(struct xdp_md *ctx, __u32 key)
 	area = __trait_xdp_area_at(ctx, offset);
 	if (!area)
 		return -ENOENT;
-	if (merge == TRAIT_KEEP_FIRST)
-		return trait_area.packet_len ? __trait_area_del(area, bit, TRAIT_KEEP_FIRST) : -ENOENT;
-	err = __trait_area_del(area, bit, TRAIT_BLOCK);
+	/* the two regions apart, as above */
+	if (merge != TRAIT_KEEP_FIRST)
+		err = __trait_area_del(area, bit, TRAIT_BLOCK);
+	else if (trait_area.packet_len)
+		err = __trait_area_del(area, bit, TRAIT_KEEP_FIRST);
+	else
+		err = -ENOENT;
 	for (i = 0; !err && i < 16 && i < size; i++) {
 		to = __trait_rfc_slot(ctx, offset, dist - i, 1);
 		if (to)

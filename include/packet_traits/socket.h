@@ -73,9 +73,9 @@
  *	EOPNOTSUPP	not for this kind of socket, or for a listening one
  *	EISCONN		SAVE_SYN_TRAITS on a connected socket
  *	EAGAIN		just being changed, by a packet or the registry: read again (LAST_TRAITS, TRAITS_KEYS)
- *	ENOSPC		no room: the host's limits of `traits sockets attach`, which all processes share, or of the socket
- *			(net.core.optmem_max). What was
- *			set before stays
+ *	ENOSPC		no room: the limits of `traits sockets attach`, of all processes together or of this user's
+ *			(RCV_TRAITS of UDP; a socket that has it keeps its room until it is closed), or the socket's own
+ *			(net.core.optmem_max). What was set before stays
  */
 #ifndef PACKET_TRAITS_SOCKET_H
 #define PACKET_TRAITS_SOCKET_H
@@ -127,7 +127,10 @@ struct traits_key {
 	__u16 distance; /* of the slot, in the packet's area: bytes back from the packet data */
 };
 
-/* The traits of a packet, a datagram or a socket. The kernel side writes and wants no more of `values` than there is. */
+/*
+ * The traits of a packet, a datagram or a socket. The kernel side writes and wants no more of `values` than there is; what is
+ * not the value of a key that is set and registered is zero.
+ */
 struct traits {
 	__u64 present; /* bit k: key k is set */
 	__u32 flags; /* TRAITS_FOUND */

@@ -49,7 +49,8 @@
  *	trait_set_flag(ctx, key)	the same for a flag
  *	trait_del(ctx, key)		0; -ENOENT not set; -EOPNOTSUPP not in XDP
  *	trait_init(ctx)			XDP: reserves the area, empty. Optional: the first set does it
- *	trait_clear(ctx)		XDP: deletes every trait of the packet
+ *	trait_clear(ctx)		XDP: deletes every trait of the packet. What is deleted, here or by trait_del, leaves no
+ *					byte behind
  *	trait_seal(ctx)			XDP: hides the packet region from GRO; 0; -EBUSY another program's metadata
  *					is below the area, which then stays open (readable, but GRO compares all of it)
  *	trait_view(ctx, &view)		checks bounds and nonces once; 0; -ENOENT no traits here
@@ -894,13 +895,13 @@ static __always_inline int __trait_area_del(void *area, __u64 bit, __u8 merge)
 	return 0;
 }
 
-/* As above; a flow region's slot is zeroed too, since GRO compares what is left in it. */
+/* As above, and zeroes the slot: GRO compares what is left in a flow region, and what is deleted is for nobody to see. */
 static __always_inline int __trait_area_del_key(void *area, const volatile struct trait_key_desc *key)
 {
 	int err = __trait_area_del(area, key->bit, key->merge);
 	__u32 size = key->size;
 
-	if (!err && size && key->merge == TRAIT_BLOCK)
+	if (!err && size)
 		__trait_zero(area + (trait_area.area_len - key->dist), size);
 	return err;
 }
@@ -972,10 +973,10 @@ static __always_inline int __trait_del_xdp(struct xdp_md *ctx, const volatile st
 
 static __always_inline void __trait_area_clear(void *area)
 {
-	/* all of the flow region but its nonce: GRO compares it */
+	/* all of each region but its nonce */
 	__trait_zero(area + trait_area.packet_len, trait_area.flow_len - 8);
 	if (trait_area.packet_len)
-		((struct __trait_footer *)(area + (trait_area.packet_len - 16)))->present = 0;
+		__trait_zero(area, trait_area.packet_len - 8);
 }
 
 /* Deletes every trait of the packet; the area stays reserved. Returns 0 or an errno. */

@@ -1,14 +1,17 @@
 //! The `traits` command. One file per command; what they print goes through [`output`].
 //!
-//! Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.
+//! Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage, 130 interrupted (Ctrl-C).
 
 mod bench;
 mod bind;
+mod clock;
 mod demo;
 mod deploy;
+mod interrupt;
 mod keys;
 mod mode;
 mod output;
+mod policy;
 mod registry;
 mod sockets;
 mod trace;
@@ -32,6 +35,8 @@ use packet_traits::{
 use packet_traits_trace::TraceError;
 use tracing_subscriber::EnvFilter;
 
+use crate::interrupt::{INTERRUPTED, Interrupted};
+
 /// What a command comes back with.
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -43,7 +48,8 @@ Examples:
   traits keys list                           see who holds what
   traits --registry lab registry create      have a second registry beside it
 
-Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.";
+Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage,
+130 interrupted by Ctrl-C (what was begun is taken back).";
 
 /// Rich metadata for network packets: typed values with names that travel with a packet through the kernel.
 #[derive(Parser)]
@@ -108,6 +114,9 @@ enum Command {
     /// Serve traits to applications by socket options, and look at their sockets
     #[command(subcommand)]
     Sockets(sockets::Command),
+    Check(policy::check::Options),
+    Compile(policy::compile::Options),
+    Explain(policy::explain::Options),
     Bind(bind::Options),
     Demo(demo::Options),
     Up(deploy::Up),
@@ -115,6 +124,7 @@ enum Command {
     Status(deploy::Status),
     Trace(trace::Options),
     Top(trace::top::Options),
+    Log(deploy::Log),
 }
 
 fn main() -> ExitCode {
@@ -124,6 +134,9 @@ fn main() -> ExitCode {
         Command::Registry(command) => registry::run(command, &cli.global),
         Command::Keys(command) => keys::run(command, &cli.global),
         Command::Sockets(command) => sockets::run(command, &cli.global),
+        Command::Check(command) => policy::check::run(command, &cli.global),
+        Command::Compile(command) => policy::compile::run(command, &cli.global),
+        Command::Explain(command) => policy::explain::run(command, &cli.global),
         Command::Bind(options) => bind::run(options, &cli.global),
         Command::Demo(options) => match demo::run(options) {
             Ok(status) => return status,
@@ -132,6 +145,7 @@ fn main() -> ExitCode {
         Command::Up(command) => deploy::up(command, &cli.global),
         Command::Down(command) => deploy::down(command, &cli.global),
         Command::Status(command) => deploy::status(command, &cli.global),
+        Command::Log(command) => deploy::log(command, &cli.global),
         Command::Bench(command) => bench::run(command),
         Command::Trace(options) => trace::run(options, &cli.global),
         Command::Top(options) => trace::top::run(options, &cli.global),
@@ -145,7 +159,7 @@ fn main() -> ExitCode {
                 output::note(log);
             }
             output::note(format_args!("traits: {error}"));
-            ExitCode::FAILURE
+            if error.is::<Interrupted>() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
 }

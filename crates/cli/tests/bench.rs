@@ -5,7 +5,9 @@
 //! people to compare on a quiet one. What a program costs that does not depend on the machine, the instructions the
 //! verifier counts, is bounded in packet-traits' verifier_budget.rs.
 
-use std::process::{Command, Output};
+mod common;
+
+use std::process::{Command, Output, Stdio};
 
 use packet_traits_lab::{kernel_tests_enabled, require_root};
 use serde_json::Value;
@@ -86,6 +88,22 @@ fn text_ends_with_whether_the_expectation_held() {
 }
 
 #[test]
+fn an_interrupted_bench_ends_and_says_so() {
+    if !enabled() {
+        return;
+    }
+    for bench in ["ops", "sockets"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
+        command.args(["bench", bench, "--rounds", "100000"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let process = command.spawn().unwrap();
+        common::interrupt(&process);
+        let output = process.wait_with_output().unwrap();
+        let said = (output.status.code(), common::text(&output.stdout), common::text(&output.stderr));
+        assert_eq!(said, (Some(130), String::new(), "traits: interrupted, nothing is left\n".to_owned()), "{bench}");
+    }
+}
+
+#[test]
 fn no_rounds_are_wrong_usage() {
     let output = bench_ops(&["--rounds", "0"]);
     assert_eq!(output.status.code(), Some(2));
@@ -151,4 +169,32 @@ fn bench_trace_reports_every_case_against_untraced_packets() {
     }
     assert!(report["bpftrace"]["events_per_s"].as_f64().unwrap() > 0.0, "{report}");
     assert!(report["expectation"]["held"].is_boolean());
+}
+
+#[test]
+fn bench_policy_reports_every_place_against_nftables() {
+    if !enabled() {
+        return;
+    }
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
+        let few = ["bench", "policy", "--rounds", "1", "--packets", "1000"];
+        stdout_of(command.args(few).args(arguments).output().unwrap())
+    };
+    let report: Value = serde_json::from_str(&run(&["--sizes", "1,100", "--json"])).unwrap();
+    let cases = report["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 3 * 2 * 3);
+    for rules in ["rules", "set", "map"] {
+        for size in [1, 100] {
+            for place in ["xdp", "tc", "nft"] {
+                let is_it = |case: &&Value| case["rules"] == rules && case["size"] == size && case["place"] == place;
+                let case = cases.iter().find(is_it).unwrap_or_else(|| panic!("no {rules} {size} {place} in {report}"));
+                assert!(case["ns"].as_f64().unwrap() > 0.0 && case["pps"].as_f64().unwrap() > 0.0, "{case}");
+                let to_nft = case["to_nft"].as_f64().unwrap();
+                assert!(if place == "nft" { to_nft == 1.0 } else { to_nft > 0.0 }, "{case}");
+            }
+        }
+    }
+    assert!(report["expectation"]["held"].is_boolean());
+    assert!(run(&["--sizes", "1"]).contains("times as fast as nft"));
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Traits, compile_example, text};
+use common::{Traits, compile_example, interrupt, soon, text};
 use libbpf_rs::{
     MapCore, MapFlags, MapHandle,
     query::{ProgInfoIter, ProgInfoQueryOptions},
@@ -78,15 +78,6 @@ fn cgroups(status: &Value) -> Vec<&Path> {
     cgroups.iter().map(|cgroup| Path::new(cgroup["path"].as_str().unwrap_or("?"))).collect()
 }
 
-/// Waits for what the kernel does in the background.
-fn soon(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn sockets_are_served_until_the_programs_are_detached() {
     let Some(host) = Host::new() else { return };
@@ -103,7 +94,9 @@ fn sockets_are_served_until_the_programs_are_detached() {
     let mut names: Vec<_> = status["programs"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
     names.sort_by_key(Value::to_string);
     assert_eq!(names, PROGRAMS);
-    for (what, size) in [("sockets", 256), ("slots", 512), ("pending_syns", 16384), ("sockets_used", 0)] {
+    for (what, size) in
+        [("sockets", 256), ("sockets_per_user", 128), ("slots", 512), ("pending_syns", 16384), ("sockets_used", 0)]
+    {
         assert_eq!(status[what], size, "{what}");
     }
     assert_ne!(status["instance"], "0000000000000000");
@@ -124,19 +117,38 @@ fn sockets_are_served_until_the_programs_are_detached() {
 }
 
 #[test]
+fn status_says_whose_the_sockets_are() {
+    let Some(host) = Host::new() else { return };
+    host.attach(&host.cgroup, "--sockets 4 --sockets-per-user 3");
+    assert!(!host.traits.ok("sockets status").contains("uid"));
+    let sockets = [(); 2].map(|()| host.cgroup.enter(|| UdpSocket::bind("127.0.0.1:0")).unwrap());
+    for socket in &sockets {
+        packet_traits::socket::set_receive(socket, true).unwrap();
+    }
+    let status = host.status();
+    assert_eq!((&status["sockets_per_user"], &status["sockets_used"]), (&3.into(), &2.into()));
+    assert_eq!(status["users"], serde_json::json!([{ "uid": 0, "sockets": 2 }]));
+    let shown = host.traits.ok("sockets status");
+    assert!(shown.contains("2 of 4") && shown.contains("3 of one user") && shown.contains("uid 0: 2"), "{shown}");
+}
+
+#[test]
 fn attaching_again_changes_nothing() {
     let Some(host) = Host::new() else { return };
-    let first = host.attach(&host.cgroup, "--sockets 3 --slots 4 --pending-syns 5");
+    let first = host.attach(&host.cgroup, "--sockets 3 --sockets-per-user 1 --slots 4 --pending-syns 5");
     let again = host.attach(&host.cgroup, "");
     assert_eq!(again["already"], true);
-    for what in ["instance", "programs", "cgroups", "sockets", "slots", "pending_syns"] {
+    for what in ["instance", "programs", "cgroups", "sockets", "sockets_per_user", "slots", "pending_syns"] {
         assert_eq!(first[what], again[what], "{what}");
     }
     assert!(host.traits.ok(&on("attach", &host.cgroup)).contains("nothing was changed"));
     host.attach(&host.cgroup, "--sockets 3 --slots 4");
-    for (options, said) in
-        [("--sockets 4", "3 sockets, not 4"), ("--slots 8", "4 slots, not 8"), ("--pending-syns 6", "5")]
-    {
+    for (options, said) in [
+        ("--sockets 4", "3 sockets, not 4"),
+        ("--sockets-per-user 2", "1 sockets of one user, not 2"),
+        ("--slots 8", "4 slots, not 8"),
+        ("--pending-syns 6", "5"),
+    ] {
         let error = host.traits.fails(&format!("{} {options}", on("attach", &host.cgroup)), 1);
         assert!(error.contains(said) && error.contains("`traits sockets detach --all"), "{error}");
     }
@@ -319,6 +331,31 @@ fn a_command_can_be_killed_at_any_moment() {
         assert!(!host.pins().exists());
         soon("a killed command's links are gone", || !is_served(&host.cgroup));
     }
+}
+
+#[test]
+fn an_interrupted_attach_says_so_and_takes_back_what_it_did() {
+    let Some(host) = Host::new() else { return };
+    // The command waits for this lock when the signal comes.
+    let interrupt_attach = || {
+        fs::create_dir_all(host.pins()).unwrap();
+        let lock = fs::File::open(host.pins()).unwrap();
+        lock.lock().unwrap();
+        let process = host.traits.start(&on("attach", &host.cgroup));
+        interrupt(&process);
+        // It has been told, by a thread of its own; attaching takes longer than that thread.
+        std::thread::sleep(Duration::from_millis(200));
+        drop(lock);
+        let output = process.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(130), ""));
+        text(&output.stderr)
+    };
+    assert!(interrupt_attach().contains("interrupted, nothing stays attached"));
+    assert!(!is_served(&host.cgroup) && !host.pins().exists());
+
+    host.attach(&host.cgroup, "");
+    assert!(interrupt_attach().contains("interrupted, it was attached before"));
+    assert!(is_served(&host.cgroup));
 }
 
 #[test]

@@ -6,90 +6,22 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Output,
+    thread,
+    time::Duration,
 };
 
-use common::{Traits, compile_example, text};
+use common::{host::Host, interrupt, text};
 use libbpf_rs::{MapHandle, MapType};
 use packet_traits::attach::cgroup::cgroup_root;
-use packet_traits_lab::{Family, Pair, recv_numbered, send_numbered, udp_socket};
 use serde_json::Value;
 
-/// A registry with the examples' keys, and the receiver of a link to run the command in.
-struct Host {
-    traits: Traits,
-    pair: Pair,
-    folder: PathBuf,
-}
-
-impl Host {
-    fn new(test: &str) -> Option<Host> {
-        let traits = Traits::new()?;
-        traits.ok("registry create");
-        for key in ["tenant u32", "flow_id u64", "rx_ts timestamp --merge keep-first"] {
-            traits.ok(&format!("keys add {key}"));
-        }
-        let folder = std::env::temp_dir().join(format!("traits-up-{test}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        Some(Host { traits, pair: Pair::new().unwrap(), folder })
+/// A host whose registry has the examples' keys.
+fn host(test: &str) -> Option<Host> {
+    let host = Host::new(test)?;
+    for key in ["tenant u32", "flow_id u64", "rx_ts timestamp --merge keep-first"] {
+        host.traits.ok(&format!("keys add {key}"));
     }
-
-    /// Runs the command in the receiver's namespace.
-    fn run(&self, line: &str) -> Output {
-        self.pair
-            .rx()
-            .netns()
-            .command(env!("CARGO_BIN_EXE_traits"))
-            .arg("--bpffs")
-            .arg(self.traits.bpffs.path())
-            .args(line.split_whitespace())
-            .output()
-            .unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, line: &str) -> String {
-        let output = self.run(line);
-        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{line}");
-        text(&output.stdout)
-    }
-
-    #[track_caller]
-    fn fails(&self, line: &str) -> String {
-        let output = self.run(line);
-        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{line}");
-        text(&output.stderr)
-    }
-
-    fn object(&self, example: &str) -> String {
-        compile_example(example, &self.folder).display().to_string()
-    }
-
-    /// Where a deployment is pinned.
-    fn pins(&self, name: &str) -> PathBuf {
-        self.traits.bpffs.path().join("packet_traits_up/default").join(name)
-    }
-
-    fn up(&self) -> Vec<String> {
-        let status: Value = serde_json::from_str(&self.ok("status --json")).unwrap();
-        let name = |deployment: &Value| deployment["name"].as_str().unwrap().to_owned();
-        status["deployments"].as_array().unwrap().iter().map(name).collect()
-    }
-
-    /// Whether a datagram gets through to a socket of the receiver.
-    fn delivers(&self, port: u16) -> bool {
-        let rx = self.pair.rx();
-        let receiver = udp_socket(rx.netns(), rx.addr(Family::V4, port)).unwrap();
-        receiver.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
-        let sender = udp_socket(self.pair.tx().netns(), self.pair.tx().addr(Family::V4, 0)).unwrap();
-        send_numbered(&sender, receiver.local_addr().unwrap(), 0..1, 64).unwrap();
-        recv_numbered(&receiver).is_ok()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
+    Some(host)
 }
 
 /// A cgroup of the test's own, with no process in it.
@@ -115,7 +47,7 @@ impl Drop for Cgroup {
 
 #[test]
 fn what_is_up_outlives_the_command_until_it_is_taken_down() {
-    let Some(host) = Host::new("outlives") else { return };
+    let Some(host) = host("outlives") else { return };
     let classify = host.object("xdp_classify");
     let report: Value = serde_json::from_str(&host.ok(&format!("up {classify} --dev rx0 --json"))).unwrap();
     assert_eq!(report["name"], "xdp_classify");
@@ -138,7 +70,7 @@ fn what_is_up_outlives_the_command_until_it_is_taken_down() {
 
 #[test]
 fn a_name_is_up_once() {
-    let Some(host) = Host::new("once") else { return };
+    let Some(host) = host("once") else { return };
     let classify = host.object("xdp_classify");
     host.ok(&format!("up {classify} --dev rx0 --mode generic --name edge"));
     assert!(host.fails(&format!("up {classify} --dev rx0 --name edge")).contains("already up"));
@@ -150,7 +82,7 @@ fn a_name_is_up_once() {
 
 #[test]
 fn netfilter_programs_go_where_they_are_told() {
-    let Some(host) = Host::new("netfilter") else { return };
+    let Some(host) = host("netfilter") else { return };
     let drop = host.object("netfilter_drop");
     let places = "--netfilter drop_blocked=ipv4:local-in --netfilter drop_blocked=ipv6:local-in:-5";
     host.ok(&format!("up {drop} {places}"));
@@ -175,7 +107,7 @@ fn netfilter_programs_go_where_they_are_told() {
 
 #[test]
 fn what_cannot_be_done_is_said() {
-    let Some(host) = Host::new("errors") else { return };
+    let Some(host) = host("errors") else { return };
     let classify = host.object("xdp_classify");
     assert!(host.fails(&format!("up {classify}")).contains("--dev INTERFACE"));
     let count = host.object("cgroup_count");
@@ -191,7 +123,7 @@ fn what_cannot_be_done_is_said() {
 
 #[test]
 fn every_example_goes_up_side_by_side_and_down_again() {
-    let Some(host) = Host::new("examples") else { return };
+    let Some(host) = host("examples") else { return };
     let cgroup = Cgroup::new("examples");
     let in_cgroup = format!("--cgroup {}", cgroup.path().display());
     let examples = [
@@ -217,7 +149,7 @@ fn every_example_goes_up_side_by_side_and_down_again() {
 #[test]
 fn parallel_commands_do_not_disturb_each_other() {
     const PROCESSES: i32 = 6;
-    let Some(host) = Host::new("parallel") else { return };
+    let Some(host) = host("parallel") else { return };
     let host = &host;
     let drop = &host.object("netfilter_drop");
     // Six pins each, at priorities of their own: at the hooks nothing is in the way.
@@ -264,7 +196,7 @@ fn parallel_commands_do_not_disturb_each_other() {
 
 #[test]
 fn what_a_killed_command_left_is_shown_and_cleared() {
-    let Some(host) = Host::new("killed") else { return };
+    let Some(host) = host("killed") else { return };
     let classify = host.object("xdp_classify");
     let leave_unfinished = || {
         host.ok(&format!("up {classify} --dev rx0"));
@@ -283,8 +215,27 @@ fn what_a_killed_command_left_is_shown_and_cleared() {
 }
 
 #[test]
+fn an_interrupted_up_says_so_and_leaves_nothing() {
+    let Some(host) = host("interrupted") else { return };
+    let classify = host.object("xdp_classify");
+    // The command waits for this lock when the signal comes.
+    fs::create_dir_all(host.pins("")).unwrap();
+    let lock = fs::File::open(host.pins("")).unwrap();
+    lock.lock().unwrap();
+    let process = host.start(&format!("up {classify} --dev rx0"));
+    interrupt(&process);
+    // It has been told, by a thread of its own; loading takes longer than that thread.
+    thread::sleep(Duration::from_millis(200));
+    drop(lock);
+    let output = process.wait_with_output().unwrap();
+    let said = (output.status.code(), text(&output.stdout), text(&output.stderr));
+    assert_eq!(said, (Some(130), String::new(), "traits: interrupted, nothing stays attached\n".to_owned()));
+    assert_eq!(host.up(), [""; 0]);
+}
+
+#[test]
 fn a_foreign_pin_is_reported_and_removed() {
-    let Some(host) = Host::new("foreign") else { return };
+    let Some(host) = host("foreign") else { return };
     host.ok(&format!("up {} --dev rx0", host.object("xdp_classify")));
     let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
         sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as u64,
@@ -304,7 +255,7 @@ fn a_foreign_pin_is_reported_and_removed() {
 
 #[test]
 fn what_is_up_can_be_taken_down_without_its_registry() {
-    let Some(host) = Host::new("orphan") else { return };
+    let Some(host) = host("orphan") else { return };
     host.ok(&format!("up {} --dev rx0", host.object("xdp_classify")));
     assert!(host.fails("registry remove").contains("`traits down NAME`"));
     host.ok("registry remove --force");

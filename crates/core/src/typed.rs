@@ -70,6 +70,7 @@ macro_rules! trait_value {
         impl TraitValue for $type {
             const KEY_TYPE: KeyType = KeyType::$variant;
 
+            #[inline]
             fn from_value(value: Value) -> Option<Self> {
                 match value {
                     Value::$variant($inner) => Some($make),

@@ -56,6 +56,7 @@ impl Value {
     /// The value that these bytes of a slot hold; `None` unless there are exactly [`KeyType::size`] of them.
     ///
     /// Byte orders are those of [`KeyType`]; the last 2 of a MAC address's 8 bytes are ignored.
+    #[inline]
     pub fn from_bytes(key_type: KeyType, bytes: &[u8]) -> Option<Value> {
         Some(match key_type {
             KeyType::Flag => {

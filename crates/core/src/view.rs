@@ -157,7 +157,8 @@ impl<'a> TraitsView<'a> {
 
     /// A key's value.
     pub fn get<T: TraitValue>(&self, key: &TypedKey<T>) -> Option<T> {
-        T::from_value(self.value(key.key())?)
+        // the type is known here, so that there is nothing to tell apart at run time
+        T::from_value(Value::from_bytes(T::KEY_TYPE, self.bytes(key.key())?)?)
     }
 
     /// A key's value, with its type.
@@ -269,11 +270,12 @@ impl<'a> TraitsMut<'a> {
         self.set_value(key, &Value::Flag)
     }
 
-    /// Takes a key's value away; whether it had one. The bytes of its slot stay as they are.
+    /// Takes a key's value away and zeroes its slot; whether it had one.
     pub fn delete(&mut self, key: &Key) -> bool {
         let was_set = self.as_view().is_set(key);
-        if was_set {
+        if was_set && let Ok(slot) = slot_range(self.area.len(), &self.layout, key) {
             self.update_present(key.slot().region(), |present| present & !key.bit());
+            self.area[slot].fill(0);
         }
         was_set
     }

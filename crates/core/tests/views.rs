@@ -310,21 +310,35 @@ fn erased_bytes_are_no_area() {
 }
 
 #[test]
-fn delete_leaves_the_slot_and_clear_zeroes_it() {
-    let mut bytes = [0; 128];
-    let tenant: TypedKey<u32> = key(0, KeyType::U32, Region::Flow, 20).typed().unwrap();
-    let empty = {
-        TraitsMut::init(&mut bytes, &Layout::DEFAULT, &NONCES).unwrap();
-        bytes
-    };
-    let mut traits = TraitsMut::open(&mut bytes, &Layout::DEFAULT, &NONCES).unwrap();
-    traits.set(&tenant, 7).unwrap();
-    assert!(traits.delete(tenant.key()));
-    assert!(!traits.delete(tenant.key()));
-    assert_eq!(traits.as_view().get(&tenant), None);
-    assert_eq!(bytes[108..112], 7u32.to_ne_bytes());
-    TraitsMut::open(&mut bytes, &Layout::DEFAULT, &NONCES).unwrap().clear();
-    assert_eq!(bytes, empty);
+fn what_was_deleted_or_cleared_leaves_no_byte() {
+    let (tenant, flow_id) = (key(0, KeyType::U32, Region::Flow, 20), key(1, KeyType::U64, Region::Packet, 88));
+    let values = [(&tenant, Value::U32(7)), (&flow_id, Value::U64(8))];
+    for sealed in [false, true] {
+        let fresh = |bytes: &mut [u8]| {
+            let mut traits = TraitsMut::init(bytes, &Layout::DEFAULT, &NONCES).unwrap();
+            if sealed { traits.seal() } else { Layout::DEFAULT.area_len() }
+        };
+        let mut empty = [0; 128];
+        let metadata_len = fresh(&mut empty);
+        let mut bytes = empty;
+        let mut traits = TraitsMut::new_checked(&mut bytes, &Layout::DEFAULT, &NONCES, metadata_len).unwrap();
+        for (key, value) in &values {
+            traits.set_value(key, value).unwrap();
+        }
+        for (key, _) in &values {
+            assert!(traits.delete(key));
+            assert!(!traits.delete(key));
+            assert_eq!(traits.as_view().value(key), None);
+        }
+        assert_eq!(bytes, empty);
+
+        let mut traits = TraitsMut::new_checked(&mut bytes, &Layout::DEFAULT, &NONCES, metadata_len).unwrap();
+        for (key, value) in &values {
+            traits.set_value(key, value).unwrap();
+        }
+        traits.clear();
+        assert_eq!(bytes, empty);
+    }
 }
 
 #[test]

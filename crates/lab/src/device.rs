@@ -1,6 +1,7 @@
 //! One interface of a namespace, by name: index, counters, offload switches and sysfs attributes.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -156,6 +157,26 @@ impl Netns {
             while !sys::interface_runs(device).context(what)? {
                 if Instant::now() > deadline {
                     return Err(Error::timed_out(what(), format!("no carrier after {RECV_TIMEOUT:?}")));
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        })
+    }
+
+    /// Waits until packets to an IPv6 address of this namespace are taken in. `ip addr add` returns before: also without
+    /// duplicate address detection, the route to the address is added in the background (`addrconf_dad_completed` in
+    /// net/ipv6/addrconf.c), and until then they are dropped.
+    pub(crate) fn wait_local(&self, address: Ipv6Addr) -> Result<()> {
+        let what = || format!("cannot wait for the route to {address}");
+        // a line of /proc/net/ipv6_route begins with destination and prefix length, both hexadecimal
+        let route = format!("{:032x} 80 ", address.to_bits());
+        let deadline = Instant::now() + RECV_TIMEOUT;
+        self.enter(|| {
+            let routes = || fs::read_to_string("/proc/thread-self/net/ipv6_route").context(what);
+            while !routes()?.lines().any(|line| line.starts_with(&route)) {
+                if Instant::now() > deadline {
+                    return Err(Error::timed_out(what(), format!("it is not there after {RECV_TIMEOUT:?}")));
                 }
                 thread::sleep(Duration::from_millis(1));
             }

@@ -133,6 +133,9 @@ impl End {
                 mac = peer.mac,
             ))?;
         }
+        for (netns, EndSpec { ipv6, .. }) in sides {
+            netns.wait_local(*ipv6)?;
+        }
         let end = |(netns, spec): (&Netns, &EndSpec)| -> Result<Self> {
             Ok(Self { netns: netns.clone(), spec: spec.clone(), ifindex: netns.ifindex(&spec.name)? })
         };

@@ -14,6 +14,7 @@
 //! | `veth`, `vxlan` | links between two namespaces |
 //! | `topology` | ready-made networks: [`Pair`], [`Chain`], [`Overlay`] |
 //! | `udp`, `tcp`, `packet_socket` | traffic, with a timeout on every receive |
+//! | `af_xdp` | a socket that receives past the stack (feature `af-xdp`) |
 //! | `frame` | crafted frames, with right checksums |
 //! | `bpffs` | a bpffs that nobody else can see |
 //! | `cgroup` | a cgroup: code and commands whose sockets belong to it |
@@ -31,6 +32,8 @@
 //!
 //! Everything but [`frame`] needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW) and the `ip` command of iproute2.
 
+#[cfg(feature = "af-xdp")]
+mod af_xdp;
 mod bpffs;
 mod cgroup;
 mod device;
@@ -47,6 +50,8 @@ mod udp;
 mod veth;
 mod vxlan;
 
+#[cfg(feature = "af-xdp")]
+pub use af_xdp::{AfXdp, FRAMES as AF_XDP_FRAMES, Frame as AfXdpFrame};
 pub use bpffs::Bpffs;
 pub use cgroup::Cgroup;
 pub use device::{Feature, LinkStats};

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::panic::resume_unwind;
 use std::path::{Component, Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
 
@@ -130,32 +130,30 @@ impl Netns {
         let commands: Vec<&str> = lines.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let mut ip = self.command("ip");
         match commands.as_slice() {
-            [single] => ip.args(single.split_whitespace()).stdin(Stdio::null()),
-            _ => ip.args(["-batch", "-"]).stdin(Stdio::piped()),
+            [single] => ip.args(single.split_whitespace()),
+            _ => ip.args(["-batch", "-"]),
         };
-        let shown = || format!("cannot run `ip {}`", commands.first().unwrap_or(&""));
-        let mut child = ip.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|error| {
-            let missing = error.kind() == io::ErrorKind::NotFound;
-            if missing {
-                Error::other(shown(), "no `ip` command found; install iproute2")
-            } else {
-                Error::new(shown(), error)
-            }
-        })?;
-        if let Some(mut stdin) = child.stdin.take() {
-            match stdin.write_all(commands.join("\n").as_bytes()) {
-                // `ip` stopped reading at a line that failed; its exit status and message tell.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-                result => result.context(shown)?,
-            }
-        }
-        let output = child.wait_with_output().context(shown)?;
+        let shown = format!("cannot run `ip {}`", commands.first().unwrap_or(&""));
+        let output = feed(&mut ip, &commands.join("\n"), &shown, "iproute2")?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let failed = failed_line(&said, &commands).unwrap_or_default();
         Err(Error::other(format!("`ip {failed}` failed"), said.trim()))
+    }
+
+    /// Runs `nft` of nftables inside the namespace on a script (`table inet filter { … }`, `add rule …`, `list ruleset`) and
+    /// returns its standard output.
+    ///
+    /// # Errors
+    /// `nft` is missing, or refused: the message has what it said. The kernel then has none of the script's changes.
+    pub fn nft(&self, script: &str) -> Result<String> {
+        let output = feed(self.command("nft").args(["-f", "-"]), script, "cannot run `nft`", "nftables")?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(Error::other("`nft` failed", String::from_utf8_lossy(&output.stderr).trim()))
     }
 
     /// Writes a sysctl of the namespace. `path` is relative to `/proc/sys`, such as `net/ipv4/ip_forward`.
@@ -177,6 +175,26 @@ impl Netns {
         let value = self.enter(|| fs::read_to_string(&file)).context(|| format!("cannot read sysctl {path}"))?;
         Ok(value.trim_end().to_owned())
     }
+}
+
+/// Runs a command of a Debian package with a text as its standard input.
+fn feed(command: &mut Command, input: &str, shown: &str, package: &str) -> Result<Output> {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|error| {
+            let name = command.get_program().to_string_lossy().into_owned();
+            match error.kind() {
+                io::ErrorKind::NotFound => Error::other(shown, format!("no `{name}` command found; install {package}")),
+                _ => Error::new(shown, error),
+            }
+        })?;
+    if let Some(mut stdin) = child.stdin.take() {
+        match stdin.write_all(input.as_bytes()) {
+            // It stopped reading where something was wrong; its exit status and message tell.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            result => result.context(|| shown)?,
+        }
+    }
+    child.wait_with_output().context(|| shown)
 }
 
 /// The line of a batch that `ip` complained about ("Command failed -:<line>"), or the only line.

@@ -1,4 +1,5 @@
-//! The BPF file system that registries are pinned in: telling whether it is there, and mounting it.
+//! The BPF file system that registries and deployments are pinned in: telling whether it is there, mounting it, pinning
+//! in it and opening what is pinned.
 //!
 //! Names in a bpffs cannot contain a dot (`bpf_lookup` in kernel/bpf/inode.c refuses them with EPERM), which is why
 //! the names of registries cannot either.
@@ -7,7 +8,10 @@ use std::{
     ffi::CString,
     io,
     mem::MaybeUninit,
-    os::unix::ffi::OsStrExt,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -16,6 +20,57 @@ pub const DEFAULT_ROOT: &str = "/sys/fs/bpf";
 
 /// The same place as the first process sees it.
 const DEFAULT_ROOT_OF_INIT: &str = "/proc/1/root/sys/fs/bpf";
+
+/// What can be pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A program.
+    Program,
+    /// A map.
+    Map,
+    /// A link.
+    Link,
+}
+
+impl Kind {
+    /// What the kernel calls descriptors of this kind. kernel/bpf/syscall.c: `bpf_link_settle` has an underscore,
+    /// `bpf_link_new_fd` a hyphen.
+    fn descriptors(self) -> &'static [&'static str] {
+        match self {
+            Kind::Program => &["anon_inode:bpf-prog"],
+            Kind::Map => &["anon_inode:bpf-map"],
+            Kind::Link => &["anon_inode:bpf-link", "anon_inode:bpf_link"],
+        }
+    }
+}
+
+/// Gives a program, map or link a name in a bpffs.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: `path` is NUL-terminated and outlives the call.
+    match unsafe { libbpf_sys::bpf_obj_pin(object.as_raw_fd(), path.as_ptr()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(-error)),
+    }
+}
+
+/// Opens what is pinned; EBADF if it is of another kind.
+pub(crate) fn open(path: &Path, kind: Kind) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: `path` is NUL-terminated and outlives the call.
+    let object = match unsafe { libbpf_sys::bpf_obj_get(path.as_ptr()) } {
+        // SAFETY: the call succeeded, so this is a new descriptor that nothing else owns.
+        fd if fd >= 0 => unsafe { OwnedFd::from_raw_fd(fd) },
+        error => return Err(io::Error::from_raw_os_error(-error)),
+    };
+    // All kinds open the same way, and one's information would be read as another's.
+    let found = std::fs::read_link(format!("/proc/thread-self/fd/{}", object.as_raw_fd()))?;
+    if kind.descriptors().iter().any(|name| found.as_os_str() == *name) {
+        Ok(object)
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EBADF))
+    }
+}
 
 /// Why there is no bpffs to pin in.
 #[derive(Debug, thiserror::Error)]

@@ -2,21 +2,24 @@
 
 mod common;
 
-use std::{collections::BTreeMap, net::UdpSocket};
+use std::{
+    collections::BTreeMap,
+    net::UdpSocket,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use common::{
-    BOTH_MODES, Lab, TEST_PORT,
-    af_xdp::{AfXdp, FRAMES, Frame},
-    attach_xdp, name,
+    BOTH_MODES, Lab, TEST_PORT, attach_xdp, name,
     record::{HAS_ALL, Records, Stage, Traits},
     register_record_keys,
 };
+use libbpf_rs::{MapCore, MapFlags};
 use packet_traits::{
     attach::XdpMode,
     bind::LoadedObject,
     core::{Key, Layout, PacketRegion, TraitsMut, TraitsView, ViewError, layout::Region},
 };
-use packet_traits_lab::{Family, Pair, number_of, send_numbered, udp_socket};
+use packet_traits_lab::{AF_XDP_FRAMES, AfXdp, AfXdpFrame, Family, Pair, number_of, send_numbered, udp_socket};
 
 const PACKETS: u64 = 200;
 
@@ -35,7 +38,9 @@ impl Scene {
         register_record_keys(&lab.registry);
         let object = lab.load("af_xdp");
         let pair = Pair::new().unwrap();
-        let socket = AfXdp::bind(pair.rx(), &object, layout.area_len());
+        let socket = AfXdp::bind(pair.rx(), 0, layout.area_len()).unwrap();
+        let entry = socket.as_fd().as_raw_fd().to_ne_bytes();
+        object.map("sockets").unwrap().update(&0u32.to_ne_bytes(), &entry, MapFlags::ANY).unwrap();
         let sender = udp_socket(pair.tx().netns(), pair.tx().addr(family, 0)).unwrap();
         Scene { lab, object, pair, family, socket, sender }
     }
@@ -47,14 +52,14 @@ impl Scene {
         (program, mode): (&str, XdpMode),
         numbers: std::ops::Range<u64>,
         give_back: impl Fn(&mut [u8]),
-        mut check: impl FnMut(u64, &Scene, &Frame),
+        mut check: impl FnMut(u64, &Scene, &AfXdpFrame),
     ) {
         let _xdp = attach_xdp(&self.object, program, self.pair.rx(), mode);
         let to = self.pair.rx().addr(self.family, TEST_PORT);
         let payload = if self.family == Family::V4 { 14 + 20 + 8 } else { 14 + 40 + 8 };
         for number in numbers {
             send_numbered(&self.sender, to, number..number + 1, 64).unwrap();
-            let frame = self.socket.recv(&give_back);
+            let frame = self.socket.recv(&give_back).unwrap();
             assert_eq!(number_of(&frame.packet[payload..]), Some(number), "the frame starts at its Ethernet header");
             check(number, self, &frame);
         }
@@ -64,7 +69,7 @@ impl Scene {
         self.lab.registry.layout()
     }
 
-    fn view<'f>(&self, frame: &'f Frame) -> Result<TraitsView<'f>, ViewError> {
+    fn view<'f>(&self, frame: &'f AfXdpFrame) -> Result<TraitsView<'f>, ViewError> {
         TraitsView::open(&frame.in_front, &self.layout(), &self.lab.registry.nonces())
     }
 
@@ -172,9 +177,9 @@ fn fill_twice(
     (mut scene, mode): (Scene, XdpMode),
     give_back: impl Fn(&mut [u8], &Layout),
     program: &str,
-    check: impl Fn(u64, &Scene, &Frame),
+    check: impl Fn(u64, &Scene, &AfXdpFrame),
 ) {
-    let (layout, frames) = (scene.layout(), u64::from(FRAMES));
+    let (layout, frames) = (scene.layout(), u64::from(AF_XDP_FRAMES));
     scene.exchange(
         ("with_traits", mode),
         0..frames,
@@ -196,7 +201,7 @@ fn a_frame_that_is_filled_again_shows_its_earlier_packets_traits() {
             "untouched",
             |number, scene, frame| {
                 let earlier = scene.traits(&scene.view(frame).unwrap()).unwrap();
-                assert!(earlier.seq < u64::from(FRAMES) && earlier.seq != number);
+                assert!(earlier.seq < u64::from(AF_XDP_FRAMES) && earlier.seq != number);
             },
         );
     });

@@ -524,8 +524,13 @@ fn a_router_sees_nothing_of_what_a_sender_says() {
         let chain = Chain::new().unwrap();
         let cgroup = Cgroup::new().unwrap();
         let few = Some(2);
-        let options =
-            AttachOptions { cgroup: Some(cgroup.path().to_owned()), sockets: few, slots: few, pending_syns: few };
+        let options = AttachOptions {
+            cgroup: Some(cgroup.path().to_owned()),
+            sockets: few,
+            slots: few,
+            pending_syns: few,
+            ..AttachOptions::default()
+        };
         SocketPrograms::attach(&lab.registry, &options).unwrap();
         let watch = |end: &End, incoming: Option<&End>| {
             let object = lab.load("sender");

@@ -5,6 +5,8 @@
 //! a baseline program that does everything but the operation. The rounds are spread over several loads, since the
 //! kernel places programs at random and the place shows in tenths of a nanosecond.
 
+use std::error::Error;
+
 use clap::value_parser;
 use serde::Serialize;
 
@@ -15,6 +17,7 @@ use super::{
 };
 use crate::{
     Outcome,
+    interrupt::{Interrupt, Interrupted},
     output::{self, Table},
 };
 
@@ -190,10 +193,9 @@ struct Expectation {
     held: bool,
 }
 
-pub(crate) fn run(options: &Options) -> Outcome {
+/// Measures every operation as often as asked for, or until it is interrupted.
+fn measure(options: &Options, loads: u32, interrupt: &Interrupt) -> Result<Vec<Round>, Box<dyn Error>> {
     let rig = Rig::new()?;
-    let cpu = rig::pin_to_cpu().map_err(|error| format!("cannot stay on one CPU: {error}"))?;
-    let loads = LOADS.min(options.rounds);
     let mut rounds = Vec::new();
     for number in 0..loads {
         let mut load = rig.load()?;
@@ -203,10 +205,21 @@ pub(crate) fn run(options: &Options) -> Outcome {
         // as many for each load, and one more for the first ones if that leaves a rest
         for _ in 0..options.rounds / loads + u32::from(number < options.rounds % loads) {
             progress::show(rounds.len(), options.rounds);
+            if interrupt.came() {
+                break;
+            }
             rounds.push(load.round()?);
         }
     }
     progress::hide();
+    Ok(rounds)
+}
+
+pub(crate) fn run(options: &Options) -> Outcome {
+    let interrupt = Interrupt::catch()?;
+    let cpu = rig::pin_to_cpu().map_err(|error| format!("cannot stay on one CPU: {error}"))?;
+    let loads = LOADS.min(options.rounds);
+    let rounds = interrupt.over(measure(options, loads, &interrupt), Interrupted::NOTHING_LEFT)?;
 
     let report = Report {
         kernel: rig::kernel_release(),

@@ -37,6 +37,7 @@ use super::{
 };
 use crate::{
     Outcome,
+    interrupt::{Interrupt, Interrupted},
     output::{self, Table},
 };
 
@@ -295,34 +296,19 @@ impl Rig {
         })
     }
 
-    /// Measures every case once.
-    fn round(&mut self) -> Result<Round, Box<dyn Error>> {
+    /// Measures every case once. What receives one datagram at a time begins with another one in each round: the first one
+    /// finds the caches as something else has left them.
+    fn round(&mut self, number: u32) -> Result<Round, Box<dyn Error>> {
         let mut round = Round::default();
-        let buffer = &mut [0; PAYLOAD][..];
-        let mut traits = Traits::new(&self.keys);
         let payload = &[0; PAYLOAD];
-
-        let plain = |socket: &UdpSocket, name, round: &mut Round| -> Result<(), Box<dyn Error>> {
-            round.add(name, Kind::Deliver, fill(&self.sender, socket)?, DATAGRAMS);
-            let mut buffer = [0; PAYLOAD];
-            let start = Instant::now();
-            for _ in 0..DATAGRAMS {
-                recvmsg(socket, &mut buffer)?;
+        for place in 0..5 {
+            match (number + place) % 5 {
+                0 => self.receive_plain(&self.plain, "recvmsg", &mut round)?,
+                1 => self.receive_plain(&self.attached, "recvmsg_attached", &mut round)?,
+                2 => self.receive_plain(&self.marked, "recvmsg_mark", &mut round)?,
+                3 => self.receive_traits(&self.ring, "recv_ring", &mut round)?,
+                _ => self.receive_traits(&self.getsockopt, "recv_getsockopt", &mut round)?,
             }
-            round.add(name, Kind::Receive, start.elapsed(), DATAGRAMS);
-            Ok(())
-        };
-        plain(&self.plain, "recvmsg", &mut round)?;
-        plain(&self.attached, "recvmsg_attached", &mut round)?;
-        plain(&self.marked, "recvmsg_mark", &mut round)?;
-        for (receiver, name) in [(&self.ring, "recv_ring"), (&self.getsockopt, "recv_getsockopt")] {
-            round.add(name, Kind::Deliver, fill(&self.sender, receiver.socket())?, DATAGRAMS);
-            let start = Instant::now();
-            for _ in 0..DATAGRAMS {
-                receiver.recv_into(buffer, &mut traits)?;
-                check(&traits, &self.tenant)?;
-            }
-            round.add(name, Kind::Receive, start.elapsed(), DATAGRAMS);
         }
 
         fill(&self.sender, &self.plain)?;
@@ -358,6 +344,29 @@ impl Rig {
 
         self.options(&mut round)?;
         Ok(round)
+    }
+
+    fn receive_plain(&self, socket: &UdpSocket, name: &'static str, round: &mut Round) -> Outcome {
+        round.add(name, Kind::Deliver, fill(&self.sender, socket)?, DATAGRAMS);
+        let mut buffer = [0; PAYLOAD];
+        let start = Instant::now();
+        for _ in 0..DATAGRAMS {
+            recvmsg(socket, &mut buffer)?;
+        }
+        round.add(name, Kind::Receive, start.elapsed(), DATAGRAMS);
+        Ok(())
+    }
+
+    fn receive_traits(&self, receiver: &Receiver<UdpSocket>, name: &'static str, round: &mut Round) -> Outcome {
+        round.add(name, Kind::Deliver, fill(&self.sender, receiver.socket())?, DATAGRAMS);
+        let (mut buffer, mut traits) = ([0; PAYLOAD], Traits::new(&self.keys));
+        let start = Instant::now();
+        for _ in 0..DATAGRAMS {
+            receiver.recv_into(&mut buffer, &mut traits)?;
+            check(&traits, &self.tenant)?;
+        }
+        round.add(name, Kind::Receive, start.elapsed(), DATAGRAMS);
+        Ok(())
     }
 
     fn options(&self, round: &mut Round) -> Result<(), Box<dyn Error>> {
@@ -530,19 +539,28 @@ struct Expectation {
     held: bool,
 }
 
-pub(crate) fn run(options: &Options) -> Outcome {
-    let cpu = pin_to_cpu().map_err(|error| format!("cannot stay on one CPU: {error}"))?;
+/// Measures everything as often as asked for, or until it is interrupted.
+fn measure(options: &Options, interrupt: &Interrupt) -> Result<Vec<Round>, Box<dyn Error>> {
     let mut rig = Rig::new()?;
-    for _ in 0..WARM_UP {
-        rig.round()?;
+    for number in 0..WARM_UP {
+        rig.round(number)?;
     }
     let mut rounds = Vec::new();
     for number in 0..options.rounds {
         progress::show(number as usize, options.rounds);
-        rounds.push(rig.round()?);
+        if interrupt.came() {
+            break;
+        }
+        rounds.push(rig.round(number)?);
     }
     progress::hide();
-    drop(rig);
+    Ok(rounds)
+}
+
+pub(crate) fn run(options: &Options) -> Outcome {
+    let interrupt = Interrupt::catch()?;
+    let cpu = pin_to_cpu().map_err(|error| format!("cannot stay on one CPU: {error}"))?;
+    let rounds = interrupt.over(measure(options, &interrupt), Interrupted::NOTHING_LEFT)?;
 
     let cases: Vec<Figures> = CASES.iter().filter_map(|case| figures(&rounds, case)).collect();
     let find = |name, kind| cases.iter().find(|case| case.name == name && case.kind == kind);

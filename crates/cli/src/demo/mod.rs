@@ -31,11 +31,7 @@ use std::{
     error::Error,
     path::Path,
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -52,7 +48,11 @@ use self::{
     traffic::Sent,
     verdict::{Evidence, Verdict},
 };
-use crate::{mode::Mode, output};
+use crate::{
+    interrupt::{Interrupt, Interrupted},
+    mode::Mode,
+    output,
+};
 
 /// Show traits on real traffic: XDP sets them, every later stage and the application read them
 ///
@@ -103,22 +103,15 @@ Exit status: 0 every stage saw what was sent, 1 it did not or the demo could not
 const TICK: Duration = Duration::from_millis(10);
 /// How long the last packets may take to get to the last stage.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it.
-const INTERRUPTED: u8 = 130;
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
+    let interrupt = Interrupt::catch()?;
     let mut progress = Progress::new();
-    let outcome = require_kernel().and_then(|()| show(options, &interrupted, &mut progress));
+    let outcome = require_kernel().and_then(|()| show(options, &interrupt, &mut progress));
     drop(progress);
-    // Ctrl-C also reaches the commands that the demo runs: their failure then is no error of its own
-    if interrupted.load(Ordering::Relaxed) {
-        output::note("traits: interrupted, nothing is left");
-        return Ok(ExitCode::from(INTERRUPTED));
-    }
-    let Some(verdict) = outcome? else { return Ok(ExitCode::from(INTERRUPTED)) };
+    let Some(verdict) = interrupt.over(outcome, Interrupted::NOTHING_LEFT)? else {
+        return Err(Interrupted::NOTHING_LEFT.into());
+    };
     if options.json {
         output::json(&verdict)?;
     } else {
@@ -163,12 +156,8 @@ fn require_kernel() -> Result<(), Box<dyn Error>> {
 }
 
 /// Runs the demo; `None` if it was interrupted.
-fn show(
-    options: &Options,
-    interrupted: &AtomicBool,
-    progress: &mut Progress,
-) -> Result<Option<Verdict>, Box<dyn Error>> {
-    let stop = || interrupted.load(Ordering::Relaxed);
+fn show(options: &Options, interrupt: &Interrupt, progress: &mut Progress) -> Result<Option<Verdict>, Box<dyn Error>> {
+    let stop = || interrupt.came();
     progress.step("making two namespaces, a veth pair and two VXLAN tunnels");
     let network = Network::build()?;
     if stop() {

@@ -3,7 +3,7 @@
 
 use std::{
     error::Error,
-    io::{self, Write},
+    io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     process::{Command, Stdio},
 };
@@ -88,28 +88,9 @@ impl Network {
             add rule inet demo input udp dport {{ {} }} drop\n",
             ports.join(", ")
         );
-        let receiver = self.link.right().netns();
-        let mut nft = receiver
-            .command("nft")
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        if let Some(mut stdin) = nft.stdin.take() {
-            match stdin.write_all(rules.as_bytes()) {
-                // its exit status and message tell why
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-                result => result?,
-            }
-        }
-        let output = nft.wait_with_output()?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().next().unwrap_or("it did not say why");
-        Err(format!("`nft` could not add the demo's rule, for which the kernel needs CONFIG_NF_TABLES_INET: {said}")
-            .into())
+        self.link.right().netns().nft(&rules).map_err(|error| {
+            format!("the demo's netfilter rule, for which the kernel needs CONFIG_NF_TABLES_INET: {error}")
+        })?;
+        Ok(())
     }
 }

@@ -64,6 +64,7 @@ pub(super) fn serve_sockets(registry: &Registry, cgroup: &Cgroup) -> Result<(), 
         sockets: Some(16),
         slots: Some(4 * WINDOW as u32),
         pending_syns: Some(1024),
+        ..AttachOptions::default()
     };
     match SocketPrograms::attach(registry, &options) {
         Err(SocketProgramsError::Overlap { holder, .. }) => Err(format!(

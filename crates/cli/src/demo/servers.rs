@@ -23,6 +23,8 @@ use packet_traits::{
 };
 use packet_traits_lab::{Cgroup, SinkEvent, TcpSink, number_of, udp_socket};
 
+use crate::clock;
+
 use super::{
     flows::{FLOWS, Flow, Kind},
     network::Network,
@@ -181,7 +183,7 @@ impl DemoKeys {
 
     /// What has just been read of a packet.
     fn record(&self, flow: &Flow, traits: &socket::Traits) -> Record {
-        let now = now();
+        let now = clock::now();
         let read = || {
             let Timestamp(rx_ts) = traits.get(&self.rx_ts)?;
             Some(Traits { flow_id: traits.get(&self.flow_id)?, rx_ts, tenant: traits.get(&self.tenant)? })
@@ -189,12 +191,4 @@ impl DemoKeys {
         let stage = Stage::Application;
         Record { stage, port: flow.port, number: None, syn: false, bytes: 0, reason: 0, now, traits: read() }
     }
-}
-
-/// Nanoseconds on the clock of `bpf_ktime_get_ns`.
-fn now() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` has room for what is written. It cannot fail for this clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }

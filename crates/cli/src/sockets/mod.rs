@@ -2,13 +2,7 @@
 
 mod process;
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use packet_traits::{
@@ -19,6 +13,7 @@ use serde::Serialize;
 
 use crate::{
     Global, Outcome,
+    interrupt::{Interrupt, Interrupted},
     output::{self, Table},
 };
 
@@ -34,6 +29,9 @@ pub(crate) enum Command {
         /// How many UDP sockets may receive traits at once [default: 256]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
         sockets: Option<u32>,
+        /// How many of them one user's processes may have; root's may have all [default: half of them]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+        sockets_per_user: Option<u32>,
         /// Of how many datagrams a UDP socket keeps the traits, a power of two [default: 512]
         #[arg(long, value_name = "N", value_parser = parse_slots)]
         slots: Option<u32>,
@@ -99,6 +97,8 @@ Applications then read and set traits with plain socket calls, without privilege
 and packet_traits::socket for Rust. The programs stay attached when the command ends. Attaching again changes nothing.
 A socket is of the cgroup its process was in when it made the socket.
 
+RCV_TRAITS of a UDP socket is ENOSPC when the sockets, or the user's part of them, are used up.
+
 The sizes are one for all cgroups of a registry. Memory: sockets x slots x 128 bytes with the default regions.
 
 With --json, what `traits sockets status --json` prints, and \"already\": whether nothing had to be done.";
@@ -119,7 +119,8 @@ Examples:
   traits sockets status --json | jq '.cgroups[].path'
 
 With --json, one object; all but the first two are missing if nothing is attached:
-  {\"registry\", \"attached\", \"instance\", \"sockets\", \"sockets_used\", \"slots\", \"pending_syns\",
+  {\"registry\", \"attached\", \"instance\", \"sockets\", \"sockets_per_user\", \"sockets_used\",
+   \"users\": [{\"uid\", \"sockets\"}, ...], \"slots\", \"pending_syns\",
    \"programs\": [{\"name\", \"id\"}, ...],
    \"cgroups\": [{\"id\", \"path\", \"since\", \"missing\": [PROGRAM, ...]}, ...], \"unfinished\"}
 A path of null: the cgroup was removed, or cannot be seen from here.";
@@ -173,8 +174,12 @@ struct ProgramsJson {
     instance: String,
     /// How many UDP sockets may receive traits at once.
     sockets: u32,
-    /// How many do.
+    /// How many of them one user may have who is not root.
+    sockets_per_user: u32,
+    /// How many there are.
     sockets_used: u32,
+    /// Whose they are.
+    users: Vec<UserJson>,
     /// Datagrams of each.
     slots: u32,
     /// Connections in their handshake.
@@ -185,6 +190,14 @@ struct ProgramsJson {
     cgroups: Vec<CgroupJson>,
     /// Whether a cgroup is being attached or detached, or was by a process that was killed.
     unfinished: bool,
+}
+
+/// A user whose processes receive datagrams' traits.
+#[derive(Serialize)]
+struct UserJson {
+    uid: u32,
+    /// On how many sockets.
+    sockets: u32,
 }
 
 /// A program.
@@ -249,7 +262,9 @@ impl From<&SocketPrograms> for ProgramsJson {
         ProgramsJson {
             instance: format!("{:016x}", programs.instance),
             sockets: programs.sockets,
+            sockets_per_user: programs.sockets_per_user,
             sockets_used: programs.sockets_used,
+            users: programs.users.iter().map(|user| UserJson { uid: user.uid, sockets: user.sockets }).collect(),
             slots: programs.slots,
             pending_syns: programs.pending_syns,
             programs: programs
@@ -265,9 +280,14 @@ impl From<&SocketPrograms> for ProgramsJson {
 
 pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
     match command {
-        Command::Attach { cgroup, sockets, slots, pending_syns, json } => {
-            let options =
-                AttachOptions { cgroup: cgroup.clone(), sockets: *sockets, slots: *slots, pending_syns: *pending_syns };
+        Command::Attach { cgroup, sockets, sockets_per_user, slots, pending_syns, json } => {
+            let options = AttachOptions {
+                cgroup: cgroup.clone(),
+                sockets: *sockets,
+                sockets_per_user: *sockets_per_user,
+                slots: *slots,
+                pending_syns: *pending_syns,
+            };
             attach(&global.options().open()?, &options, *json)
         }
         Command::Detach { cgroup, all, json } => {
@@ -296,18 +316,18 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
 
 fn attach(registry: &Registry, options: &AttachOptions, json: bool) -> Outcome {
     // Ctrl-C waits for the pins to be whole, then takes them away.
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
-
+    let interrupt = Interrupt::catch()?;
     let attached = SocketPrograms::attach(registry, options)?;
     let programs = SocketPrograms::status(registry)?;
     let cgroup = programs.iter().flat_map(|programs| &programs.cgroups).find(|cgroup| cgroup.id == attached.cgroup);
-    if interrupted.load(Ordering::Relaxed) && !attached.already {
+    if interrupt.came() && attached.already {
+        return Err(Interrupted("it was attached before and stays so").into());
+    }
+    if interrupt.came() {
         if let Some(path) = cgroup.and_then(|cgroup| cgroup.path.as_deref()) {
             SocketPrograms::detach(registry, path)?;
         }
-        return Err("interrupted; nothing stays attached".into());
+        return Err(Interrupted::NOTHING_ATTACHED.into());
     }
     if json {
         let status = StatusJson::new(registry, programs.as_ref());
@@ -368,9 +388,13 @@ fn print(registry: &Registry, programs: Option<&SocketPrograms>) -> Outcome {
 
 fn print_sizes(programs: &SocketPrograms) -> Outcome {
     output::line(format_args!(
-        "sockets: {} of {} receive datagrams' traits, {} datagrams each; {} pending SYNs",
-        programs.sockets_used, programs.sockets, programs.slots, programs.pending_syns
+        "sockets: {} of {} receive datagrams' traits, {} of one user at most, {} datagrams each; {} pending SYNs",
+        programs.sockets_used, programs.sockets, programs.sockets_per_user, programs.slots, programs.pending_syns
     ))?;
+    if !programs.users.is_empty() {
+        let users: Vec<_> = programs.users.iter().map(|user| format!("uid {}: {}", user.uid, user.sockets)).collect();
+        output::line(format_args!("used by {}", users.join(", ")))?;
+    }
     Ok(())
 }
 

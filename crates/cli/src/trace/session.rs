@@ -3,12 +3,7 @@
 use std::{
     cell::RefCell,
     error::Error,
-    fs,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -17,7 +12,7 @@ use packet_traits_lab::Bpffs;
 use packet_traits_trace::{Event, ID_KEY, Names, Options, Paths, Summary, Tracer, write::Clock};
 
 use super::{options::What, outputs::Outputs};
-use crate::{Global, Outcome, output};
+use crate::{Global, Outcome, interrupt::Interrupt, output};
 
 /// How long nobody looks for events after there were none: they are in memory, and wait.
 const TICK: Duration = Duration::from_millis(5);
@@ -39,15 +34,7 @@ pub(super) struct Session {
     _private: Option<Bpffs>,
     pub(super) options: Options,
     pub(super) describe: String,
-    pub(super) interrupted: Arc<AtomicBool>,
-}
-
-/// A flag that Ctrl-C sets.
-fn interrupted() -> Result<Arc<AtomicBool>, ctrlc::Error> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
-    Ok(interrupted)
+    pub(super) interrupt: Interrupt,
 }
 
 impl Session {
@@ -70,7 +57,7 @@ impl Session {
             _private: private,
             options: what.options()?,
             describe: what.describe(),
-            interrupted: interrupted()?,
+            interrupt: Interrupt::catch()?,
         })
     }
 
@@ -98,7 +85,7 @@ impl Session {
             if count == 0 {
                 state.outputs.flush()?;
             }
-            let done = self.interrupted.load(Ordering::Relaxed)
+            let done = self.interrupt.came()
                 || ends.events.is_some_and(|events| state.summary.events >= events)
                 || ends.seconds.is_some_and(|seconds| started.elapsed().as_secs() >= seconds);
             state.finish(Clock::now()?)?;

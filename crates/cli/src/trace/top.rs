@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     error::Error,
     io::{self, IsTerminal},
-    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -335,7 +334,7 @@ fn watch(
     let interval = Duration::from_secs(options.interval);
     let mut looked = Instant::now();
     terminal.draw(|frame| screen.draw(frame))?;
-    while !session.interrupted.load(Ordering::Relaxed) {
+    while !session.interrupt.came() {
         tracer.arm_if_wanted()?;
         reader.read()?;
         let mut state = state.borrow_mut();

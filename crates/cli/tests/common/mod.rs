@@ -1,9 +1,14 @@
 //! What the command's tests share: the command on a bpffs of its own, and the example programs.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod host;
+
 use std::{
+    fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use packet_traits_lab::{Bpffs, kernel_tests_enabled, require_root};
@@ -35,6 +40,13 @@ impl Traits {
         Command::new(env!("CARGO_BIN_EXE_traits")).arg("--bpffs").arg(self.bpffs.path()).args(args).output().unwrap()
     }
 
+    /// Starts a command. What it prints can be read from it.
+    pub fn start(&self, line: &str) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
+        command.arg("--bpffs").arg(self.bpffs.path()).args(line.split_whitespace());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     /// What a successful command prints.
     pub fn ok(&self, line: &str) -> String {
         let output = self.run(line);
@@ -53,6 +65,30 @@ impl Traits {
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         assert_eq!((output.status.code(), out.as_str()), (Some(status), ""), "{line}: {err}");
         err
+    }
+}
+
+/// Sends Ctrl-C's signal to a command as soon as it wants to be told.
+pub fn interrupt(process: &Child) {
+    let status = format!("/proc/{}/status", process.id());
+    // proc_pid_status(5): a mask, in which the signal of number 1 is bit 0
+    let has = |mask: &str| {
+        let status = fs::read_to_string(&status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(mask)).expect(mask);
+        u64::from_str_radix(line.trim(), 16).unwrap() >> (libc::SIGINT - 1) & 1 == 1
+    };
+    soon("the command catches SIGINT", || has("SigCgt:"));
+    // SAFETY: kill takes two numbers; the process is a child that was not waited for.
+    assert_eq!(unsafe { libc::kill(process.id().cast_signed(), libc::SIGINT) }, 0);
+    soon("it has got it", || !has("ShdPnd:"));
+}
+
+/// Waits for what another process does.
+pub fn soon(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -9,8 +9,10 @@ use super::clsact::ClsactFilter;
 use super::error::{AttachError, Attempt, errno_of};
 use super::hook::Hook;
 use super::link;
+use super::program::Program;
 use super::socket;
 use super::target::Target;
+use crate::bpffs::{self, Kind};
 
 /// A program attached to a hook. Dropping it detaches the program.
 ///
@@ -92,7 +94,8 @@ impl Attachment {
             hint,
             errno,
         };
-        let link = link::open(&path).map_err(|errno| {
+        let link = bpffs::open(&path, Kind::Link).map_err(|error| {
+            let errno = errno_of(&error);
             let hint = match errno {
                 libc::ENOENT => "nothing is pinned there, so it was never pinned or is detached already",
                 libc::EBADF => "a map or a program is pinned there, not a link: check the path",
@@ -160,14 +163,46 @@ impl Attachment {
             }
         };
         let path = absolute(path.as_ref());
-        link::pin(link.as_fd(), &path).map_err(|errno| AttachError::Pin {
-            action: format!("pin {attempt} at"),
-            path: path.clone(),
-            hint: pin_hint(errno, &path),
-            errno,
-        })?;
-        tracing::debug!(%attempt, path = %path.display(), "pinned");
+        pin_link(&attempt, link.as_fd(), &path)?;
         *pin = Some(path);
+        Ok(())
+    }
+
+    /// Gives the attachment one more name in a BPF file system; this value does not keep it in mind.
+    ///
+    /// # Errors
+    /// [`AttachError::WrongKind`] for a hook without a link; [`AttachError::Pin`] if the kernel refuses.
+    pub(crate) fn pin_also(&self, path: &Path) -> Result<(), AttachError> {
+        let attempt = self.attempt();
+        match &self.holder {
+            Holder::Link { link, .. } => pin_link(&attempt, link.as_fd(), path),
+            _ => Err(AttachError::WrongKind { action: "pin", attempt, why: "no link holds it" }),
+        }
+    }
+
+    /// Has the hook run another program of the same type instead, in the same place among others. Every packet meets
+    /// the one or the other.
+    ///
+    /// XDP, TCX and cgroup hooks can do this. An XDP program stays in its mode.
+    ///
+    /// # Errors
+    /// [`AttachError::Refused`] if the hook cannot, or what it was attached to is gone, or the program is of another
+    /// type; the old program then stays. [`AttachError::WrongKind`] for a hook without a link.
+    pub fn replace(&mut self, program: BorrowedFd<'_>) -> Result<(), AttachError> {
+        let attempt = self.attempt();
+        let Holder::Link { link, .. } = &self.holder else {
+            return Err(AttachError::WrongKind { action: "replace", attempt, why: "no link holds it" });
+        };
+        let updated = Program::of(program).and_then(|new| link::update(link.as_fd(), program).map(|()| new.id));
+        self.info.program_id = updated.map_err(|errno| {
+            let (why, hint) = match errno {
+                libc::ENOLINK => ("what it was attached to is gone", "detach it, and attach the new program"),
+                libc::EOPNOTSUPP => ("the hook cannot exchange its program", "detach it, and attach the new program"),
+                _ => ("the hook did not take the program in place of the one it has", "check the new program's SEC()"),
+            };
+            attempt.refused(errno, why, hint)
+        })?;
+        tracing::debug!(%attempt, program_id = self.info.program_id, "replaced");
         Ok(())
     }
 
@@ -265,6 +300,16 @@ impl Drop for Attachment {
             tracing::warn!("{error}");
         }
     }
+}
+
+fn pin_link(attempt: &Attempt, link: BorrowedFd<'_>, path: &Path) -> Result<(), AttachError> {
+    bpffs::pin(link, path).map_err(|error| {
+        let errno = errno_of(&error);
+        let hint = pin_hint(errno, path);
+        AttachError::Pin { action: format!("pin {attempt} at"), path: path.into(), hint, errno }
+    })?;
+    tracing::debug!(%attempt, path = %path.display(), "pinned");
+    Ok(())
 }
 
 fn absolute(path: &Path) -> PathBuf {

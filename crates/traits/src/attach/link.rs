@@ -1,18 +1,14 @@
 //! BPF links: the kernel object that holds a program at a hook for as long as someone holds the link.
 
-use std::ffi::{CStr, CString, c_int};
-use std::fs;
+use std::ffi::{CStr, c_int};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use libbpf_sys::{bpf_attach_type, bpf_link_create_opts, bpf_link_info};
 
 use super::cgroup::CgroupHook;
-use super::error::errno_of;
 use super::hook::{Direction, Hook};
 use super::netfilter::{NetfilterFamily, NetfilterHook};
-use super::target::{Target, fd_path};
+use super::target::Target;
 
 /// Turns libbpf's "negative errno or result" into a result; the error is an errno.
 pub(super) fn check(result: c_int) -> Result<c_int, i32> {
@@ -42,26 +38,10 @@ pub(super) fn open_raw_tracepoint(program: BorrowedFd<'_>) -> Result<OwnedFd, i3
     own(unsafe { libbpf_sys::bpf_raw_tracepoint_open(std::ptr::null(), program.as_raw_fd()) })
 }
 
-/// Gives the link a name in a BPF file system.
-pub(super) fn pin(link: BorrowedFd<'_>, path: &Path) -> Result<(), i32> {
-    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| libc::EINVAL)?;
-    // SAFETY: `path` is NUL-terminated and outlives the call.
-    check(unsafe { libbpf_sys::bpf_obj_pin(link.as_raw_fd(), path.as_ptr()) }).map(drop)
-}
-
-/// Opens a pinned link; EBADF if something else is pinned there.
-pub(super) fn open(path: &Path) -> Result<OwnedFd, i32> {
-    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| libc::EINVAL)?;
-    // SAFETY: `path` is NUL-terminated and outlives the call.
-    let object = own(unsafe { libbpf_sys::bpf_obj_get(path.as_ptr()) })?;
-    // Maps and programs open the same way, and their information would be read as a link's.
-    let kind = fs::read_link(fd_path(object.as_fd())).map_err(|error| errno_of(&error))?;
-    // kernel/bpf/syscall.c: `bpf_link_settle` has an underscore, `bpf_link_new_fd` a hyphen.
-    if kind.as_os_str().as_bytes().ends_with(b"bpf-link") || kind.as_os_str().as_bytes().ends_with(b"bpf_link") {
-        Ok(object)
-    } else {
-        Err(libc::EBADF)
-    }
+/// Has the link's hook run another program from the next packet on.
+pub(super) fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), i32> {
+    // SAFETY: takes descriptors, which the borrows keep open; null options are none.
+    check(unsafe { libbpf_sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), std::ptr::null()) }).map(drop)
 }
 
 /// Takes the link off its hook now, whoever else holds it.

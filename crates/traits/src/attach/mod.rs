@@ -58,3 +58,5 @@ pub use netfilter::{NetfilterFamily, NetfilterHook, NetfilterOptions};
 pub use target::Target;
 pub use tcx::{Position, TcxOptions};
 pub use xdp::XdpMode;
+
+pub(crate) use program::Program;

@@ -117,6 +117,11 @@ impl NetfilterOptions {
         self
     }
 
+    /// The hook this is.
+    pub(crate) fn place(&self) -> Hook {
+        Hook::Netfilter { family: self.family, hook: self.hook, priority: self.priority }
+    }
+
     /// Reassemble IP fragments before the program sees them. Needs Linux 6.6 and a priority above −400.
     pub fn defrag(mut self, defrag: bool) -> Self {
         self.defrag = defrag;
@@ -131,8 +136,7 @@ impl NetfilterOptions {
 /// before 6.4, or before 6.6 with [`defrag`](NetfilterOptions::defrag); [`AttachError::Refused`] for a priority that the
 /// kernel does not allow; [`AttachError::NotPermitted`]; [`AttachError::WrongProgram`].
 pub fn attach(program: BorrowedFd<'_>, options: &NetfilterOptions) -> Result<Attachment, AttachError> {
-    let hook = Hook::Netfilter { family: options.family, hook: options.hook, priority: options.priority };
-    let attempt = Attempt::new(hook, Target::current_namespace());
+    let attempt = Attempt::new(options.place(), Target::current_namespace());
     let id = Program::expect(program, BPF_PROG_TYPE_NETFILTER, &attempt)?.id;
     let mut create = link::options();
     create.__bindgen_anon_1.netfilter = libbpf_sys::bpf_link_create_opts__bindgen_ty_1__bindgen_ty_5 {

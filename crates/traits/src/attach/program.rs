@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use libbpf_sys::{bpf_prog_info, bpf_prog_type};
 
@@ -10,26 +11,33 @@ use super::error::{AttachError, Attempt};
 use super::link::check;
 
 /// Identity of a loaded program.
-pub(super) struct Program {
-    pub(super) id: u32,
-    pub(super) name: String,
+pub(crate) struct Program {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    /// When it was loaded, counted from when the machine booted.
+    pub(crate) loaded_after_boot: Duration,
     type_: bpf_prog_type,
 }
 
 impl Program {
     /// Asks the kernel about `fd`; the error is an errno.
-    fn of(fd: BorrowedFd<'_>) -> Result<Self, i32> {
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> Result<Self, i32> {
         let mut info = bpf_prog_info::default();
         let mut len = size_of::<bpf_prog_info>() as u32;
         // SAFETY: `info` is writable for `len` bytes, and zeroed, so the kernel follows no pointer in it.
         check(unsafe { libbpf_sys::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut len) })?;
         // SAFETY: the kernel fills `name` with at most BPF_OBJ_NAME_LEN - 1 characters; the rest stays zero.
         let name = unsafe { CStr::from_ptr(info.name.as_ptr()) };
-        Ok(Self { id: info.id, name: name.to_string_lossy().into_owned(), type_: info.type_ })
+        Ok(Self {
+            id: info.id,
+            name: name.to_string_lossy().into_owned(),
+            loaded_after_boot: Duration::from_nanos(info.load_time),
+            type_: info.type_,
+        })
     }
 
     /// The program with this id, if it is still loaded and the caller may look.
-    pub(super) fn by_id(id: u32) -> Option<Self> {
+    pub(crate) fn by_id(id: u32) -> Option<Self> {
         // SAFETY: takes a number, returns a descriptor that we own or a negative errno.
         let fd = check(unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) }).ok()?;
         // SAFETY: `fd` was just returned as a new descriptor and nothing else owns it.

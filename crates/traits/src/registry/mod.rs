@@ -38,6 +38,7 @@ mod error;
 mod lock;
 mod maps;
 mod options;
+mod provisional;
 mod table;
 mod users;
 mod utc;
@@ -56,6 +57,7 @@ pub use self::{
     entry::{DESCRIPTION_LEN_MAX, Description, DescriptionError, KeyEntry, KeySpec, Owner},
     error::RegistryError,
     options::{RegistryName, RegistryNameError, RegistryOptions},
+    provisional::ProvisionalKeys,
     users::BoundProgram,
     utc::Utc,
 };
@@ -67,7 +69,7 @@ use self::{
 };
 pub(crate) use self::{
     options::{SOCKETS, random},
-    users::registries_of,
+    users::{boot_time, registries_of},
 };
 use crate::descriptor::ANCHOR_MAX;
 
@@ -185,11 +187,16 @@ impl Registry {
     /// [`RegistryError::RegionFull`] or [`RegistryError::KeysExhausted`] (ENOSPC) if there is no room,
     /// [`RegistryError::Gone`] if the registry was removed.
     pub fn register(&self, spec: &KeySpec) -> Result<KeyEntry, RegistryError> {
+        Ok(self.register_or_find(spec)?.0)
+    }
+
+    /// The key, and whether it is new.
+    fn register_or_find(&self, spec: &KeySpec) -> Result<(KeyEntry, bool), RegistryError> {
         let lock = self.lock(DirLock::exclusive)?;
         let table = self.snapshot_locked(&lock)?;
         if let Some(entry) = table.find(&spec.name) {
             if entry.key.key_type() == spec.key_type && entry.merge == spec.merge {
-                return Ok(entry.clone());
+                return Ok((entry.clone(), false));
             }
             return Err(RegistryError::Held {
                 registry: self.name.clone(),
@@ -231,6 +238,7 @@ impl Registry {
         tracing::debug!("registered key '{}' as number {number} in registry '{}'", spec.name, self.name);
         // As everyone else will read it.
         table::decode_key(number, self.layout(), &self.maps.keys.read(number)?)
+            .map(|entry| (entry, true))
             .map_err(|why| self.damaged_key(number, &why))
     }
 
@@ -243,10 +251,22 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::UnknownKey`]; [`RegistryError::KeyInUse`] (EBUSY) without `force`; [`RegistryError::Gone`].
     pub fn unregister(&self, name: &KeyName, force: bool) -> Result<KeyEntry, RegistryError> {
+        self.unregister_found(name, None, force)
+    }
+
+    /// Only if it is the key of that generation, if one is given.
+    fn unregister_found(
+        &self,
+        name: &KeyName,
+        generation: Option<u64>,
+        force: bool,
+    ) -> Result<KeyEntry, RegistryError> {
         let lock = self.lock(DirLock::exclusive)?;
         let table = self.snapshot_locked(&lock)?;
-        let entry =
-            table.find(name).ok_or_else(|| RegistryError::UnknownKey { registry: self.name.clone(), key: *name })?;
+        let entry = table
+            .find(name)
+            .filter(|entry| generation.is_none_or(|generation| entry.generation == generation))
+            .ok_or_else(|| RegistryError::UnknownKey { registry: self.name.clone(), key: *name })?;
         if !force {
             let mut programs = self.programs_with(&table.keys)?;
             programs.retain(|program| program.keys & entry.key.bit() != 0);

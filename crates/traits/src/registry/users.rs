@@ -209,7 +209,7 @@ fn program_info(program: &OwnedFd) -> io::Result<(libbpf_sys::bpf_prog_info, Vec
 
 /// When this machine booted. Load times count from there, with the time it was suspended (`ktime_get_boottime_ns` in
 /// `bpf_prog_load`, kernel/bpf/syscall.c).
-fn boot_time() -> SystemTime {
+pub(crate) fn boot_time() -> SystemTime {
     let mut since = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `since` is valid for writing. The clock exists since Linux 2.6.39, so this cannot fail.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut since) };

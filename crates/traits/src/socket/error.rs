@@ -132,7 +132,8 @@ pub enum SocketError {
     /// ENOSPC: a limit of the host or of the socket.
     #[error(
         "cannot {attempt}: no room; raise the number of UDP sockets that may receive traits (`traits sockets attach \
-         --sockets`), or what a socket may hold (sysctl net.core.optmem_max). What was set before stays"
+         --sockets`) or one user's part of them (`--sockets-per-user`), or what a socket may hold (sysctl \
+         net.core.optmem_max). What was set before stays"
     )]
     NoRoom {
         /// What was tried.

@@ -92,7 +92,8 @@ impl Traits {
     /// A key's value.
     #[inline]
     pub fn get<T: TraitValue>(&self, key: &TypedKey<T>) -> Option<T> {
-        T::from_value(self.value(key.key())?)
+        // the type is known here, so that there is nothing to tell apart at run time
+        T::from_value(Value::from_bytes(T::KEY_TYPE, self.bytes(key.key())?)?)
     }
 
     /// A key's value, with its type.

@@ -26,6 +26,12 @@ KEYS(DECLARE)
 /* Bit of a number: what was set is deleted again. */
 #define DELETE_BIT 32
 
+/* In a number: what is deleted again leaves its bytes behind, as with a program that does not use trait_del. */
+#define LEAVE (1ULL << 62)
+
+/* In a number: before the others are set, all keys are, and cleared. */
+#define CLEAR (1ULL << 63)
+
 static __always_inline void leave_garbage(struct xdp_md *ctx)
 {
 	__u32 *meta, *data, i;
@@ -50,6 +56,13 @@ static __always_inline struct wide pattern(__u64 number, __u32 bit)
 	return wide;
 }
 
+static __always_inline int turn_off(struct xdp_md *ctx, const volatile struct trait_key_desc *key, __u8 merge)
+{
+	void *area = __trait_xdp_area(ctx);
+
+	return area ? __trait_area_del(area, key->bit, merge) : -ENOENT;
+}
+
 /* Global functions, which the verifier checks one by one: it tries both values of every bit. */
 #define DEFINE(bit, name, type, merge)                                                                                 \
 	__noinline int set_##name(struct xdp_md *ctx, __u64 number)                                                    \
@@ -62,7 +75,9 @@ static __always_inline struct wide pattern(__u64 number, __u32 bit)
                                                                                                                        \
 	__noinline int delete_##name(struct xdp_md *ctx, __u64 number)                                                 \
 	{                                                                                                              \
-		return number >> ((bit) + DELETE_BIT) & 1 ? trait_del(ctx, name) : 0;                                  \
+		if (!(number >> ((bit) + DELETE_BIT) & 1))                                                             \
+			return 0;                                                                                      \
+		return number & LEAVE ? turn_off(ctx, __trait_key(name)) : trait_del(ctx, name);                       \
 	}
 KEYS(DEFINE)
 
@@ -81,6 +96,14 @@ int assign(struct xdp_md *ctx)
 		return XDP_PASS;
 	number = bpf_be64_to_cpu(*payload);
 	leave_garbage(ctx);
+	if (number & CLEAR) {
+#define SET_ANY(bit, name, type, merge)                                                                                \
+	if (set_##name(ctx, ~0ULL))                                                                                    \
+		return XDP_ABORTED;
+		KEYS(SET_ANY)
+		if (trait_clear(ctx))
+			return XDP_ABORTED;
+	}
 #define SET(bit, name, type, merge)                                                                                    \
 	if (set_##name(ctx, number))                                                                                   \
 		return XDP_ABORTED;

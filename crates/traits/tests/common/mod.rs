@@ -4,7 +4,6 @@
 //! Every test makes its own: nothing is shared between tests but the compiled objects, and nothing outlives the process.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
-pub mod af_xdp;
 pub mod c_program;
 pub mod crafted;
 pub mod datagrams;

@@ -65,6 +65,7 @@ impl Sizes {
             sockets: sizes,
             slots: sizes,
             pending_syns: Some(64),
+            ..AttachOptions::default()
         };
         SocketPrograms::attach(&lab.registry, &options).unwrap_or_else(|error| panic!("{error}"));
 

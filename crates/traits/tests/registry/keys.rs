@@ -149,3 +149,28 @@ fn a_key_that_is_gone_is_no_longer_valid() {
     options(&bpffs).layout(Layout::DEFAULT).create().unwrap();
     assert!(matches!(registry.unregister(&name("tenant"), true), Err(RegistryError::Gone { .. })));
 }
+
+#[test]
+fn keys_for_something_that_fails_are_taken_back() {
+    let Some((_bpffs, registry)) = registry(32, 32) else { return };
+    let before = registry.register(&spec("before", KeyType::U64, Merge::Block)).unwrap();
+    let wanted = [spec("new", KeyType::U32, Merge::Block), spec("before", KeyType::U64, Merge::Block)];
+    let keys = registry.register_provisionally(&wanted).unwrap();
+    let new: Vec<_> = keys.new_keys().iter().map(|entry| entry.key.name().to_string()).collect();
+    assert_eq!(new, ["new"]);
+    drop(keys);
+    assert_eq!(registry.list().unwrap(), std::slice::from_ref(&before));
+
+    // The second of these finds no room.
+    let wanted = [spec("new", KeyType::U32, Merge::Block), spec("wide", KeyType::U64, Merge::Block)];
+    assert!(matches!(registry.register_provisionally(&wanted).unwrap_err(), RegistryError::RegionFull { .. }));
+    assert_eq!(registry.list().unwrap(), [before]);
+
+    registry.register_provisionally(&wanted[..1]).unwrap().keep();
+    // Whoever has taken a key away and registered it anew meanwhile keeps it.
+    let keys = registry.register_provisionally(&[spec("other", KeyType::U8, Merge::Block)]).unwrap();
+    registry.unregister(&name("other"), false).unwrap();
+    registry.register(&spec("other", KeyType::U8, Merge::Block)).unwrap();
+    drop(keys);
+    assert_eq!(registry.list().unwrap().len(), 3);
+}

@@ -362,7 +362,7 @@ fn handles_start_over() {
         let rings = MapHandle::from_pinned_path(lab.lab.registry.dir().join("sockets/rings")).unwrap();
         let mut value = rings.lookup(&ring, MapFlags::ANY).unwrap().unwrap();
         // `next` of struct ring
-        value[8..12].copy_from_slice(&FIRST.to_ne_bytes());
+        value[12..16].copy_from_slice(&FIRST.to_ne_bytes());
         rings.update(&ring, &value, MapFlags::ANY).unwrap();
         // each has traits, and so a handle
         send(lab, &client, family, 0..40);

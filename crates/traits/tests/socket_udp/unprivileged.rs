@@ -2,15 +2,20 @@
 
 use std::{
     io,
-    net::Ipv6Addr,
+    net::{Ipv6Addr, UdpSocket},
     process::{Command, Stdio},
+    sync::Barrier,
     thread,
 };
 
 use packet_traits::{
     attach::XdpMode,
     registry::Registry,
-    socket::{Receiver, Ring, SocketError},
+    socket::{
+        Receiver, Ring, SocketError,
+        programs::{AttachOptions, SocketPrograms},
+        set_receive,
+    },
 };
 use packet_traits_lab::Family;
 
@@ -18,24 +23,31 @@ use crate::{
     SIZE, assert_carried,
     common::{
         self, TEST_PORT,
-        datagrams::{Reader, Way, bind_with, recvmsg, wait_until_queued},
+        datagrams::{Carried, Reader, Way, bind_with, recvmsg, wait_until_queued},
         sockets::{MARK, Setup, SocketLab},
     },
-    own, send,
+    own, send, wait_for_used,
 };
 
-/// Runs `f` on a thread of user and group nobody, without capabilities. The rest of the process stays what it is.
+const NOBODY: u32 = 65_534;
+
+/// Runs `f` on a thread of user and group nobody.
 fn as_nobody<R: Send>(f: impl FnOnce() -> R + Send) -> R {
-    const NOBODY: libc::c_ulong = 65_534;
+    as_user(NOBODY, f)
+}
+
+/// Runs `f` on a thread of this user, without capabilities. The rest of the process stays what it is.
+fn as_user<R: Send>(uid: u32, f: impl FnOnce() -> R + Send) -> R {
     let change = |call: libc::c_long, a: libc::c_ulong, b: libc::c_ulong, c: libc::c_ulong| {
         // SAFETY: the calls below take numbers, and no groups. Unlike libc's functions they change this thread alone.
         let result = unsafe { libc::syscall(call, a, b, c) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
     };
     let inside = || {
+        let id = libc::c_ulong::from(uid);
         change(libc::SYS_setgroups, 0, 0, 0);
-        change(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY);
-        change(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY);
+        change(libc::SYS_setresgid, id, id, id);
+        change(libc::SYS_setresuid, id, id, id);
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         assert!(
             status.contains("CapPrm:\t0000000000000000") && status.contains("CapEff:\t0000000000000000"),
@@ -95,6 +107,110 @@ fn nobody_does_not_open_the_ring_and_does_without() {
         assert_eq!(traits.get(&receiver.keys().typed("flow_id").unwrap()), Some(3u64));
         assert_eq!(traits.mark(), Some(MARK));
     });
+}
+
+/// A lab with places for so many sockets, and so many of one user.
+fn shared_lab(sockets: u32, sockets_per_user: u32) -> SocketLab {
+    let options = AttachOptions {
+        sockets: Some(sockets),
+        sockets_per_user: Some(sockets_per_user),
+        ..Setup::default().options.unwrap()
+    };
+    SocketLab::with(&Setup { options: Some(options), ..Setup::default() })
+}
+
+/// How many of the places are whose.
+fn users(lab: &SocketLab) -> Vec<(u32, u32)> {
+    let users = SocketPrograms::status(&lab.lab.registry).unwrap().unwrap().users;
+    users.iter().map(|user| (user.uid, user.sockets)).collect()
+}
+
+#[test]
+fn a_user_has_its_part_of_the_places_and_leaves_the_others_theirs() {
+    const OTHER: u32 = NOBODY - 1;
+    if !common::enabled() {
+        return;
+    }
+    let lab = shared_lab(6, 2);
+    let client = lab.udp_client(Family::V4);
+    let local = || lab.inside(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
+    let turn_on = |uid, socket: &UdpSocket| match uid {
+        0 => set_receive(socket, true),
+        uid => as_user(uid, || set_receive(socket, true)),
+    };
+    let refused = |uid, socket: &UdpSocket| {
+        let error = turn_on(uid, socket).unwrap_err();
+        assert!(matches!(error, SocketError::NoRoom { .. }), "{uid}: {error}");
+        assert!(error.to_string().contains("`--sockets-per-user`"), "{error}");
+    };
+
+    let socket = lab.udp(Family::V4);
+    let mut reader = as_nobody(|| Reader::new(Way::Once, socket, &lab));
+    let second = local();
+    turn_on(NOBODY, &second).unwrap();
+    // whoever made the socket: the one who asks counts
+    let socket = local();
+    for _ in 0..3 {
+        refused(NOBODY, &socket);
+    }
+    assert_eq!(users(&lab), [(NOBODY, 2)]);
+    // again, on one that has its place
+    turn_on(NOBODY, &second).unwrap();
+
+    turn_on(OTHER, &socket).unwrap();
+    let theirs = [socket, local()];
+    turn_on(OTHER, &theirs[1]).unwrap();
+    refused(OTHER, &local());
+    assert_eq!(users(&lab), [(OTHER, 2), (NOBODY, 2)]);
+
+    // root takes what is left
+    let roots = [local(), local()];
+    roots.iter().for_each(|socket| turn_on(0, socket).unwrap());
+    let late = local();
+    refused(0, &late);
+    assert_eq!(users(&lab), [(0, 2), (OTHER, 2), (NOBODY, 2)]);
+
+    // the ones that have a place go on
+    send(&lab, &client, Family::V4, 0..20);
+    assert_carried(&reader.recv_all(20), 0..20, |number| Some(Carried::by_xdp(number, 0)));
+
+    // a place that is free again is for those who have not had their part
+    drop(second);
+    wait_for_used(&lab, 5);
+    refused(OTHER, &late);
+    turn_on(NOBODY, &late).unwrap();
+    assert_eq!(users(&lab), [(0, 2), (OTHER, 2), (NOBODY, 2)]);
+    drop((theirs, roots));
+}
+
+#[test]
+fn threads_of_a_user_that_race_for_places_get_no_more_than_its_part() {
+    const PART: usize = 3;
+    if !common::enabled() {
+        return;
+    }
+    let lab = shared_lab(16, PART as u32);
+    for _ in 0..20 {
+        let sockets: Vec<_> = (0..8).map(|_| lab.inside(|| UdpSocket::bind("127.0.0.1:0")).unwrap()).collect();
+        let start = Barrier::new(sockets.len());
+        let turn_on = |socket| {
+            as_nobody(|| {
+                start.wait();
+                set_receive(socket, true).is_ok()
+            })
+        };
+        let got = thread::scope(|scope| {
+            let threads: Vec<_> = sockets.iter().map(|socket| scope.spawn(|| turn_on(socket))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).filter(|got| *got).count()
+        });
+        assert!(got <= PART, "{got}");
+        assert_eq!(lab.sockets_used() as usize, got);
+        // whoever lost a race can try again
+        let again = sockets.iter().filter(|socket| as_nobody(|| set_receive(*socket, true).is_ok())).count();
+        assert_eq!((again, lab.sockets_used() as usize), (PART, PART));
+        drop(sockets);
+        wait_for_used(&lab, 0);
+    }
 }
 
 /// A process without any privilege, and without a library: it says what it has received, and what another process's handles

@@ -214,6 +214,12 @@ const CASES: [Case; 5] = [
 /// Bit of a number: the key with the bit 32 below is deleted again.
 const DELETE_BIT: u32 = 32;
 
+/// In a number: what is deleted again leaves its bytes in the packet.
+const LEAVE: u64 = 1 << 62;
+
+/// In a number: before the others are set, all keys are, and cleared.
+const CLEAR: u64 = 1 << 63;
+
 /// The first bytes of what `pattern` of `filled.bpf.c` makes of a number and a key's bit.
 fn pattern(number: u64, bit: usize, len: usize) -> Vec<u8> {
     let word = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(bit as u64);
@@ -381,17 +387,31 @@ fn no_byte_comes_that_is_not_a_value() {
 }
 
 #[test]
-fn no_byte_comes_of_a_block_key_that_was_deleted() {
+fn no_byte_comes_of_a_key_that_was_deleted_again() {
     if !common::enabled() {
         return;
     }
     for case in &CASES {
         let lab = FilledLab::new(case);
         let all: u64 = (1 << case.keys.len()) - 1;
-        let block = case.keys.iter().filter(|key| key.3 == BLOCK).count();
-        let blocks: u64 = (1 << block) - 1;
-        let deleted = (0..block).map(|bit| 1 << bit).chain([blocks & 0x5555, blocks & 0xaaaa, blocks]);
-        let numbers: Vec<u64> = deleted.map(|deleted| all | deleted << DELETE_BIT).collect();
+        let deleted = (0..case.keys.len()).map(|bit| 1 << bit).chain([all & 0x5555, all & 0xaaaa, all]);
+        let mut numbers: Vec<u64> = deleted.map(|deleted| all | deleted << DELETE_BIT).collect();
+        // all at once, by trait_clear; after that nothing, or every other one
+        numbers.extend([CLEAR, all & 0x5555 | CLEAR, all & 0xaaaa | CLEAR]);
+        assert_every_byte(case, &lab, &numbers);
+    }
+}
+
+#[test]
+fn no_byte_comes_of_a_value_whose_bit_is_off() {
+    if !common::enabled() {
+        return;
+    }
+    for case in &CASES {
+        let lab = FilledLab::new(case);
+        let all: u64 = (1 << case.keys.len()) - 1;
+        let off = (0..case.keys.len()).map(|bit| 1 << bit).chain([all & 0x5555, all & 0xaaaa, all]);
+        let numbers: Vec<u64> = off.map(|off| all | off << DELETE_BIT | LEAVE).collect();
         assert_every_byte(case, &lab, &numbers);
     }
 }

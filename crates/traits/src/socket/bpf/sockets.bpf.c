@@ -39,6 +39,7 @@
 
 /* filled in before loading */
 const volatile __u32 ring_count = 1;
+const volatile __u32 rings_per_user = 1; /* of anyone but root */
 const volatile __u32 ring_slots = 1; /* a power of two */
 const volatile __u64 instance = 0;
 
@@ -89,7 +90,7 @@ struct {
 
 /* Data that has come to a TCP socket, which may still refuse it. */
 struct arrival {
-	__u32 valid;
+	__u32 epoch; /* one more than that of struct receive; else what it says has been forgotten, or never was */
 	__u32 end; /* sequence number after it */
 	struct trait_sender_values values;
 };
@@ -102,6 +103,8 @@ struct receive {
 	struct trait_sender_values syn;
 	__u32 last_sequence; /* odd: being written */
 	__u32 newest; /* which of the two; the other one has been taken */
+	__u32 epoch; /* how often they were forgotten */
+	__u32 used; /* there may be something of a connection in it */
 	struct arrival last[2];
 };
 
@@ -123,11 +126,13 @@ struct {
  * Datagrams: a ring of slots for each socket.
  */
 struct ring {
-	__u32 owned;
+	__u64 owner; /* RING_OWNED and the user who turned RCV_TRAITS on; 0: free */
 	__u32 generation;
 	__u32 next; /* handle; the first one is random, so that marks that are not handles do not look like one */
-	__u32 reserved[13]; /* a cache line of its own */
+	__u32 reserved[12]; /* a cache line of its own */
 };
+
+#define RING_OWNED (1ULL << 32)
 
 struct slot {
 	__u32 handle; /* HANDLE_NONE: being written */
@@ -422,10 +427,18 @@ static __always_inline struct arrival *newest_of(struct receive *receive, __u32 
 	return &receive->last[(receive->newest + other) & 1];
 }
 
-/* Whether TCP has taken the data: it checks more than is checked here, the checksum and the acknowledgement among it. */
-static __always_inline _Bool is_taken(const struct arrival *arrival, __u32 next)
+static __always_inline _Bool is_known(const struct receive *receive, const struct arrival *arrival)
 {
-	return arrival->valid && (__s32)(arrival->end - next) <= 0;
+	__u32 age = *(const volatile __u32 *)&receive->epoch + 1 - arrival->epoch;
+
+	__trait_hide(age); /* clang would compute a pointer from it */
+	return !age;
+}
+
+/* Whether TCP has taken the data: it checks more than is checked here, the checksum and the acknowledgement among it. */
+static __always_inline _Bool is_taken(const struct receive *receive, const struct arrival *arrival, __u32 next)
+{
+	return is_known(receive, arrival) && (__s32)(arrival->end - next) <= 0;
 }
 
 /* Keeps the traits of a segment if it has data that the socket does not have yet and that is in its window. */
@@ -462,11 +475,11 @@ static __always_inline struct arrival *begin_last(struct sk_buff___pt *skb, stru
 	sequence = receive->last_sequence;
 	if (sequence & 1 || __sync_val_compare_and_swap(&receive->last_sequence, sequence, sequence + 1) != sequence)
 		return NULL; /* another CPU is at it, with data of the same moment */
-	if (is_taken(newest_of(receive, 0), next))
+	if (is_taken(receive, newest_of(receive, 0), next))
 		receive->newest ^= 1;
 	to = newest_of(receive, 0);
 	to->end = end;
-	to->valid = 1;
+	to->epoch = *(volatile __u32 *)&receive->epoch + 1;
 	return to;
 }
 
@@ -500,10 +513,10 @@ int pt_ingress(struct __sk_buff *ctx)
 	return 1;
 }
 
+/* What another CPU is just writing is forgotten too: it began before. */
 static __always_inline void forget_last(struct receive *receive)
 {
-	receive->last[0].valid = 0;
-	receive->last[1].valid = 0;
+	__sync_fetch_and_add(&receive->epoch, 1);
 }
 
 /* Forgets what an earlier connection of the socket received. */
@@ -523,7 +536,10 @@ static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct bpf_sock
 	struct trait_sender_values *values;
 	struct syn_key key = {};
 
-	forget(receive);
+	/* what the listener had of a connection of its own; if it had none, do not forget data that has overtaken this */
+	if (receive->used)
+		forget(receive);
+	receive->used = 1;
 	key.netns = bpf_get_netns_cookie(ctx);
 	if (SOCK_OPS(ctx, family) == AF_INET) {
 		map_ipv4(key.saddr, SOCK_OPS(ctx, remote_ip4));
@@ -557,7 +573,8 @@ int pt_sockops(struct bpf_sock_ops *ctx)
 	struct receive *receive;
 	struct bpf_sock *sk;
 
-	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
+	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB &&
+	    ctx->op != BPF_SOCK_OPS_TCP_LISTEN_CB)
 		return 1;
 	sk = ctx->sk;
 	if (!sk)
@@ -565,10 +582,12 @@ int pt_sockops(struct bpf_sock_ops *ctx)
 	receive = bpf_sk_storage_get(&pt_receive, sk, 0, 0);
 	if (!receive)
 		return 1;
-	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-		forget(receive);
-	else
+	if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
 		accept_syn(ctx, sk, receive);
+	} else {
+		forget(receive);
+		receive->used = ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB;
+	}
 	return 1;
 }
 
@@ -614,7 +633,7 @@ int pt_release(struct bpf_sock *ctx)
 	receive->wants = 0;
 	ring = bpf_map_lookup_elem(&pt_rings, &index);
 	if (ring)
-		__sync_lock_test_and_set(&ring->owned, 0);
+		__sync_lock_test_and_set(&ring->owner, 0);
 	return 1;
 }
 
@@ -687,32 +706,11 @@ static __always_inline int give(struct bpf_sockopt *ctx, __s32 len)
 	return 1;
 }
 
-/* The whole of a socket's or packet's traits. */
-static __always_inline int give_all(struct bpf_sockopt *ctx, const struct trait_sender_values *values, __u32 flags,
-				    __u32 mark)
-{
-	struct traits *to = OPTVAL(ctx);
-	__u32 len = TRAITS_LEN;
-
-	if ((void *)to + len > OPTVAL_END(ctx))
-		return refuse(-EINVAL);
-	to->flags = flags;
-	to->mark = mark;
-	if (values) {
-		to->present = values->present;
-		copy_words((void *)to->values, values->word, VALUE_WORDS);
-	} else {
-		to->present = 0;
-		zero_words((void *)to->values, VALUE_WORDS);
-	}
-	return give(ctx, len);
-}
-
-/* A value's place in `word`, if `size` bytes from it on are inside; else NULL. */
-static __always_inline void *value_at(const __u64 *word, __u32 offset, __u32 size)
+/* A value's place in `word`, if `size` bytes from it on are among its first `len`; else NULL. */
+static __always_inline void *value_at(const __u64 *word, __u32 len, __u32 offset, __u32 size)
 {
 	__trait_hide(offset); /* each size has a bound of its own, which clang would share */
-	return offset <= TRAITS_VALUES_MAX - size ? (void *)word + offset : NULL;
+	return size <= len && offset <= len - size ? (void *)word + offset : NULL;
 }
 
 /* Does `act` with a constant `n` that is the size. */
@@ -720,6 +718,73 @@ static __always_inline void *value_at(const __u64 *word, __u32 offset, __u32 siz
 	switch (size) {                                                                                                \
 		act(1) act(2) act(4) act(8) act(16)                                                                    \
 	}
+
+/* Values that are being given. */
+struct giving {
+	void *to;
+	void *end;
+	const __u64 *from;
+	__u64 present;
+};
+
+/* Copies the value of a key, if it is set. Returns 1 if no key of a higher number is. */
+static long give_value(__u32 number, struct giving *giving)
+{
+	__u32 len = 8 * VALUE_WORDS;
+	struct place place;
+	void *from, *to;
+
+	if (!(giving->present >> number))
+		return 1;
+	if (!(giving->present >> number & 1) || find_key(number, &place))
+		return 0;
+#define COPY(n)                                                                                                        \
+	case n:                                                                                                        \
+		from = value_at(giving->from, len, place.offset, n);                                                   \
+		if (!from)                                                                                             \
+			return 0;                                                                                      \
+		to = giving->to + place.offset;                                                                        \
+		if (to + (n) <= giving->end)                                                                           \
+			__trait_copy(to, from, n);                                                                     \
+		return 0;
+	FOR_SIZE(place.size, COPY)
+	return 0;
+}
+
+/*
+ * Copies the values of those keys that are in `present` to `to`, which has room for TRAITS_LEN, and zeroes the rest: what is
+ * there of other keys is not the packet's.
+ */
+static __always_inline void give_values(struct traits *to, void *end, const __u64 *from, __u64 present)
+{
+	struct giving giving = { .to = to->values, .end = end, .from = from, .present = present & live_keys() };
+
+	to->present = giving.present;
+	zero_words((void *)to->values, VALUE_WORDS);
+	if (giving.present)
+		bpf_loop(TRAITS_KEY_MAX, give_value, &giving, 0);
+}
+
+/* The whole of a socket's or packet's traits. */
+static __always_inline int give_all(struct bpf_sockopt *ctx, const struct trait_sender_values *values, __u32 flags,
+				    __u32 mark)
+{
+	void *end = OPTVAL_END(ctx);
+	struct traits *to = OPTVAL(ctx);
+	__u32 len = TRAITS_LEN;
+
+	if ((void *)to + len > end)
+		return refuse(-EINVAL);
+	to->flags = flags;
+	to->mark = mark;
+	if (values) {
+		give_values(to, end, values->word, values->present);
+	} else {
+		to->present = 0;
+		zero_words((void *)to->values, VALUE_WORDS);
+	}
+	return give(ctx, len);
+}
 
 /* One key of them. */
 static __always_inline int give_one(struct bpf_sockopt *ctx, const struct trait_sender_values *values, __u32 number)
@@ -744,7 +809,7 @@ static __always_inline int give_one(struct bpf_sockopt *ctx, const struct trait_
 			return refuse(-EINVAL);                                                                        \
 		if (!values || !(values->present & place.bit))                                                         \
 			return refuse(-ENOENT);                                                                        \
-		from = value_at(values->word, place.offset, n);                                                        \
+		from = value_at(values->word, TRAITS_VALUES_MAX, place.offset, n);                                     \
 		if (!from)                                                                                             \
 			break;                                                                                         \
 		__trait_copy(to, from, n);                                                                             \
@@ -852,7 +917,7 @@ static __always_inline struct slot *find_slot(const struct receive *receive, __u
 }
 
 /* Writes a datagram's traits to `to`, which has room for TRAITS_LEN. */
-static __always_inline void give_slot(struct traits *to, const struct receive *receive, __u32 handle)
+static __always_inline void give_slot(struct traits *to, void *end, const struct receive *receive, __u32 handle)
 {
 	struct slot *slot = NULL;
 
@@ -864,13 +929,9 @@ static __always_inline void give_slot(struct traits *to, const struct receive *r
 	else if (handle != HANDLE_UNKNOWN && handle != HANDLE_NONE && receive)
 		slot = find_slot(receive, handle);
 	if (slot) {
-		to->present = slot->present;
 		to->flags = TRAITS_FOUND;
 		to->mark = slot->mark;
-		if (!to->present) /* an earlier owner's values are still in it */
-			zero_words((void *)to->values, VALUE_WORDS);
-		else
-			copy_words((void *)to->values, slot->word, VALUE_WORDS);
+		give_values(to, end, slot->word, slot->present);
 		if (handle_of(slot) == handle)
 			return;
 		/* the ring has come round while it was read */
@@ -883,12 +944,13 @@ static __always_inline void give_slot(struct traits *to, const struct receive *r
 
 static __always_inline int give_datagram(struct bpf_sockopt *ctx, const struct receive *receive)
 {
+	void *end = OPTVAL_END(ctx);
 	struct traits *to = OPTVAL(ctx);
 	__u32 len = TRAITS_LEN;
 
-	if ((void *)to + len > OPTVAL_END(ctx))
+	if ((void *)to + len > end)
 		return refuse(-EINVAL);
-	give_slot(to, receive, ctx->optname);
+	give_slot(to, end, receive, ctx->optname);
 	return give(ctx, len);
 }
 
@@ -900,7 +962,7 @@ static __always_inline int give_datagrams(struct bpf_sockopt *ctx, const struct 
 	for (i = 0; i < TRAITS_BATCH_MAX; i++) {
 		if (to + len > end)
 			break;
-		give_slot(to, receive, handle + i);
+		give_slot(to, end, receive, handle + i);
 		to += len;
 	}
 	return i ? give(ctx, i * len) : refuse(-EINVAL);
@@ -918,9 +980,9 @@ static __always_inline int give_last(struct bpf_sockopt *ctx, struct bpf_sock *s
 		if (sequence & 1)
 			continue;
 		last = newest_of(receive, 0);
-		if (!is_taken(last, tcp_of(sk)->rcv_nxt))
+		if (!is_taken(receive, last, tcp_of(sk)->rcv_nxt))
 			last = newest_of(receive, 1);
-		ret = give_traits(ctx, last->valid ? &last->values : NULL, number);
+		ret = give_traits(ctx, is_known(receive, last) ? &last->values : NULL, number);
 		if (*(volatile __u32 *)&receive->last_sequence == sequence)
 			return ret;
 	}
@@ -1040,18 +1102,52 @@ static __always_inline int set_save_syn(struct bpf_sockopt *ctx, struct bpf_sock
 	return done(ctx);
 }
 
-/* Claims a free ring. Returns its number, or -ENOSPC. */
+/* A walk through the rings. */
+struct walk {
+	__u64 owner;
+	struct ring *claimed;
+	__u32 index; /* of that one */
+	__u32 owned; /* by the owner */
+};
+
+static long try_ring(__u32 index, struct walk *walk)
+{
+	struct ring *ring = bpf_map_lookup_elem(&pt_rings, &index);
+
+	if (!ring || ring->owner || __sync_val_compare_and_swap(&ring->owner, 0, walk->owner))
+		return 0;
+	walk->claimed = ring;
+	walk->index = index;
+	return 1;
+}
+
+static long count_ring(__u32 index, struct walk *walk)
+{
+	struct ring *ring = bpf_map_lookup_elem(&pt_rings, &index);
+
+	if (ring && ring->owner == walk->owner)
+		walk->owned++;
+	return 0;
+}
+
+/*
+ * Claims a free ring for the user of this process, who must not have more than the share of a user then. Of two sockets that
+ * are after the last of a user's rings at the same time it may be that none gets it. Returns the ring's number, or -ENOSPC.
+ */
 static __always_inline int claim_ring(void)
 {
-	__u32 index;
+	__u32 uid = bpf_get_current_uid_gid();
+	struct walk walk = { .owner = RING_OWNED | uid };
 
-	for (index = 0; index < ring_count && index < (1 << 16); index++) {
-		__u32 place = index;
-		struct ring *ring = bpf_map_lookup_elem(&pt_rings, &place);
-
-		if (ring && !ring->owned && !__sync_val_compare_and_swap(&ring->owned, 0, 1))
-			return index;
-	}
+	bpf_loop(ring_count, try_ring, &walk, 0);
+	if (!walk.claimed)
+		return -ENOSPC;
+	if (!uid)
+		return walk.index;
+	bpf_loop(ring_count, count_ring, &walk, 0);
+	if (walk.owned <= rings_per_user)
+		return walk.index;
+	__sync_lock_test_and_set(&walk.claimed->owner, 0);
 	return -ENOSPC;
 }
 
@@ -1076,6 +1172,8 @@ static __always_inline int set_receive(struct bpf_sockopt *ctx, struct bpf_sock 
 			return done(ctx);
 		receive->wants &= ~SET_RCVMARK;
 	} else if (sk->protocol == IPPROTO_TCP) {
+		if (sk->state != BPF_TCP_LISTEN)
+			receive->used = 1;
 		receive->wants |= WANTS_RECEIVED;
 		return done(ctx);
 	} else {
@@ -1152,7 +1250,7 @@ static __always_inline void make_change(struct trait_sender_values *values, cons
 	}
 #define MAKE(n)                                                                                                        \
 	case n:                                                                                                        \
-		to = value_at(values->word, change->place.offset, n);                                                  \
+		to = value_at(values->word, TRAITS_VALUES_MAX, change->place.offset, n);                               \
 		if (!to)                                                                                               \
 			return;                                                                                        \
 		__trait_copy(to, change->value, n);                                                                    \

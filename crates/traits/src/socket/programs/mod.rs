@@ -7,7 +7,7 @@
 //!
 //! | pin | holds |
 //! |---|---|
-//! | `sockets/rings`, `sockets/slots` | traits of datagrams: a ring of slots for each socket; behind them, the instance |
+//! | `sockets/rings`, `sockets/slots` | traits of datagrams: a ring of slots for each socket; behind them, the instance and a user's share |
 //! | `sockets/syns` | traits of the SYNs that are on their way through the handshake |
 //! | `sockets/programs/<name>` | the programs |
 //! | `sockets/<cgroup id>/<name>` | the links of one cgroup |
@@ -100,6 +100,9 @@ pub struct AttachOptions {
     pub cgroup: Option<PathBuf>,
     /// How many UDP sockets may receive traits at once. Default: [`SOCKETS_DEFAULT`](Self::SOCKETS_DEFAULT).
     pub sockets: Option<u32>,
+    /// How many of them one user may have; root may have all. A socket counts for the user of the process that turned
+    /// RCV_TRAITS on. Default: half of all.
+    pub sockets_per_user: Option<u32>,
     /// Of how many datagrams a socket keeps the traits: a power of two. Default:
     /// [`SLOTS_DEFAULT`](Self::SLOTS_DEFAULT).
     pub slots: Option<u32>,
@@ -117,8 +120,10 @@ impl AttachOptions {
     pub const PENDING_SYNS_DEFAULT: u32 = 16384;
 
     fn new_sizes(&self) -> Result<Sizes, SocketProgramsError> {
+        let sockets = self.sockets.unwrap_or(Self::SOCKETS_DEFAULT);
         let sizes = Sizes {
-            sockets: self.sockets.unwrap_or(Self::SOCKETS_DEFAULT),
+            sockets,
+            per_user: self.sockets_per_user.unwrap_or(sockets.div_ceil(2)),
             slots: self.slots.unwrap_or(Self::SLOTS_DEFAULT),
             pending_syns: self.pending_syns.unwrap_or(Self::PENDING_SYNS_DEFAULT),
         };
@@ -130,6 +135,7 @@ impl AttachOptions {
     fn fit(&self, found: Sizes, registry: &Registry) -> Result<(), SocketProgramsError> {
         let sizes = [
             ("sockets", self.sockets, found.sockets),
+            ("sockets of one user", self.sockets_per_user, found.per_user),
             ("slots", self.slots, found.slots),
             ("pending SYNs", self.pending_syns, found.pending_syns),
         ];
@@ -159,8 +165,12 @@ pub struct SocketPrograms {
     pub instance: u64,
     /// How many UDP sockets may receive traits at once.
     pub sockets: u32,
-    /// How many do.
+    /// How many of them one user may have who is not root.
+    pub sockets_per_user: u32,
+    /// How many there are.
     pub sockets_used: u32,
+    /// And of which users they are, in the order of user ids.
+    pub users: Vec<SocketUser>,
     /// Of how many datagrams a socket keeps the traits.
     pub slots: u32,
     /// How many connections may be in their handshake at once and have their SYN's traits kept.
@@ -171,6 +181,15 @@ pub struct SocketPrograms {
     pub cgroups: Vec<SocketCgroup>,
     /// Links are being made or taken away, or were by a process that was killed.
     pub unfinished: bool,
+}
+
+/// Whose processes receive datagrams' traits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketUser {
+    /// The user id.
+    pub uid: u32,
+    /// On how many sockets.
+    pub sockets: u32,
 }
 
 /// One of the programs.
@@ -223,7 +242,7 @@ impl SocketPrograms {
         let links = folder.path.join(cgroup.id.to_string());
         if links.exists() {
             if missing(&links, cgroup.id).is_empty() {
-                options.fit(folder.maps()?.sizes(), registry)?;
+                options.fit(folder.sizes()?, registry)?;
                 return Ok(Attached { cgroup: cgroup.id, already: true });
             }
             folder.keep_release(cgroup.id)?;
@@ -235,7 +254,7 @@ impl SocketPrograms {
             folder.clear()?;
             folder.load(sizes)
         } else {
-            options.fit(folder.maps()?.sizes(), registry)?;
+            options.fit(folder.sizes()?, registry)?;
             folder.programs()
         };
         let made = programs.and_then(|programs| folder.link(&cgroup, &programs));
@@ -438,6 +457,10 @@ impl<'r> Folder<'r> {
         Ok(Maps { rings: open("rings")?, slots: open("slots")?, syns: open("syns")? })
     }
 
+    fn sizes(&self) -> Result<Sizes, SocketProgramsError> {
+        self.maps()?.sizes().map_err(reading)
+    }
+
     /// Attaches programs, given in the order of their roles, to a cgroup for good.
     fn link(&self, cgroup: &Cgroup, programs: &[OwnedFd]) -> Result<(), SocketProgramsError> {
         let mut attachments = Vec::new();
@@ -489,16 +512,18 @@ impl<'r> Folder<'r> {
             return Ok(None);
         }
         let maps = self.maps()?;
-        let reading = |source| SocketProgramsError::Bpf { action: "read the socket programs' maps".to_owned(), source };
         let programs = ROLES.iter().zip(self.programs()?).map(|(role, program)| {
             let id = libbpf_rs::Program::id_from_fd(program.as_fd()).map_err(reading)?;
             Ok(SocketProgram { name: role.program, id })
         });
-        let Sizes { sockets, slots, pending_syns } = maps.sizes();
+        let Sizes { sockets, per_user, slots, pending_syns } = maps.sizes().map_err(reading)?;
+        let users = maps.rings_in_use().map_err(reading)?;
         Ok(Some(SocketPrograms {
             instance: maps.instance().map_err(reading)?,
             sockets,
-            sockets_used: maps.rings_in_use().map_err(reading)?,
+            sockets_per_user: per_user,
+            sockets_used: users.values().sum(),
+            users: users.into_iter().map(|(uid, sockets)| SocketUser { uid, sockets }).collect(),
             slots,
             pending_syns,
             programs: programs.collect::<Result<_, SocketProgramsError>>()?,
@@ -523,6 +548,10 @@ impl Drop for Folder<'_> {
             let _ = fs::remove_dir(&self.path);
         }
     }
+}
+
+fn reading(source: libbpf_rs::Error) -> SocketProgramsError {
+    SocketProgramsError::Bpf { action: "read the socket programs' maps".to_owned(), source }
 }
 
 fn gone(registry: &Registry) -> SocketProgramsError {

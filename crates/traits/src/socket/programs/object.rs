@@ -1,6 +1,9 @@
 //! The object with the socket programs: loading it for a registry, and what its maps hold before anything is attached.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
@@ -31,6 +34,7 @@ const RING_LEN: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sizes {
     pub(super) sockets: u32,
+    pub(super) per_user: u32,
     pub(super) slots: u32,
     pub(super) pending_syns: u32,
 }
@@ -44,6 +48,7 @@ impl Sizes {
     pub(super) fn check(self) -> Result<(), SocketProgramsError> {
         let rules = [
             ("sockets", self.sockets, (1..=65536).contains(&self.sockets), "1 to 65536"),
+            ("sockets of one user", self.per_user, (1..=65536).contains(&self.per_user), "1 to 65536"),
             (
                 "slots",
                 self.slots,
@@ -85,6 +90,7 @@ pub(super) fn load(registry: &Registry, sizes: Sizes) -> Result<LoadedObject, So
             name if name.ends_with(".rodata") => {
                 let section = map.initial_value_mut().unwrap_or_default();
                 set_constant(section, "ring_count", &sizes.sockets.to_ne_bytes());
+                set_constant(section, "rings_per_user", &sizes.per_user.to_ne_bytes());
                 set_constant(section, "ring_slots", &sizes.slots.to_ne_bytes());
                 set_constant(section, "instance", &instance.to_ne_bytes());
                 Ok(())
@@ -115,7 +121,7 @@ fn set_constant(section: &mut [u8], name: &str, value: &[u8]) {
 }
 
 /// Writes what the programs count on: a random first handle for each ring, so that a mark that is none does not look
-/// like one, and the instance behind the slots, which tells who maps them whose they are.
+/// like one, and behind the slots the instance, which tells who maps them whose they are, and a user's share.
 fn fill(loaded: &LoadedObject, sizes: Sizes, instance: u64) -> Result<(), SocketProgramsError> {
     let write = |name: &str, index: u32, value: &[u8]| {
         let map = loaded.map(name).expect("the object has this map");
@@ -124,13 +130,14 @@ fn fill(loaded: &LoadedObject, sizes: Sizes, instance: u64) -> Result<(), Socket
     };
     for index in 0..sizes.sockets {
         let mut ring = [0; RING_LEN];
-        // after `owned` and `generation`
-        ring[8..12].copy_from_slice(&(random()? as u32).to_ne_bytes());
+        // after `owner` and `generation`
+        ring[12..16].copy_from_slice(&(random()? as u32).to_ne_bytes());
         write("pt_rings", index, &ring)?;
     }
     let slots = loaded.map("pt_slots").expect("the object has this map");
     let mut last = vec![0; slots.value_size() as usize];
     last[..8].copy_from_slice(&instance.to_ne_bytes());
+    last[8..12].copy_from_slice(&sizes.per_user.to_ne_bytes());
     write("pt_slots", slots.max_entries() - 1, &last)?;
     // Who maps the slots needs a descriptor that can write (`bpf_map_mmap` in kernel/bpf/syscall.c); from now on it cannot.
     // SAFETY: takes a number only.
@@ -151,9 +158,16 @@ pub(super) struct Maps {
 }
 
 impl Maps {
-    pub(super) fn sizes(&self) -> Sizes {
+    pub(super) fn sizes(&self) -> libbpf_rs::Result<Sizes> {
         let sockets = self.rings.max_entries();
-        Sizes { sockets, slots: (self.slots.max_entries() - 1) / sockets.max(1), pending_syns: self.syns.max_entries() }
+        let last = lookup(&self.slots, self.slots.max_entries() - 1)?;
+        let per_user = last.get(8..).and_then(<[u8]>::first_chunk);
+        Ok(Sizes {
+            sockets,
+            per_user: per_user.copied().map(u32::from_ne_bytes).unwrap_or_default(),
+            slots: (self.slots.max_entries() - 1) / sockets.max(1),
+            pending_syns: self.syns.max_entries(),
+        })
     }
 
     pub(super) fn instance(&self) -> libbpf_rs::Result<u64> {
@@ -161,12 +175,15 @@ impl Maps {
         Ok(value.first_chunk().copied().map(u64::from_ne_bytes).unwrap_or_default())
     }
 
-    /// Rings that a socket has.
-    pub(super) fn rings_in_use(&self) -> libbpf_rs::Result<u32> {
-        let mut used = 0;
+    /// Rings that a socket has: how many of which user.
+    pub(super) fn rings_in_use(&self) -> libbpf_rs::Result<BTreeMap<u32, u32>> {
+        let mut used = BTreeMap::new();
         for index in 0..self.rings.max_entries() {
-            let ring = lookup(&self.rings, index)?;
-            used += u32::from(ring.first_chunk() != Some(&[0; 4]));
+            let owner = lookup(&self.rings, index)?.first_chunk().copied().map(u64::from_ne_bytes).unwrap_or_default();
+            if owner != 0 {
+                // above the user is RING_OWNED
+                *used.entry(owner as u32).or_default() += 1;
+            }
         }
         Ok(used)
     }
@@ -189,10 +206,12 @@ mod tests {
 
     #[test]
     fn sizes_that_make_no_sense_are_refused() {
-        let good = Sizes { sockets: 256, slots: 512, pending_syns: 16384 };
+        let good = Sizes { sockets: 256, per_user: 128, slots: 512, pending_syns: 16384 };
         assert!(good.check().is_ok());
         for bad in [
             Sizes { sockets: 0, ..good },
+            Sizes { per_user: 0, ..good },
+            Sizes { per_user: 65537, ..good },
             Sizes { slots: 1, ..good },
             Sizes { slots: 500, ..good },
             Sizes { pending_syns: 0, ..good },
@@ -205,7 +224,7 @@ mod tests {
     fn the_object_has_the_constants() {
         let elf = object::File::parse(OBJECT).unwrap();
         let mut section = elf.section_by_name(".rodata").unwrap().data().unwrap().to_vec();
-        for name in ["ring_count", "ring_slots", "instance"] {
+        for name in ["ring_count", "rings_per_user", "ring_slots", "instance"] {
             set_constant(&mut section, name, &[1]);
         }
     }

@@ -1,0 +1,205 @@
+//! `traits bench policy`: what a policy costs a packet, beside the same rules in nftables.
+//!
+//! The same frames are sent through links of the same kind in every case. They are dropped by the rules that are
+//! measured, so what a case takes is sending, receiving up to its hook, and its rules. A round measures all cases one after
+//! the other, and a ratio is taken within a round.
+
+mod rules;
+mod subject;
+mod traffic;
+
+use clap::value_parser;
+use serde::Serialize;
+
+use self::{
+    rules::Shape,
+    subject::{Place, Subject},
+};
+use super::{
+    progress,
+    rig::{kernel_release, pin_to_cpu},
+    statistics::Summary,
+};
+use crate::{
+    Outcome,
+    output::{self, Table},
+};
+
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Options {
+    /// How often to measure everything
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// How many rules, or elements of a set or map
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,10,100,500",
+          value_parser = value_parser!(u16).range(1..=1000))]
+    sizes: Vec<u16>,
+    /// Packets of a case in one round
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = value_parser!(u32).range(64..=10_000_000))]
+    packets: u32,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const HELP: &str = "\
+Needs root, clang and nft. Makes registries and network namespaces of its own and
+leaves nothing behind.
+
+In each round UDP packets (--packets) go over a veth pair, sent by the kernel without a
+socket, and are dropped by what is measured. NS is what one packet takes from
+being sent to being dropped; SPREAD is the distance between the quartiles. PPS is
+how many one CPU does in a second, TO NFT that as a multiple of what nftables at
+netdev ingress does in the same round with the same rules.
+
+Rules:
+  rules   SIZE rules, each about one UDP port; the last one is about the packet's
+  set     one rule with a set of SIZE ports
+  map     one rule that marks the packet (in XDP: sets a trait) from a map of SIZE
+          ports, and one that drops it
+Where: xdp and tc are a policy's `xdp` and `tc ingress`; nft is nftables' netdev
+ingress, a place as early as tc's.
+
+With --json, one object:
+  {\"kernel\", \"cpu\", \"rounds\", \"packets\",
+   \"cases\": [{\"rules\", \"size\", \"place\", \"ns\", \"spread_ns\", \"pps\", \"to_nft\"}, ...],
+   \"expectation\": {\"slowest_to_nft\", \"set_growth\", \"map_growth\", \"held\"}}
+slowest_to_nft is the least TO NFT of a policy; the growths are what the largest
+set or map takes at tc as a multiple of the smallest. held: the policy is never slower
+than nft, and the growths are below 1.25.
+
+Examples:
+  traits bench policy
+  traits bench policy --rounds 100
+  traits bench policy --json | jq .expectation";
+
+/// Rounds that do not count.
+const WARM_UP: u32 = 1;
+/// How much more the largest set or map may take than the smallest to count as flat.
+const FLAT: f64 = 1.25;
+
+/// A case and its figures.
+#[derive(Serialize)]
+struct Case {
+    rules: &'static str,
+    size: u16,
+    place: &'static str,
+    ns: f64,
+    spread_ns: f64,
+    pps: f64,
+    to_nft: f64,
+}
+
+#[derive(Serialize)]
+struct Report {
+    kernel: String,
+    cpu: usize,
+    rounds: u32,
+    packets: u32,
+    cases: Vec<Case>,
+    expectation: Expectation,
+}
+
+#[derive(Serialize)]
+struct Expectation {
+    slowest_to_nft: f64,
+    set_growth: f64,
+    map_growth: f64,
+    held: bool,
+}
+
+/// Runs `traits bench policy`.
+pub(super) fn run(options: &Options) -> Outcome {
+    let cpu = pin_to_cpu()?;
+    let mut subjects = Vec::new();
+    for shape in Shape::ALL {
+        for size in &options.sizes {
+            for place in Place::ALL {
+                subjects.push(Subject::new(shape, *size, place)?);
+            }
+        }
+    }
+    let mut rounds: Vec<Vec<f64>> = Vec::new();
+    for round in 0..WARM_UP + options.rounds {
+        progress::show(rounds.len(), options.rounds);
+        let ns = subjects.iter().map(|subject| subject.ns_per_packet(options.packets)).collect::<Result<_, _>>()?;
+        if round >= WARM_UP {
+            rounds.push(ns);
+        }
+    }
+    progress::hide();
+    let report = report(options, &subjects, &rounds, cpu).ok_or("nothing was measured")?;
+    if options.json {
+        output::json(&report)?;
+    } else {
+        print(&report)?;
+    }
+    Ok(())
+}
+
+fn report(options: &Options, subjects: &[Subject], rounds: &[Vec<f64>], cpu: usize) -> Option<Report> {
+    let mut cases = Vec::new();
+    for (number, subject) in subjects.iter().enumerate() {
+        let nft = subjects.iter().position(|other| other.is_nft_of(subject))?;
+        let ns = Summary::of(rounds.iter().map(|round| round[number]))?;
+        let to_nft = Summary::of(rounds.iter().map(|round| round[nft] / round[number]))?;
+        cases.push(Case {
+            rules: subject.shape().name(),
+            size: subject.size(),
+            place: subject.place().name(),
+            ns: ns.median,
+            spread_ns: ns.spread,
+            pps: 1e9 / ns.median,
+            to_nft: to_nft.median,
+        });
+    }
+    let slowest_to_nft = cases
+        .iter()
+        .filter(|case| case.place != Place::Nft.name())
+        .map(|case| case.to_nft)
+        .fold(f64::INFINITY, f64::min);
+    let growth = |shape: Shape| {
+        let at = |size| {
+            subjects.iter().position(|one| one.shape() == shape && one.size() == size && one.place() == Place::Tc)
+        };
+        let (small, large) = (at(*options.sizes.iter().min()?)?, at(*options.sizes.iter().max()?)?);
+        Some(Summary::of(rounds.iter().map(|round| round[large] / round[small]))?.median)
+    };
+    let (set_growth, map_growth) = (growth(Shape::Set)?, growth(Shape::Map)?);
+    Some(Report {
+        kernel: kernel_release(),
+        cpu,
+        rounds: rounds.len() as u32,
+        packets: options.packets,
+        cases,
+        expectation: Expectation {
+            slowest_to_nft,
+            set_growth,
+            map_growth,
+            held: slowest_to_nft >= 1.0 && set_growth < FLAT && map_growth < FLAT,
+        },
+    })
+}
+
+fn print(report: &Report) -> std::io::Result<()> {
+    let mut table = Table::new(&["RULES", "SIZE", "PLACE", "NS", "SPREAD", "PPS", "TO NFT"]);
+    for case in &report.cases {
+        table.row(&[
+            &case.rules,
+            &case.size,
+            &case.place,
+            &format!("{:.0}", case.ns),
+            &format!("{:.0}", case.spread_ns),
+            &format!("{:.0}", case.pps),
+            &format!("{:.2}", case.to_nft),
+        ]);
+    }
+    table.print()?;
+    let Expectation { slowest_to_nft, set_growth, map_growth, held } = report.expectation;
+    output::line(format!(
+        "\nA policy is at least {slowest_to_nft:.2} times as fast as nft; the largest set takes {set_growth:.2} times as \
+         long as the smallest at tc, the largest map {map_growth:.2}: {}",
+        if held { "as expected" } else { "not as expected (1.00, 1.25, 1.25)" }
+    ))
+}

@@ -1,0 +1,187 @@
+//! One case: a link, rules at its receiver, and traffic that meets them.
+
+use std::{
+    error::Error,
+    io,
+    path::{Path, PathBuf},
+};
+
+use libbpf_rs::libbpf_sys;
+use packet_traits::{
+    attach::XdpMode,
+    bind::BoundObject,
+    deployment::{Deployment, UpOptions},
+    registry::Registry,
+};
+use packet_traits_lab::{Bpffs, End, Pair, VethOptions};
+use packet_traits_policy::{
+    check::{CheckOptions, Loader, check},
+    compile::Compiler,
+    emit::{EmitOptions, emit},
+    manifest::Manifest,
+};
+
+use super::{rules::Shape, traffic::Traffic};
+use crate::deploy::{policy, statistics::Statistics};
+
+/// How often a measurement is tried.
+const TRIES: usize = 20;
+
+/// Where the rules are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A policy's `xdp`.
+    Xdp,
+    /// A policy's `tc ingress`.
+    Tc,
+    /// nftables' netdev ingress.
+    Nft,
+}
+
+impl Place {
+    pub(super) const ALL: [Place; 3] = [Place::Xdp, Place::Tc, Place::Nft];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Place::Xdp => "xdp",
+            Place::Tc => "tc",
+            Place::Nft => "nft",
+        }
+    }
+}
+
+/// What is measured.
+pub(super) struct Subject {
+    shape: Shape,
+    size: u16,
+    place: Place,
+    traffic: Traffic,
+    rules: Rules,
+    pair: Pair,
+}
+
+/// What drops the packets.
+enum Rules {
+    Policy(Policy),
+    /// A table of the receiver's namespace.
+    Nft,
+}
+
+/// A policy that is up.
+struct Policy {
+    deployment: Deployment,
+    manifest: Manifest,
+    // last, since everything is pinned in it
+    _bpffs: Bpffs,
+}
+
+impl Subject {
+    pub(super) fn new(shape: Shape, size: u16, place: Place) -> Result<Subject, Box<dyn Error>> {
+        // frames that were sent without an skb reach a receiver that polls: one with GRO
+        let pair = Pair::with(&VethOptions::new().gro(true))?;
+        let rules = match place {
+            Place::Xdp => Rules::Policy(Policy::up_at(pair.rx(), shape.policy(size, "xdp"))?),
+            Place::Tc => Rules::Policy(Policy::up_at(pair.rx(), shape.policy(size, "tc ingress"))?),
+            Place::Nft => {
+                pair.rx().netns().nft(&shape.nftables(size, pair.rx().name()))?;
+                Rules::Nft
+            }
+        };
+        Ok(Subject { shape, size, place, traffic: Traffic::new(&pair)?, rules, pair })
+    }
+
+    /// What one packet takes, by a time in which all of them were received and dropped. On a busy machine the receiver may
+    /// be put off until its ring is full: such a time is of something else, and is taken again.
+    pub(super) fn ns_per_packet(&self, packets: u32) -> Result<f64, Box<dyn Error>> {
+        let mut dropped = self.dropped()?;
+        for _ in 0..TRIES {
+            let took = self.traffic.send(packets)?;
+            let before = dropped;
+            dropped = self.dropped()?;
+            if dropped - before == u64::from(packets) {
+                return Ok(took.as_nanos() as f64 / f64::from(packets));
+            }
+        }
+        let Subject { size, shape, place, .. } = self;
+        let (place, shape) = (place.name(), shape.name());
+        Err(format!("of {TRIES} times {packets} packets, {place} {shape} of size {size} never got all").into())
+    }
+
+    /// How many packets the last rule has met, which drops them.
+    fn dropped(&self) -> Result<u64, Box<dyn Error>> {
+        match &self.rules {
+            Rules::Policy(policy) => policy.dropped(),
+            Rules::Nft => {
+                let listed = self.pair.rx().netns().nft("list table netdev bench")?;
+                let counter = listed.rsplit_once("counter packets ").and_then(|(_, rest)| rest.split(' ').next());
+                Ok(counter.ok_or("nft lists no counter")?.parse()?)
+            }
+        }
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub(super) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Whether it is what nftables makes of the same rules.
+    pub(super) fn is_nft_of(&self, other: &Subject) -> bool {
+        self.place == Place::Nft && (self.shape, self.size) == (other.shape, other.size)
+    }
+}
+
+impl Policy {
+    /// Brings a policy up on an interface.
+    fn up_at(end: &End, text: String) -> Result<Policy, Box<dyn Error>> {
+        Ok(end.netns().enter(|| Policy::up(end.ifindex(), text).map_err(|error| error.to_string()))?)
+    }
+
+    /// The same in the calling thread's namespace.
+    fn up(interface: u32, text: String) -> Result<Policy, Box<dyn Error>> {
+        let checked = check(Path::new("bench.traits"), &Text(text), &CheckOptions::default()).map_err(|rejected| {
+            let said = rejected.diagnostics.iter().map(|one| one.render(&rejected.sources, false));
+            said.collect::<Vec<_>>().join("\n")
+        })?;
+        let emitted = emit(&checked.policy, &checked.sources, &EmitOptions::default())?;
+        let object = Compiler::new(&libbpf_sys::API_HEADERS).compile(&emitted)?;
+        let bpffs = Bpffs::new()?;
+        let registry = Registry::options().bpffs(bpffs.path()).create()?;
+        for spec in policy::keys(&emitted.manifest)? {
+            registry.register(&spec)?;
+        }
+        let mut object = BoundObject::from_bytes(&object, "bench.traits", &registry)?;
+        let options = UpOptions {
+            interface: Some(interface),
+            xdp_mode: XdpMode::Native,
+            setup: policy::setup(&emitted.manifest, object.open_object_mut())?,
+            ..UpOptions::default()
+        };
+        let deployment = Deployment::up("bench", object, &registry, &options)?;
+        Ok(Policy { deployment, manifest: emitted.manifest, _bpffs: bpffs })
+    }
+
+    fn dropped(&self) -> Result<u64, Box<dyn Error>> {
+        let statistics = Statistics::read(&self.deployment, self.manifest.clone())?;
+        Ok(statistics.rules.last().map_or(0, |rule| rule.count.packets))
+    }
+}
+
+/// A policy that is in no file.
+struct Text(String);
+
+impl Loader for Text {
+    fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
+        Ok(self.0.clone().into_bytes())
+    }
+
+    fn identity(&self, path: &Path) -> PathBuf {
+        path.to_owned()
+    }
+}

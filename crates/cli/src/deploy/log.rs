@@ -1,0 +1,288 @@
+//! `traits log`: prints what the `log` actions of policies tell, as it happens.
+
+use std::{
+    error::Error,
+    fmt::Write as _,
+    net::{Ipv4Addr, Ipv6Addr},
+    os::fd::AsFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+use libbpf_rs::{MapHandle, MapInfo, RingBuffer, RingBufferBuilder};
+use packet_traits::{
+    core::{KeyType, Value},
+    deployment::Deployment,
+    registry::Utc,
+};
+use packet_traits_policy::{
+    log_event::LogEvent,
+    manifest::{Manifest, Rule},
+};
+use serde::Serialize;
+
+use super::{find, policy};
+use crate::{Global, Outcome, interrupt::Interrupt, output};
+
+/// The ring of events.
+const RING: &str = "pt_log";
+
+/// How long to wait for an event before looking whether the policies are still the same.
+const WAIT: Duration = Duration::from_millis(100);
+
+const HELP: &str = "\
+Examples:
+  traits log                    of every policy that is up
+  traits log edge --count 10
+  traits log --json | jq .traits.tenant
+
+Prints events until Ctrl-C, or until what was named is down. A policy that is replaced is followed. Each event goes to
+one reader only. What is not read finds no room after some thousand events; `traits status` says how many.
+
+With --json, one object on a line for each event:
+  {\"time\", \"monotonic_ns\", \"name\", \"file\", \"line\", \"rule\", \"text\", \"interface\", \"length\", \"packet\", \"traits\": {KEY: VALUE, ...}}
+\"text\" is the action's, \"rule\" the rule's; \"interface\" is an index, or null; \"packet\" has the first bytes in hexadecimal digits; traits that
+are not set are null.";
+
+/// Print what `log` actions tell, live
+#[derive(Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Log {
+    /// Only of what was brought up under this name
+    name: Option<String>,
+    /// Stop after this many events
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// Print JSON, one event a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// An event, for machines.
+#[derive(Serialize)]
+struct EventJson<'e> {
+    time: String,
+    monotonic_ns: u64,
+    name: &'e str,
+    file: &'e str,
+    line: u32,
+    rule: &'e str,
+    text: &'e str,
+    interface: Option<u32>,
+    length: u32,
+    packet: String,
+    traits: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A ring that is read, and what its numbers mean.
+struct Source {
+    name: String,
+    id: u32,
+    ring: RingBuffer<'static>,
+    /// Waiting for the ring takes its descriptor.
+    _map: MapHandle,
+    manifest: Manifest,
+    /// What the ring gave and was not printed yet.
+    records: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Source {
+    /// The ring of a deployment: one that is read already, or else opened; `None` if it has none.
+    fn find(deployment: &Deployment, read: &mut Vec<Source>) -> Result<Option<Source>, Box<dyn Error>> {
+        if deployment.unfinished() || !deployment.maps().iter().any(|map| map == RING) {
+            return Ok(None);
+        }
+        let map = deployment.map(RING)?;
+        let id = MapInfo::new(map.as_fd())?.info.id;
+        if let Some(place) = read.iter().position(|source| source.id == id) {
+            return Ok(Some(read.swap_remove(place)));
+        }
+        let Some(manifest) = policy::noted(deployment.notes()) else { return Ok(None) };
+        let records = Arc::new(Mutex::new(Vec::new()));
+        let ring = ring(&map, Arc::clone(&records))?;
+        Ok(Some(Source { name: deployment.name().to_owned(), id, ring, _map: map, manifest, records }))
+    }
+
+    fn rule(&self, number: u32) -> Option<&Rule> {
+        self.manifest.programs.iter().flat_map(|program| &program.rules).find(|rule| rule.number == number)
+    }
+
+    /// What has come since the last time.
+    fn take(&self) -> libbpf_rs::Result<Vec<Vec<u8>>> {
+        self.ring.consume()?;
+        Ok(std::mem::take(&mut *self.records.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn line(&self, event: &LogEvent) -> String {
+        let mut line = format!("{} {}", Utc(wall_clock(event.time)), self.name);
+        // Writing to a string cannot fail.
+        if let Some(rule) = self.rule(event.rule) {
+            let _ = write!(line, " {}:{}", rule.file, rule.line);
+        }
+        if let Some(text) = self.text(event).filter(|text| !text.is_empty()) {
+            let _ = write!(line, " {text:?}");
+        }
+        let _ = write!(line, " length {}", event.length);
+        if let Some(interface) = event.interface {
+            let _ = write!(line, " interface {interface}");
+        }
+        for (key, value) in self.traits(event) {
+            if let Some(value) = value {
+                let _ = write!(line, " {key}={value}");
+            }
+        }
+        let _ = write!(line, " packet {}", hexadecimal(&event.packet));
+        line
+    }
+
+    fn json(&self, event: &LogEvent) -> serde_json::Result<String> {
+        let rule = self.rule(event.rule);
+        serde_json::to_string(&EventJson {
+            time: Utc(wall_clock(event.time)).to_string(),
+            monotonic_ns: event.time,
+            name: &self.name,
+            file: rule.map_or("", |rule| &rule.file),
+            line: rule.map_or(0, |rule| rule.line),
+            rule: rule.map_or("", |rule| &rule.text),
+            text: self.text(event).unwrap_or_default(),
+            interface: event.interface,
+            length: event.length,
+            packet: hexadecimal(&event.packet),
+            traits: self.traits(event).map(|(key, value)| (key.to_owned(), value.into())).collect(),
+        })
+    }
+
+    fn text(&self, event: &LogEvent) -> Option<&str> {
+        self.manifest.logs.get(event.text as usize).map(String::as_str)
+    }
+
+    /// Names and values of the traits that an event has.
+    fn traits<'e>(&'e self, event: &'e LogEvent) -> impl Iterator<Item = (&'e str, Option<String>)> {
+        event.traits.iter().filter_map(|one| {
+            let key = self.manifest.keys.get(one.key as usize)?;
+            let key_type = key.key_type.parse().ok()?;
+            Some((key.name.as_str(), one.value.map(|number| value(key_type, number).to_string())))
+        })
+    }
+}
+
+/// A reader of a ring that keeps what comes.
+fn ring(map: &MapHandle, records: Arc<Mutex<Vec<Vec<u8>>>>) -> libbpf_rs::Result<RingBuffer<'static>> {
+    let mut builder = RingBufferBuilder::new();
+    builder.add(map, move |record: &[u8]| {
+        records.lock().unwrap_or_else(PoisonError::into_inner).push(record.to_vec());
+        0
+    })?;
+    builder.build()
+}
+
+/// A trait's value, from the number that it is in a policy.
+fn value(key_type: KeyType, number: u128) -> Value {
+    match key_type {
+        KeyType::Flag => Value::Flag,
+        KeyType::U8 => Value::U8(number as u8),
+        KeyType::U16 => Value::U16(number as u16),
+        KeyType::U32 => Value::U32(number as u32),
+        KeyType::U64 => Value::U64(number as u64),
+        KeyType::U128 => Value::U128(number),
+        KeyType::I64 => Value::I64(number as i64),
+        KeyType::Ipv4 => Value::Ipv4(Ipv4Addr::from(number as u32)),
+        KeyType::Ipv6 => Value::Ipv6(Ipv6Addr::from(number)),
+        KeyType::Mac => {
+            let [.., a, b, c, d, e, f] = number.to_be_bytes();
+            Value::Mac([a, b, c, d, e, f])
+        }
+        KeyType::Uuid => Value::Uuid(number.to_be_bytes()),
+        KeyType::Timestamp => Value::Timestamp(number as u64),
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC` now.
+fn monotonic_now() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for writing, and the clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// What the clock on the wall showed at a time of `CLOCK_MONOTONIC`.
+fn wall_clock(time: u64) -> SystemTime {
+    SystemTime::now() - Duration::from_nanos(monotonic_now().saturating_sub(time))
+}
+
+/// What is up and to be read.
+fn deployments(command: &Log, global: &Global) -> Result<Vec<Deployment>, Box<dyn Error>> {
+    Ok(match &command.name {
+        Some(name) => vec![find(name, global)?],
+        None => Deployment::list(&global.location())?,
+    })
+}
+
+/// The rings of what is up now. Those that are read already go on being read.
+fn sources(deployments: &[Deployment], mut read: Vec<Source>) -> Result<Vec<Source>, Box<dyn Error>> {
+    let found = deployments.iter().map(|deployment| Source::find(deployment, &mut read));
+    found.filter_map(Result::transpose).collect()
+}
+
+/// Runs `traits log`.
+pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
+    let interrupt = Interrupt::catch()?;
+    // What waits in the ring from before may be hours old.
+    let start = monotonic_now();
+    let mut open = sources(&deployments(command, global)?, Vec::new())?;
+    if open.is_empty() {
+        return Err(match &command.name {
+            Some(name) => format!("{name} has no `log` action").into(),
+            None => "nothing that is up has a `log` action".into(),
+        });
+    }
+    let mut left = command.count.unwrap_or(u64::MAX);
+    while !interrupt.came() && left > 0 {
+        for source in &open {
+            for record in source.take()? {
+                let event = LogEvent::parse(&record)?;
+                if event.time < start || left == 0 {
+                    continue;
+                }
+                output::line(if command.json { source.json(&event)? } else { source.line(&event) })?;
+                left -= 1;
+            }
+        }
+        match open.first() {
+            // an event may come in any of them
+            Some(source) if open.len() == 1 => drop(source.ring.poll(WAIT)),
+            _ => std::thread::sleep(WAIT),
+        }
+        match deployments(command, global) {
+            Ok(up) => open = sources(&up, open)?,
+            // What was named is down.
+            Err(_) if command.name.is_some() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_become_values_of_their_types() {
+        for text in ["10.0.0.1", "fd77::1", "02:00:00:00:00:09", "01234567-89ab-cdef-0123-456789abcdef"] {
+            let (key_type, number) = match text.len() {
+                8 => (KeyType::Ipv4, 0x0a00_0001),
+                7 => (KeyType::Ipv6, 0xfd77 << 112 | 1),
+                17 => (KeyType::Mac, 0x0200_0000_0009),
+                _ => (KeyType::Uuid, 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
+            };
+            assert_eq!(value(key_type, number).to_string(), text);
+        }
+        assert_eq!(value(KeyType::I64, u64::MAX.into()), Value::I64(-1));
+    }
+}

@@ -1,0 +1,324 @@
+//! `traits up`, `traits down`, `traits status`, `traits log`: policies and objects whose programs stay attached.
+
+mod input;
+mod log;
+pub(crate) mod policy;
+pub(crate) mod statistics;
+mod status;
+
+use std::{
+    error::Error,
+    ffi::CString,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use packet_traits::{
+    attach::{NetfilterFamily, NetfilterHook, NetfilterOptions},
+    bind::BoundObject,
+    core::KeyName,
+    deployment::{Deployment, Location, UpOptions},
+    registry::{BoundProgram, KeyEntry, Registry, RegistryError},
+};
+use serde::Serialize;
+
+use self::{input::Input, status::DeploymentJson};
+pub(crate) use self::{
+    log::{Log, log},
+    status::{Status, status},
+};
+use crate::{
+    Global, Outcome,
+    interrupt::{Interrupt, Interrupted},
+    mode::Mode,
+    output,
+};
+
+/// How long programs may take to be unloaded once they are detached.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(2);
+
+const UP_EXAMPLES: &str = "\
+Examples:
+  traits up edge.traits --dev eth0
+  traits up edge.traits --dev eth0 --replace
+  traits up classify.bpf.o --dev eth0 --mode generic --name edge
+  traits up filter.bpf.o --netfilter drop=ipv4:local-in --netfilter drop=ipv6:local-in:-100
+  traits up count.bpf.o --cgroup /sys/fs/cgroup/system.slice
+
+Every program is attached to its hook, or none is: to that of its block, for a policy, or to that its section names. They
+stay attached when the command ends; `traits down NAME` takes them away.
+
+A policy (FILE.traits, or what `traits compile` made of it) brings its keys: those that the registry does not have are
+registered, and stay when it is down. Its interfaces are those that have the names now, in this network namespace. Its `match` and `steer` blocks
+are pinned for others, and run as long as the policy is up; `traits status` shows the paths:
+  iptables -I INPUT -m bpf --object-pinned BPFFS/packet_traits_up/REGISTRY/NAME/filters/PROGRAM -j DROP
+
+Its maps are pinned, too, in BPFFS/packet_traits_up/REGISTRY/NAME/maps: AF_XDP sockets go into pt_xsks, by queue.
+
+With --replace, a version that is up under the same name goes on until the new one takes over, and stays if that fails.
+Every packet meets one or the other at each hook. Hits and counters start at zero; `unique` gives no id twice; AF_XDP sockets stay.";
+
+/// Attach a policy's or an object's programs for good
+#[derive(Args)]
+#[command(after_help = UP_EXAMPLES)]
+pub(crate) struct Up {
+    /// Policy, or BPF object file as the compiler wrote it
+    file: PathBuf,
+    /// Name for `traits down` [default: the file's name up to the first dot]
+    #[arg(long)]
+    name: Option<String>,
+    /// Interface for XDP and TC programs
+    #[arg(long, value_name = "INTERFACE")]
+    dev: Option<String>,
+    /// How XDP programs are attached
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    mode: Mode,
+    /// Cgroup for cgroup programs: its directory; they act on all processes in it and below
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// Hook for a netfilter program, as PROGRAM=FAMILY:HOOK or PROGRAM=FAMILY:HOOK:PRIORITY; may be repeated
+    #[arg(long, value_name = "WHERE", value_parser = parse_netfilter)]
+    netfilter: Vec<(String, NetfilterOptions)>,
+    /// Take over from what is up under the same name, if anything is
+    #[arg(long)]
+    replace: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Detach the programs that `traits up` attached
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  traits down classify
+  traits down _new        what a `traits up` that was killed left; the next `traits up` takes it away, too
+
+Works without the registry, too. A policy's keys stay registered, since applications may know their numbers; --keys removes those that no
+loaded program uses.")]
+pub(crate) struct Down {
+    /// Name it was brought up under
+    name: String,
+    /// Remove the policy's keys that nothing else uses from the registry
+    #[arg(long)]
+    keys: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was brought up.
+#[derive(Serialize)]
+struct UpJson {
+    #[serde(flatten)]
+    deployment: DeploymentJson,
+    /// Names of keys that the registry did not have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    new_keys: Vec<String>,
+}
+
+/// What was taken down.
+#[derive(Serialize)]
+struct DownJson {
+    #[serde(flatten)]
+    deployment: DeploymentJson,
+    /// Names of keys that were removed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    removed_keys: Vec<String>,
+}
+
+fn parse_netfilter(text: &str) -> Result<(String, NetfilterOptions), String> {
+    let wrong = || format!("{text:?} is not PROGRAM=FAMILY:HOOK[:PRIORITY], such as drop=ipv4:local-in:-100");
+    let (program, place) = text.split_once('=').filter(|(program, _)| !program.is_empty()).ok_or_else(wrong)?;
+    let mut parts = place.split(':');
+    let family = match parts.next() {
+        Some("ipv4") => NetfilterFamily::Ipv4,
+        Some("ipv6") => NetfilterFamily::Ipv6,
+        _ => return Err(format!("{}; FAMILY is ipv4 or ipv6", wrong())),
+    };
+    let hook = match parts.next().map(|hook| hook.replace('_', "-")).as_deref() {
+        Some("pre-routing") => NetfilterHook::PreRouting,
+        Some("local-in") => NetfilterHook::LocalIn,
+        Some("forward") => NetfilterHook::Forward,
+        Some("local-out") => NetfilterHook::LocalOut,
+        Some("post-routing") => NetfilterHook::PostRouting,
+        _ => return Err(format!("{}; HOOK is pre-routing, local-in, forward, local-out or post-routing", wrong())),
+    };
+    let mut options = NetfilterOptions::new(family, hook);
+    if let Some(priority) = parts.next() {
+        options = options.priority(priority.parse().map_err(|_| format!("{}; PRIORITY is a number", wrong()))?);
+    }
+    if parts.next().is_some() {
+        return Err(wrong());
+    }
+    Ok((program.to_owned(), options))
+}
+
+fn interface_index(name: &str) -> Result<u32, String> {
+    let c_name = CString::new(name).map_err(|_| format!("interface name {name:?} has a NUL in it"))?;
+    // SAFETY: if_nametoindex(3) reads a NUL-terminated name.
+    match unsafe { libc::if_nametoindex(c_name.as_ptr()) } {
+        0 => Err(format!("there is no interface {name} in this network namespace (`ip link` lists them)")),
+        index => Ok(index),
+    }
+}
+
+impl Global {
+    /// Where what is up is pinned. The registry need not be there.
+    fn location(&self) -> Location {
+        Location::new(&self.bpffs, self.registry.clone())
+    }
+}
+
+/// What is up under a name.
+fn find(name: &str, global: &Global) -> Result<Deployment, Box<dyn Error>> {
+    let up = Deployment::list(&global.location())?;
+    let names = up.iter().map(Deployment::name).collect::<Vec<_>>().join(", ");
+    up.into_iter().find(|deployment| deployment.name() == name).ok_or_else(|| {
+        let up = if names.is_empty() { "nothing" } else { &names };
+        format!("nothing named {name} is up in registry {}; up: {up}", global.registry).into()
+    })
+}
+
+/// Runs `traits up`.
+pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
+    let registry = global.options().open()?;
+    let name = match &command.name {
+        Some(name) => name.clone(),
+        None => {
+            let file = command.file.file_name().unwrap_or_default().to_string_lossy();
+            file.split('.').next().unwrap_or_default().to_owned()
+        }
+    };
+    let mut options = UpOptions {
+        interface: command.dev.as_deref().map(interface_index).transpose()?,
+        xdp_mode: command.mode.into(),
+        cgroup: command.cgroup.clone(),
+        netfilter: command.netfilter.clone(),
+        replace: command.replace,
+        ..UpOptions::default()
+    };
+    // Ctrl-C waits for the pins to be whole, then takes them away.
+    let interrupt = Interrupt::catch()?;
+    // It also ends the compiler.
+    let Input { object, manifest } =
+        interrupt.over(Input::read(&command.file, global), Interrupted::NOTHING_CHANGED)?;
+    if manifest.is_some() && !command.netfilter.is_empty() {
+        return Err("a policy says itself where its netfilter programs go; leave --netfilter out".into());
+    }
+    let specs = manifest.as_ref().map(policy::keys).transpose()?.unwrap_or_default();
+    let keys = registry.register_provisionally(&specs)?;
+    let mut object = BoundObject::from_bytes(&object, &command.file.display().to_string(), &registry)?;
+    if let Some(manifest) = &manifest {
+        options.netfilter = policy::netfilter(manifest)?;
+        options.setup = policy::setup(manifest, object.open_object_mut())?;
+    }
+    if interrupt.came() {
+        return Err(Interrupted::NOTHING_CHANGED.into());
+    }
+    let replaces = command.replace && find(&name, global).is_ok();
+    let deployment = Deployment::up(&name, object, &registry, &options)?;
+    // What was replaced is gone, so the new version stays.
+    if interrupt.came() && !replaces {
+        Deployment::down(&name, &global.location())?;
+        return Err(Interrupted::NOTHING_ATTACHED.into());
+    }
+    let new_keys: Vec<_> = keys.new_keys().iter().map(|entry| entry.key.name().to_string()).collect();
+    keys.keep();
+    if command.json {
+        output::json(&UpJson { deployment: DeploymentJson::new(&deployment), new_keys })?;
+    } else {
+        status::print(std::slice::from_ref(&deployment))?;
+        if !new_keys.is_empty() {
+            output::line(format_args!("registered: {}", new_keys.join(", ")))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs `traits down`.
+pub(crate) fn down(command: &Down, global: &Global) -> Outcome {
+    // before anything is detached
+    let registry = command.keys.then(|| global.options().open()).transpose()?;
+    let deployment = Deployment::down(&command.name, &global.location())?;
+    let (removed, kept) = match registry {
+        Some(registry) => remove_keys(&deployment, &registry)?,
+        None => Default::default(),
+    };
+    if command.json {
+        output::json(&DownJson { deployment: DeploymentJson::new(&deployment), removed_keys: removed })?;
+    } else {
+        let others = match deployment.unreadable() {
+            [] => String::new(),
+            pins => format!(", {} other pins removed", pins.len()),
+        };
+        let (name, programs) = (deployment.name(), deployment.attached().len());
+        output::line(format!("{name} is down ({programs} programs detached{others})"))?;
+        if !removed.is_empty() {
+            output::line(format_args!("removed keys: {}", removed.join(", ")))?;
+        }
+    }
+    for error in kept {
+        output::note(error);
+    }
+    Ok(())
+}
+
+/// Removes the keys that a policy declares and that nobody uses. Returns their names, and why others stay.
+fn remove_keys(
+    deployment: &Deployment,
+    registry: &Registry,
+) -> Result<(Vec<String>, Vec<RegistryError>), Box<dyn Error>> {
+    let (mut removed, mut kept) = (Vec::new(), Vec::new());
+    let Some(manifest) = policy::noted(deployment.notes()) else { return Ok((removed, kept)) };
+    for spec in policy::keys(&manifest)? {
+        let is_it = |entry: KeyEntry| entry.key.key_type() == spec.key_type && entry.merge == spec.merge;
+        if !registry.lookup(&spec.name)?.is_some_and(is_it) {
+            continue;
+        }
+        match unregister(registry, &spec.name, deployment) {
+            Ok(_) => removed.push(spec.name.to_string()),
+            Err(error @ RegistryError::KeyInUse { .. }) => kept.push(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((removed, kept))
+}
+
+/// Removes a key. Programs that were just detached are unloaded a moment later.
+fn unregister(registry: &Registry, key: &KeyName, detached: &Deployment) -> Result<KeyEntry, RegistryError> {
+    let ours = |program: &BoundProgram| {
+        detached.attached().iter().any(|deployed| deployed.info.program_id == program.id)
+            || detached.filters().iter().any(|filter| filter.program_id == program.id)
+    };
+    let deadline = Instant::now() + UNLOAD_TIMEOUT;
+    loop {
+        match registry.unregister(key, false) {
+            Err(RegistryError::KeyInUse { programs, .. }) if programs.iter().all(ours) && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn netfilter_places_are_parsed_whole() {
+        assert_eq!(
+            parse_netfilter("drop=ipv4:local-in"),
+            Ok(("drop".to_owned(), NetfilterOptions::new(NetfilterFamily::Ipv4, NetfilterHook::LocalIn)))
+        );
+        assert!(parse_netfilter("drop=ipv6:post_routing:-100").is_ok());
+        for wrong in
+            ["drop", "=ipv4:local-in", "drop=ip:local-in", "drop=ipv4:in", "drop=ipv4:forward:x", "d=ipv4:forward:1:2"]
+        {
+            assert!(parse_netfilter(wrong).is_err(), "{wrong}");
+        }
+    }
+}

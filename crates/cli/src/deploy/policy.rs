@@ -1,0 +1,149 @@
+//! What a policy's manifest means to whoever brings it up: keys to register, places of its programs, and what its maps
+//! are filled with.
+
+use std::error::Error;
+
+use libbpf_rs::OpenObject;
+use packet_traits::{
+    attach::{NetfilterFamily, NetfilterHook, NetfilterOptions},
+    core::KeyName,
+    deployment::{Filter, FilterUse, Setup, Table},
+    registry::{Description, KeySpec},
+};
+use packet_traits_policy::manifest::{self, Hook, Manifest};
+
+use super::interface_index;
+
+/// What the names of a policy's maps begin with, and those of the header.
+const PREFIX: &str = "pt_";
+
+/// The header's map of headrooms, which binding takes care of.
+const ANCHORS: &str = "pt_anchors";
+
+/// What `unique` counts, of all policies.
+const UNIQUE: &str = "pt_unique";
+
+/// AF_XDP sockets by queue: applications put theirs in.
+pub(super) const XSKS: &str = "pt_xsks";
+
+/// CPUs to redirect to.
+const CPUS: &str = "pt_cpus";
+
+/// Indexes of interfaces.
+const INTERFACES: &str = "pt_interfaces";
+
+/// The keys to register.
+pub(crate) fn keys(manifest: &Manifest) -> Result<Vec<KeySpec>, Box<dyn Error>> {
+    let spec = |key: &manifest::Key| -> Result<KeySpec, Box<dyn Error>> {
+        Ok(KeySpec::new(KeyName::new(&key.name)?, key.key_type.parse()?)
+            .merge(key.merge.parse()?)
+            .description(Description::new(&key.description)?))
+    };
+    manifest.keys.iter().map(spec).collect()
+}
+
+/// The places of netfilter programs.
+pub(super) fn netfilter(manifest: &Manifest) -> Result<Vec<(String, NetfilterOptions)>, String> {
+    let mut places = Vec::new();
+    for program in &manifest.programs {
+        let Hook::Netfilter { families, point, priority } = &program.hook else { continue };
+        let hook = match point.as_str() {
+            "prerouting" => NetfilterHook::PreRouting,
+            "input" => NetfilterHook::LocalIn,
+            "forward" => NetfilterHook::Forward,
+            "output" => NetfilterHook::LocalOut,
+            "postrouting" => NetfilterHook::PostRouting,
+            other => return Err(format!("program {} is for netfilter's {other}, which is not known", program.name)),
+        };
+        for family in families {
+            let family = match family.as_str() {
+                "ipv4" => NetfilterFamily::Ipv4,
+                "ipv6" => NetfilterFamily::Ipv6,
+                other => return Err(format!("program {} is for {other}, which is not known", program.name)),
+            };
+            places.push((program.name.clone(), NetfilterOptions::new(family, hook).priority(*priority)));
+        }
+    }
+    Ok(places)
+}
+
+/// What the object needs besides being attached. Interfaces are those of this network namespace.
+pub(crate) fn setup(manifest: &Manifest, object: &OpenObject) -> Result<Setup, Box<dyn Error>> {
+    let has = |map: &str| object.maps().any(|one| one.name() == map);
+    let only = |map: &str| Vec::from_iter(has(map).then(|| map.to_owned()));
+    let programs = |of: fn(&manifest::Program) -> bool| {
+        manifest.programs.iter().filter(move |program| of(program)).map(|program| program.name.clone())
+    };
+    let filters = manifest.programs.iter().filter_map(|program| {
+        let usage = match program.hook {
+            Hook::Match => FilterUse::Match,
+            Hook::Steer => FilterUse::Steer,
+            _ => return None,
+        };
+        Some(Filter { program: program.name.clone(), usage })
+    });
+    let pinned_maps = object
+        .maps()
+        .map(|map| map.name().to_string_lossy().into_owned())
+        .filter(|map| map.starts_with(PREFIX) && map != ANCHORS && map != UNIQUE);
+    Ok(Setup {
+        variables: interfaces(manifest)?,
+        tables: manifest.tables.iter().map(table).collect::<Result<_, _>>()?,
+        cpu_maps: only(CPUS),
+        shared_maps: only(UNIQUE),
+        pinned_maps: pinned_maps.collect(),
+        kept_maps: only(XSKS),
+        device_bound: programs(|program| program.device_bound).collect(),
+        filters: filters.collect(),
+        notes: notes(manifest)?,
+    })
+}
+
+/// The manifest without what is in the maps anyway.
+fn notes(manifest: &Manifest) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&Manifest { tables: Vec::new(), ..manifest.clone() })
+}
+
+/// What [`setup`] noted down; `None` if it is no policy.
+pub(super) fn noted(notes: &[u8]) -> Option<Manifest> {
+    let manifest: Manifest = serde_json::from_slice(notes).ok()?;
+    (manifest.version == manifest::VERSION).then_some(manifest)
+}
+
+/// The array of interfaces' indexes.
+fn interfaces(manifest: &Manifest) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let Some(last) = manifest.interfaces.iter().map(|interface| interface.index).max() else { return Ok(Vec::new()) };
+    let mut indexes = vec![0u32; last as usize + 1];
+    for interface in &manifest.interfaces {
+        indexes[interface.index as usize] =
+            interface_index(&interface.name).map_err(|error| format!("{}: {error}", manifest.source))?;
+    }
+    Ok(vec![(INTERFACES.to_owned(), indexes.into_iter().flat_map(u32::to_ne_bytes).collect())])
+}
+
+fn table(table: &manifest::Table) -> Result<Table, String> {
+    let entry = |(key, value): &(String, String)| Some((bytes(key)?, bytes(value)?));
+    let entries = table.entries.iter().map(entry).collect::<Option<_>>();
+    let entries = entries.ok_or_else(|| format!("an entry of table {} is not hexadecimal", table.map))?;
+    Ok(Table { map: table.map.clone(), entries })
+}
+
+/// The bytes that hexadecimal digits stand for.
+fn bytes(digits: &str) -> Option<Vec<u8>> {
+    let (pairs, []) = digits.as_bytes().as_chunks::<2>() else { return None };
+    let digit = |byte: u8| Some(char::from(byte).to_digit(16)? as u8);
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_become_bytes() {
+        assert_eq!(bytes("00fFa1"), Some(vec![0, 0xff, 0xa1]));
+        assert_eq!(bytes(""), Some(Vec::new()));
+        assert_eq!(bytes("0"), None);
+        assert_eq!(bytes("0g"), None);
+    }
+}

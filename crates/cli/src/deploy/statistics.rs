@@ -1,0 +1,162 @@
+//! What a policy that is up has counted: hits of its rules, its counters, and events that nobody could be told of.
+
+use std::error::Error;
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use packet_traits::{
+    core::{KeyType, Value},
+    deployment::Deployment,
+};
+use packet_traits_policy::manifest::{self, Manifest};
+use serde::Serialize;
+
+/// Hits of rules: an array of [`Count`], one for each CPU.
+const HITS: &str = "pt_hits";
+
+/// Events that found no room in the ring: a number for each CPU.
+const LOST: &str = "pt_log_lost";
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Count {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Count {
+    const LEN: usize = 16;
+
+    fn read(raw: &[u8]) -> Option<Count> {
+        let (packets, bytes) = raw.get(..Count::LEN)?.split_at(8);
+        Some(Count { packets: number(packets)?, bytes: number(bytes)? })
+    }
+}
+
+/// What a policy has counted.
+#[derive(Serialize)]
+pub(crate) struct Statistics {
+    /// Its file.
+    pub(crate) source: String,
+    /// Its rules.
+    pub(crate) rules: Vec<RuleStatistics>,
+    /// Its counters.
+    pub(crate) counters: Vec<CounterStatistics>,
+    /// Events that found no room in the ring; none if it logs nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) log_lost: Option<u64>,
+}
+
+/// A rule.
+#[derive(Serialize)]
+pub(crate) struct RuleStatistics {
+    /// Its program.
+    pub(crate) program: String,
+    /// What it says.
+    #[serde(flatten)]
+    pub(crate) rule: manifest::Rule,
+    /// For how many packets it held.
+    #[serde(flatten)]
+    pub(crate) count: Count,
+}
+
+/// A counter.
+#[derive(Serialize)]
+pub(crate) struct CounterStatistics {
+    /// Its name.
+    pub(crate) name: String,
+    /// The type of what it counts by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) by: Option<String>,
+    /// All together.
+    #[serde(flatten)]
+    pub(crate) count: Count,
+    /// By value, most packets first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) values: Option<Vec<ValueStatistics>>,
+}
+
+/// What a counter has for one value.
+#[derive(Serialize)]
+pub(crate) struct ValueStatistics {
+    /// The value as people write it.
+    pub(crate) value: String,
+    /// Packets that had it.
+    #[serde(flatten)]
+    pub(crate) count: Count,
+}
+
+impl Statistics {
+    /// Reads what a policy has counted so far.
+    pub(crate) fn read(deployment: &Deployment, manifest: Manifest) -> Result<Statistics, Box<dyn Error>> {
+        let has = |map: &str| deployment.maps().iter().any(|name| name == map);
+        let hits = match has(HITS) {
+            true => per_cpu(&deployment.map(HITS)?)?,
+            false => Vec::new(),
+        };
+        let rules = manifest.programs.into_iter().flat_map(|program| {
+            let hits = &hits;
+            let rules = program.rules.into_iter();
+            rules.map(move |rule| RuleStatistics {
+                program: program.name.clone(),
+                count: count_at(hits, rule.number),
+                rule,
+            })
+        });
+        let rules = rules.collect();
+        let counters = manifest.counters.into_iter().map(|counter| read_counter(deployment, counter));
+        let log_lost = match has(LOST) {
+            true => Some(per_cpu(&deployment.map(LOST)?)?.iter().filter_map(|raw| number(raw.get(..8)?)).sum()),
+            false => None,
+        };
+        Ok(Statistics { source: manifest.source, rules, counters: counters.collect::<Result<_, _>>()?, log_lost })
+    }
+}
+
+/// The only entry of a per-CPU map.
+fn per_cpu(map: &MapHandle) -> libbpf_rs::Result<Vec<Vec<u8>>> {
+    Ok(map.lookup_percpu(&[0; 4], MapFlags::ANY)?.unwrap_or_default())
+}
+
+/// The sum of all CPUs' numbers at one place of their arrays.
+fn count_at(cpus: &[Vec<u8>], place: u32) -> Count {
+    let counts = cpus.iter().filter_map(|raw| Count::read(raw.get(place as usize * Count::LEN..)?));
+    sum(counts)
+}
+
+fn sum(counts: impl Iterator<Item = Count>) -> Count {
+    counts.fold(Count::default(), |all, one| Count {
+        packets: all.packets.wrapping_add(one.packets),
+        bytes: all.bytes.wrapping_add(one.bytes),
+    })
+}
+
+fn read_counter(deployment: &Deployment, counter: manifest::Counter) -> Result<CounterStatistics, Box<dyn Error>> {
+    let map = deployment.map(&counter.map)?;
+    let (count, values) = match (counter.index, &counter.by) {
+        (Some(place), _) => (count_at(&per_cpu(&map)?, place), None),
+        (None, by) => {
+            let key_type: Option<KeyType> = by.as_deref().and_then(|by| by.parse().ok());
+            let mut values = Vec::new();
+            // More than there can be only if values come and go meanwhile.
+            for key in map.keys().take(map.max_entries() as usize) {
+                let Some(count) = map.lookup(&key, MapFlags::ANY)?.and_then(|raw| Count::read(&raw)) else { continue };
+                values.push(ValueStatistics { value: print(key_type, &key), count });
+            }
+            values.sort_by(|a, b| (b.count.packets, &a.value).cmp(&(a.count.packets, &b.value)));
+            (sum(values.iter().map(|value| value.count)), Some(values))
+        }
+    };
+    Ok(CounterStatistics { name: counter.name, by: counter.by, count, values })
+}
+
+/// A value from the bytes of its slot.
+fn print(key_type: Option<KeyType>, bytes: &[u8]) -> String {
+    match key_type.and_then(|key_type| Value::from_bytes(key_type, bytes)) {
+        Some(value) => value.to_string(),
+        None => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
+
+fn number(raw: &[u8]) -> Option<u64> {
+    Some(u64::from_ne_bytes(raw.try_into().ok()?))
+}

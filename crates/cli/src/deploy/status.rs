@@ -1,0 +1,287 @@
+//! `traits status`, and how what is up is shown: programs, rules with their hits, counters.
+
+use std::error::Error;
+
+use clap::Args;
+use packet_traits::{
+    attach::{Hook, Target},
+    deployment::{Deployed, DeployedFilter, Deployment, FilterUse},
+    registry::Utc,
+};
+use serde::Serialize;
+
+use super::{
+    find, policy,
+    statistics::{Count, Statistics},
+};
+use crate::{
+    Global, Outcome,
+    output::{self, Table},
+};
+
+/// How many of a counter's values are shown.
+const VALUES_SHOWN: usize = 20;
+
+const HELP: &str = "\
+Examples:
+  traits status
+  traits status edge
+  traits --registry lab status --json
+
+Works without the registry, too. `_new (unfinished)` is being brought up, or was by a `traits up` that was killed.
+An interface that is listed by its index may be in another network namespace than this command.
+
+Of a policy all rules are shown, with the packets and bytes for which they held, and its counters. They start at zero
+when the policy is brought up or replaced.
+
+With --json:
+  {\"deployments\": [{\"name\", \"unfinished\",
+    \"programs\": [{\"program\", \"hook\", \"target\", \"program_id\", \"xdp_mode\", \"since\"}, ...],
+    \"filters\": [{\"program\", \"use\", \"path\", \"program_id\", \"since\"}, ...], \"maps\": [NAME, ...],
+    \"policy\": {\"source\",
+      \"rules\": [{\"program\", \"number\", \"file\", \"line\", \"text\", \"packets\", \"bytes\"}, ...],
+      \"counters\": [{\"name\", \"by\", \"packets\", \"bytes\", \"values\": [{\"value\", \"packets\", \"bytes\"}, ...]}, ...],
+      \"log_lost\"}}, ...]}
+\"xdp_mode\", \"policy\", \"by\", \"values\" and \"log_lost\" are there where they mean something.";
+
+/// Show what `traits up` attached, and what its rules have counted
+#[derive(Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Status {
+    /// Only what was brought up under this name
+    name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A deployment.
+#[derive(Serialize)]
+pub(super) struct DeploymentJson {
+    /// Its name.
+    name: String,
+    /// Whether it is being made, or was by a process that was killed.
+    unfinished: bool,
+    /// Its programs.
+    programs: Vec<DeployedJson>,
+    /// Its socket filters, which others attach.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    filters: Vec<FilterJson>,
+    /// Names of its pinned maps.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    maps: Vec<String>,
+    /// What its policy has counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<Statistics>,
+    /// What else is pinned in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable: Vec<UnreadableJson>,
+}
+
+/// A pin that is not part of a deployment.
+#[derive(Serialize)]
+struct UnreadableJson {
+    /// Its file name.
+    pin: String,
+    /// Why it is not.
+    why: String,
+}
+
+/// An attached program.
+#[derive(Serialize)]
+struct DeployedJson {
+    /// Its name, with the hook behind it if it is attached more than once.
+    program: String,
+    /// The hook, such as `xdp` or `tcx ingress`.
+    hook: String,
+    /// What it is attached to at the hook.
+    target: String,
+    /// Its id, as `bpftool prog` shows it.
+    program_id: u32,
+    /// `native` or `generic`, for an XDP program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xdp_mode: Option<String>,
+    /// When it was loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+}
+
+/// A socket filter.
+#[derive(Serialize)]
+struct FilterJson {
+    /// Its name.
+    program: String,
+    /// `match` or `steer`.
+    r#use: &'static str,
+    /// Where it is pinned.
+    path: String,
+    /// The id of the program it runs.
+    program_id: u32,
+    /// When that was loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+}
+
+impl DeploymentJson {
+    /// What is up, without what was counted.
+    pub(super) fn new(deployment: &Deployment) -> DeploymentJson {
+        DeploymentJson {
+            name: deployment.name().to_owned(),
+            unfinished: deployment.unfinished(),
+            programs: deployment.attached().iter().map(|deployed| DeployedJson::new(deployment, deployed)).collect(),
+            filters: deployment.filters().iter().map(FilterJson::from).collect(),
+            maps: deployment.maps().to_vec(),
+            policy: None,
+            unreadable: deployment
+                .unreadable()
+                .iter()
+                .map(|unreadable| UnreadableJson { pin: unreadable.pin.clone(), why: unreadable.why.clone() })
+                .collect(),
+        }
+    }
+}
+
+impl DeployedJson {
+    fn new(deployment: &Deployment, deployed: &Deployed) -> DeployedJson {
+        DeployedJson {
+            program: deployed.pin.clone(),
+            hook: deployed.info.hook.to_string(),
+            target: target(deployment, deployed),
+            program_id: deployed.info.program_id,
+            xdp_mode: deployed.xdp_mode.map(|mode| mode.to_string()),
+            since: deployed.since.map(|since| Utc(since).to_string()),
+        }
+    }
+}
+
+impl From<&DeployedFilter> for FilterJson {
+    fn from(filter: &DeployedFilter) -> FilterJson {
+        FilterJson {
+            program: filter.program.clone(),
+            r#use: use_name(filter.usage),
+            path: filter.path.display().to_string(),
+            program_id: filter.program_id,
+            since: filter.since.map(|since| Utc(since).to_string()),
+        }
+    }
+}
+
+fn use_name(usage: FilterUse) -> &'static str {
+    match usage {
+        FilterUse::Match => "match",
+        FilterUse::Steer => "steer",
+    }
+}
+
+/// What a program is attached to: for a cgroup the path that was given.
+fn target(deployment: &Deployment, deployed: &Deployed) -> String {
+    match (&deployed.info.target, deployment.cgroup()) {
+        (Target::Cgroup { path: None, .. }, Some(path)) => path.display().to_string(),
+        (target, _) => target.to_string(),
+    }
+}
+
+/// Prints what is attached and pinned.
+pub(super) fn print(deployments: &[Deployment]) -> std::io::Result<()> {
+    let mut table = Table::new(&["NAME", "PROGRAM", "HOOK", "TARGET", "ID", "SINCE"]);
+    let since = |since: Option<_>| since.map_or_else(|| "-".to_owned(), |since| Utc(since).to_string());
+    for deployment in deployments {
+        let name = match deployment.unfinished() {
+            true => format!("{} (unfinished)", deployment.name()),
+            false => deployment.name().to_owned(),
+        };
+        for deployed in deployment.attached() {
+            let hook = match (deployed.info.hook, deployed.xdp_mode) {
+                (Hook::Xdp, Some(mode)) => format!("xdp ({mode})"),
+                (hook, _) => hook.to_string(),
+            };
+            let target = target(deployment, deployed);
+            table.row(&[&name, &deployed.pin, &hook, &target, &deployed.info.program_id, &since(deployed.since)]);
+        }
+        for filter in deployment.filters() {
+            let (usage, path) = (use_name(filter.usage), filter.path.display());
+            table.row(&[&name, &filter.program, &usage, &path, &filter.program_id, &since(filter.since)]);
+        }
+        for unreadable in deployment.unreadable() {
+            table.row(&[&name, &unreadable.pin, &"unreadable", &"-", &"-", &"-"]);
+        }
+        if deployment.attached().is_empty() && deployment.filters().is_empty() && deployment.unreadable().is_empty() {
+            table.row(&[&name, &"-", &"-", &"-", &"-", &"-"]);
+        }
+    }
+    table.print()?;
+    for unreadable in deployments.iter().flat_map(Deployment::unreadable) {
+        output::line(format!("{} is unreadable: {}", unreadable.pin, unreadable.why))?;
+    }
+    Ok(())
+}
+
+/// What a deployment's policy has counted; `None` if it is no policy.
+fn statistics(deployment: &Deployment) -> Result<Option<Statistics>, Box<dyn Error>> {
+    match policy::noted(deployment.notes()) {
+        // It is being made, or taken away.
+        Some(_) if deployment.unfinished() => Ok(None),
+        Some(manifest) => Statistics::read(deployment, manifest).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Prints what a policy has counted.
+fn print_statistics(name: &str, statistics: &Statistics) -> std::io::Result<()> {
+    output::line(format_args!("\n{name}: {}", statistics.source))?;
+    let mut rules = Table::new(&["RULE", "PROGRAM", "PACKETS", "BYTES", "TEXT"]);
+    for one in &statistics.rules {
+        let place = format!("{}:{}", one.rule.file, one.rule.line);
+        rules.row(&[&place, &one.program, &one.count.packets, &one.count.bytes, &one.rule.text]);
+    }
+    rules.print()?;
+    let mut counters = Table::new(&["COUNTER", "VALUE", "PACKETS", "BYTES"]);
+    let mut row = |name: &str, value: &str, count: Count| counters.row(&[&name, &value, &count.packets, &count.bytes]);
+    for counter in &statistics.counters {
+        let Some(values) = &counter.values else {
+            row(&counter.name, "", counter.count);
+            continue;
+        };
+        for value in values.iter().take(VALUES_SHOWN) {
+            row(&counter.name, &value.value, value.count);
+        }
+        if values.len() > VALUES_SHOWN {
+            row(&counter.name, &format!("(all {})", values.len()), counter.count);
+        }
+    }
+    if !statistics.counters.is_empty() {
+        output::line("")?;
+    }
+    counters.print()?;
+    match statistics.log_lost {
+        None | Some(0) => Ok(()),
+        Some(lost) => output::line(format_args!("\n{lost} log events found no room; `traits log {name}` takes them")),
+    }
+}
+
+/// Runs `traits status`.
+pub(crate) fn status(command: &Status, global: &Global) -> Outcome {
+    let deployments = match &command.name {
+        Some(name) => vec![find(name, global)?],
+        None => Deployment::list(&global.location())?,
+    };
+    let counted = deployments.iter().map(statistics).collect::<Result<Vec<_>, _>>()?;
+    if command.json {
+        let all = deployments.iter().zip(counted);
+        let all: Vec<_> = all.map(|(one, policy)| DeploymentJson { policy, ..DeploymentJson::new(one) }).collect();
+        output::json(&serde_json::json!({ "deployments": all }))?;
+    } else if deployments.is_empty() {
+        output::line(format!(
+            "nothing is up in registry {}; `traits up FILE --dev INTERFACE` brings up a policy or an object's programs",
+            global.registry
+        ))?;
+    } else {
+        print(&deployments)?;
+        for (deployment, statistics) in deployments.iter().zip(&counted) {
+            if let Some(statistics) = statistics {
+                print_statistics(deployment.name(), statistics)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! Events that `log` actions write to the ring `pt_log`: `struct pt_log_event` in `packet_traits/policy.bpf.h`.
+
+use thiserror::Error;
+
+/// How many of a packet's bytes are in an event, at most (`PT_LOG_PACKET_MAX`).
+pub const PACKET_MAX: usize = 64;
+
+/// What a `log` action tells of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEvent {
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// The rule's number in the policy.
+    pub rule: u32,
+    /// The text's place in the manifest's `logs`.
+    pub text: u32,
+    /// Index of the device the packet was at; `None` if it was at none.
+    pub interface: Option<u32>,
+    /// Bytes of the packet, from where it starts at the hook.
+    pub length: u32,
+    /// Its first bytes, [`PACKET_MAX`] at most.
+    pub packet: Vec<u8>,
+    /// The traits that the block reads or changes, as they were.
+    pub traits: Vec<LogTrait>,
+}
+
+/// A trait in an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogTrait {
+    /// The key's place among the manifest's keys.
+    pub key: u32,
+    /// Its value as a number, as [`policy`](crate::policy) has it; `None` if it was not set.
+    pub value: Option<u128>,
+}
+
+/// Why a record is no event.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("a record of {len} bytes is no log event: {reason}")]
+pub struct LogEventError {
+    len: usize,
+    reason: &'static str,
+}
+
+impl LogEvent {
+    /// Reads a record of the ring.
+    pub fn parse(record: &[u8]) -> Result<LogEvent, LogEventError> {
+        let mut rest = Words(record);
+        let error = |reason| LogEventError { len: record.len(), reason };
+        let short = || error("it is too short");
+        let time = rest.u64().ok_or_else(short)?;
+        let rule = rest.u32().ok_or_else(short)?;
+        let text = rest.u32().ok_or_else(short)?;
+        let interface = rest.u32().ok_or_else(short)?;
+        let length = rest.u32().ok_or_else(short)?;
+        let captured = rest.u32().ok_or_else(short)?;
+        let count = rest.u32().ok_or_else(short)?;
+        let packet = rest.take::<PACKET_MAX>().ok_or_else(short)?;
+        let packet =
+            packet.get(..captured as usize).ok_or_else(|| error("it claims more of the packet than it has"))?;
+        let mut traits = Vec::new();
+        for _ in 0..count {
+            let key = rest.u32().ok_or_else(short)?;
+            let set = rest.u32().ok_or_else(short)?;
+            let low = rest.u64().ok_or_else(short)?;
+            let high = rest.u64().ok_or_else(short)?;
+            let value = u128::from(high) << 64 | u128::from(low);
+            traits.push(LogTrait { key, value: (set != 0).then_some(value) });
+        }
+        Ok(LogEvent {
+            time,
+            rule,
+            text,
+            interface: (interface != 0).then_some(interface),
+            length,
+            packet: packet.to_vec(),
+            traits,
+        })
+    }
+}
+
+/// Numbers in native order, one after the other.
+struct Words<'r>(&'r [u8]);
+
+impl Words<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_ne_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_ne_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(captured: u32, traits: u32) -> Vec<u8> {
+        let mut record = 5u64.to_ne_bytes().to_vec();
+        for word in [1, 2, 3, 100, captured, traits] {
+            record.extend(u32::to_ne_bytes(word));
+        }
+        record.extend([0xab; PACKET_MAX]);
+        record
+    }
+
+    #[test]
+    fn an_event_is_read_whole() {
+        let mut bytes = record(60, 2);
+        for (key, set, low, high) in [(4u32, 1u32, 7u64, 1u64), (5, 0, 0, 0)] {
+            bytes.extend(key.to_ne_bytes());
+            bytes.extend(set.to_ne_bytes());
+            bytes.extend(low.to_ne_bytes());
+            bytes.extend(high.to_ne_bytes());
+        }
+        let event = LogEvent::parse(&bytes).unwrap();
+        assert_eq!(event.traits, [LogTrait { key: 4, value: Some(1 << 64 | 7) }, LogTrait { key: 5, value: None }]);
+        assert_eq!((event.time, event.rule, event.text, event.interface, event.length), (5, 1, 2, Some(3), 100));
+        assert_eq!(event.packet, [0xab; 60]);
+    }
+
+    #[test]
+    fn a_record_that_is_no_event_is_an_error() {
+        assert!(LogEvent::parse(&record(60, 1)).is_err());
+        assert!(LogEvent::parse(&record(65, 0)).is_err());
+        assert!(LogEvent::parse(&record(0, 0)[..40]).is_err());
+        assert!(LogEvent::parse(&record(0, 0)).is_ok());
+    }
+}

@@ -1,0 +1,108 @@
+//! Objects carry their manifest, and what goes wrong when compiling is said so that it can be mended.
+
+mod common;
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+
+use common::{COMPILERS, Draft, compiler, equal, installed, outer};
+use packet_traits_policy::{
+    compile::{CompileError, Compiler},
+    emit::{EmitError, EmitOptions, RULES_MAX, emit},
+    field::FieldKind,
+    hook::Hook,
+    manifest::{Manifest, ManifestError, SECTION},
+    policy::{Action, Condition, Type, Verdict},
+    source::Sources,
+};
+
+fn draft() -> Draft {
+    let mut draft = Draft::new();
+    draft.counter("seen", Some(Type::Ipv4));
+    draft.interface("eth0");
+    draft.block("early", Hook::Xdp);
+    draft.rule(
+        "ip saddr 10.0.0.1\n  drop",
+        equal(outer(FieldKind::Ipv4Source), 0x0a00_0001),
+        vec![Action::Verdict(Verdict::Drop)],
+    );
+    draft
+}
+
+#[test]
+fn an_object_says_what_the_policy_said() {
+    let draft = draft();
+    for clang in COMPILERS {
+        if !installed(clang) {
+            continue;
+        }
+        let manifest = Manifest::from_object(&draft.compile(clang)).unwrap().unwrap();
+        assert_eq!(manifest, draft.emit().manifest);
+        assert_eq!(manifest.programs[0].rules[0].text, "ip saddr 10.0.0.1 drop");
+        assert_eq!(manifest.counters[0].by.as_deref(), Some("ipv4"));
+    }
+}
+
+/// The same policy gives the same object on every run, whatever folder the compiler worked in.
+#[test]
+fn an_object_depends_on_nothing_but_the_policy_and_the_compiler() {
+    assert_eq!(draft().compile("clang"), draft().compile("clang"));
+}
+
+#[test]
+fn another_object_has_no_manifest_and_a_newer_one_is_refused() {
+    let object = draft().compile("clang");
+    let text = format!("{:?}", Manifest::from_object(b"no object").unwrap_err());
+    assert!(text.starts_with("NoObject"), "{text}");
+
+    // the version is the first member
+    let at = object.windows(13).position(|bytes| bytes == b"{\"version\":1,").unwrap();
+    let mut newer = object.clone();
+    newer[at + 11] = b'9';
+    assert!(matches!(Manifest::from_object(&newer), Err(ManifestError::Version { found: 9 })));
+
+    let name = object.windows(SECTION.len()).position(|bytes| bytes == SECTION.as_bytes()).unwrap();
+    let mut other = object;
+    other[name] = b'x';
+    assert_eq!(Manifest::from_object(&other).unwrap(), None);
+}
+
+#[test]
+fn a_compiler_that_is_not_there_is_said_to_be_missing() {
+    let compiler = Compiler { clang: PathBuf::from("no-such-clang"), ..compiler("clang") };
+    let error = compiler.compile(&draft().emit()).unwrap_err();
+    assert!(matches!(error, CompileError::NoClang { .. }), "{error}");
+    assert!(error.to_string().contains("package clang"), "{error}");
+}
+
+/// A compiler that cannot find the kernel's headers: it says the same words as clang does then.
+#[test]
+fn missing_kernel_headers_are_said_to_be_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let clang = folder.path().join("clang");
+    let said = "policy.bpf.c:3:10: fatal error: 'linux/bpf.h' file not found";
+    fs::write(&clang, format!("#!/bin/sh\necho \"{said}\" >&2\nexit 1\n")).unwrap();
+    fs::set_permissions(&clang, fs::Permissions::from_mode(0o755)).unwrap();
+    let error = Compiler { clang, ..compiler("clang") }.compile(&draft().emit()).unwrap_err();
+    assert!(matches!(error, CompileError::NoKernelHeaders { .. }), "{error}");
+    assert!(error.to_string().contains("linux-libc-dev"), "{error}");
+}
+
+#[test]
+fn what_the_compiler_says_is_passed_on() {
+    let mut emitted = draft().emit();
+    emitted.source.push_str("int unfinished(void) { return nothing; }\n");
+    let error = compiler("clang").compile(&emitted).unwrap_err();
+    assert!(matches!(error, CompileError::Refused { .. }), "{error}");
+    assert!(error.to_string().contains("use of undeclared identifier 'nothing'"), "{error}");
+}
+
+#[test]
+fn more_rules_than_the_map_of_hits_has_room_for_are_refused() {
+    let mut draft = draft();
+    for _ in 0..RULES_MAX {
+        draft.plain(Condition::Always, vec![]);
+    }
+    let mut sources = Sources::default();
+    sources.add("none", "");
+    assert_eq!(emit(&draft.policy, &sources, &EmitOptions::default()), Err(EmitError::Rules(RULES_MAX + 1)));
+}

@@ -1,0 +1,154 @@
+//! What a deployment says of itself: a frozen map in its folder, with what the links do not tell.
+
+use std::{
+    fs,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+
+use super::{DeployError, error::map_failed};
+use crate::{
+    attach::XdpMode,
+    bpffs::{self, Kind},
+};
+
+/// Version of the encoding.
+const VERSION: u32 = 1;
+
+/// Name of the map in the kernel.
+const MAP: &str = "pt_about";
+
+/// What the links do not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct About {
+    /// Cookie of the network namespace it was brought up in; the kernel never gives one twice.
+    pub(super) namespace: u64,
+    /// The mode of its XDP program.
+    pub(super) xdp_mode: Option<XdpMode>,
+    /// The directory of its cgroup.
+    pub(super) cgroup: Option<PathBuf>,
+    /// What who brought it up had to say: [`Setup::notes`](super::Setup::notes).
+    pub(super) notes: Vec<u8>,
+}
+
+impl About {
+    fn encode(&self) -> Vec<u8> {
+        let mode = match self.xdp_mode {
+            Some(XdpMode::Native) => 1u32,
+            Some(XdpMode::Generic) => 2,
+            Some(XdpMode::Auto) | None => 0,
+        };
+        let cgroup = self.cgroup.as_deref().map(|path| path.as_os_str().as_bytes()).unwrap_or_default();
+        let mut raw = Vec::with_capacity(24 + cgroup.len() + self.notes.len());
+        raw.extend(VERSION.to_ne_bytes());
+        raw.extend(mode.to_ne_bytes());
+        raw.extend(self.namespace.to_ne_bytes());
+        raw.extend((cgroup.len() as u32).to_ne_bytes());
+        raw.extend((self.notes.len() as u32).to_ne_bytes());
+        raw.extend(cgroup);
+        raw.extend(&self.notes);
+        raw
+    }
+
+    fn decode(mut raw: &[u8]) -> Option<About> {
+        let mut word = || {
+            let (word, rest) = raw.split_first_chunk()?;
+            raw = rest;
+            Some(u32::from_ne_bytes(*word))
+        };
+        if word()? != VERSION {
+            return None;
+        }
+        let xdp_mode = match word()? {
+            1 => Some(XdpMode::Native),
+            2 => Some(XdpMode::Generic),
+            _ => None,
+        };
+        let halves = [word()?, word()?];
+        let (cgroup, notes) = (word()? as usize, word()? as usize);
+        let (cgroup, rest) = raw.split_at_checked(cgroup)?;
+        let mut namespace = [0; 8];
+        namespace[..4].copy_from_slice(&halves[0].to_ne_bytes());
+        namespace[4..].copy_from_slice(&halves[1].to_ne_bytes());
+        Some(About {
+            namespace: u64::from_ne_bytes(namespace),
+            xdp_mode,
+            cgroup: (!cgroup.is_empty()).then(|| std::ffi::OsString::from_vec(cgroup.to_vec()).into()),
+            notes: rest.get(..notes)?.to_vec(),
+        })
+    }
+
+    /// Writes it down at `path`, for good.
+    pub(super) fn pin(&self, path: &Path) -> Result<(), DeployError> {
+        let raw = self.encode();
+        let options = libbpf_sys::bpf_map_create_opts {
+            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+            ..Default::default()
+        };
+        let map = MapHandle::create(MapType::Array, Some(MAP), 4, raw.len() as u32, 1, &options)
+            .map_err(map_failed("make", MAP))?;
+        map.update(&[0; 4], &raw, MapFlags::ANY).map_err(map_failed("write", MAP))?;
+        map.freeze().map_err(map_failed("freeze", MAP))?;
+        bpffs::pin(map.as_fd(), path).map_err(super::error::failed("pin", path))
+    }
+
+    /// Reads what is written at `path`; the error says why it cannot be read.
+    pub(super) fn open(path: &Path) -> Result<About, String> {
+        bpffs::open(path, Kind::Map).map_err(|error| error.to_string())?;
+        let map = MapHandle::from_pinned_path(path).map_err(|error| format!("{error:#}"))?;
+        if map.map_type() != MapType::Array || map.max_entries() != 1 {
+            return Err("it is another map".to_owned());
+        }
+        let raw = map.lookup(&[0; 4], MapFlags::ANY).map_err(|error| format!("{error:#}"))?;
+        About::decode(&raw.unwrap_or_default()).ok_or_else(|| "it is of another version".to_owned())
+    }
+}
+
+/// Cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14); 0 if it cannot be told.
+pub(super) fn namespace_cookie() -> u64 {
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    let Ok(socket) = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)) else { return 0 };
+    // SAFETY: the value is writable for `len` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &mut len,
+        )
+    };
+    if result == 0 { cookie } else { 0 }
+}
+
+/// The path of a cgroup's directory as others find it.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again_and_a_piece_is_not() {
+        let about = About {
+            namespace: 1 << 40 | 7,
+            xdp_mode: Some(XdpMode::Generic),
+            cgroup: Some("/sys/fs/cgroup/a".into()),
+            notes: b"{}".to_vec(),
+        };
+        let raw = about.encode();
+        assert_eq!(About::decode(&raw), Some(about));
+        for len in 0..raw.len() {
+            assert_eq!(About::decode(&raw[..len]), None, "{len}");
+        }
+        assert_eq!(About::decode(&About::default().encode()), Some(About::default()));
+    }
+}

@@ -1,0 +1,213 @@
+//! Why an object is not up, or still is.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    attach::{AttachError, Feature, XdpMode},
+    bind::BindError,
+    bpffs::BpffsError,
+};
+
+/// Why an object is not up, or still is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeployError {
+    /// A deployment's name has a character that a bpffs does not take, or is empty.
+    #[error("deployment name {0:?}: use letters, digits, '_' and '-', at most 63, and start with a letter or digit")]
+    Name(String),
+    /// Something of this name is up.
+    #[error(
+        "{name} is already up in registry {registry}; `traits down {name}` takes it down, `traits up --replace` puts \
+         another version in its place"
+    )]
+    Exists {
+        /// The deployment.
+        name: String,
+        /// The registry's name.
+        registry: String,
+    },
+    /// Nothing of this name is up.
+    #[error("nothing named {name} is up in registry {registry}; up: {up}")]
+    NotUp {
+        /// The deployment.
+        name: String,
+        /// The registry's name.
+        registry: String,
+        /// What is.
+        up: String,
+    },
+    /// A hook was given for a netfilter program that the object does not have.
+    #[error("{object} has no netfilter program {program}; {}", netfilter_programs(.programs))]
+    NoNetfilterProgram {
+        /// The deployment that was to be.
+        object: String,
+        /// The name that was given.
+        program: String,
+        /// The object's netfilter programs.
+        programs: Vec<String>,
+    },
+    /// The object has no program that could be attached.
+    #[error("{0} has no program to attach")]
+    NoProgram(String),
+    /// An option that a program needs was not given.
+    #[error("program {program} (section {section}) needs to know where: {hint}")]
+    Where {
+        /// The program.
+        program: String,
+        /// Its ELF section.
+        section: String,
+        /// What to say.
+        hint: String,
+    },
+    /// A program is of a type that is not attached to a hook of its own.
+    #[error("program {program} (section {section}) cannot be attached by `up`: {why}")]
+    Section {
+        /// The program.
+        program: String,
+        /// Its ELF section.
+        section: String,
+        /// Why.
+        why: &'static str,
+    },
+    /// The kernel can attach a program, but not so that it outlives the process.
+    #[error(
+        "program {program} (section {section}) cannot stay attached: {feature} ({}), and what older kernels have \
+         instead, a clsact filter, cannot be pinned; run a newer kernel, or load what `traits bind` writes with a \
+         loader of your own", feature.config()
+    )]
+    Unpinnable {
+        /// The program.
+        program: String,
+        /// Its ELF section.
+        section: String,
+        /// What the kernel lacks.
+        feature: Feature,
+    },
+    /// There is no bpffs to hold deployments.
+    #[error("no deployment can be reached: {0}")]
+    Bpffs(#[from] BpffsError),
+    /// Loading failed.
+    #[error(transparent)]
+    Bind(Box<BindError>),
+    /// Attaching, pinning or detaching failed.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The object does not have what its [`Setup`](super::Setup) speaks of.
+    #[error("{object} has no {what} {name}, which is to be set up; it does not belong to its description")]
+    Missing {
+        /// The deployment that was to be.
+        object: String,
+        /// `map`, `program` or `variable`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A variable or an entry of a map has another size in the object.
+    #[error("{name} of {object} has {expected} bytes, not {found}")]
+    Size {
+        /// The deployment that was to be.
+        object: String,
+        /// The variable or map.
+        name: String,
+        /// Bytes it has in the object.
+        expected: usize,
+        /// Bytes that were given.
+        found: usize,
+    },
+    /// A map that is shared by all deployments was made by another version, and has another shape.
+    #[error(
+        "map {map} is shared by all that is up, and the one at {} has another shape; take everything down that uses it, \
+         and remove it", path.display()
+    )]
+    SharedMap {
+        /// The map.
+        map: String,
+        /// Where it is pinned.
+        path: PathBuf,
+    },
+    /// A program that asks the network card cannot run in the stack.
+    #[error(
+        "program {program} reads what the network card says of packets (XDP metadata functions), which generic mode \
+         does not have; use native mode"
+    )]
+    GenericDeviceBound {
+        /// The program.
+        program: String,
+    },
+    /// A replacement cannot put an XDP program in another mode.
+    #[error(
+        "program {program} runs in {found} mode, and replacing keeps the mode; leave --mode out, or take it down first"
+    )]
+    ModeChange {
+        /// The program.
+        program: String,
+        /// The mode in use.
+        found: XdpMode,
+    },
+    /// The kernel refused the program that runs others from a slot.
+    #[error("cannot load {dispatcher}, which runs the object's program there: {source:#}")]
+    Dispatcher {
+        /// Its name.
+        dispatcher: String,
+        /// libbpf's error.
+        source: libbpf_rs::Error,
+    },
+    /// A map could not be made, filled or read.
+    #[error("cannot {action} map {map}: {source:#}")]
+    Map {
+        /// What was tried.
+        action: &'static str,
+        /// On which map.
+        map: String,
+        /// Why it failed.
+        source: libbpf_rs::Error,
+    },
+    /// A folder or pin of the bpffs could not be made, read or removed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Folder {
+        /// What was tried.
+        action: &'static str,
+        /// On which folder.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl From<BindError> for DeployError {
+    fn from(error: BindError) -> DeployError {
+        DeployError::Bind(Box::new(error))
+    }
+}
+
+fn netfilter_programs(programs: &[String]) -> String {
+    match programs {
+        [] => "it has none, so leave --netfilter out".to_owned(),
+        programs => format!("it has {}", programs.join(", ")),
+    }
+}
+
+pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DeployError {
+    let path = path.to_owned();
+    move |source| DeployError::Folder { action, path, source }
+}
+
+pub(super) fn map_failed(action: &'static str, map: &str) -> impl FnOnce(libbpf_rs::Error) -> DeployError {
+    let map = map.to_owned();
+    move |source| DeployError::Map { action, map, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_tcx_is_told_which_has_it() {
+        let error =
+            DeployError::Unpinnable { program: "mark".to_owned(), section: "tc".to_owned(), feature: Feature::Tcx };
+        assert!(error.to_string().contains("TCX needs Linux 6.6"), "{error}");
+    }
+}

@@ -1,0 +1,114 @@
+//! Where deployments are, and the lock on the folder they are in.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use super::{DeployError, error::failed};
+use crate::registry::{DirLock, Registry, RegistryName};
+
+/// The folder of a bpffs that deployments are pinned in.
+const ROOT: &str = "packet_traits_up";
+
+/// Where a registry's deployments are. They stay where they are, and can be taken down, when the registry is removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    pub(super) bpffs: PathBuf,
+    pub(super) registry: RegistryName,
+}
+
+impl Location {
+    /// The deployments of the registry of this name in this bpffs.
+    pub fn new(bpffs: impl Into<PathBuf>, registry: RegistryName) -> Location {
+        Location { bpffs: bpffs.into(), registry }
+    }
+
+    /// The folder of the deployments, beside the folder of registries.
+    pub(super) fn root(&self) -> PathBuf {
+        self.bpffs.join(ROOT).join(self.registry.as_str())
+    }
+
+    pub(super) fn folder(&self, name: &str) -> Result<PathBuf, DeployError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if !starts || name.len() > 63 || !name.chars().all(plain) {
+            return Err(DeployError::Name(name.to_owned()));
+        }
+        Ok(self.root().join(name))
+    }
+}
+
+impl From<&Registry> for Location {
+    fn from(registry: &Registry) -> Location {
+        // <bpffs>/packet_traits/<name>
+        let bpffs = registry.dir().parent().and_then(Path::parent).unwrap_or(registry.dir());
+        Location::new(bpffs, registry.name().clone())
+    }
+}
+
+/// The lock on the folder of a registry's deployments. The folder goes with its last deployment.
+pub(super) struct RootLock {
+    pub(super) root: PathBuf,
+    _lock: DirLock,
+}
+
+impl RootLock {
+    /// Makes the folder if it is not there, and locks it.
+    pub(super) fn make(location: &Location) -> Result<RootLock, DeployError> {
+        let root = location.root();
+        loop {
+            make_dir(&location.bpffs.join(ROOT)).map_err(failed("make", &root))?;
+            match make_dir(&root) {
+                // Another process took its last deployment down, and the folder above with it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(failed("make", &root))?,
+            }
+            if let Some(lock) = RootLock::take(location)? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// Locks the folder if it is there.
+    pub(super) fn take(location: &Location) -> Result<Option<RootLock>, DeployError> {
+        let root = location.root();
+        match DirLock::exclusive(&root) {
+            Ok(lock) => Ok(Some(RootLock { root, _lock: lock })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("lock", &root)(error)),
+        }
+    }
+}
+
+impl Drop for RootLock {
+    fn drop(&mut self) {
+        // Both fail unless the folder is empty. Who waits for the lock sees that the folder is gone.
+        if fs::remove_dir(&self.root).is_ok() {
+            let _ = self.root.parent().map(fs::remove_dir);
+        }
+    }
+}
+
+/// Makes a directory for root only; one that is there is fine.
+pub(super) fn make_dir(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_leads_out_of_the_folder() {
+        let location = Location::new("/bpf", RegistryName::default());
+        assert_eq!(location.folder("edge-1").unwrap(), Path::new("/bpf/packet_traits_up/default/edge-1"));
+        for wrong in ["", "..", "a.b", "a/b", "_new", "-a"] {
+            assert!(matches!(location.folder(wrong), Err(DeployError::Name(_))), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! Loading a bound object and attaching all of its programs for good, replacing them, and taking them away again.
+//!
+//! [`Deployment::up`] attaches every program of an object to the hook its ELF section names, and pins the links in
+//! `<bpffs>/packet_traits_up/<registry>/<name>/`, so that they outlive the process. It is all or nothing: if one program
+//! cannot be attached, none stays. [`Deployment::down`] detaches them. There is no daemon; the pins are the only state.
+//!
+//! The pins are made in a folder `_new` beside the deployments, which is then renamed. Who makes or removes a deployment
+//! holds a lock on the folder of the registry's deployments, so a `_new` that the holder finds is one that a killed
+//! process left; the next [`Deployment::up`] detaches what is in it.
+//!
+//! | section | attached to |
+//! |---|---|
+//! | `xdp`, `xdp.frags` | the interface |
+//! | `tc`, `tc/ingress`, `tcx/ingress`, `classifier` | the interface's ingress |
+//! | `tc/egress`, `tcx/egress` | the interface's egress |
+//! | `netfilter` | the hooks that [`UpOptions::netfilter`] gives for it |
+//! | `cgroup_skb/ingress`, `cgroup_skb/egress`, `sockops` | the cgroup |
+//! | `tp_btf/…` | the tracepoint |
+//! | `socket` | nothing: it is pinned for others, if [`Setup::filters`] names it |
+//!
+//! # Replacing
+//!
+//! With [`UpOptions::replace`], every program that has a counterpart in the same place (hook and interface, cgroup or
+//! priority) takes over from it there at one instant, so that every packet meets the one or the other. Programs without
+//! a counterpart in the old version are attached before that, those of the old version without one in the new are detached
+//! after it. XDP, TCX and cgroup links are updated; at netfilter hooks and in pinned filters a dispatcher stays and runs
+//! the new program. If anything fails, the old version goes on as it was; if the process is killed, the next
+//! [`up`](Deployment::up) or [`down`](Deployment::down) in the registry makes whole what it left: either version, never a mixture.
+//!
+//! The old version's maps go with it, but for [`Setup::kept_maps`]: counters start at zero.
+
+mod about;
+mod dispatch;
+mod error;
+mod location;
+mod options;
+mod program;
+mod setup;
+mod version;
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use libbpf_rs::{MapCore, MapHandle};
+
+use self::{
+    about::About,
+    error::{failed, map_failed},
+    location::RootLock,
+    program::{Placed, Program},
+    version::{Link, PinnedFilter, UNFINISHED, Version, mend},
+};
+pub use self::{
+    error::DeployError,
+    location::Location,
+    options::{Filter, FilterUse, Setup, Table, UpOptions},
+};
+use crate::{
+    attach::{self, AttachmentInfo, Hook, XdpMode},
+    bind::{BoundObject, LoadedObject},
+    bpffs::{self, Kind},
+    registry::{Registry, boot_time},
+};
+
+/// Programs that are attached and pinned under one name.
+#[derive(Debug)]
+pub struct Deployment {
+    name: String,
+    folder: PathBuf,
+    attached: Vec<Deployed>,
+    filters: Vec<DeployedFilter>,
+    maps: Vec<String>,
+    about: About,
+    unreadable: Vec<Unreadable>,
+}
+
+/// A pin in a deployment's folder that is not part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its file name.
+    pub pin: String,
+    /// Why it is not.
+    pub why: String,
+}
+
+/// One attached program of a deployment.
+#[derive(Clone, Debug)]
+pub struct Deployed {
+    /// The program's name, as in the source.
+    pub program: String,
+    /// The name of its pin: the program's, with the hook behind it if it is attached more than once.
+    pub pin: String,
+    /// Where it is attached. The program's id is its own, also where a dispatcher runs it.
+    pub info: AttachmentInfo,
+    /// The mode in use, for an XDP program.
+    pub xdp_mode: Option<XdpMode>,
+    /// When it was loaded.
+    pub since: Option<SystemTime>,
+}
+
+/// One socket filter of a deployment, which others attach.
+#[derive(Clone, Debug)]
+pub struct DeployedFilter {
+    /// The program's name.
+    pub program: String,
+    /// Who attaches it.
+    pub usage: FilterUse,
+    /// Where it is pinned.
+    pub path: PathBuf,
+    /// The program's id.
+    pub program_id: u32,
+    /// When it was loaded.
+    pub since: Option<SystemTime>,
+}
+
+impl Deployment {
+    /// Loads an object and attaches its programs under `name`; with [`UpOptions::replace`] in place of what is up under
+    /// that name, if there is something. Waits while another process does so for the same registry.
+    ///
+    /// # Errors
+    /// Whatever it is, nothing of the object stays attached, and what was up under the name is as before.
+    /// [`DeployError::Exists`] if something of this name is up and not to be replaced.
+    pub fn up(
+        name: &str,
+        mut object: BoundObject<'_>,
+        registry: &Registry,
+        options: &UpOptions,
+    ) -> Result<Deployment, DeployError> {
+        let location = Location::from(registry);
+        let folder = location.folder(name)?;
+        let exists = || DeployError::Exists { name: name.to_owned(), registry: location.registry.to_string() };
+        let lock = RootLock::make(&location)?;
+        // before attaching: what it holds may be in the way
+        mend(&lock.root)?;
+        let old = match folder.exists() {
+            true if !options.replace => return Err(exists()),
+            true => Some(Version::open(&folder)),
+            false => None,
+        };
+
+        let places =
+            setup::Places { bpffs: &location.bpffs, old_maps: old.as_ref().map(|_| folder.join(version::MAPS)) };
+        setup::prepare(object.open_object_mut(), name, options, &places)?;
+        let loaded = object.load()?;
+        setup::fill(&loaded, name, &options.setup)?;
+        let programs = Program::all(&loaded)?;
+        program::refuse_unknown_netfilter(name, &programs, options)?;
+
+        let unfinished = lock.root.join(UNFINISHED);
+        let replaces = old.is_some();
+        let made = Making::new(name, &programs, old, options)
+            .and_then(|making| making.pin(name, &unfinished, &loaded, &programs, options))
+            .and_then(Making::switch);
+        let version = match made {
+            Ok(version) if replaces => version::exchange(&unfinished, &folder).map(|()| version),
+            Ok(version) => fs::rename(&unfinished, &folder).map_err(failed("name", &folder)).map(|()| version),
+            Err(error) => Err(error),
+        };
+        let version = version.map_err(|error| {
+            if let Err(error) = mend(&lock.root) {
+                // the error to report is the first one
+                tracing::warn!("{error}");
+            }
+            let taken = matches!(&error, DeployError::Folder { source, .. } if matches!(
+                source.kind(),
+                io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
+            ));
+            if taken && !replaces { exists() } else { error }
+        })?;
+        if replaces {
+            mend(&lock.root)?;
+        }
+        Ok(Deployment::new(name, folder, &version))
+    }
+
+    /// Detaches the programs of the deployment `name`, and removes what else is pinned in its folder. Returns what was
+    /// there. The registry need not be there any more.
+    ///
+    /// What a killed process left half made has the name `_new`.
+    ///
+    /// # Errors
+    /// [`DeployError::NotUp`]; [`DeployError::Attach`] or [`DeployError::Folder`] if something could not be removed.
+    pub fn down(name: &str, location: &Location) -> Result<Deployment, DeployError> {
+        let unfinished = name == UNFINISHED;
+        let folder = if unfinished { location.root().join(name) } else { location.folder(name)? };
+        bpffs::require(&location.bpffs)?;
+        let lock = RootLock::take(location)?;
+        let Some(lock) = lock.filter(|_| folder.exists()) else {
+            let up: Vec<_> = Deployment::list(location)?.into_iter().map(|deployment| deployment.name).collect();
+            return Err(DeployError::NotUp {
+                name: name.to_owned(),
+                registry: location.registry.to_string(),
+                up: if up.is_empty() { "nothing".to_owned() } else { up.join(", ") },
+            });
+        };
+        let deployment = Deployment::new(name, folder.clone(), &Version::open(&folder));
+        // what a killed process left may hold on to the same links
+        mend(&lock.root)?;
+        version::remove(&folder)?;
+        Ok(deployment)
+    }
+
+    /// What is up in a registry, in the order of names. The registry need not be there any more.
+    ///
+    /// Includes the deployment that is being made at the moment, or that a killed process left half made; see
+    /// [`unfinished`](Self::unfinished).
+    ///
+    /// # Errors
+    /// [`DeployError::Bpffs`]; [`DeployError::Folder`] if the registry's folder cannot be read. What cannot be read in
+    /// a deployment is in [`unreadable`](Self::unreadable).
+    pub fn list(location: &Location) -> Result<Vec<Deployment>, DeployError> {
+        bpffs::require(&location.bpffs)?;
+        let root = location.root();
+        let mut found = Vec::new();
+        for folder in version::children(&root)? {
+            let deployment = Deployment::new(&version::file_name(&folder), folder.clone(), &Version::open(&folder));
+            // It may have been taken down meanwhile.
+            if folder.exists() {
+                found.push(deployment);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its programs.
+    pub fn attached(&self) -> &[Deployed] {
+        &self.attached
+    }
+
+    /// Its socket filters.
+    pub fn filters(&self) -> &[DeployedFilter] {
+        &self.filters
+    }
+
+    /// Names of the maps that are pinned with it.
+    pub fn maps(&self) -> &[String] {
+        &self.maps
+    }
+
+    /// Opens a map that is pinned with it, as it is now: after a replacement it is the new version's.
+    ///
+    /// # Errors
+    /// [`DeployError::Folder`] if there is none of that name.
+    pub fn map(&self, name: &str) -> Result<MapHandle, DeployError> {
+        let path = version::map_path(&self.folder, name);
+        bpffs::open(&path, Kind::Map).map_err(failed("open", &path))?;
+        MapHandle::from_pinned_path(&path).map_err(map_failed("open", name))
+    }
+
+    /// The directory of the cgroup it was attached to.
+    pub fn cgroup(&self) -> Option<&Path> {
+        self.about.cgroup.as_deref()
+    }
+
+    /// What was to be remembered with it: [`Setup::notes`].
+    pub fn notes(&self) -> &[u8] {
+        &self.about.notes
+    }
+
+    /// What else is pinned in its folder, or cannot be read.
+    pub fn unreadable(&self) -> &[Unreadable] {
+        &self.unreadable
+    }
+
+    /// Whether it is not whole: it is being made, or the process that made it was killed. In the latter case the next
+    /// [`up`](Self::up) in the registry takes it away.
+    pub fn unfinished(&self) -> bool {
+        self.name == UNFINISHED
+    }
+
+    fn new(name: &str, folder: PathBuf, version: &Version) -> Deployment {
+        let attached = version.links.iter().map(|link| {
+            let program_id = link.program_id();
+            let info = AttachmentInfo { program_id, ..link.attachment.info().clone() };
+            Deployed {
+                program: link.program().to_owned(),
+                pin: link.pin.clone(),
+                xdp_mode: version.about.xdp_mode.filter(|_| info.hook == Hook::Xdp),
+                info,
+                since: loaded_at(program_id),
+            }
+        });
+        let filters = version.filters.iter().map(|filter| {
+            let program_id = filter.slot.program().unwrap_or_default();
+            DeployedFilter {
+                program: filter.program.clone(),
+                usage: filter.usage,
+                path: version::filter_path(&folder, &filter.program),
+                program_id,
+                since: loaded_at(program_id),
+            }
+        });
+        Deployment {
+            name: name.to_owned(),
+            attached: attached.collect(),
+            filters: filters.collect(),
+            maps: version.maps.clone(),
+            about: version.about.clone(),
+            unreadable: version.unreadable.clone(),
+            folder,
+        }
+    }
+}
+
+/// When the program of this id was loaded, by the clock as it is set now.
+fn loaded_at(program: u32) -> Option<SystemTime> {
+    Some(boot_time() + attach::Program::by_id(program)?.loaded_after_boot)
+}
+
+/// A version that is being made, and what it takes over.
+struct Making<'p> {
+    version: Version,
+    /// Programs for links of the old version, by their place in the new one's.
+    takeovers: Vec<(usize, &'p Program)>,
+    /// The same for filters.
+    filter_takeovers: Vec<(usize, &'p Program)>,
+}
+
+impl<'p> Making<'p> {
+    /// Attaches what has no counterpart in the old version, and finds the counterparts of the rest.
+    fn new(
+        name: &str,
+        programs: &'p [Program],
+        old: Option<Version>,
+        options: &UpOptions,
+    ) -> Result<Making<'p>, DeployError> {
+        let old = old.unwrap_or_default();
+        let about = About {
+            namespace: about::namespace_cookie(),
+            xdp_mode: None,
+            cgroup: options.cgroup.as_deref().map(about::absolute),
+            notes: options.setup.notes.clone(),
+        };
+        let same_namespace = about.namespace != 0 && about.namespace == old.about.namespace;
+        let version = Version { about, ..Version::default() };
+        let mut making = Making { version, takeovers: Vec::new(), filter_takeovers: Vec::new() };
+
+        let usage = |program: &Program| {
+            options.setup.filters.iter().find(|filter| filter.program == program.name).map(|filter| filter.usage)
+        };
+        let mut old_filters = old.filters;
+        let mut placed = Vec::new();
+        for program in programs {
+            match usage(program) {
+                Some(usage) => making.add_filter(program, usage, &mut old_filters)?,
+                None => placed.extend(program.places(options)?),
+            }
+        }
+        let missing =
+            options.setup.filters.iter().find(|filter| !programs.iter().any(|one| one.name == filter.program));
+        if let Some(filter) = missing {
+            let name = name.to_owned();
+            return Err(DeployError::Missing { object: name, what: "program", name: filter.program.clone() });
+        }
+
+        let counterparts = counterparts(&placed, old.links, same_namespace);
+        for (placed, counterpart) in placed.iter().zip(counterparts) {
+            let link = match counterpart {
+                Some(old_link) => {
+                    if old_link.attachment.info().hook == Hook::Xdp {
+                        making.version.about.xdp_mode = old.about.xdp_mode;
+                        refuse_mode_change(placed, old.about.xdp_mode)?;
+                    }
+                    making.takeovers.push((making.version.links.len(), placed.program));
+                    Link { pin: placed.pin.clone(), ..old_link }
+                }
+                None => {
+                    let (link, mode) = placed.attach()?;
+                    making.version.about.xdp_mode = mode.or(making.version.about.xdp_mode);
+                    link
+                }
+            };
+            making.version.links.push(link);
+        }
+        if making.version.links.is_empty() && making.version.filters.is_empty() {
+            return Err(DeployError::NoProgram(name.to_owned()));
+        }
+        Ok(making)
+    }
+
+    fn add_filter(
+        &mut self,
+        program: &'p Program,
+        usage: FilterUse,
+        old: &mut Vec<PinnedFilter>,
+    ) -> Result<(), DeployError> {
+        let counterpart = old.iter().position(|old| old.program == program.name && old.usage == usage);
+        let filter = match counterpart {
+            Some(place) => {
+                self.filter_takeovers.push((self.version.filters.len(), program));
+                old.swap_remove(place)
+            }
+            None => {
+                let (dispatcher, slot) = dispatch::for_filter(usage, program.as_fd())?;
+                PinnedFilter { program: program.name.clone(), usage, dispatcher, slot }
+            }
+        };
+        self.version.filters.push(filter);
+        Ok(())
+    }
+
+    /// Pins it all.
+    fn pin(
+        mut self,
+        object: &str,
+        unfinished: &Path,
+        loaded: &LoadedObject,
+        programs: &[Program],
+        options: &UpOptions,
+    ) -> Result<Making<'p>, DeployError> {
+        let maps: Vec<_> = loaded.object().maps().collect();
+        let maps: Vec<(&str, BorrowedFd<'_>)> = options
+            .setup
+            .pinned_maps
+            .iter()
+            .map(|name| {
+                let map = maps.iter().find(|map| map.name() == name.as_str());
+                let missing = || DeployError::Missing { object: object.to_owned(), what: "map", name: name.clone() };
+                Ok((name.as_str(), map.ok_or_else(missing)?.as_fd()))
+            })
+            .collect::<Result<_, DeployError>>()?;
+        self.version.pin(unfinished, programs, &maps)?;
+        Ok(self)
+    }
+
+    /// Has the links and filters of the old version run the new programs.
+    fn switch(mut self) -> Result<Version, DeployError> {
+        for (place, program) in self.filter_takeovers {
+            self.version.filters[place].slot.put(program.as_fd())?;
+        }
+        // XDP last: the kernel exchanges the program first and then waits for a grace period, some milliseconds
+        // (`bpf_dispatcher_change_prog`), in which packets would meet the new version here and the old one elsewhere.
+        let links = &mut self.version.links;
+        self.takeovers.sort_by_key(|(place, _)| links[*place].attachment.info().hook == Hook::Xdp);
+        for (place, program) in self.takeovers {
+            links[place].run(program.as_fd())?;
+        }
+        Ok(self.version)
+    }
+}
+
+/// For each program at a place the old version's link at that place: one of the same name if there is one.
+fn counterparts(placed: &[Placed<'_>], old: Vec<Link>, same_namespace: bool) -> Vec<Option<Link>> {
+    let mut old: Vec<Option<Link>> = old.into_iter().map(Some).collect();
+    let mut found: Vec<Option<Link>> = placed.iter().map(|_| None).collect();
+    for same_name in [true, false] {
+        for (placed, found) in placed.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
+            let fits = |link: &Link| {
+                placed.is_place_of(link.attachment.info(), same_namespace) && (!same_name || placed.pin == link.pin)
+            };
+            *found = old.iter_mut().find(|link| link.as_ref().is_some_and(fits)).and_then(Option::take);
+        }
+    }
+    found
+}
+
+/// A link keeps its XDP mode.
+fn refuse_mode_change(placed: &Placed<'_>, found: Option<XdpMode>) -> Result<(), DeployError> {
+    match (&placed.place, found) {
+        (program::Place::Xdp { mode, .. }, Some(found)) if *mode != XdpMode::Auto && *mode != found => {
+            Err(DeployError::ModeChange { program: placed.program.name.clone(), found })
+        }
+        _ => Ok(()),
+    }
+}

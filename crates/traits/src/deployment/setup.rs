@@ -1,0 +1,212 @@
+//! Doing what a [`Setup`] says to an object: before it is loaded, and between that and attaching it.
+
+use std::{
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use libbpf_rs::{
+    AsRawLibbpf, MapCore, MapFlags, MapHandle, MapType, OpenMapMut, OpenObject,
+    btf::{Btf, BtfType, types},
+};
+
+use super::{DeployError, Setup, UpOptions, error::map_failed};
+use crate::{
+    attach::{XdpMode, redirect_map},
+    bind::{BindError, LoadedObject},
+    bpffs,
+};
+
+/// ELF section of constants.
+const CONSTANTS: &str = ".rodata";
+
+/// The folder of a bpffs with the maps that all deployments share.
+const SHARED: &str = "packet_traits_shared";
+
+/// Frames that wait for a CPU, at most.
+const CPU_QUEUE: u32 = 2048;
+
+/// Where the maps of a [`Setup`] are pinned.
+pub(super) struct Places<'a> {
+    pub(super) bpffs: &'a Path,
+    /// The folder of maps of the version that is replaced.
+    pub(super) old_maps: Option<PathBuf>,
+}
+
+/// Prepares an open object. `name` stands for it in errors.
+pub(super) fn prepare(
+    object: &mut OpenObject,
+    name: &str,
+    options: &UpOptions,
+    places: &Places<'_>,
+) -> Result<(), DeployError> {
+    let setup = &options.setup;
+    for (variable, value) in &setup.variables {
+        set_variable(object, name, variable, value)?;
+    }
+    for map in &setup.cpu_maps {
+        let cpus = libbpf_rs::num_possible_cpus().map_err(map_failed("count the CPUs for", map))? as u32;
+        find_map(object, name, map)?.set_max_entries(cpus).map_err(map_failed("size", map))?;
+    }
+    for map in &setup.shared_maps {
+        share(find_map(object, name, map)?, map, places.bpffs)?;
+    }
+    for map in &setup.kept_maps {
+        let mut open = find_map(object, name, map)?;
+        if let Some(path) = places.old_maps.as_ref().map(|maps| maps.join(map))
+            && MapHandle::from_pinned_path(&path).is_ok_and(|old| same_shape(&open, &old))
+        {
+            open.reuse_pinned_map(&path).map_err(map_failed("take over", map))?;
+        }
+    }
+    for program in &setup.device_bound {
+        bind_to_device(object, name, program, options)?;
+    }
+    Ok(())
+}
+
+/// Fills a loaded object's maps.
+pub(super) fn fill(object: &LoadedObject, name: &str, setup: &Setup) -> Result<(), DeployError> {
+    let find = |map: &str| object.map(map).ok_or_else(|| missing(name, "map", map));
+    for table in &setup.tables {
+        let map = find(&table.map)?;
+        for (key, value) in &table.entries {
+            for (expected, found) in [(map.key_size(), key), (map.value_size(), value)] {
+                if expected as usize != found.len() {
+                    return Err(DeployError::Size {
+                        object: name.to_owned(),
+                        name: table.map.clone(),
+                        expected: expected as usize,
+                        found: found.len(),
+                    });
+                }
+            }
+            map.update(key, value, MapFlags::ANY).map_err(map_failed("fill", &table.map))?;
+        }
+    }
+    for map in &setup.cpu_maps {
+        let map = find(map)?;
+        for cpu in online_cpus() {
+            redirect_map::set_cpu(map.as_fd(), cpu, CPU_QUEUE, None)?;
+        }
+    }
+    Ok(())
+}
+
+fn missing(object: &str, what: &'static str, name: &str) -> DeployError {
+    DeployError::Missing { object: object.to_owned(), what, name: name.to_owned() }
+}
+
+fn find_map<'o>(object: &'o mut OpenObject, name: &str, map: &str) -> Result<OpenMapMut<'o>, DeployError> {
+    object.maps_mut().find(|one| one.name() == map).ok_or_else(|| missing(name, "map", map))
+}
+
+fn set_variable(object: &mut OpenObject, name: &str, variable: &str, value: &[u8]) -> Result<(), DeployError> {
+    let (offset, size) = place_of(object, name, variable)?.ok_or_else(|| missing(name, "variable", variable))?;
+    if size != value.len() {
+        let (object, name) = (name.to_owned(), variable.to_owned());
+        return Err(DeployError::Size { object, name, expected: size, found: value.len() });
+    }
+    // libbpf puts a part of the object's name in front
+    let mut map = object
+        .maps_mut()
+        .find(|map| map.name().as_encoded_bytes().ends_with(CONSTANTS.as_bytes()))
+        .ok_or_else(|| missing(name, "map", CONSTANTS))?;
+    map.initial_value_mut()
+        .and_then(|section| section.get_mut(offset..offset + size))
+        .ok_or_else(|| missing(name, "variable", variable))?
+        .copy_from_slice(value);
+    Ok(())
+}
+
+/// Offset and size of a variable in the section of constants.
+fn place_of(object: &OpenObject, name: &str, variable: &str) -> Result<Option<(usize, usize)>, DeployError> {
+    // SAFETY: the object outlives `btf`, which is dropped when this returns.
+    let raw = unsafe { object.as_libbpf_object().as_ref() };
+    let btf = Btf::from_bpf_object(raw)
+        .map_err(|source| BindError::Prepare { object: name.to_owned(), source })?
+        .ok_or_else(|| BindError::NoBtf { object: name.to_owned() })?;
+    let Some(section) = btf.type_by_name::<types::DataSec<'_>>(CONSTANTS) else { return Ok(None) };
+    let found = section.iter().find(|place| {
+        let of = btf.type_by_id::<BtfType<'_>>(place.ty);
+        of.and_then(|of| types::Var::try_from(of).ok()).is_some_and(|of| of.name().is_some_and(|name| name == variable))
+    });
+    Ok(found.map(|place| (place.offset as usize, place.size)))
+}
+
+/// Has an open map be the one that all deployments share.
+///
+/// It is made here, not by libbpf at load: that would take it away again if the load failed, though another process may
+/// have found it meanwhile.
+fn share(mut map: OpenMapMut<'_>, name: &str, bpffs: &Path) -> Result<(), DeployError> {
+    let folder = bpffs.join(SHARED);
+    super::location::make_dir(&folder).map_err(super::error::failed("make", &folder))?;
+    let path = folder.join(name);
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+        map_flags: map.map_flags(),
+        ..Default::default()
+    };
+    let new =
+        MapHandle::create(map.map_type(), Some(name), map.key_size(), map.value_size(), map.max_entries(), &options)
+            .map_err(map_failed("make", name))?;
+    match bpffs::pin(new.as_fd(), &path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(super::error::failed("pin a map at", &path)(error));
+        }
+        _ => {}
+    }
+    if !MapHandle::from_pinned_path(&path).is_ok_and(|pinned| same_shape(&map, &pinned)) {
+        return Err(DeployError::SharedMap { map: name.to_owned(), path });
+    }
+    map.reuse_pinned_map(&path).map_err(map_failed("share", name))
+}
+
+fn same_shape(map: &OpenMapMut<'_>, pinned: &MapHandle) -> bool {
+    let shape: (MapType, u32, u32, u32) = (map.map_type(), map.key_size(), map.value_size(), map.max_entries());
+    shape == (pinned.map_type(), pinned.key_size(), pinned.value_size(), pinned.max_entries())
+}
+
+fn bind_to_device(object: &mut OpenObject, name: &str, program: &str, options: &UpOptions) -> Result<(), DeployError> {
+    if options.xdp_mode == XdpMode::Generic {
+        return Err(DeployError::GenericDeviceBound { program: program.to_owned() });
+    }
+    let mut found =
+        object.progs_mut().find(|one| one.name() == program).ok_or_else(|| missing(name, "program", program))?;
+    let interface = options.interface.ok_or_else(|| DeployError::Where {
+        program: program.to_owned(),
+        section: found.section().to_string_lossy().into_owned(),
+        hint: "--dev INTERFACE".to_owned(),
+    })?;
+    found.set_ifindex(interface);
+    found.set_flags(libbpf_sys::BPF_F_XDP_DEV_BOUND_ONLY);
+    Ok(())
+}
+
+/// The CPUs that are online; the first one if that cannot be told.
+fn online_cpus() -> Vec<u32> {
+    cpu_list(&fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default()).unwrap_or_else(|| vec![0])
+}
+
+/// The numbers in a list of the kernel's: `0-3,8`.
+fn cpu_list(text: &str) -> Option<Vec<u32>> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse::<u32>().ok()?)
+    };
+    let ranges: Vec<_> = text.trim().split(',').map(range).collect::<Option<_>>()?;
+    Some(ranges.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cpus_are_read_whole() {
+        assert_eq!(cpu_list("0-3,8\n"), Some(vec![0, 1, 2, 3, 8]));
+        assert_eq!(cpu_list("0"), Some(vec![0]));
+        assert_eq!(cpu_list(""), None);
+    }
+}

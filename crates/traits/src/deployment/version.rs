@@ -1,0 +1,341 @@
+//! A version of a deployment: what is pinned in a folder, and how folders take each other's place.
+//!
+//! | in the folder | what it is |
+//! |---|---|
+//! | `about` | what the links do not tell: see `about.rs` |
+//! | `links/NAME` | the link that holds a program, or its dispatcher, at a place |
+//! | `programs/NAME` | every program |
+//! | `slots/NAME` | the slot that the dispatcher of that link or filter runs |
+//! | `filters/NAME` | the dispatcher of a socket filter, for others to attach |
+//! | `maps/NAME` | a map, for others to read and write |
+//!
+//! A link or slot that the old version hands on to the new one is pinned in both folders, and the folders are exchanged by
+//! one rename. So at any instant one whole version is under the deployment's name, with its programs: should the process
+//! be killed between giving the first link its new program and the exchange, or between that and clearing away the old
+//! folder, then [`mend`] has every link run the program of the version that has the name.
+
+use std::{
+    collections::HashSet,
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use super::{
+    DeployError, FilterUse, Unreadable, about::About, dispatch::Slot, error::failed, location::make_dir,
+    program::Program,
+};
+use crate::{
+    attach::{self, Attachment},
+    bpffs::{self, Kind},
+};
+
+/// Name of a folder that is being made, or that a killed process left; never that of a finished deployment.
+pub(super) const UNFINISHED: &str = "_new";
+
+const ABOUT: &str = "about";
+const LINKS: &str = "links";
+const PROGRAMS: &str = "programs";
+const SLOTS: &str = "slots";
+const FILTERS: &str = "filters";
+pub(super) const MAPS: &str = "maps";
+
+/// What is pinned in a folder, open.
+#[derive(Debug, Default)]
+pub(super) struct Version {
+    pub(super) links: Vec<Link>,
+    pub(super) filters: Vec<PinnedFilter>,
+    /// Names.
+    pub(super) maps: Vec<String>,
+    pub(super) about: About,
+    pub(super) unreadable: Vec<Unreadable>,
+}
+
+/// A link of a version.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// Its file name: the program's, with the hook behind a '-' if the program is attached more than once.
+    pub(super) pin: String,
+    pub(super) attachment: Attachment,
+    /// What its dispatcher runs, if it has one.
+    pub(super) slot: Option<Slot>,
+}
+
+/// A socket filter of a version.
+#[derive(Debug)]
+pub(super) struct PinnedFilter {
+    pub(super) program: String,
+    pub(super) usage: FilterUse,
+    pub(super) dispatcher: OwnedFd,
+    pub(super) slot: Slot,
+}
+
+impl Link {
+    /// The name of its program.
+    pub(super) fn program(&self) -> &str {
+        self.pin.split('-').next().unwrap_or_default()
+    }
+
+    /// The id of the program that packets meet.
+    pub(super) fn program_id(&self) -> u32 {
+        match &self.slot {
+            Some(slot) => slot.program().unwrap_or_default(),
+            None => self.attachment.info().program_id,
+        }
+    }
+
+    /// Has packets meet another program from now on.
+    pub(super) fn run(&mut self, program: BorrowedFd<'_>) -> Result<(), DeployError> {
+        match &self.slot {
+            Some(slot) => slot.put(program),
+            None => Ok(self.attachment.replace(program)?),
+        }
+    }
+}
+
+impl Version {
+    /// Opens what is pinned in a folder. What cannot be opened, or is no part of a version, is in `unreadable`.
+    pub(super) fn open(folder: &Path) -> Version {
+        let mut version = Version::default();
+        let children = children(folder).unwrap_or_else(|error| {
+            version.unreadable.push(Unreadable { pin: file_name(folder), why: error.to_string() });
+            Vec::new()
+        });
+        for path in children {
+            match file_name(&path).as_str() {
+                ABOUT => match About::open(&path) {
+                    Ok(about) => version.about = about,
+                    Err(why) => version.unreadable(ABOUT, &path, why),
+                },
+                LINKS => version.open_links(folder),
+                FILTERS => version.open_filters(folder),
+                MAPS => version.maps = names(&path),
+                PROGRAMS | SLOTS => {}
+                other => version.unreadable(other, &path, "it is not part of what is up".to_owned()),
+            }
+        }
+        version
+    }
+
+    fn open_links(&mut self, folder: &Path) {
+        for pin in names(&folder.join(LINKS)) {
+            let path = folder.join(LINKS).join(&pin);
+            match Attachment::from_pinned(&path) {
+                Ok(attachment) => {
+                    let slot = Slot::open(&folder.join(SLOTS).join(&pin));
+                    self.links.push(Link { pin, attachment, slot });
+                }
+                Err(error) => self.unreadable(&pin, &path, error.to_string()),
+            }
+        }
+    }
+
+    fn open_filters(&mut self, folder: &Path) {
+        for program in names(&folder.join(FILTERS)) {
+            let path = folder.join(FILTERS).join(&program);
+            let dispatcher = bpffs::open(&path, Kind::Program).ok();
+            let usage = dispatcher.as_ref().and_then(|dispatcher| FilterUse::of(dispatcher.as_fd()));
+            match (dispatcher, usage, Slot::open(&folder.join(SLOTS).join(&program))) {
+                (Some(dispatcher), Some(usage), Some(slot)) => {
+                    self.filters.push(PinnedFilter { program, usage, dispatcher, slot });
+                }
+                _ => self.unreadable(&program, &path, "it is not a filter with a slot".to_owned()),
+            }
+        }
+    }
+
+    /// Notes what cannot be read, unless it was taken away meanwhile.
+    fn unreadable(&mut self, pin: &str, path: &Path, why: String) {
+        if path.exists() {
+            self.unreadable.push(Unreadable { pin: pin.to_owned(), why });
+        }
+    }
+
+    /// Pins everything in a new folder.
+    pub(super) fn pin(
+        &mut self,
+        folder: &Path,
+        programs: &[Program],
+        maps: &[(&str, BorrowedFd<'_>)],
+    ) -> Result<(), DeployError> {
+        make_dir(folder).map_err(failed("make", folder))?;
+        for part in [LINKS, PROGRAMS, SLOTS, FILTERS, MAPS] {
+            let part = folder.join(part);
+            make_dir(&part).map_err(failed("make", &part))?;
+        }
+        let pin = |object: BorrowedFd<'_>, part: &str, name: &str| {
+            let path = folder.join(part).join(name);
+            bpffs::pin(object, &path).map_err(failed("pin", &path))
+        };
+        self.about.pin(&folder.join(ABOUT))?;
+        for program in programs {
+            pin(program.as_fd(), PROGRAMS, &program.name)?;
+        }
+        for (name, map) in maps {
+            pin(*map, MAPS, name)?;
+            self.maps.push((*name).to_owned());
+        }
+        for filter in &self.filters {
+            pin(filter.slot.as_fd(), SLOTS, &filter.program)?;
+            pin(filter.dispatcher.as_fd(), FILTERS, &filter.program)?;
+        }
+        for link in &mut self.links {
+            if let Some(slot) = &link.slot {
+                pin(slot.as_fd(), SLOTS, &link.pin)?;
+            }
+            let path = folder.join(LINKS).join(&link.pin);
+            match link.attachment.pinned_at() {
+                None => link.attachment.pin(path)?,
+                // handed on
+                Some(_) => link.attachment.pin_also(&path)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Has every link and filter run the program that is pinned beside it.
+    fn restore(&mut self, folder: &Path) -> Result<(), DeployError> {
+        let open = |name: &str| bpffs::open(&folder.join(PROGRAMS).join(name), Kind::Program).ok();
+        for link in &mut self.links {
+            let Some(program) = open(link.program()) else { continue };
+            if attach::Program::of(program.as_fd()).is_ok_and(|program| program.id == link.program_id()) {
+                continue;
+            }
+            match link.run(program.as_fd()) {
+                // What it was attached to is gone.
+                Err(DeployError::Attach(error)) if error.errno() == Some(libc::ENOLINK) => {}
+                other => other?,
+            }
+        }
+        for filter in &self.filters {
+            if let Some(program) = open(&filter.program) {
+                filter.slot.put(program.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ids(&self) -> Ids {
+        let slots = self.links.iter().filter_map(|link| link.slot.as_ref());
+        let slots = slots.chain(self.filters.iter().map(|filter| &filter.slot));
+        Ids {
+            links: self.links.iter().filter_map(|link| link.attachment.info().link_id).collect(),
+            slots: slots.filter_map(Slot::id).collect(),
+        }
+    }
+}
+
+/// Ids of links and of the maps that slots are.
+#[derive(Debug, Default)]
+struct Ids {
+    links: HashSet<u32>,
+    slots: HashSet<u32>,
+}
+
+impl Ids {
+    fn meet(&self, other: &Ids) -> bool {
+        !self.links.is_disjoint(&other.links) || !self.slots.is_disjoint(&other.slots)
+    }
+}
+
+/// Clears the unfinished folder away, if there is one: what it shares with a deployment goes on in that, with the programs
+/// of that, and what it has alone is detached.
+pub(super) fn mend(root: &Path) -> Result<(), DeployError> {
+    let unfinished = root.join(UNFINISHED);
+    if !unfinished.exists() {
+        return Ok(());
+    }
+    let own = Version::open(&unfinished).ids();
+    let mut keep = Ids::default();
+    for folder in children(root)?.into_iter().filter(|folder| *folder != unfinished) {
+        let mut version = Version::open(&folder);
+        let ids = version.ids();
+        if ids.meet(&own) {
+            version.restore(&folder)?;
+            keep.links.extend(ids.links);
+            keep.slots.extend(ids.slots);
+        }
+    }
+    remove_but(&unfinished, &keep)
+}
+
+/// Puts the unfinished folder in the place of a deployment's, which then is the unfinished one.
+pub(super) fn exchange(unfinished: &Path, folder: &Path) -> Result<(), DeployError> {
+    let paths = [unfinished, folder].map(|path| CString::new(path.as_os_str().as_bytes()));
+    let [Ok(from), Ok(to)] = &paths else { return Err(failed("exchange", folder)(io::ErrorKind::InvalidInput.into())) };
+    // SAFETY: both are NUL-terminated and outlive the call.
+    let result =
+        unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::RENAME_EXCHANGE) };
+    match result {
+        0 => Ok(()),
+        _ => Err(failed("exchange", folder)(io::Error::last_os_error())),
+    }
+}
+
+/// Detaches what is pinned at or below a path and removes it. What is pinned there and is not an attachment loses its
+/// pin; nothing there is fine.
+pub(super) fn remove(path: &Path) -> Result<(), DeployError> {
+    remove_but(path, &Ids::default())
+}
+
+fn remove_but(path: &Path, keep: &Ids) -> Result<(), DeployError> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("look at", path)(error)),
+        Ok(meta) if meta.is_dir() => {
+            // in the order of names: a link goes before its slot
+            children(path)?.iter().try_for_each(|child| remove_but(child, keep))?;
+            return fs::remove_dir(path).map_err(failed("remove", path));
+        }
+        Ok(_) => {}
+    }
+    if let Ok(attachment) = Attachment::from_pinned(path) {
+        if !attachment.info().link_id.is_some_and(|id| keep.links.contains(&id)) {
+            return Ok(attachment.detach()?);
+        }
+    } else if path.parent().is_some_and(|folder| folder.ends_with(SLOTS))
+        && let Some(slot) = Slot::open(path)
+        && !slot.id().is_some_and(|id| keep.slots.contains(&id))
+    {
+        // Who still holds a filter runs nothing any more.
+        slot.clear()?;
+    }
+    fs::remove_file(path).map_err(failed("remove", path))
+}
+
+/// What is in a folder, in the order of names; a folder that is not there has nothing in it.
+pub(super) fn children(folder: &Path) -> Result<Vec<PathBuf>, DeployError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed("read", folder))?,
+    };
+    let mut paths: Vec<_> = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()
+        .map_err(failed("read", folder))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// The names in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    children(folder).unwrap_or_default().iter().map(|path| file_name(path)).collect()
+}
+
+pub(super) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Where the map of this name is pinned in a deployment's folder.
+pub(super) fn map_path(folder: &Path, map: &str) -> PathBuf {
+    folder.join(MAPS).join(map)
+}
+
+/// Where the filter of this name is pinned in a deployment's folder.
+pub(super) fn filter_path(folder: &Path, program: &str) -> PathBuf {
+    folder.join(FILTERS).join(program)
+}

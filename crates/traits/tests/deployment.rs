@@ -1,0 +1,610 @@
+//! Deployments on a real interface: what is set up beside the programs, replacing them under traffic, and what is left
+//! when something fails. The programs are in `bpf/deployment.bpf.c`.
+
+mod common;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    net::UdpSocket,
+    os::fd::{AsFd, AsRawFd},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Lab, compile_with, enabled, spec};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use packet_traits::{
+    attach::{AttachError, Attachment, Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, Target, XdpMode},
+    bind::BoundObject,
+    core::{KeyType, Layout, Merge},
+    deployment::{DeployError, Deployed, Deployment, Filter, FilterUse, Location, Setup, Table, UpOptions},
+};
+use packet_traits_lab::{Cgroup, Family, Feature, Pair, number_of, send_numbered, udp_socket};
+
+const NAME: &str = "edge";
+
+/// Hooks of `struct seen`.
+const HOOKS: usize = 6;
+
+/// Which of the hooks of `struct seen` is which.
+const AT_XDP: usize = 0;
+const AT_INPUT: usize = 3;
+
+/// What one packet met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    by: [u32; HOOKS],
+    /// Bits 0 and 1: versions 1 and 2.
+    version: u32,
+}
+
+/// `deployment.bpf.c`, compiled with some macros.
+fn object(macros: &[&str]) -> Vec<u8> {
+    static DONE: Mutex<Option<HashMap<String, Vec<u8>>>> = Mutex::new(None);
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/deployment.bpf.c");
+    let compiled = done.get_or_insert_default().entry(macros.join(" "));
+    compiled.or_insert_with(|| compile_with("clang", &source, macros)).clone()
+}
+
+/// A registry, a link, and a cgroup that the receiver's sockets are in.
+struct Host {
+    lab: Lab,
+    pair: Pair,
+    cgroup: Cgroup,
+}
+
+impl Host {
+    fn new() -> Option<Host> {
+        if !enabled() {
+            return None;
+        }
+        let lab = Lab::empty(Layout::DEFAULT);
+        for (key, key_type, merge) in [("seq", KeyType::U64, Merge::KeepFirst), ("tenant", KeyType::U32, Merge::Block)]
+        {
+            lab.registry.register(&spec(key, key_type, merge)).unwrap();
+        }
+        Some(Host { lab, pair: Pair::new().unwrap(), cgroup: Cgroup::new().unwrap() })
+    }
+
+    fn options(&self) -> UpOptions {
+        let place = |hook| NetfilterOptions::new(NetfilterFamily::Ipv4, hook);
+        UpOptions {
+            interface: Some(self.pair.rx().ifindex()),
+            cgroup: Some(self.cgroup.path().to_owned()),
+            netfilter: vec![
+                ("on_prerouting".to_owned(), place(NetfilterHook::PreRouting)),
+                ("on_input".to_owned(), place(NetfilterHook::LocalIn)),
+            ],
+            replace: true,
+            setup: Setup {
+                pinned_maps: vec!["seen".to_owned(), "runs".to_owned()],
+                kept_maps: vec!["seen".to_owned()],
+                filters: vec![Filter { program: "on_filter".to_owned(), usage: FilterUse::Match }],
+                ..Setup::default()
+            },
+            ..UpOptions::default()
+        }
+    }
+
+    fn up(&self, macros: &[&str], options: &UpOptions) -> Result<Deployment, DeployError> {
+        let bytes = object(macros);
+        self.pair.rx().netns().enter(|| {
+            let object = BoundObject::from_bytes(&bytes, NAME, &self.lab.registry)?;
+            Deployment::up(NAME, object, &self.lab.registry, options)
+        })
+    }
+
+    fn location(&self) -> Location {
+        Location::from(&self.lab.registry)
+    }
+
+    fn list(&self) -> Vec<Deployment> {
+        Deployment::list(&self.location()).unwrap()
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.lab.bpffs().path().join("packet_traits_up/default")
+    }
+
+    /// A socket of the receiver's, in the cgroup.
+    fn receiver(&self) -> UdpSocket {
+        let rx = self.pair.rx();
+        self.cgroup.enter(|| udp_socket(rx.netns(), rx.addr(Family::V4, 0)).unwrap())
+    }
+
+    fn sender(&self) -> UdpSocket {
+        let tx = self.pair.tx();
+        udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap()
+    }
+
+    /// Sends one packet with this number and waits for it.
+    fn exchange(&self, number: u64) {
+        let receiver = self.receiver();
+        send_numbered(&self.sender(), receiver.local_addr().unwrap(), number..number + 1, 64).unwrap();
+        assert_eq!(packet_traits_lab::recv_numbered(&receiver).unwrap(), number);
+    }
+}
+
+fn read_seen(deployment: &Deployment, number: u64) -> Seen {
+    let map = deployment.map("seen").unwrap();
+    let raw = map.lookup(&(number as u32).to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
+    let (words, _) = raw.as_chunks();
+    let word = |i: usize| u32::from_ne_bytes(words[i]);
+    Seen { by: std::array::from_fn(word), version: word(HOOKS) }
+}
+
+/// How often the XDP program of this version ran.
+fn runs(deployment: &Deployment) -> u64 {
+    let raw = deployment.map("runs").unwrap().lookup(&[0; 4], MapFlags::ANY).unwrap().unwrap();
+    u64::from_ne_bytes(raw.try_into().unwrap())
+}
+
+fn links(deployment: &Deployment) -> Vec<(String, u32, u32)> {
+    let link =
+        |one: &packet_traits::deployment::Deployed| (one.pin.clone(), one.info.link_id.unwrap(), one.info.program_id);
+    let mut links: Vec<_> = deployment.attached().iter().map(link).collect();
+    links.sort_unstable();
+    links
+}
+
+/// Attaches what is pinned at `path` as the filter of a socket.
+fn attach_filter(path: &Path, socket: &UdpSocket) {
+    let program = libbpf_rs::Program::fd_from_pinned_path(path).unwrap();
+    let fd = program.as_raw_fd();
+    // SAFETY: the value is an int and its size is given.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_BPF, (&raw const fd).cast(), 4)
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Sends numbered packets from one thread to another until `done`, a few in flight at a time, and returns how many.
+fn traffic(host: &Host, receiver: &UdpSocket, done: &AtomicBool) -> u64 {
+    const IN_FLIGHT: u64 = 16;
+    let received = AtomicU64::new(0);
+    let sender = host.sender();
+    let address = receiver.local_addr().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut buffer = [0; 64];
+            while let Ok(length) = receiver.recv(&mut buffer) {
+                let number = number_of(&buffer[..length]).unwrap();
+                if number == u64::MAX {
+                    return;
+                }
+                assert_eq!(received.fetch_add(1, Ordering::Relaxed), number, "every packet comes, in order");
+            }
+        });
+        let mut sent = 0;
+        while !done.load(Ordering::Relaxed) && sent < (1 << 19) - IN_FLIGHT {
+            send_numbered(&sender, address, sent..sent + IN_FLIGHT, 64).unwrap();
+            sent += IN_FLIGHT;
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while received.load(Ordering::Relaxed) < sent {
+                assert!(Instant::now() < deadline, "of {sent} packets {} came", received.load(Ordering::Relaxed));
+                thread::sleep(Duration::from_micros(20));
+            }
+        }
+        sender.send_to(&u64::MAX.to_be_bytes(), address).unwrap();
+        sent
+    })
+}
+
+fn every_packet_meets_one_version_at_every_hook(mode: XdpMode, replacements: u32) {
+    let Some(host) = Host::new() else { return };
+    let options = UpOptions { xdp_mode: mode, ..host.options() };
+    // The second version has another name for its XDP program: it is the place that counts.
+    let versions: [&[&str]; 2] = [&["-DVERSION=1"], &["-DVERSION=2", "-DXDP_NAME=renamed"]];
+    let first = host.up(versions[0], &options).unwrap();
+    let receiver = host.receiver();
+    attach_filter(&first.filters()[0].path, &receiver);
+
+    let done = AtomicBool::new(false);
+    let sent = thread::scope(|scope| {
+        let traffic = scope.spawn(|| traffic(&host, &receiver, &done));
+        for i in 1..=replacements {
+            let now = host.up(versions[i as usize % 2], &options).unwrap();
+            assert_eq!(now.attached().len(), 5);
+        }
+        done.store(true, Ordering::Relaxed);
+        traffic.join().unwrap()
+    });
+
+    let last = &host.list()[0];
+    let mut by_version = [0u64; 4];
+    for number in 0..sent {
+        let seen = read_seen(last, number);
+        assert_eq!(seen.by, [1; HOOKS], "packet {number} of {sent}");
+        by_version[seen.version as usize] += 1;
+    }
+    assert!(by_version[1] > 0 && by_version[2] > 0, "both versions have met packets: {by_version:?}");
+    println!("{sent} packets, {replacements} replacements, by version 1, 2 and both: {:?}", &by_version[1..]);
+    let ids = |deployment: &Deployment| links(deployment).into_iter().map(|(_, id, _)| id).collect::<HashSet<_>>();
+    assert_eq!(ids(&first), ids(last), "the links are the first ones");
+
+    Deployment::down(NAME, &host.location()).unwrap();
+    host.exchange(0);
+    assert!(!host.folder().exists());
+}
+
+#[test]
+fn every_packet_meets_one_version_at_every_hook_in_native_mode() {
+    every_packet_meets_one_version_at_every_hook(XdpMode::Native, 100);
+}
+
+#[test]
+fn every_packet_meets_one_version_at_every_hook_in_generic_mode() {
+    every_packet_meets_one_version_at_every_hook(XdpMode::Generic, 30);
+}
+
+#[test]
+fn programs_come_and_go_with_a_new_version() {
+    let Some(host) = Host::new() else { return };
+    let mut options = host.options();
+    let old = host.up(&["-DVERSION=1"], &options).unwrap();
+    host.exchange(0);
+    assert_eq!(read_seen(&old, 0).by[AT_INPUT], 1);
+
+    options.netfilter.pop();
+    options.netfilter[0].1 = options.netfilter[0].1.priority(7);
+    let new = host.up(&["-DVERSION=2", "-DWITHOUT_INPUT"], &options).unwrap();
+    host.exchange(1);
+    let seen = read_seen(&new, 1);
+    assert_eq!((seen.by[AT_INPUT], seen.version), (0, 2), "{seen:?}");
+    assert_eq!(seen.by[..3], [1; 3], "{seen:?}");
+    let priority = new.attached().iter().find_map(|one| match one.info.hook {
+        Hook::Netfilter { priority, .. } => Some(priority),
+        _ => None,
+    });
+    assert_eq!(priority, Some(7), "the old place has nothing any more");
+
+    // back again, and the old places can be taken at once
+    host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    host.exchange(2);
+    assert_eq!(read_seen(&host.list()[0], 2).by[..5], [1; 5]);
+}
+
+#[test]
+fn a_replaced_version_is_gone_and_counts_from_zero() {
+    let Some(host) = Host::new() else { return };
+    let old = host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    host.exchange(0);
+    assert!(runs(&old) > 0);
+    let programs: Vec<u32> = links(&old).iter().map(|(_, _, program)| *program).collect();
+
+    let new = host.up(&["-DVERSION=2"], &host.options()).unwrap();
+    assert_eq!(runs(&new), 0);
+    assert_eq!(read_seen(&new, 0).by[AT_XDP], 1, "a map that is kept is");
+    for program in programs {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while libbpf_rs::Program::fd_from_id(program).is_ok() {
+            assert!(Instant::now() < deadline, "program {program} of the old version is still loaded");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    let since = |deployment: &Deployment| deployment.attached()[0].since.unwrap();
+    assert!(since(&new) > since(&old));
+    let names: Vec<_> = fs::read_dir(host.folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, [NAME]);
+}
+
+#[test]
+fn without_asking_nothing_is_replaced() {
+    let Some(host) = Host::new() else { return };
+    let old = host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    let error = host.up(&["-DVERSION=2"], &UpOptions { replace: false, ..host.options() }).unwrap_err();
+    assert!(matches!(error, DeployError::Exists { .. }), "{error}");
+    assert!(error.to_string().contains("--replace"), "{error}");
+    assert_eq!(links(&host.list()[0]), links(&old));
+}
+
+#[test]
+fn a_replacement_that_fails_to_attach_leaves_the_old_version() {
+    let Some(host) = Host::new() else { return };
+    let mut options = host.options();
+    let old = host.up(&["-DVERSION=1"], &options).unwrap();
+    // The new version wants one more place, which is taken.
+    let taken = NetfilterOptions::new(NetfilterFamily::Ipv6, NetfilterHook::Forward).priority(5);
+    let other = common::program(&common::load("deployment_other", &host.lab.registry), "other_netfilter");
+    let _holder =
+        host.pair.rx().netns().enter(|| packet_traits::attach::netfilter::attach(other.as_fd(), &taken)).unwrap();
+    options.netfilter.push(("on_input".to_owned(), taken));
+    let error = host.up(&["-DVERSION=2"], &options).unwrap_err();
+    assert!(matches!(error, DeployError::Attach(AttachError::Busy { .. })), "{error}");
+    unchanged(&host, &old);
+}
+
+#[test]
+fn a_replacement_that_fails_half_way_is_taken_back() {
+    let Some(host) = Host::new() else { return };
+    host.pair.tx().netns().ip("link set tx0 mtu 8000").unwrap();
+    // The driver takes a program that cannot do fragments only while the sender's MTU is small (`veth_xdp_set`): so the old one is
+    // fine, and the new one is refused when all others have taken over.
+    let old = host.up(&["-DVERSION=1", "-DXDP_SECTION=\"xdp.frags\""], &host.options()).unwrap();
+    let error = host.up(&["-DVERSION=2"], &host.options()).unwrap_err();
+    assert!(matches!(error, DeployError::Attach(AttachError::Refused { .. })), "{error}");
+    assert!(error.to_string().contains("in place of"), "{error}");
+    unchanged(&host, &old);
+}
+
+/// The old version is there as it was, and does its work.
+fn unchanged(host: &Host, old: &Deployment) {
+    let now = &host.list()[..];
+    let [now] = now else { panic!("{now:?}") };
+    assert_eq!(links(now), links(old));
+    host.exchange(9);
+    let seen = read_seen(now, 9);
+    assert_eq!((&seen.by[..5], seen.version), (&[1; 5][..], 1));
+}
+
+#[test]
+fn the_mode_of_xdp_stays() {
+    let Some(host) = Host::new() else { return };
+    let generic = UpOptions { xdp_mode: XdpMode::Generic, ..host.options() };
+    let mode = |deployment: &Deployment| deployment.attached().iter().find_map(|one| one.xdp_mode);
+    assert_eq!(mode(&host.up(&["-DVERSION=1"], &generic).unwrap()), Some(XdpMode::Generic));
+    let auto = host.up(&["-DVERSION=2"], &host.options()).unwrap();
+    assert_eq!(mode(&auto), Some(XdpMode::Generic), "auto takes what is there");
+    assert_eq!(mode(&host.list()[0]), Some(XdpMode::Generic));
+    let native = UpOptions { xdp_mode: XdpMode::Native, ..host.options() };
+    let error = host.up(&["-DVERSION=1"], &native).unwrap_err();
+    assert!(matches!(error, DeployError::ModeChange { found: XdpMode::Generic, .. }), "{error}");
+    assert_eq!(links(&host.list()[0]), links(&auto));
+}
+
+#[test]
+fn a_version_on_another_interface_takes_over_from_one_whose_interface_is_gone() {
+    let Some(host) = Host::new() else { return };
+    host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    let rx = host.pair.rx().netns();
+    rx.ip("link del rx0").unwrap();
+    rx.ip("link add new0 type veth peer new1").unwrap();
+    rx.ip("link set new0 up").unwrap();
+    let interface = rx.enter(|| {
+        // SAFETY: the name is NUL-terminated.
+        unsafe { libc::if_nametoindex(c"new0".as_ptr()) }
+    });
+    let new = host.up(&["-DVERSION=2"], &UpOptions { interface: Some(interface), ..host.options() }).unwrap();
+    let on_new = |one: &&Deployed| matches!(one.info.target, Target::Interface { ifindex, .. } if ifindex == interface);
+    assert_eq!(new.attached().iter().filter(on_new).count(), 2, "{new:?}");
+    assert_eq!(host.list().len(), 1);
+    Deployment::down(NAME, &host.location()).unwrap();
+    assert!(!host.folder().exists());
+}
+
+#[test]
+fn a_version_in_another_namespace_takes_over_there() {
+    let Some(host) = Host::new() else { return };
+    host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    let tx = host.pair.tx();
+    let bytes = object(&["-DVERSION=2"]);
+    let options = UpOptions { interface: Some(tx.ifindex()), ..host.options() };
+    tx.netns().enter(|| {
+        let object = BoundObject::from_bytes(&bytes, NAME, &host.lab.registry).unwrap();
+        Deployment::up(NAME, object, &host.lab.registry, &options).unwrap()
+    });
+    host.exchange(1);
+    assert_eq!(read_seen(&host.list()[0], 1).by, [0; HOOKS], "nothing is left at the receiver");
+    // The netfilter places of the first namespace are free again.
+    host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    host.exchange(2);
+    assert_eq!(read_seen(&host.list()[0], 2).by[..5], [1; 5]);
+}
+
+#[test]
+fn what_a_killed_replacement_left_is_made_whole() {
+    let Some(host) = Host::new() else { return };
+    let old = host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    let folder = host.folder().join(NAME);
+    // As a process leaves it that is killed after the first link has its new program: the links are in both folders.
+    let other = common::program(&common::load("deployment_other", &host.lab.registry), "other_xdp");
+    fs::create_dir_all(host.folder().join("_new/links")).unwrap();
+    for entry in fs::read_dir(folder.join("links")).unwrap() {
+        let link = libbpf_rs::Link::open(entry.as_ref().unwrap().path()).unwrap();
+        pin(&link.as_fd(), &host.folder().join("_new/links").join(entry.unwrap().file_name()));
+    }
+    let mut xdp = Attachment::from_pinned(folder.join("links/on_xdp")).unwrap();
+    xdp.replace(other.as_fd()).unwrap();
+    drop(xdp);
+    host.exchange(1);
+    assert_eq!(read_seen(&old, 1).by, [0; HOOKS], "the version is half there");
+    assert_eq!(host.list().len(), 2);
+
+    // any other command in the registry mends it
+    let object = object(&["-DVERSION=2", "-DXDP_SECTION=\"?xdp\""]);
+    let error = host.pair.rx().netns().enter(|| {
+        let object = BoundObject::from_bytes(&object, "other", &host.lab.registry).unwrap();
+        Deployment::up("other", object, &host.lab.registry, &UpOptions::default()).unwrap_err()
+    });
+    assert!(matches!(error, DeployError::Where { .. }), "{error}");
+    unchanged(&host, &old);
+    assert!(!host.folder().join("_new").exists());
+}
+
+fn pin(object: &impl AsFd, path: &Path) {
+    let c_path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+    // SAFETY: the path is NUL-terminated and outlives the call.
+    let result = unsafe { libbpf_sys::bpf_obj_pin(object.as_fd().as_raw_fd(), c_path.as_ptr()) };
+    assert_eq!(result, 0, "pinning {}", path.display());
+}
+
+#[test]
+fn constants_tables_and_cpus_are_filled_in_before_the_first_packet() {
+    let Some(host) = Host::new() else { return };
+    let mut options = host.options();
+    let interface = host.pair.rx().ifindex();
+    let number = |value: u32| value.to_ne_bytes().to_vec();
+    options.setup.variables = vec![("interfaces".to_owned(), [number(interface), number(77)].concat())];
+    options.setup.tables = vec![Table {
+        map: "table".to_owned(),
+        entries: vec![(number(0), 77u64.to_ne_bytes().to_vec()), (number(1), 78u64.to_ne_bytes().to_vec())],
+    }];
+    options.setup.cpu_maps = vec!["cpus".to_owned()];
+    options.setup.pinned_maps.extend(["table".to_owned(), "cpus".to_owned()]);
+    options.setup.notes = b"{\"rules\": 3}".to_vec();
+    host.up(&["-DVERSION=1"], &options).unwrap();
+    let up = &host.list()[0];
+    assert_eq!(up.notes(), b"{\"rules\": 3}");
+    assert_eq!(up.cgroup(), Some(host.cgroup.path()));
+    assert_eq!(up.maps(), ["cpus", "runs", "seen", "table"]);
+    assert!(up.unreadable().is_empty(), "{:?}", up.unreadable());
+    // Only if constants and table agree does the program send packets by way of the CPU map, which does not keep that
+    // a checksum is still to be made.
+    host.pair.tx().netns().set_feature("tx0", Feature::TxChecksum, false).unwrap();
+    host.exchange(3);
+    assert_eq!(read_seen(up, 3).by[AT_XDP], 0, "the packet went by way of the CPU map");
+    assert!(runs(up) > 0);
+
+    let mut wrong = host.options();
+    wrong.setup.variables = vec![("interfaces".to_owned(), vec![0; 4])];
+    let error = host.up(&["-DVERSION=1"], &wrong).unwrap_err();
+    assert!(matches!(error, DeployError::Size { expected: 8, found: 4, .. }), "{error}");
+    for setup in [
+        Setup { variables: vec![("nosuch".to_owned(), Vec::new())], ..Setup::default() },
+        Setup { pinned_maps: vec!["nosuch".to_owned()], ..Setup::default() },
+        Setup { device_bound: vec!["nosuch".to_owned()], ..Setup::default() },
+        Setup { filters: vec![Filter { program: "nosuch".to_owned(), usage: FilterUse::Match }], ..Setup::default() },
+    ] {
+        let mut options = host.options();
+        let filters = options.setup.filters.clone();
+        options.setup = Setup { filters: [filters, setup.filters.clone()].concat(), ..setup };
+        let error = host.up(&["-DVERSION=1"], &options).unwrap_err();
+        assert!(matches!(&error, DeployError::Missing { name, .. } if name == "nosuch"), "{error}");
+    }
+    assert_eq!(host.list().len(), 1);
+}
+
+#[test]
+fn a_shared_map_goes_on_over_deployments() {
+    let Some(host) = Host::new() else { return };
+    let mut options = host.options();
+    options.setup.shared_maps = vec!["ids".to_owned()];
+    let total = || -> u64 {
+        let map = MapHandle::from_pinned_path(host.lab.bpffs().path().join("packet_traits_shared/ids")).unwrap();
+        let values = map.lookup_percpu(&[0; 4], MapFlags::ANY).unwrap().unwrap();
+        values.iter().map(|value| u64::from_ne_bytes(value[..8].try_into().unwrap())).sum()
+    };
+    for round in 1..=2 {
+        host.up(&["-DVERSION=1"], &options).unwrap();
+        host.exchange(0);
+        assert_eq!(total(), 3 * round - 2);
+        host.up(&["-DVERSION=2"], &options).unwrap();
+        host.exchange(0);
+        host.exchange(0);
+        assert_eq!(total(), 3 * round);
+        Deployment::down(NAME, &host.location()).unwrap();
+    }
+
+    let path = host.lab.bpffs().path().join("packet_traits_shared/ids");
+    fs::remove_file(&path).unwrap();
+    let new = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as u64,
+        ..Default::default()
+    };
+    MapHandle::create(MapType::Array, Some("ids"), 4, 4, 1, &new).unwrap().pin(&path).unwrap();
+    let error = host.up(&["-DVERSION=1"], &options).unwrap_err();
+    assert!(matches!(error, DeployError::SharedMap { .. }), "{error}");
+    assert!(host.list().is_empty());
+}
+
+#[test]
+fn a_device_bound_program_reads_hardware_metadata_and_can_be_replaced() {
+    let Some(host) = Host::new() else { return };
+    let mut options = host.options();
+    options.setup.device_bound = vec!["on_xdp".to_owned()];
+    let bound = ["-DVERSION=1", "-DDEVICE_BOUND"];
+    for _ in 0..2 {
+        let up = host.up(&bound, &options).unwrap();
+        host.exchange(1);
+        assert!(runs(&up) > 0);
+    }
+    let last = host.up(&["-DVERSION=2"], &host.options()).unwrap();
+    host.exchange(2);
+    assert_eq!(read_seen(&last, 2).version, 2, "an unbound program takes over, too");
+    host.up(&bound, &options).unwrap();
+
+    let generic = UpOptions { xdp_mode: XdpMode::Generic, ..options.clone() };
+    let error = host.up(&bound, &generic).unwrap_err();
+    assert!(matches!(error, DeployError::GenericDeviceBound { .. }), "{error}");
+    // Unless it is said to be bound, the kernel does not take it.
+    let error = host.up(&bound, &host.options()).unwrap_err();
+    assert!(matches!(error, DeployError::Bind(_)), "{error}");
+    assert_eq!(host.list()[0].attached().len(), 5);
+}
+
+#[test]
+fn a_filter_that_others_hold_ends_with_its_deployment() {
+    let Some(host) = Host::new() else { return };
+    let mut options = host.options();
+    for (usage, name) in [(FilterUse::Match, "matches nothing"), (FilterUse::Steer, "leaves the choice")] {
+        options.setup.filters[0].usage = usage;
+        let up = host.up(&["-DVERSION=1"], &options).unwrap();
+        let path = &up.filters()[0].path;
+        assert_eq!(*path, host.folder().join(NAME).join("filters/on_filter"));
+        let receiver = host.receiver();
+        receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        attach_filter(path, &receiver);
+        let delivered = |number: u64| {
+            send_numbered(&host.sender(), receiver.local_addr().unwrap(), number..number + 1, 64).unwrap();
+            packet_traits_lab::recv_numbered(&receiver).is_ok()
+        };
+        assert!(delivered(1), "the filter takes all packets");
+        Deployment::down(NAME, &host.location()).unwrap();
+        // A socket takes as many bytes as the filter says: 0 for what matches nothing, all for the largest number.
+        assert_eq!(delivered(2), usage == FilterUse::Steer, "{name}");
+    }
+}
+
+#[test]
+fn a_pinned_filter_is_one_for_iptables() {
+    let Some(host) = Host::new() else { return };
+    if !Command::new("iptables").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: there is no iptables");
+        return;
+    }
+    let up = host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    let rule = format!("-m bpf --object-pinned {}", up.filters()[0].path.display());
+    let iptables = |arguments: &str| {
+        let output = host.pair.rx().netns().command("iptables").args(arguments.split_whitespace()).output().unwrap();
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    iptables(&format!("-I INPUT {rule}"));
+    let hits = || {
+        let listed = iptables("-nvxL INPUT");
+        let rule = listed.lines().find(|line| line.contains("match bpf")).unwrap_or_else(|| panic!("{listed}"));
+        rule.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    host.exchange(1);
+    assert_eq!(hits(), 1);
+    let new = host.up(&["-DVERSION=2"], &host.options()).unwrap();
+    host.exchange(2);
+    assert_eq!(hits(), 2);
+    assert_eq!((read_seen(&new, 2).by[5], read_seen(&new, 2).version), (1, 2), "the rule runs the new version");
+    Deployment::down(NAME, &host.location()).unwrap();
+    host.exchange(3);
+    assert_eq!(hits(), 2, "nothing matches when it is down");
+}
+
+#[test]
+fn netfilter_links_need_a_dispatcher() {
+    let Some(host) = Host::new() else { return };
+    let programs = common::load("deployment_other", &host.lab.registry);
+    let [first, second] = ["other_netfilter", "another_netfilter"].map(|name| common::program(&programs, name));
+    host.pair.rx().netns().enter(|| {
+        let place = NetfilterOptions::new(NetfilterFamily::Ipv4, NetfilterHook::LocalIn);
+        let mut link = packet_traits::attach::netfilter::attach(first.as_fd(), &place).unwrap();
+        let error = link.replace(second.as_fd()).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EOPNOTSUPP), "the kernel cannot update such a link: {error}");
+        let error = packet_traits::attach::netfilter::attach(second.as_fd(), &place).unwrap_err();
+        assert!(matches!(error, AttachError::Busy { .. }), "nor are two in one place: {error}");
+    });
+}

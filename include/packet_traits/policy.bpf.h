@@ -1,0 +1,642 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * What programs that `traits compile` makes of a policy are built from: ways to load headers at each hook, numbers in
+ * the packet, and actions. Not for programs written by hand; traits.bpf.h is.
+ *
+ * A number of the policy is a C integer in host order, addresses too: 10.0.0.1 is 0x0a000001. Where a packet does not
+ * have a field, it is 0 and the bit of its header in `headers` is not set.
+ *
+ * The verifier follows every way through a program on which it knows another value. With hundreds of rules it must not
+ * know any: headers are taken apart in a global function, after which the verifier takes all that is in struct
+ * <block>_packet for unknown, each test loads its field anew (the pointer to it is volatile), and what rules
+ * themselves have set is tested behind pt_any().
+ */
+#ifndef __PACKET_TRAITS_POLICY_BPF_H
+#define __PACKET_TRAITS_POLICY_BPF_H
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+
+#include <bpf/bpf_endian.h>
+
+#include "traits.bpf.h"
+
+/* bits of `headers`; those of inner headers are PT_INNER() of these */
+#define PT_ETHERNET (1U << 0)
+#define PT_VLAN (1U << 1)
+#define PT_IPV4 (1U << 2)
+#define PT_IPV6 (1U << 3)
+#define PT_TCP (1U << 4)
+#define PT_UDP (1U << 5)
+#define PT_ICMP (1U << 6)
+#define PT_ICMPV6 (1U << 7)
+#define PT_VXLAN (1U << 8)
+#define PT_GENEVE (1U << 9)
+#define PT_GRE (1U << 10)
+#define PT_GRE_KEY (1U << 11)
+#define PT_IP (PT_IPV4 | PT_IPV6)
+#define PT_TRANSPORT (PT_TCP | PT_UDP)
+#define PT_INNER(header) ((header) << 16)
+/* the Geneve options that a block asks for, counted from 0 */
+#define PT_OPTION(number) (1ULL << (32 + (number)))
+
+/* values of `fragment` */
+#define PT_FRAGMENT_NONE 0
+#define PT_FRAGMENT_FIRST 1
+#define PT_FRAGMENT_LATER 2
+
+#define PT_VXLAN_PORT 4789
+#define PT_GENEVE_PORT 6081
+#define PT_BRIDGED 0x6558 /* EtherType of Ethernet in GRE and Geneve */
+
+/* include/uapi/linux/in.h, which wants more headers than we need */
+#define PT_HOP_BY_HOP 0
+#define PT_ICMP_PROTOCOL 1
+#define PT_TCP_PROTOCOL 6
+#define PT_UDP_PROTOCOL 17
+#define PT_ROUTING 43
+#define PT_FRAGMENT_HEADER 44
+#define PT_GRE_PROTOCOL 47
+#define PT_AUTHENTICATION 51
+#define PT_ICMPV6_PROTOCOL 58
+#define PT_DESTINATION_OPTIONS 60
+
+#define PT_EXTENSION_HEADERS_MAX 6
+#define PT_GENEVE_OPTIONS_MAX 8
+
+/* The whole type, by which the kernel knows the context of a global function (include/linux/netfilter/nf_bpf_link.h). */
+struct bpf_nf_ctx {
+	const struct nf_hook_state *state;
+	struct sk_buff *skb;
+};
+
+/* include/uapi/linux/netfilter.h */
+#define PT_NF_DROP 0
+#define PT_NF_ACCEPT 1
+
+/*
+ * A verdict that is a constant where the program ends. The verifier wants to see that it is 0 or 1, and no longer knows if
+ * clang has kept it on the stack.
+ */
+#define pt_verdict(constant)                                                                                           \
+	({                                                                                                             \
+		int __verdict;                                                                                         \
+		asm volatile("%0 = %1" : "=r"(__verdict) : "i"(constant));                                             \
+		__verdict;                                                                                             \
+	})
+
+/*
+ * What the rules of a long block decide, which are in several functions; else the program's verdict, or the number of a
+ * socket.
+ */
+#define PT_NEXT (1ULL << 32) /* nothing: the next rules follow */
+#define PT_ACCEPT (2ULL << 32)
+#define PT_DROP (3ULL << 32)
+#define PT_TO_XSK (4ULL << 32)
+
+/* What `steer` returns to leave the choice to the kernel: no group has such a member. */
+#define PT_KERNEL_CHOOSES 0xffffffff
+
+typedef unsigned __int128 pt_u128 __attribute__((aligned(8)));
+#define PT_U128(high, low) ((pt_u128)(high) << 64 | (low))
+
+/* A trait of 16 bytes, as it is in the packet. */
+struct pt_words {
+	__u64 word[2];
+};
+
+/* Packets and bytes of a rule or a counter. */
+struct pt_count {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Always 0, and the verifier cannot know. */
+static volatile __u64 pt_zero;
+
+/* The value plus `zero`, which is pt_zero: the verifier knows nothing of the sum. */
+static __always_inline __u64 pt_any(__u64 value, __u64 zero)
+{
+	/* volatile, so that clang does not keep the sum for the next test */
+	asm volatile("%0 += %1" : "+r"(value) : "r"(zero));
+	return value;
+}
+
+static __always_inline pt_u128 pt_any128(pt_u128 value, __u64 zero)
+{
+	return PT_U128(pt_any(value >> 64, zero), pt_any(value, zero));
+}
+
+/* As __trait_ctx_ptr of traits.bpf.h, for numbers. */
+#define pt_ctx_load(type, ctx, field) ((__u32)(__u64)__trait_ctx_ptr(type, ctx, field))
+
+#define pt_ctx_store(type, ctx, field, value)                                                                          \
+	asm volatile("*(u32 *)(%0 + %1) = %2"                                                                          \
+		     :                                                                                                 \
+		     : "r"(ctx), "i"(__builtin_offsetof(type, field)), "r"((__u64)(__u32)(value))                      \
+		     : "memory")
+
+/* Room for the longest header that is loaded at once. */
+struct pt_buffer {
+	__u64 word[5];
+};
+
+/*
+ * Loading `len` bytes, a constant, at offset `at` of the packet, which is not more than 32 KiB. Returns whether the
+ * packet has them; *header then points to them, in the packet or in *buffer.
+ */
+
+/* What clang must not take apart: the verifier wants the checked pointer to be the one that is used. */
+static __always_inline _Bool pt_direct(const void *data, const void *end, __u64 at, __u32 len, const void **header)
+{
+	const void *from = data + at;
+
+	__trait_hide(from);
+	*header = from;
+	return from + len <= end;
+}
+
+static __always_inline _Bool pt_xdp_header(struct xdp_md *ctx, __u64 at, __u32 len, const void **header,
+					   struct pt_buffer *buffer __trait_unused)
+{
+	return pt_direct(__trait_ctx_ptr(struct xdp_md, ctx, data), __trait_ctx_ptr(struct xdp_md, ctx, data_end), at,
+			 len, header);
+}
+
+/* TC and cgroups: what is linear is read in place. */
+static __always_inline _Bool pt_skb_header(struct __sk_buff *ctx, __u64 at, __u32 len, const void **header,
+					   struct pt_buffer *buffer)
+{
+	if (pt_direct(__trait_ctx_ptr(struct __sk_buff, ctx, data), __trait_ctx_ptr(struct __sk_buff, ctx, data_end),
+		      at, len, header))
+		return 1;
+	*header = buffer;
+	return !bpf_skb_load_bytes(ctx, at, buffer, len);
+}
+
+/* Socket filters: wherever the packet's data starts now, its IP header is offset 0. */
+static __always_inline _Bool pt_net_header(struct __sk_buff *ctx, __u64 at, __u32 len, const void **header,
+					   struct pt_buffer *buffer)
+{
+	*header = buffer;
+	return !bpf_skb_load_bytes_relative(ctx, at, buffer, len, BPF_HDR_START_NET);
+}
+
+extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym __weak;
+extern void *bpf_dynptr_slice(const struct bpf_dynptr *ptr, __u32 offset, void *buffer, __u32 len) __ksym __weak;
+
+/* Netfilter; `packet` is a dynptr of the skb. */
+static __always_inline _Bool pt_nf_header(struct __trait_dynptr *packet, __u64 at, __u32 len, const void **header,
+					  struct pt_buffer *buffer)
+{
+	*header = bpf_dynptr_slice((struct bpf_dynptr *)packet, at, buffer, len);
+	return *header != (void *)0;
+}
+
+/*
+ * The packet's length, from where it starts at the hook.
+ */
+struct xdp_buff___policy {
+	__u32 flags;
+} __attribute__((preserve_access_index));
+
+#define __PT_XDP_FLAGS_HAS_FRAGS 1 /* enum xdp_buff_flags, include/net/xdp.h */
+
+/* Bytes of an XDP frame in its first buffer, where headers are looked for. */
+static __always_inline __u32 pt_xdp_linear(struct xdp_md *ctx)
+{
+	return __trait_ctx_ptr(struct xdp_md, ctx, data_end) - __trait_ctx_ptr(struct xdp_md, ctx, data);
+}
+
+static __always_inline __u32 pt_xdp_length(struct xdp_md *ctx)
+{
+	struct xdp_buff___policy *xdp;
+
+	if (!__trait_can_cast())
+		return bpf_xdp_get_buff_len(ctx);
+	xdp = bpf_cast_to_kern_ctx(ctx);
+	return xdp->flags & __PT_XDP_FLAGS_HAS_FRAGS ? bpf_xdp_get_buff_len(ctx) : pt_xdp_linear(ctx);
+}
+
+struct net_device___policy {
+	int ifindex;
+} __attribute__((preserve_access_index));
+
+struct nf_hook_state___policy {
+	struct net_device___policy *in;
+	struct net_device___policy *out;
+} __attribute__((preserve_access_index));
+
+struct sk_buff___policy {
+	unsigned int len;
+	__u16 network_header;
+	unsigned char *head;
+	unsigned char *data;
+} __attribute__((preserve_access_index));
+
+static __always_inline __u32 pt_nf_length(struct bpf_nf_ctx *ctx)
+{
+	return ((struct sk_buff___policy *)__trait_skb_of_nf(ctx))->len;
+}
+
+static __always_inline __u32 pt_nf_input(struct bpf_nf_ctx *ctx)
+{
+	struct nf_hook_state___policy *state = (void *)ctx->state;
+
+	return state->in->ifindex;
+}
+
+static __always_inline __u32 pt_nf_output(struct bpf_nf_ctx *ctx)
+{
+	struct nf_hook_state___policy *state = (void *)ctx->state;
+
+	return state->out->ifindex;
+}
+
+/* From the IP header on, wherever the packet's data starts now. */
+static __always_inline __u32 pt_net_length(struct __sk_buff *ctx)
+{
+	__u32 length = pt_ctx_load(struct __sk_buff, ctx, len);
+	struct sk_buff___policy *skb;
+	__u64 head, data;
+
+	if (!__trait_can_cast())
+		return length;
+	skb = bpf_cast_to_kern_ctx(ctx);
+	/* as numbers: to the verifier they are pointers */
+	head = __trait_kernel_word((__u64)skb + bpf_core_field_offset(skb->head), 0);
+	data = __trait_kernel_word((__u64)skb + bpf_core_field_offset(skb->data), 0);
+	return length + (__u32)(data - head - skb->network_header);
+}
+
+/*
+ * Numbers in headers.
+ */
+#define pt_be16(from) bpf_ntohs(*(const __be16 *)(from))
+#define pt_be32(from) bpf_ntohl(*(const __be32 *)(from))
+#define pt_be128(from)                                                                                                 \
+	PT_U128(bpf_be64_to_cpu(((const __be64 *)(from))[0]), bpf_be64_to_cpu(((const __be64 *)(from))[1]))
+
+/* by halves that are aligned where a header starts */
+#define pt_ether_daddr(ether) ((__u64)pt_be32((ether)->h_dest) << 16 | pt_be16((ether)->h_dest + 4))
+#define pt_ether_saddr(ether) ((__u64)pt_be16((ether)->h_source) << 32 | pt_be32((ether)->h_source + 2))
+
+/* Offsets are kept below: with all that is skipped, headers start at 25 KiB at most. */
+#define PT_AT_MAX 0x7fff
+
+/* EtherType of a version of IP; 0 if it is none. */
+static __always_inline __u32 pt_ip_type(__u32 version)
+{
+	return version == 4 ? ETH_P_IP : version == 6 ? ETH_P_IPV6 : 0;
+}
+
+static __always_inline _Bool pt_is_vlan(__u32 type)
+{
+	return type == ETH_P_8021Q || type == ETH_P_8021AD;
+}
+
+static __always_inline __u32 pt_fragment(_Bool more, __u32 offset)
+{
+	return offset ? PT_FRAGMENT_LATER : more ? PT_FRAGMENT_FIRST : PT_FRAGMENT_NONE;
+}
+
+/* Whether this is the protocol number of an extension header of IPv6 that is skipped. */
+static __always_inline _Bool pt_is_extension(__u32 protocol)
+{
+	return protocol == PT_HOP_BY_HOP || protocol == PT_ROUTING || protocol == PT_FRAGMENT_HEADER ||
+	       protocol == PT_AUTHENTICATION || protocol == PT_DESTINATION_OPTIONS;
+}
+
+/* Its length, from its second byte. */
+static __always_inline __u32 pt_extension_len(__u32 protocol, __u32 len)
+{
+	return protocol == PT_FRAGMENT_HEADER ? 8 : protocol == PT_AUTHENTICATION ? (len + 2) * 4 : (len + 1) * 8;
+}
+
+#define PT_GRE_HAS_CHECKSUM 0x8000
+#define PT_GRE_IS_ROUTED 0x4000
+#define PT_GRE_HAS_KEY 0x2000
+#define PT_GRE_HAS_SEQUENCE 0x1000
+#define PT_GRE_VERSION 0x0007
+
+/* Length of a GRE header with these flags; 0 if it is of a kind that is not looked at. */
+static __always_inline __u32 pt_gre_len(__u32 flags)
+{
+	if (flags & (PT_GRE_IS_ROUTED | PT_GRE_VERSION))
+		return 0;
+	return 4 + (flags & PT_GRE_HAS_CHECKSUM ? 4 : 0) + (flags & PT_GRE_HAS_KEY ? 4 : 0) +
+	       (flags & PT_GRE_HAS_SEQUENCE ? 4 : 0);
+}
+
+/*
+ * The hash of a flow: crates/policy/src/hash.rs.
+ */
+#define __PT_HASH_VERSION 1
+#define __PT_HASH_MULTIPLIER 0xbf58476d1ce4e5b9ULL
+
+static __always_inline __u64 __pt_mix(__u64 hash, __u64 word)
+{
+	hash = (hash ^ word) * __PT_HASH_MULTIPLIER;
+	return hash ^ hash >> 29;
+}
+
+static __always_inline __u64 pt_hash(__u32 version, __u32 protocol, pt_u128 source, pt_u128 destination,
+				     __u32 source_port, __u32 destination_port)
+{
+	__u64 hash = __pt_mix(0, protocol | version << 8);
+
+	hash = __pt_mix(hash, source >> 64);
+	hash = __pt_mix(hash, source);
+	hash = __pt_mix(hash, destination >> 64);
+	hash = __pt_mix(hash, destination);
+	hash = __pt_mix(hash, source_port << 16 | destination_port);
+	return __pt_mix(hash, __PT_HASH_VERSION);
+}
+
+/*
+ * Traits that a block reads or changes: `t` points to a structure with a number for each key, and the words _present and _changed,
+ * in which a key's bit is HAS_<key>. A key without a value has the number 0.
+ */
+#define pt_set(t, key, value) ((t)->key = (value), (t)->_present |= HAS_##key, (t)->_changed |= HAS_##key)
+#define pt_set_flag(t, key) ((t)->_present |= HAS_##key, (t)->_changed |= HAS_##key)
+#define pt_del(t, key) ((t)->key = 0, (t)->_present &= ~HAS_##key, (t)->_changed |= HAS_##key)
+#define pt_del_flag(t, key) ((t)->_present &= ~HAS_##key, (t)->_changed |= HAS_##key)
+
+/* Numbers as slots have them, and back (crates/core/src/key.rs, KeyType). */
+#define pt_to_mac(number) bpf_cpu_to_be64((__u64)(number) << 16)
+#define pt_from_mac(slot) (bpf_be64_to_cpu(slot) >> 16)
+
+static __always_inline struct pt_words pt_to_bytes(pt_u128 number)
+{
+	return (struct pt_words){ { bpf_cpu_to_be64(number >> 64), bpf_cpu_to_be64(number) } };
+}
+
+static __always_inline pt_u128 pt_from_bytes(struct pt_words slot)
+{
+	return PT_U128(bpf_be64_to_cpu(slot.word[0]), bpf_be64_to_cpu(slot.word[1]));
+}
+
+static __always_inline struct pt_words pt_to_u128(pt_u128 number)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return (struct pt_words){ { number, number >> 64 } };
+#else
+	return (struct pt_words){ { number >> 64, number } };
+#endif
+}
+
+static __always_inline pt_u128 pt_from_u128(struct pt_words slot)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return PT_U128(slot.word[1], slot.word[0]);
+#else
+	return PT_U128(slot.word[0], slot.word[1]);
+#endif
+}
+
+/* Whether traits of a packet can be changed at TC: it came with a flow region. */
+static __always_inline _Bool pt_tc_has_area(struct __sk_buff *ctx)
+{
+	__u32 meta_len;
+
+	return __trait_tc_flow(ctx, &meta_len) != (void *)0;
+}
+
+/* Before a frame goes to an AF_XDP socket, which is not told whether a frame has metadata: see traits.bpf.h. */
+static __always_inline void pt_init_for_xsk(struct xdp_md *ctx)
+{
+	struct trait_view view;
+
+	if (trait_view(ctx, &view))
+		trait_init(ctx);
+}
+
+/*
+ * Keys of tries: the number in network order.
+ */
+struct pt_prefix32 {
+	__u32 len;
+	__be32 word;
+};
+
+struct pt_prefix64 {
+	__u32 len;
+	__be32 word[2];
+};
+
+struct pt_prefix128 {
+	__u32 len;
+	__be32 word[4];
+};
+
+static __always_inline struct pt_prefix32 pt_prefix32(__u32 number)
+{
+	return (struct pt_prefix32){ .len = 32, .word = bpf_htonl(number) };
+}
+
+static __always_inline struct pt_prefix64 pt_prefix64(__u64 number)
+{
+	return (struct pt_prefix64){ .len = 64, .word = { bpf_htonl(number >> 32), bpf_htonl(number) } };
+}
+
+static __always_inline struct pt_prefix128 pt_prefix128(pt_u128 number)
+{
+	return (struct pt_prefix128){
+		.len = 128,
+		.word = { bpf_htonl(number >> 96), bpf_htonl(number >> 64), bpf_htonl(number >> 32),
+			  bpf_htonl(number) },
+	};
+}
+
+/*
+ * Counting, numbering, telling.
+ */
+static __always_inline void *pt_first(void *map)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(map, &zero);
+}
+
+/* A rule's hit, or a count. `count` is this CPU's own; at hooks that can interrupt each other one may be lost. */
+static __always_inline void pt_hit(struct pt_count *count, __u32 length)
+{
+	count->packets++;
+	count->bytes += length;
+}
+
+/* A count under a value; `key` points to the value's bytes. */
+static __always_inline void pt_count_by(void *map, const void *key, __u32 length)
+{
+	struct pt_count *count = bpf_map_lookup_elem(map, key);
+
+	if (!count) {
+		const struct pt_count none = {};
+
+		bpf_map_update_elem(map, key, &none, BPF_NOEXIST);
+		count = bpf_map_lookup_elem(map, key);
+	}
+	if (!count)
+		return;
+	__sync_fetch_and_add(&count->packets, 1);
+	__sync_fetch_and_add(&count->bytes, length);
+}
+
+/* A number that no other packet of this host gets. `map` has one for each CPU, and outlives the program. */
+static __always_inline _Bool pt_next_unique(void *map, __u64 *unique)
+{
+	__u64 *last = pt_first(map);
+
+	if (!last)
+		return 0;
+	*unique = (__u64)bpf_get_smp_processor_id() << 48 | ((__sync_fetch_and_add(last, 1) + 1) & ((1ULL << 48) - 1));
+	return 1;
+}
+
+/*
+ * What the network card says; crates/policy/src/policy.rs, Hardware. Programs that call these must be loaded for one
+ * interface.
+ */
+enum xdp_rss_hash_type;
+
+extern int bpf_xdp_metadata_rx_timestamp(const struct xdp_md *ctx, __u64 *timestamp) __ksym __weak;
+extern int bpf_xdp_metadata_rx_hash(const struct xdp_md *ctx, __u32 *hash, enum xdp_rss_hash_type *type) __ksym __weak;
+extern int bpf_xdp_metadata_rx_vlan_tag(const struct xdp_md *ctx, __be16 *protocol, __u16 *tci) __ksym __weak;
+
+static __always_inline _Bool pt_hardware_timestamp(struct xdp_md *ctx, __u64 *timestamp)
+{
+	/* drivers that hand over what an skb has (veth) give 0 for none */
+	return bpf_xdp_metadata_rx_timestamp != (void *)0 && !bpf_xdp_metadata_rx_timestamp(ctx, timestamp) &&
+	       *timestamp;
+}
+
+static __always_inline _Bool pt_hardware_hash(struct xdp_md *ctx, __u32 *hash)
+{
+	__u32 type;
+
+	return bpf_xdp_metadata_rx_hash != (void *)0 &&
+	       !bpf_xdp_metadata_rx_hash(ctx, hash, (enum xdp_rss_hash_type *)&type);
+}
+
+static __always_inline _Bool pt_hardware_vlan(struct xdp_md *ctx, __u16 *id)
+{
+	__be16 protocol;
+
+	if (bpf_xdp_metadata_rx_vlan_tag == (void *)0 || bpf_xdp_metadata_rx_vlan_tag(ctx, &protocol, id))
+		return 0;
+	*id &= 0xfff;
+	return 1;
+}
+
+/*
+ * Events of `log`: crates/policy/src/log_event.rs reads them.
+ */
+#define PT_LOG_PACKET_MAX 64
+
+/* A trait as the block had it when the event was written. */
+struct pt_log_trait {
+	__u32 key; /* its place among the policy's keys */
+	__u32 set; /* 1; 0: it has no value */
+	__u64 low; /* its value, a number of 128 bits */
+	__u64 high;
+};
+
+/* What an event begins with. Behind it: `traits` times struct pt_log_trait. */
+struct pt_log_event {
+	__u64 time; /* nanoseconds of CLOCK_MONOTONIC */
+	__u32 rule; /* its number in the policy */
+	__u32 text; /* its place among the policy's texts */
+	__u32 interface; /* the device the packet is at; 0 if it is at none */
+	__u32 length; /* of the packet, from where it starts at the hook */
+	__u32 captured; /* how many bytes of `packet` are of the packet */
+	__u32 traits;
+	__u8 packet[PT_LOG_PACKET_MAX]; /* its first bytes, from where it starts at the hook */
+};
+
+/* Fills in what every event has but the packet's bytes. */
+static __always_inline void pt_log_begin(struct pt_log_event *event, __u32 rule, __u32 text, __u32 interface,
+					 __u32 length, __u32 traits)
+{
+	__builtin_memset(event->packet, 0, sizeof(event->packet));
+	event->time = bpf_ktime_get_ns();
+	event->rule = rule;
+	event->text = text;
+	event->interface = interface;
+	event->length = length;
+	event->captured = length < PT_LOG_PACKET_MAX ? length : PT_LOG_PACKET_MAX;
+	event->traits = traits;
+}
+
+/* Counts an event that finds no room in the ring; `lost` has one number for each CPU. */
+static __always_inline int pt_log_lose(void *lost)
+{
+	__u32 zero = 0;
+	__u64 *count = bpf_map_lookup_elem(lost, &zero);
+
+	if (count)
+		*count += 1;
+	return 0;
+}
+
+#define pt_log_trait(key_, set_, number)                                                                               \
+	((struct pt_log_trait){ .key = (key_), .set = !!(set_), .low = (number), .high = (pt_u128)(number) >> 64 })
+
+/*
+ * The first bytes of the packet. `call(len)` loads so many, a constant or more than 0, and returns 0. The length is
+ * masked where clang cannot move the mask.
+ */
+#define __pt_log_packet(event, call)                                                                                   \
+	({                                                                                                             \
+		__u64 len = (event)->captured;                                                                         \
+                                                                                                                       \
+		if (len == PT_LOG_PACKET_MAX) {                                                                        \
+			if (call(PT_LOG_PACKET_MAX))                                                                   \
+				(event)->captured = 0;                                                                 \
+		} else {                                                                                               \
+			__trait_hide(len);                                                                             \
+			len &= PT_LOG_PACKET_MAX - 1;                                                                  \
+			if (!len || call(len))                                                                         \
+				(event)->captured = 0;                                                                 \
+		}                                                                                                      \
+	})
+
+static __always_inline void pt_xdp_log_packet(struct xdp_md *ctx, struct pt_log_event *event)
+{
+#define __pt_call(len) bpf_xdp_load_bytes(ctx, 0, event->packet, len)
+	__pt_log_packet(event, __pt_call);
+#undef __pt_call
+}
+
+static __always_inline void pt_skb_log_packet(struct __sk_buff *ctx, struct pt_log_event *event)
+{
+#define __pt_call(len) bpf_skb_load_bytes(ctx, 0, event->packet, len)
+	__pt_log_packet(event, __pt_call);
+#undef __pt_call
+}
+
+static __always_inline void pt_net_log_packet(struct __sk_buff *ctx, struct pt_log_event *event)
+{
+#define __pt_call(len) bpf_skb_load_bytes_relative(ctx, 0, event->packet, len, BPF_HDR_START_NET)
+	__pt_log_packet(event, __pt_call);
+#undef __pt_call
+}
+
+static __always_inline void pt_nf_log_packet(struct bpf_nf_ctx *ctx, struct pt_log_event *event)
+{
+	struct __trait_dynptr packet;
+
+	if (bpf_dynptr_from_skb((struct __sk_buff *)__trait_skb_of_nf(ctx), 0, (struct bpf_dynptr *)&packet)) {
+		event->captured = 0;
+		return;
+	}
+#define __pt_call(len) bpf_dynptr_read(event->packet, len, (struct bpf_dynptr *)&packet, 0, 0)
+	__pt_log_packet(event, __pt_call);
+#undef __pt_call
+}
+
+#endif /* __PACKET_TRAITS_POLICY_BPF_H */
