@@ -92,9 +92,12 @@ fn an_interrupted_bench_ends_and_says_so() {
     if !enabled() {
         return;
     }
-    for bench in ["ops", "sockets"] {
+    for bench in ["ops", "sockets", "trace"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
-        command.args(["bench", bench, "--rounds", "100000"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(["bench", bench, "--rounds", if bench == "trace" { "1000" } else { "100000" }])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let process = command.spawn().unwrap();
         common::interrupt(&process);
         let output = process.wait_with_output().unwrap();

@@ -32,6 +32,7 @@ use serde::Serialize;
 use super::{progress, rig::kernel_release, statistics::Summary};
 use crate::{
     Outcome,
+    interrupt::{Interrupt, Interrupted},
     output::{self, Table},
 };
 
@@ -198,22 +199,36 @@ struct Report {
 }
 
 pub(super) fn run(options: &Options) -> Outcome {
-    let rig = Rig::new()?;
+    let interrupt = Interrupt::catch()?;
     let bpftrace = bpftrace_version();
+    let measured = interrupt.over(measure(options, bpftrace.is_some(), &interrupt), Interrupted::NOTHING_LEFT);
+    progress::hide();
+    let (samples, printed) = measured?;
+    let report = report(options, &samples, bpftrace, &printed);
+    if options.json { Ok(output::json(&report)?) } else { print(&report) }
+}
+
+/// The samples of each case, and bpftrace's.
+type Measured = (Vec<Vec<Sample>>, Vec<Sample>);
+
+/// Measures every case as often as asked for, or until it is interrupted.
+fn measure(options: &Options, with_bpftrace: bool, interrupt: &Interrupt) -> Result<Measured, Box<dyn Error>> {
+    let rig = Rig::new()?;
     let mut samples: Vec<Vec<Sample>> = CASES.iter().map(|_| Vec::new()).collect();
     let mut printed: Vec<Sample> = Vec::new();
     for round in 0..options.rounds {
         progress::show((round * 10) as usize, options.rounds * 10);
-        for (case, samples) in CASES.into_iter().zip(&mut samples) {
-            samples.push(rig.measure(case, options.packets)?);
+        for (case, of_case) in CASES.into_iter().zip(&mut samples) {
+            if interrupt.came() {
+                return Ok(Measured::default());
+            }
+            of_case.push(rig.measure(case, options.packets)?);
         }
-        if bpftrace.is_some() {
+        if with_bpftrace {
             printed.extend(rig.measure_bpftrace(options.packets)?);
         }
     }
-    progress::hide();
-    let report = report(options, &samples, bpftrace, &printed);
-    if options.json { Ok(output::json(&report)?) } else { print(&report) }
+    Ok((samples, printed))
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
