@@ -36,6 +36,7 @@ test: lint
 bench: all
 	$(AS_ROOT) target/release/traits bench ops
 	$(AS_ROOT) target/release/traits bench sockets
+	$(AS_ROOT) target/release/traits bench trace
 	$(AS_ROOT) target/release/traits bench policy
 
 # As who you are: make && sudo make install

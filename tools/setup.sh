@@ -42,6 +42,10 @@ if [ "$what" = test ]; then
 	need iptables "its rules match by a policy's program" have iptables-legacy
 	need redis-tools "a server the tests save traits of SYNs for" have redis-check-rdb
 	need golang-go "runs the example in Go" have go
+	need tshark "reads the captures of traits trace" have tshark
+	need chromium "opens the reports of traits trace" have chromium
+	need tmux "the terminal traits top is tested in" have tmux
+	need bpftrace "what traits bench trace compares with" have bpftrace
 fi
 
 [ -n "$missing" ] || exit 0

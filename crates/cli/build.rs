@@ -7,6 +7,7 @@ fn main() {
     compile_bpf::compile(&[
         "src/bench/bpf/ops.bpf.c",
         "src/bench/bpf/sockets.bpf.c",
+        "src/bench/bpf/trace.bpf.c",
         "src/bench/bpf/traffic.bpf.c",
         "src/demo/bpf/demo.bpf.c",
     ]);

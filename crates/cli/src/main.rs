@@ -14,6 +14,7 @@ mod output;
 mod policy;
 mod registry;
 mod sockets;
+mod trace;
 
 use std::{
     error::Error,
@@ -31,6 +32,7 @@ use packet_traits::{
     registry::{RegistryName, RegistryOptions},
     socket::programs::SocketProgramsError,
 };
+use packet_traits_trace::TraceError;
 use tracing_subscriber::EnvFilter;
 
 use crate::interrupt::{INTERRUPTED, Interrupted};
@@ -120,6 +122,8 @@ enum Command {
     Up(deploy::Up),
     Down(deploy::Down),
     Status(deploy::Status),
+    Trace(trace::Options),
+    Top(trace::top::Options),
     Log(deploy::Log),
 }
 
@@ -143,6 +147,8 @@ fn main() -> ExitCode {
         Command::Status(command) => deploy::status(command, &cli.global),
         Command::Log(command) => deploy::log(command, &cli.global),
         Command::Bench(command) => bench::run(command),
+        Command::Trace(options) => trace::run(options, &cli.global),
+        Command::Top(options) => trace::top::run(options, &cli.global),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -161,6 +167,9 @@ fn main() -> ExitCode {
 /// What the verifier wrote about a program it refused.
 fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
     if let Some(DeployError::Bind(error)) = error.downcast_ref() {
+        return error.verifier_log();
+    }
+    if let Some(error) = error.downcast_ref::<TraceError>() {
         return error.verifier_log();
     }
     if let Some(error) = error.downcast_ref::<SocketProgramsError>() {

@@ -92,9 +92,12 @@ fn an_interrupted_bench_ends_and_says_so() {
     if !enabled() {
         return;
     }
-    for bench in ["ops", "sockets"] {
+    for bench in ["ops", "sockets", "trace"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
-        command.args(["bench", bench, "--rounds", "100000"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(["bench", bench, "--rounds", if bench == "trace" { "1000" } else { "100000" }])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let process = command.spawn().unwrap();
         common::interrupt(&process);
         let output = process.wait_with_output().unwrap();
@@ -142,6 +145,33 @@ fn bench_sockets_reports_every_case_against_its_baseline() {
     assert!(report["expectation"]["recv_ring_to_recvmsg"].as_f64().unwrap() > 0.0);
     assert!(report["expectation"]["held"].is_boolean());
     assert!(run(&[]).contains("of plain recvmsg's rate"));
+}
+
+#[test]
+fn bench_trace_reports_every_case_against_untraced_packets() {
+    if !enabled() {
+        return;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
+    let output = command.args(["bench", "trace", "--rounds", "1", "--packets", "2000", "--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (ids, names) in [
+        ("own", &["untraced", "standby", "none", "sampled", "all"][..]),
+        ("policy", &["untraced", "none", "sampled", "all"]),
+    ] {
+        for name in names {
+            let cases = report["cases"].as_array().unwrap();
+            let case = cases.iter().find(|case| case["ids"] == ids && case["name"] == *name);
+            let case = case.unwrap_or_else(|| panic!("no {ids} {name} in {report}"));
+            assert!(case["pps"].as_f64().unwrap() > 0.0 && case["to_untraced"].as_f64().unwrap() > 0.0, "{case}");
+            // of 2100 packets, nine events each, or none
+            let traced = case["events_per_s"].as_f64().unwrap() > 0.0;
+            assert_eq!(traced, matches!(*name, "all" | "sampled"), "{case}");
+        }
+    }
+    assert!(report["bpftrace"]["events_per_s"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(report["expectation"]["held"].is_boolean());
 }
 
 #[test]

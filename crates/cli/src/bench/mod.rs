@@ -6,6 +6,7 @@ mod progress;
 mod rig;
 mod sockets;
 mod statistics;
+mod trace;
 
 use clap::Subcommand;
 
@@ -19,6 +20,7 @@ pub(crate) enum Command {
     Policy(policy::Options),
     /// Measure what traits cost an application that receives and sends them
     Sockets(sockets::Options),
+    Trace(trace::Options),
 }
 
 pub(crate) fn run(command: &Command) -> Outcome {
@@ -26,5 +28,6 @@ pub(crate) fn run(command: &Command) -> Outcome {
         Command::Ops(options) => ops::run(options),
         Command::Policy(options) => policy::run(options),
         Command::Sockets(options) => sockets::run(options),
+        Command::Trace(options) => trace::run(options),
     }
 }

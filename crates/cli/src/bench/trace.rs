@@ -1,0 +1,572 @@
+//! `traits bench trace`: what tracing costs the packets, and how many events it takes, beside bpftrace.
+//!
+//! A thread sends datagrams over a veth pair into a socket's queue. What comes in is worked on by the sending CPU, in the
+//! thread's own time, so a packet's price is the thread's CPU time for all of its way: that is what the rate is of, and
+//! what else the machine does disturbs it little. The cases of a round follow each other.
+
+use std::{
+    cell::RefCell,
+    error::Error,
+    io::{self, BufRead, BufReader, Write},
+    net::UdpSocket,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use packet_traits::{
+    attach::{Attachment, XdpMode, xdp},
+    bind::{BoundObject, LoadedObject},
+    core::{KeyName, KeyType, Merge},
+    registry::{KeySpec, Registry},
+};
+use packet_traits_lab::{Bpffs, Family, Netns, Pair, send_many_numbered, udp_socket};
+use packet_traits_trace::{Condition, Names, Namespace, Options as TraceOptions, Tracer, write::text};
+use serde::Serialize;
+
+use super::{progress, rig::kernel_release, statistics::Summary};
+use crate::{
+    Outcome,
+    interrupt::{Interrupt, Interrupted},
+    output::{self, Table},
+};
+
+static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
+
+const PORT: u16 = 7000;
+/// In so many batches a case's datagrams are sent.
+const BATCHES: u64 = 20;
+/// Bytes that a batch may take in the queue.
+const QUEUE: libc::c_int = 1 << 28;
+/// Bytes of a datagram.
+const SIZE: usize = 64;
+/// A filter that nothing matches should leave this part of the packets' rate. Standing by, it does.
+const EXPECTED_NONE: f64 = 0.97;
+/// The tracer should take so many times the events that bpftrace takes.
+const EXPECTED_EVENTS: f64 = 3.0;
+/// How long the last events may take to be printed.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// How long is waited for them at most.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
+
+/// The tracepoints that the tracer is on and that bpftrace can print.
+const TRACEPOINTS: [&str; 10] = [
+    "net:napi_gro_receive_entry",
+    "net:netif_receive_skb",
+    "net:net_dev_queue",
+    "net:net_dev_start_xmit",
+    "net:netif_rx",
+    "skb:consume_skb",
+    "skb:kfree_skb",
+    "fib:fib_table_lookup",
+    "sock:sk_data_ready",
+    "sock:sock_recv_length",
+];
+
+/// Measure what tracing costs, and how many events it takes, beside bpftrace
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Options {
+    /// Rounds, each of which measures every case once
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Datagrams in each case of a round
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1000..))]
+    packets: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const HELP: &str = "\
+PACKETS/S is of the sending thread's CPU time, in which the kernel also receives
+them, up to the socket's queue. Cases: untraced; none, where the filter matches no packet; standby, the
+same with --standby; sampled, 1 packet in
+1000; all, where each event is printed, to nowhere. Ids are the tracer's own
+(untraced then has an XDP program that does nothing), or a policy's, whose XDP
+program is there in all cases. If there is a bpftrace, it prints the tracepoints
+that the tracer is on, of the same traffic.
+
+With --json, one object:
+  {\"kernel\", \"rounds\", \"packets\",
+   \"cases\": [{\"ids\", \"name\", \"pps\", \"spread\", \"to_untraced\", \"events_per_s\", \"lost\"}, ...],
+   \"bpftrace\": null or {\"version\", \"pps\", \"to_untraced\", \"events_per_s\", \"lost\", \"events_to_bpftrace\"},
+   \"expectation\": {\"none_to_untraced\", \"standby_to_untraced\", \"events_to_bpftrace\", \"held\"}}
+held is of the second and the third.";
+
+/// Whose ids packets have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ids {
+    Own,
+    Policy,
+}
+
+impl Ids {
+    fn name(self) -> &'static str {
+        match self {
+            Ids::Own => "own",
+            Ids::Policy => "policy",
+        }
+    }
+}
+
+/// A case: how packets are traced.
+#[derive(Clone, Copy)]
+struct Case {
+    ids: Ids,
+    name: &'static str,
+    how: How,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Untraced,
+    /// With a filter that matches nothing.
+    None,
+    /// The same, standing by.
+    Standby,
+    /// One packet in so many.
+    OneIn(u32),
+}
+
+const CASES: [Case; 9] = {
+    const fn case(ids: Ids, name: &'static str, how: How) -> Case {
+        Case { ids, name, how }
+    }
+    [
+        case(Ids::Own, "untraced", How::Untraced),
+        case(Ids::Own, "standby", How::Standby),
+        case(Ids::Own, "none", How::None),
+        case(Ids::Own, "sampled", How::OneIn(1000)),
+        case(Ids::Own, "all", How::OneIn(1)),
+        case(Ids::Policy, "untraced", How::Untraced),
+        case(Ids::Policy, "none", How::None),
+        case(Ids::Policy, "sampled", How::OneIn(1000)),
+        case(Ids::Policy, "all", How::OneIn(1)),
+    ]
+};
+
+/// One case, once.
+struct Sample {
+    pps: f64,
+    events_per_s: f64,
+    lost: u64,
+}
+
+#[derive(Serialize)]
+struct CaseJson {
+    ids: &'static str,
+    name: &'static str,
+    pps: f64,
+    spread: f64,
+    to_untraced: f64,
+    events_per_s: f64,
+    lost: u64,
+}
+
+#[derive(Serialize)]
+struct BpftraceJson {
+    version: String,
+    pps: f64,
+    to_untraced: f64,
+    events_per_s: f64,
+    lost: u64,
+    events_to_bpftrace: f64,
+}
+
+#[derive(Serialize)]
+struct ExpectationJson {
+    none_to_untraced: f64,
+    standby_to_untraced: f64,
+    events_to_bpftrace: Option<f64>,
+    held: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    kernel: String,
+    rounds: u32,
+    packets: u64,
+    cases: Vec<CaseJson>,
+    bpftrace: Option<BpftraceJson>,
+    expectation: ExpectationJson,
+}
+
+pub(super) fn run(options: &Options) -> Outcome {
+    let interrupt = Interrupt::catch()?;
+    let bpftrace = bpftrace_version();
+    let measured = interrupt.over(measure(options, bpftrace.is_some(), &interrupt), Interrupted::NOTHING_LEFT);
+    progress::hide();
+    let (samples, printed) = measured?;
+    let report = report(options, &samples, bpftrace, &printed);
+    if options.json { Ok(output::json(&report)?) } else { print(&report) }
+}
+
+/// The samples of each case, and bpftrace's.
+type Measured = (Vec<Vec<Sample>>, Vec<Sample>);
+
+/// Measures every case as often as asked for, or until it is interrupted.
+fn measure(options: &Options, with_bpftrace: bool, interrupt: &Interrupt) -> Result<Measured, Box<dyn Error>> {
+    let rig = Rig::new()?;
+    let mut samples: Vec<Vec<Sample>> = CASES.iter().map(|_| Vec::new()).collect();
+    let mut printed: Vec<Sample> = Vec::new();
+    for round in 0..options.rounds {
+        progress::show((round * 10) as usize, options.rounds * 10);
+        for (case, of_case) in CASES.into_iter().zip(&mut samples) {
+            if interrupt.came() {
+                return Ok(Measured::default());
+            }
+            of_case.push(rig.measure(case, options.packets)?);
+        }
+        if with_bpftrace {
+            printed.extend(rig.measure_bpftrace(options.packets)?);
+        }
+    }
+    Ok((samples, printed))
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    Summary::of(values).map_or(0.0, |summary| summary.median)
+}
+
+fn report(options: &Options, samples: &[Vec<Sample>], bpftrace: Option<String>, printed: &[Sample]) -> Report {
+    let untraced = |ids: Ids| CASES.iter().position(|case| case.ids == ids && case.how == How::Untraced).unwrap_or(0);
+    let mut cases = Vec::new();
+    for (case, of_case) in CASES.into_iter().zip(samples) {
+        let pps = Summary::of(of_case.iter().map(|sample| sample.pps));
+        // within a round, so that what else the machine does is in both
+        let pairs = of_case.iter().zip(&samples[untraced(case.ids)]);
+        cases.push(CaseJson {
+            ids: case.ids.name(),
+            name: case.name,
+            pps: pps.map_or(0.0, |pps| pps.median),
+            spread: pps.map_or(0.0, |pps| pps.spread),
+            to_untraced: median(pairs.map(|(sample, untraced)| sample.pps / untraced.pps)),
+            events_per_s: median(of_case.iter().map(|sample| sample.events_per_s)),
+            lost: of_case.iter().map(|sample| sample.lost).sum(),
+        });
+    }
+    let case = |ids: &str, name: &str| cases.iter().find(|case| case.ids == ids && case.name == name);
+    let all = case("own", "all").map_or(0.0, |case| case.events_per_s);
+    let bpftrace = bpftrace.filter(|_| !printed.is_empty()).map(|version| {
+        let events_per_s = median(printed.iter().map(|sample| sample.events_per_s));
+        BpftraceJson {
+            version,
+            pps: median(printed.iter().map(|sample| sample.pps)),
+            to_untraced: median(printed.iter().zip(&samples[0]).map(|(sample, untraced)| sample.pps / untraced.pps)),
+            events_per_s,
+            lost: printed.iter().map(|sample| sample.lost).sum(),
+            events_to_bpftrace: all / events_per_s.max(1.0),
+        }
+    });
+    let to_untraced = |name| case("own", name).map_or(0.0, |case| case.to_untraced);
+    let (none_to_untraced, standby_to_untraced) = (to_untraced("none"), to_untraced("standby"));
+    let events_to_bpftrace = bpftrace.as_ref().map(|bpftrace| bpftrace.events_to_bpftrace);
+    let held = standby_to_untraced >= EXPECTED_NONE && events_to_bpftrace.is_none_or(|ratio| ratio >= EXPECTED_EVENTS);
+    Report {
+        kernel: kernel_release(),
+        rounds: options.rounds,
+        packets: options.packets,
+        expectation: ExpectationJson { none_to_untraced, standby_to_untraced, events_to_bpftrace, held },
+        cases,
+        bpftrace,
+    }
+}
+
+fn print(report: &Report) -> Outcome {
+    let mut table = Table::new(&["IDS", "CASE", "PACKETS/S", "SPREAD", "TO UNTRACED", "EVENTS/S", "LOST"]);
+    for case in &report.cases {
+        table.row(&[
+            &case.ids,
+            &case.name,
+            &format!("{:.0}", case.pps),
+            &format!("{:.0}", case.spread),
+            &format!("{:.3}", case.to_untraced),
+            &format!("{:.0}", case.events_per_s),
+            &case.lost,
+        ]);
+    }
+    if let Some(bpftrace) = &report.bpftrace {
+        table.row(&[
+            &"-",
+            &bpftrace.version,
+            &format!("{:.0}", bpftrace.pps),
+            &"-",
+            &format!("{:.3}", bpftrace.to_untraced),
+            &format!("{:.0}", bpftrace.events_per_s),
+            &bpftrace.lost,
+        ]);
+    }
+    table.print()?;
+    let ExpectationJson { none_to_untraced, standby_to_untraced, events_to_bpftrace, held } = &report.expectation;
+    let events = match events_to_bpftrace {
+        Some(ratio) => format!("{ratio:.1} times bpftrace's events (expected {EXPECTED_EVENTS})"),
+        None => "no bpftrace to compare with".to_owned(),
+    };
+    output::line(format_args!(
+        "\nNone matching: {none_to_untraced:.3} of the untraced rate, {standby_to_untraced:.3} standing by (expected \
+         {EXPECTED_NONE});\n{events}: {} in this run",
+        if *held { "held" } else { "did not hold" }
+    ))?;
+    Ok(())
+}
+
+/// What does not change between cases.
+struct Rig {
+    pair: Pair,
+    registry: Registry,
+    object: LoadedObject,
+    sender: UdpSocket,
+    receiver: UdpSocket,
+    // last, since the registry is pinned in it
+    _bpffs: Bpffs,
+}
+
+impl Rig {
+    fn new() -> Result<Rig, Box<dyn Error>> {
+        let bpffs = Bpffs::new()?;
+        let registry = Registry::options().bpffs(bpffs.path()).create()?;
+        for (name, key_type, merge) in
+            [("tenant", KeyType::U32, Merge::Block), ("packet_id", KeyType::U64, Merge::KeepFirst)]
+        {
+            registry.register(&KeySpec::new(KeyName::new(name)?, key_type).merge(merge))?;
+        }
+        let object = BoundObject::from_bytes(OBJECT, "trace.bpf.o", &registry)?.load()?;
+        let pair = Pair::new()?;
+        let socket = udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, PORT))?;
+        socket.set_nonblocking(true)?;
+        set_queue(&socket)?;
+        let sender = udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0))?;
+        sender.connect(pair.rx().addr(Family::V4, PORT))?;
+        Ok(Rig { pair, registry, object, sender, receiver: socket, _bpffs: bpffs })
+    }
+
+    /// Attaches one of the programs that are there when nothing is traced.
+    fn attach(&self, program: &str) -> Result<Attachment, Box<dyn Error>> {
+        let program = self.object.program(program).ok_or("trace.bpf.o has changed")?;
+        let fd: OwnedFd = program.as_fd().try_clone_to_owned()?;
+        let rx = self.pair.rx();
+        Ok(rx.netns().enter(|| xdp::attach(fd.as_fd(), rx.ifindex(), XdpMode::Native))?.0)
+    }
+
+    /// Measures a case once.
+    fn measure(&self, case: Case, packets: u64) -> Result<Sample, Box<dyn Error>> {
+        let _entry = match (case.ids, case.how) {
+            (Ids::Policy, _) => Some(self.attach("policy")?),
+            (Ids::Own, How::Untraced) => Some(self.attach("nothing")?),
+            (Ids::Own, _) => None,
+        };
+        if case.how == How::Untraced {
+            let pps = send(&self.sender, &self.receiver, packets).map_err(|error| error.to_string())?;
+            return Ok(Sample { pps, events_per_s: 0.0, lost: 0 });
+        }
+        let path = self.pair.rx().netns().path();
+        let namespace = Namespace::find(path.to_str().ok_or("a path that is not text")?)?;
+        let (id, condition) = match case.ids {
+            Ids::Own => (None, "dport == 9"),
+            Ids::Policy => (Some("packet_id".to_owned()), "tenant == 9"),
+        };
+        let options = TraceOptions {
+            namespaces: vec![namespace],
+            id,
+            sample: if let How::OneIn(sample) = case.how { sample } else { 1 },
+            standby: case.how == How::Standby,
+            conditions: match case.how {
+                How::None | How::Standby => vec![condition.parse::<Condition>()?],
+                _ => Vec::new(),
+            },
+            ..TraceOptions::default()
+        };
+        let tracer = Tracer::start(&self.registry, &options)?;
+        let state = RefCell::new((Names::read(&options.namespaces)?, String::new(), 0u64, io::sink()));
+        let reader = tracer.reader(|event| {
+            let (names, line, count, to) = &mut *state.borrow_mut();
+            line.clear();
+            let since = event.entered().map_or(0, |entered| event.at() - entered);
+            text::event(line, &event, since, None, names);
+            line.push('\n');
+            *count += 1;
+            // a sink takes everything
+            let _ = to.write_all(line.as_bytes());
+        })?;
+        let (pps, took) = thread::scope(|scope| {
+            let started = Instant::now();
+            // not the rig: what it has of libbpf must stay on this thread
+            let (sender, receiver) = (&self.sender, &self.receiver);
+            let traffic = scope.spawn(move || send(sender, receiver, packets));
+            while !traffic.is_finished() {
+                if reader.read()? == 0 {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            let pps = traffic.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            while reader.read()? != 0 {}
+            Ok::<_, Box<dyn Error>>((pps.map_err(|error| error.to_string())?, started.elapsed()))
+        })?;
+        drop(reader);
+        let count = state.into_inner().2;
+        let lost = tracer.counters()?.lost_events();
+        Ok(Sample { pps, events_per_s: count as f64 / took.as_secs_f64(), lost })
+    }
+
+    /// The same with bpftrace; `None` if it does not print.
+    fn measure_bpftrace(&self, packets: u64) -> Result<Option<Sample>, Box<dyn Error>> {
+        let _entry = self.attach("nothing")?;
+        let mut bpftrace = Bpftrace::start(self.pair.rx().netns())?;
+        if !bpftrace.wait_until_attached() {
+            return Ok(None);
+        }
+        let started = Instant::now();
+        let pps = send(&self.sender, &self.receiver, packets).map_err(|error| error.to_string())?;
+        let (mut seen, mut at) = (bpftrace.lines.load(Ordering::Relaxed), Instant::now());
+        // it prints what happens on the whole host, which may never end
+        let deadline = started.elapsed() + SETTLE_MAX;
+        while at.elapsed() < SETTLE && started.elapsed() < deadline {
+            thread::sleep(Duration::from_millis(5));
+            let lines = bpftrace.lines.load(Ordering::Relaxed);
+            if lines != seen {
+                (seen, at) = (lines, Instant::now());
+            }
+        }
+        let took = at.duration_since(started);
+        let lost = bpftrace.lost.load(Ordering::Relaxed);
+        Ok(Some(Sample { pps, events_per_s: seen as f64 / took.as_secs_f64(), lost }))
+    }
+}
+
+/// Has a socket's queue hold a batch.
+fn set_queue(socket: &UdpSocket) -> io::Result<()> {
+    // SAFETY: an option of type int, with its length.
+    let failed = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            std::ptr::from_ref(&QUEUE).cast(),
+            size_of_val(&QUEUE) as libc::socklen_t,
+        )
+    };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What this thread has used of its CPU, in the kernel's work on packets as well.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writing; the clock exists, so this cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Sends, several times, and returns how fast that went: the median. Between batches the queue is read empty, so that
+/// nobody has to be woken while the clock runs.
+fn send(sender: &UdpSocket, receiver: &UdpSocket, packets: u64) -> Result<f64, Box<dyn Error + Send + Sync>> {
+    let mut rates = Vec::new();
+    let mut buffer = [0; 2048];
+    let batch = packets / BATCHES;
+    for round in 0..=BATCHES {
+        let started = cpu_time();
+        send_many_numbered(sender, 0..batch, SIZE).map_err(|error| error.to_string())?;
+        let took = cpu_time().saturating_sub(started).as_secs_f64();
+        while receiver.recv(&mut buffer).is_ok() {}
+        // the first packets of a path are slow
+        if round != 0 && took > 0.0 {
+            rates.push(batch as f64 / took);
+        }
+    }
+    Ok(median(rates.into_iter()))
+}
+
+fn bpftrace_version() -> Option<String> {
+    let output = Command::new("bpftrace").arg("--version").output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned()).filter(|version| !version.is_empty())
+}
+
+/// A bpftrace that prints tracepoints. It ends when it is dropped, and with this process.
+struct Bpftrace {
+    child: Child,
+    lines: Arc<AtomicU64>,
+    lost: Arc<AtomicU64>,
+    attached: Arc<AtomicBool>,
+}
+
+impl Bpftrace {
+    fn start(netns: &Netns) -> Result<Bpftrace, Box<dyn Error>> {
+        let script: String = TRACEPOINTS
+            .iter()
+            .map(|name| {
+                let argument = match *name {
+                    "fib:fib_table_lookup" => "args->tb_id",
+                    "sock:sk_data_ready" => "args->protocol",
+                    "sock:sock_recv_length" => "args->ret",
+                    _ => "args->skbaddr",
+                };
+                format!("tracepoint:{name} {{ printf(\"%llu %s %d %lx\\n\", nsecs, probe, cpu, {argument}); }}\n")
+            })
+            .collect();
+        // it finds tracepoints in tracefs, which is mounted for it alone
+        let mut child = netns
+            .command("unshare")
+            .args([
+                "-m",
+                "sh",
+                "-c",
+                "mount -t tracefs tracefs /sys/kernel/tracing && exec bpftrace -e \"$0\"",
+                &script,
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("cannot run `unshare`, which mounts tracefs for bpftrace: {error}"))?;
+        let stdout = child.stdout.take().ok_or("bpftrace has no output")?;
+        let (lines, lost, attached) = <(Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicBool>)>::default();
+        let (counted, missed, ready) = (Arc::clone(&lines), Arc::clone(&lost), Arc::clone(&attached));
+        thread::spawn(move || {
+            let mut reader = BufReader::with_capacity(1 << 20, stdout);
+            let mut line = Vec::new();
+            while reader.read_until(b'\n', &mut line).is_ok_and(|len| len != 0) {
+                if line.starts_with(b"Attaching") {
+                    ready.store(true, Ordering::Relaxed);
+                } else if let Some(rest) = line.strip_prefix(b"Lost ") {
+                    let count = rest.split(|byte| *byte == b' ').next().unwrap_or_default();
+                    let count = std::str::from_utf8(count).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+                    missed.fetch_add(count, Ordering::Relaxed);
+                } else {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+                line.clear();
+            }
+        });
+        Ok(Bpftrace { child, lines, lost, attached })
+    }
+
+    /// Waits until it says that it attaches, and a little longer, in which it does.
+    fn wait_until_attached(&mut self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            if self.attached.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_secs(1));
+                return true;
+            }
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+}
+
+impl Drop for Bpftrace {
+    fn drop(&mut self) {
+        // it may have ended by itself
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,97 @@
+//! `traits trace` and `traits top`: follow packets from XDP to the application or their end.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `options` | what to trace: options shared by `trace` and `top` |
+//! | `outputs` | where events and packets go: lines, JSON, files |
+//! | `session` | starting, reading until the end, ending |
+//! | `top` | the full-screen view |
+
+mod options;
+mod outputs;
+mod session;
+pub(crate) mod top;
+
+use std::path::PathBuf;
+
+use self::{
+    options::What,
+    outputs::{Files, Outputs, View},
+    session::{Ends, Session},
+};
+use crate::{Global, Outcome};
+
+/// Follow packets from XDP to the application, or to where and why they are dropped
+///
+/// Packets are told apart by an id that travels with them as a trait. Without --id the command's own XDP program assigns
+/// ids for as long as it runs. Everything is held by this process: when it ends, nothing is left attached.
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    what: What,
+    /// One line for each packet, with its whole path and the time each step took
+    #[arg(long)]
+    per_packet: bool,
+    /// Print the numbers at the end only
+    #[arg(long, conflicts_with = "per_packet")]
+    summary: bool,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    /// Also write the events to a pcapng file, which Wireshark opens
+    #[arg(short, long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// Also write packets' paths in the trace format of Chrome and Perfetto
+    #[arg(long, value_name = "FILE")]
+    chrome: Option<PathBuf>,
+    /// Also write a report as one HTML file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// End after so many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    duration: Option<u64>,
+}
+
+const HELP: &str = "\
+Examples:
+  traits trace                                       everything that enters this namespace
+  traits trace --dev eth0 'dport == 53' --per-packet
+  traits trace --id flow_id 'tenant == 7'            by the ids that a policy in XDP assigns
+  traits trace --only-drops
+  traits trace --slower 500 --summary                what takes longer than 500 µs
+  traits trace --sample 1000 --duration 10 --html report.html
+  traits trace --netns blue --netns red --json | jq 'select(.point == \"drop\")'
+  traits trace -w trace.pcapng --chrome trace.json
+
+A CONDITION is FIELD OPERATOR VALUE; all must hold, and they are checked in the
+kernel. FIELD is a key of the registry, or family, proto, src, dst, host, sport,
+dport, port or len (trait.NAME is always a key); OPERATOR is == != < <= > or >=.
+src, dst and host take prefixes. If the command assigns the ids, header fields
+are looked at where a packet enters, and it is followed from there, also through
+tunnels and NAT; else at every point.
+
+A ~ in front of a packet: the kernel said that it happened, but not to which
+packet; that is known by what the CPU was at, or by the order in the socket's
+queue. XDP programs of others are not seen: they leave no trace of a packet.
+
+With --json, objects of type start, event (or packet), lost and summary, each
+with a version v; new members may come, none goes without a new version.
+
+Ctrl-C ends it and prints the numbers. Exit status: 0 also after Ctrl-C, 1 it
+could not run, 2 wrong usage.";
+
+pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
+    let view = match (options.per_packet, options.summary) {
+        (true, _) => View::Packets,
+        (_, true) => View::Summary,
+        _ => View::Events,
+    };
+    let session = Session::prepare(&options.what, global)?;
+    let files = Files { pcapng: options.write.clone(), chrome: options.chrome.clone(), html: options.html.clone() };
+    let mut outputs = Outputs::open(view, options.json, &files)?;
+    session.run(&Ends { events: options.count, seconds: options.duration }, &mut outputs)
+}

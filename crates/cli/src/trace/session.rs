@@ -1,0 +1,167 @@
+//! A tracing session: starting it, reading events until its end, ending it.
+
+use std::{
+    cell::RefCell,
+    error::Error,
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use packet_traits::registry::{Registry, RegistryError};
+use packet_traits_lab::Bpffs;
+use packet_traits_trace::{Event, ID_KEY, Names, Options, Paths, Summary, Tracer, write::Clock};
+
+use super::{options::What, outputs::Outputs};
+use crate::{Global, Outcome, interrupt::Interrupt, output};
+
+/// How long nobody looks for events after there were none: they are in memory, and wait.
+const TICK: Duration = Duration::from_millis(5);
+/// How often counters are looked at.
+const LOST_INTERVAL: Duration = Duration::from_millis(500);
+/// How long what is under way at the end is waited for.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// When to end, other than by Ctrl-C.
+pub(super) struct Ends {
+    pub(super) events: Option<u64>,
+    pub(super) seconds: Option<u64>,
+}
+
+/// What there is before tracing starts.
+pub(super) struct Session {
+    pub(super) registry: Registry,
+    /// Holds the registry, if the host has none.
+    _private: Option<Bpffs>,
+    pub(super) options: Options,
+    pub(super) describe: String,
+    pub(super) interrupt: Interrupt,
+}
+
+impl Session {
+    pub(super) fn prepare(what: &What, global: &Global) -> Result<Session, Box<dyn Error>> {
+        // SAFETY: geteuid takes nothing and cannot fail.
+        if unsafe { libc::geteuid() } != 0 {
+            return Err("tracing loads BPF programs, which needs root: run it by sudo".into());
+        }
+        let (registry, private) = match global.options().open() {
+            Ok(registry) => (registry, None),
+            // nobody has traits here: ids need no one else's registry
+            Err(RegistryError::NotFound { .. } | RegistryError::Bpffs(_)) if what.assigns_ids() => {
+                let bpffs = Bpffs::new()?;
+                (Registry::options().bpffs(bpffs.path()).create()?, Some(bpffs))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Session {
+            registry,
+            _private: private,
+            options: what.options()?,
+            describe: what.describe(),
+            interrupt: Interrupt::catch()?,
+        })
+    }
+
+    /// Traces until the end.
+    pub(super) fn run(&self, ends: &Ends, outputs: &mut Outputs) -> Outcome {
+        let names = Names::read(&self.options.namespaces)?;
+        let tracer = Tracer::start(&self.registry, &self.options)?;
+        for note in &tracer.notes() {
+            output::note(format_args!("traits: {note}"));
+        }
+        output::note(format_args!("traits: tracing {}; Ctrl-C ends it", self.describe));
+        let id_key = self.options.id.as_deref().unwrap_or(ID_KEY);
+        outputs.start(&tracer, self.registry.name().as_str(), id_key, &kernel_release())?;
+
+        let state =
+            RefCell::new(State { paths: Paths::default(), summary: Summary::default(), names, outputs, failed: None });
+        let reader = tracer.reader(|event| state.borrow_mut().add(&event))?;
+        let started = Instant::now();
+        let (mut looked, mut lost) = (Instant::now(), 0);
+        loop {
+            tracer.arm_if_wanted()?;
+            let count = reader.read()?;
+            let mut state = state.borrow_mut();
+            state.check()?;
+            if count == 0 {
+                state.outputs.flush()?;
+            }
+            let done = self.interrupt.came()
+                || ends.events.is_some_and(|events| state.summary.events >= events)
+                || ends.seconds.is_some_and(|seconds| started.elapsed().as_secs() >= seconds);
+            state.finish(Clock::now()?)?;
+            if looked.elapsed() >= LOST_INTERVAL {
+                looked = Instant::now();
+                let counters = tracer.counters()?;
+                if counters.lost_events() != lost {
+                    lost = counters.lost_events();
+                    state.outputs.lost(&counters)?;
+                }
+            }
+            drop(state);
+            if done {
+                break;
+            }
+            if count == 0 {
+                thread::sleep(TICK);
+            }
+        }
+        thread::sleep(SETTLE);
+        reader.read()?;
+        drop(reader);
+        let counters = tracer.counters()?;
+        let notes = tracer.notes();
+        drop(tracer);
+        let mut state = state.into_inner();
+        state.check()?;
+        state.finish_all()?;
+        let given_up = state.paths.given_up();
+        let State { summary, outputs, mut names, .. } = state;
+        outputs.end(&self.describe, &notes, &summary, &counters, given_up, &mut names)
+    }
+}
+
+/// What events are added to.
+struct State<'o> {
+    paths: Paths,
+    summary: Summary,
+    names: Names,
+    outputs: &'o mut Outputs,
+    failed: Option<Box<dyn Error>>,
+}
+
+impl State<'_> {
+    fn add(&mut self, event: &Event<'_>) {
+        if self.failed.is_some() {
+            return;
+        }
+        let Some((added, packet)) = self.paths.add(event) else { return };
+        self.summary.add(event, added, packet);
+        self.failed = self.outputs.event(event, added, packet, &mut self.names).err();
+    }
+
+    fn check(&mut self) -> Outcome {
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// Passes on the packets of which nothing more is expected.
+    fn finish(&mut self, now: u64) -> Outcome {
+        for packet in self.paths.take_finished(now) {
+            self.summary.add_finished(&packet);
+            self.outputs.packet(&packet, &mut self.names)?;
+        }
+        Ok(())
+    }
+
+    fn finish_all(&mut self) -> Outcome {
+        for packet in self.paths.take_all() {
+            self.summary.add_finished(&packet);
+            self.outputs.packet(&packet, &mut self.names)?;
+        }
+        Ok(())
+    }
+}
+
+/// Release of the running kernel.
+fn kernel_release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}

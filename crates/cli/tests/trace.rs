@@ -1,0 +1,465 @@
+//! `traits trace` and `traits top` as people run them: what they print, the files they write, how they end.
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::PathBuf,
+    process::{Child, ChildStderr, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Traits, text};
+use packet_traits_lab::{Family, Pair, RECV_TIMEOUT, recv_numbered, send_numbered, udp_socket};
+use serde_json::Value;
+
+/// A port with a server, and one without.
+const SERVED: u16 = 7007;
+const CLOSED: u16 = 7009;
+
+/// A link, a server on it, and the command.
+struct Rig {
+    pair: Pair,
+    traits: Traits,
+    server: std::net::UdpSocket,
+    folder: PathBuf,
+}
+
+impl Rig {
+    /// `None` if kernel tests are switched off.
+    fn new(name: &str) -> Option<Rig> {
+        let traits = Traits::new()?;
+        let pair = Pair::new().unwrap();
+        let server = udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, SERVED)).unwrap();
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("trace-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        Some(Rig { pair, traits, server, folder })
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+
+    fn netns(&self) -> String {
+        self.pair.rx().netns().path().display().to_string()
+    }
+
+    /// Starts `traits trace` in the receiver's namespace, and waits until it traces.
+    fn start(&self, arguments: &[&str]) -> Tracing {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_traits"))
+            .arg("--bpffs")
+            .arg(self.traits.bpffs.path())
+            .args(["trace", "--netns", &self.netns()])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        while !said.contains("Ctrl-C ends it") {
+            assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "it ended: {said}");
+        }
+        Tracing { child, stderr }
+    }
+
+    /// Three datagrams that are delivered, and two that are dropped.
+    fn traffic(&self) {
+        let (tx, rx) = (self.pair.tx(), self.pair.rx());
+        let socket = udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap();
+        for number in 0..3 {
+            send_numbered(&socket, rx.addr(Family::V4, SERVED), number..number + 1, 64).unwrap();
+            assert_eq!(recv_numbered(&self.server).unwrap(), number);
+        }
+        for number in 0..2 {
+            send_numbered(&socket, rx.addr(Family::V4, CLOSED), number..number + 1, 64).unwrap();
+        }
+        thread::sleep(Duration::from_millis(300));
+    }
+
+    /// Whether an XDP program is attached to the receiver.
+    fn has_xdp(&self) -> bool {
+        let rx = self.pair.rx();
+        rx.netns().ip(&format!("link show {}", rx.name())).unwrap().contains("xdp")
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // what is left of it is below the build's own folder
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A `traits trace` that runs.
+struct Tracing {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+}
+
+impl Tracing {
+    fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        // SAFETY: takes numbers only; the child has not been waited for, so the number is still its.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    /// Ends it as Ctrl-C does, and returns what it printed.
+    fn end(mut self) -> String {
+        self.signal(libc::SIGINT);
+        let Output { status, stdout, .. } = {
+            let mut stdout = Vec::new();
+            self.child.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+            Output { status: self.child.wait().unwrap(), stdout, stderr: Vec::new() }
+        };
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).unwrap();
+        assert_eq!((status.code(), said.as_str()), (Some(0), ""), "{}", text(&stdout));
+        text(&stdout)
+    }
+}
+
+fn objects(out: &str) -> Vec<Value> {
+    out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+fn of_type<'v>(objects: &'v [Value], kind: &str) -> Vec<&'v Value> {
+    objects.iter().filter(|object| object["type"] == kind).collect()
+}
+
+#[test]
+fn json_lines_are_what_the_schema_says() {
+    let Some(rig) = Rig::new("json") else { return };
+    let tracing = rig.start(&["--json", "proto == udp"]);
+    rig.traffic();
+    let objects = objects(&tracing.end());
+    assert!(objects.iter().all(|object| object["v"] == 1));
+    assert_eq!(objects[0]["type"], "start");
+    assert_eq!(objects[0]["id_key"], "trace.id");
+    assert_eq!(objects[0]["assigns_ids"], true);
+    assert!(objects[0]["points"].as_array().unwrap().iter().any(|point| point["name"] == "local-in"));
+    let events = of_type(&objects, "event");
+    let members = [
+        "id",
+        "point",
+        "at_ns",
+        "since_entered_ns",
+        "netns",
+        "netns_name",
+        "dev",
+        "ifindex",
+        "len",
+        "mark",
+        "cpu",
+        "skb",
+        "copy",
+        "clone",
+        "inferred",
+        "segments",
+        "headers",
+        "traits",
+    ];
+    for event in &events {
+        for member in members {
+            assert!(event.get(member).is_some(), "no {member} in {event}");
+        }
+        assert!(event["id"].is_string() && event["since_entered_ns"].is_u64(), "{event}");
+    }
+    let ids: BTreeSet<&str> = events.iter().map(|event| event["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, BTreeSet::from(["1", "2", "3", "4", "5"]));
+    let at = |point: &str| events.iter().filter(|event| event["point"] == point).copied().collect::<Vec<_>>();
+    assert_eq!((at("xdp").len(), at("deliver").len(), at("drop").len()), (5, 3, 2));
+    assert_eq!(at("xdp")[0]["headers"]["destination_port"], SERVED);
+    assert_eq!(at("xdp")[0]["dev"], "rx0");
+    assert_eq!(at("xdp")[0]["first"], true);
+    let drop = at("drop")[0];
+    assert_eq!(drop["reason"], "NO_SOCKET");
+    assert!(drop["place"].as_str().unwrap().starts_with("__udp4_lib_rcv+0x"), "{drop}");
+    assert_eq!(at("deliver")[0]["bytes"], 64);
+    assert_eq!(at("deliver")[0]["pid"], std::process::id());
+    let summary = objects.last().unwrap();
+    assert_eq!(summary["type"], "summary");
+    for (member, count) in [("packets", 5), ("delivered", 3), ("dropped", 2), ("lost", 0)] {
+        assert_eq!(summary[member], count, "{member} in {summary}");
+    }
+    assert_eq!(summary["events"], events.len());
+}
+
+#[test]
+fn a_line_per_packet_has_its_whole_path() {
+    let Some(rig) = Rig::new("packet") else { return };
+    let tracing = rig.start(&["--per-packet", "proto == udp"]);
+    rig.traffic();
+    let out = tracing.end();
+    let lines: Vec<&str> = out.lines().filter(|line| line.starts_with('#')).collect();
+    assert_eq!(lines.len(), 5, "{out}");
+    let delivered = lines.iter().find(|line| line.contains("delivered in")).unwrap();
+    let points = ["[rx0@", " xdp+", " gro+", " tc-ingress+", " prerouting+", " route(main)+", " local-in+", " cgroup+"];
+    let mut rest = *delivered;
+    for point in points.into_iter().chain([" enqueue+", " deliver(64 bytes to "]) {
+        let place = rest.find(point).unwrap_or_else(|| panic!("{point} in {delivered}"));
+        rest = &rest[place + point.len()..];
+    }
+    assert_eq!(lines.iter().filter(|line| line.contains("drop(NO_SOCKET at __udp4_lib_rcv+0x")).count(), 2, "{out}");
+    assert!(out.contains("5 packets, ") && out.contains("3 delivered, 2 dropped"), "{out}");
+
+    let tracing = rig.start(&["--per-packet", "--json", "proto == udp"]);
+    rig.traffic();
+    let objects = objects(&tracing.end());
+    let packets = of_type(&objects, "packet");
+    let mut outcomes: BTreeMap<&str, u32> = BTreeMap::new();
+    packets.iter().for_each(|packet| *outcomes.entry(packet["outcome"].as_str().unwrap()).or_default() += 1);
+    assert_eq!(outcomes, BTreeMap::from([("delivered", 3), ("dropped", 2)]));
+    for packet in packets {
+        let steps = packet["steps"].as_array().unwrap();
+        assert_eq!(steps[0]["point"], "xdp", "{packet}");
+        let sum: u64 = steps.iter().map(|step| step["since_step_ns"].as_u64().unwrap()).sum();
+        assert_eq!(sum, steps.last().unwrap()["since_entered_ns"].as_u64().unwrap(), "{packet}");
+    }
+}
+
+#[test]
+fn live_lines_and_the_numbers_at_the_end_are_for_people() {
+    let Some(rig) = Rig::new("lines") else { return };
+    let tracing = rig.start(&["proto == udp"]);
+    rig.traffic();
+    let out = tracing.end();
+    assert!(out.lines().next().unwrap().contains("POINT"), "{out}");
+    let drop = out.lines().find(|line| line.contains(" drop ")).unwrap();
+    assert!(drop.contains("rx0") && drop.contains("UDP 10.77.0.1:") && drop.contains("NO_SOCKET at "), "{drop}");
+    assert!(out.contains("From entering to delivery:"), "{out}");
+    let tracing = rig.start(&["--summary", "--only-drops", "proto == udp"]);
+    rig.traffic();
+    let out = tracing.end();
+    assert!(out.starts_with("2 packets, 2 events: 0 delivered, 2 dropped"), "{out}");
+    assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
+}
+
+/// Runs a tool that the tests install.
+fn tool(name: &str, arguments: &[&str]) -> Output {
+    Command::new(name)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("running {name}: {error}; `make test` installs it"))
+}
+
+#[test]
+fn files_open_in_the_tools_they_are_for() {
+    let Some(rig) = Rig::new("files") else { return };
+    let (pcapng, chrome, html) = (rig.file("x.pcapng"), rig.file("x.json"), rig.file("x.html"));
+    let tracing = rig.start(&["--summary", "-w", &pcapng, "--chrome", &chrome, "--html", &html, "proto == udp"]);
+    rig.traffic();
+    tracing.end();
+
+    // Wireshark's
+    let fields = ["frame.interface_name", "udp.dstport", "frame.comment"];
+    let mut arguments = vec!["-r", &pcapng, "-T", "fields", "-E", "separator=|"];
+    fields.iter().for_each(|field| arguments.extend(["-e", field]));
+    let output = tool("tshark", &arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let frames = text(&output.stdout);
+    let of = |point: &str| frames.lines().filter(|line| line.split('|').next() == Some(point)).collect::<Vec<_>>();
+    assert_eq!((of("xdp").len(), of("drop").len(), of("deliver").len()), (5, 2, 3), "{frames}");
+    let mut drop = of("drop")[0].splitn(3, '|').skip(1);
+    assert_eq!(drop.next(), Some("7009"), "{frames}");
+    let comment = drop.next().unwrap();
+    assert!(comment.contains("dev=rx0") && comment.contains("NO_SOCKET at __udp4_lib_rcv"), "{comment}");
+    let checked = tool("tshark", &["-r", &pcapng, "-Y", "_ws.malformed || udp.length.bad || ip.bogus_ip_length"]);
+    assert_eq!(text(&checked.stdout), "", "every frame can be read");
+    let custom = String::from_utf8_lossy(&fs::read(&pcapng).unwrap()).matches("packet-traits:{\"v\":1").count();
+    assert_eq!(custom, frames.lines().count(), "each frame has its event as a custom option");
+
+    // Perfetto's
+    let trace: Value = serde_json::from_str(&fs::read_to_string(&chrome).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let count = |kind: &str| events.iter().filter(|event| event["ph"] == kind).count();
+    assert!(count("b") > 5 * 6 && count("b") == count("e"), "{} starts, {} ends", count("b"), count("e"));
+    let mut open: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for event in events.iter().filter(|event| event["cat"] == "packet") {
+        let stack = open.entry(event["id"].as_str().unwrap()).or_default();
+        match event["ph"].as_str().unwrap() {
+            "b" => stack.push(event["name"].as_str().unwrap()),
+            _ => assert_eq!(stack.pop(), event["name"].as_str(), "slices are nested"),
+        }
+    }
+    assert!(open.len() == 5 && open.values().all(Vec::is_empty), "{open:?}");
+
+    // a browser's, without a network
+    let profile = rig.file("profile");
+    let url = format!("file://{html}");
+    let browse = |more: &[&str]| {
+        let profile = format!("--user-data-dir={profile}");
+        let mut arguments = vec![
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            &profile,
+        ];
+        arguments.extend(more);
+        arguments.push(&url);
+        tool("chromium", &arguments)
+    };
+    let dom = text(&browse(&["--dump-dom"]).stdout);
+    for part in ["From entering to delivery", "<svg", "NO_SOCKET", "__udp4_lib_rcv", "The slowest packets"] {
+        assert!(dom.contains(part), "{part} in {dom}");
+    }
+    assert!(!dom.contains("src=") && !dom.contains("href="), "nothing is loaded: {dom}");
+    let picture = rig.file("x.png");
+    browse(&["--window-size=1000,1400", &format!("--screenshot={picture}")]);
+    assert!(fs::metadata(&picture).unwrap().len() > 10_000, "it is drawn");
+}
+
+#[test]
+fn nothing_is_left_however_it_ends() {
+    let Some(rig) = Rig::new("ends") else { return };
+    // a registry that others use as well
+    rig.traits.ok("registry create");
+    let keys = || rig.traits.json("keys list --json")["keys"].as_array().unwrap().len();
+    let tracing = rig.start(&[]);
+    assert!(rig.has_xdp());
+    assert_eq!(keys(), 2);
+    tracing.end();
+    assert!(!rig.has_xdp());
+    assert_eq!(keys(), 0);
+
+    let mut killed = rig.start(&[]);
+    killed.signal(libc::SIGKILL);
+    killed.child.wait().unwrap();
+    let deadline = Instant::now() + RECV_TIMEOUT;
+    while rig.has_xdp() {
+        assert!(Instant::now() < deadline, "its XDP program is still there");
+        thread::sleep(Duration::from_millis(10));
+    }
+    // the names stay; who traces next takes them over, and away
+    let tracing = rig.start(&["--per-packet", "proto == udp"]);
+    rig.traffic();
+    assert!(tracing.end().contains("3 delivered, 2 dropped"));
+    assert_eq!(keys(), 0);
+}
+
+#[test]
+fn it_ends_by_itself_after_so_many_events_or_seconds() {
+    let Some(rig) = Rig::new("limits") else { return };
+    for limit in [["--count", "3"], ["--duration", "1"]] {
+        let mut tracing = rig.start(&[&limit[..], &["--json"]].concat());
+        rig.traffic();
+        let mut out = String::new();
+        tracing.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        assert!(tracing.child.wait().unwrap().success());
+        assert_eq!(objects(&out).last().unwrap()["type"], "summary", "{limit:?}");
+    }
+}
+
+#[test]
+fn what_is_lost_is_said_and_counted() {
+    let Some(rig) = Rig::new("lost") else { return };
+    let tracing = rig.start(&["--json", "--buffer", "1", "proto == udp"]);
+    let (tx, rx) = (rig.pair.tx(), rig.pair.rx());
+    let socket = udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap();
+    // nobody reads meanwhile
+    tracing.signal(libc::SIGSTOP);
+    send_numbered(&socket, rx.addr(Family::V4, CLOSED), 0..2000, 64).unwrap();
+    tracing.signal(libc::SIGCONT);
+    thread::sleep(Duration::from_secs(1));
+    let objects = objects(&tracing.end());
+    assert!(!of_type(&objects, "lost").is_empty());
+    let summary = objects.last().unwrap();
+    let lost = &summary["lost_points"];
+    assert!(summary["lost"].as_u64().unwrap() > 1000, "{summary}");
+    for point in ["xdp", "receive", "local-in", "drop"] {
+        let seen = of_type(&objects, "event").iter().filter(|event| event["point"] == point).count() as u64;
+        assert!(seen > 0, "{point}");
+        assert_eq!(seen + lost[point].as_u64().unwrap(), 2000, "{point}: {summary}");
+    }
+}
+
+#[test]
+fn mistakes_are_named_with_what_to_do() {
+    let Some(rig) = Rig::new("mistakes") else { return };
+    let netns = rig.netns();
+    let fails = |line: &str, status: i32, parts: &[&str]| {
+        let said = rig.traits.fails(line, status);
+        for part in parts {
+            assert!(said.contains(part), "{part} in {said}");
+        }
+    };
+    rig.traits.ok("registry create");
+    rig.traits.ok("keys add tenant u32");
+    rig.traits.ok("keys add owner mac");
+    fails("trace tenant", 2, &["`tenant` is no condition", "tenant == 7"]);
+    fails(&format!("trace --netns {netns} tennant==7"), 1, &["`tennant`", "tenant, owner", "dport"]);
+    fails(&format!("trace --netns {netns} tenant==many"), 1, &["`many`", "u32"]);
+    fails(&format!("trace --netns {netns} owner<02:00:00:00:00:01"), 1, &["owner", "== or !="]);
+    fails(&format!("trace --netns {netns} --dev eth7"), 1, &["eth7", "ip link"]);
+    fails("trace --netns no-such-one", 1, &["no-such-one", "ip netns"]);
+    fails(&format!("trace --netns {netns} --id nobody"), 1, &["nobody", "tenant, owner"]);
+    fails(&format!("trace --netns {netns} --id owner"), 1, &["owner", "mac", "u64 or u32"]);
+    fails(&format!("trace --netns {netns} --id tenant --slower 5"), 1, &["--entered"]);
+    fails("trace --entered tenant", 2, &["--id"]);
+    fails(&format!("trace --netns {netns} -w /nowhere/x.pcapng"), 1, &["/nowhere/x.pcapng"]);
+    fails(&format!("trace --netns {netns} --buffer 3"), 1, &["power of two"]);
+    fails(&format!("top --netns {netns}"), 1, &["terminal", "traits trace --summary"]);
+    assert!(!rig.has_xdp());
+}
+
+/// A terminal multiplexer with a server of its own. Dropping it ends it.
+struct Tmux(String);
+
+impl Tmux {
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = tool("tmux", &[&["-L", &self.0, "-f", "/dev/null"], arguments].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Waits until the screen is as it should be.
+    fn wait_for(&self, what: &str, ready: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let screen = self.run(&["capture-pane", "-p"]);
+            if ready(&screen) {
+                return screen;
+            }
+            assert!(Instant::now() < deadline, "{what}:\n{screen}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        // it may have ended with the command in it
+        let _ = Command::new("tmux").args(["-L", &self.0, "kill-server"]).output();
+    }
+}
+
+#[test]
+fn top_fills_a_terminal_of_80_by_24() {
+    let Some(rig) = Rig::new("top") else { return };
+    let tmux = Tmux(format!("traits-test-{}", std::process::id()));
+    let command = format!(
+        "{} --bpffs {} top --netns {} 'proto == udp'; echo ended with $?; sleep 30",
+        env!("CARGO_BIN_EXE_traits"),
+        rig.traits.bpffs.path().display(),
+        rig.netns()
+    );
+    tmux.run(&["new-session", "-d", "-x", "80", "-y", "24", &command]);
+    tmux.wait_for("it starts", |screen| screen.contains("POINT") && screen.contains("q quit"));
+    rig.traffic();
+    let screen = tmux.wait_for("packets are counted", |screen| screen.contains("5 packets, 3 delivered, 2 dropped"));
+    assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
+    assert!(screen.lines().any(|line| line.starts_with("deliver")), "{screen}");
+    tmux.run(&["send-keys", "d"]);
+    let screen = tmux.wait_for("drops", |screen| screen.contains("NO_SOCKET"));
+    assert!(screen.contains("__udp4_lib_rcv"), "{screen}");
+    tmux.run(&["send-keys", "q"]);
+    tmux.wait_for("it ends", |screen| screen.contains("ended with 0"));
+    assert!(!rig.has_xdp());
+}

@@ -1,0 +1,8 @@
+//! Compiles the tracer's BPF programs.
+
+#[path = "../../tools/compile_bpf.rs"]
+mod compile_bpf;
+
+fn main() {
+    compile_bpf::compile(&["src/bpf/trace.bpf.c", "src/bpf/assign.bpf.c"]);
+}

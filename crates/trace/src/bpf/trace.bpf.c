@@ -1,0 +1,776 @@
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
+/*
+ * Every point behind XDP: a program looks whether the packet has an id, and reports it if so. Those on tracepoints see the
+ * packets of all namespaces; whoever has no id costs them a few loads.
+ */
+#include "trace.bpf.h"
+#include <packet_traits/rfc.bpf.h>
+
+#define TC_PASS -1 /* TCX_NEXT, include/uapi/linux/bpf.h */
+#define NF_ACCEPT 1 /* include/uapi/linux/netfilter.h */
+#define RTF_REJECT 0x200 /* include/uapi/linux/route.h */
+#define MSG_PEEK 2 /* include/linux/socket.h */
+#define GRO_NORMAL 3 /* include/linux/netdevice.h, gro_result_t */
+
+struct fib6_result;
+struct fib6_table;
+struct fib_nh_common;
+struct flowi4;
+struct flowi6;
+struct net;
+struct sock;
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct flowi4___trace {
+	__be32 daddr;
+};
+
+struct in6_addr___trace {
+	__u8 bytes[16];
+};
+
+struct flowi6___trace {
+	struct in6_addr___trace daddr;
+};
+
+struct fib6_result___trace {
+	__u32 fib6_flags;
+};
+
+struct fib6_table___trace {
+	__u32 tb6_id;
+};
+
+#pragma clang attribute pop
+
+/* What this CPU is at: some tracepoints say what happens, but not to which packet. */
+struct current_packet {
+	__u64 routing; /* skb between PRE_ROUTING and the hook after it */
+	__u64 routing_id;
+	__u64 queueing; /* skb between the cgroup and its socket's queue */
+	__u64 queueing_id;
+	__u64 sock; /* whose queue that is */
+	__u64 cookie;
+	__u64 gro_id; /* packet in napi_gro_receive */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct current_packet);
+} current SEC(".maps");
+
+/* Shared with assign.bpf.c, which explains it. */
+struct before_xdp {
+	__u64 head;
+	__u64 skb;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct before_xdp);
+} before_xdp SEC(".maps");
+
+static __always_inline struct current_packet *on_this_cpu(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&current, &zero);
+}
+
+/* What an event has beside the packet. */
+struct detail {
+	__u64 place;
+	__u64 sock;
+	__u32 reason;
+	__u32 value;
+	__u32 netns;
+	__u16 point;
+	_Bool process; /* runs in the context of the process that has to do with it */
+	_Bool inferred;
+};
+
+/* The packet's id if it is to be traced, else 0. */
+static __always_inline __u64 traced_id(const struct trait_view *view)
+{
+	__u64 id, at = slot_in(view, config.id_bit, config.id_dist, config.id_merge);
+
+	if (!at)
+		return 0;
+	id = __trait_kernel_word(at, 0);
+	if (config.id_size == 4)
+		id = (__u32)id;
+	if (config.run)
+		return id >> 48 == config.run ? id : 0;
+	return config.sample > 1 && id % config.sample ? 0 : id;
+}
+
+static __always_inline _Bool netns_wanted(__u32 netns)
+{
+	int i;
+
+	if (!config.netns[0])
+		return 1;
+#pragma unroll
+	for (i = 0; i < NAMESPACES; i++)
+		if (config.netns[i] && config.netns[i] == netns)
+			return 1;
+	return 0;
+}
+
+/* Reads the IP header at `at` and the ports behind it. */
+static __noinline void read_headers(__u64 at, __u32 len, struct headers *h)
+{
+	__u8 ip[40] = {};
+	__u8 fragment = 0;
+	__u32 transport;
+	__be16 port[2] = {};
+
+	if (bpf_probe_read_kernel(ip, sizeof(ip), (const void *)at))
+		return;
+	h->word[FIELD_LENGTH][0] = len;
+	if (ip[0] >> 4 == 4) {
+		h->word[FIELD_FAMILY][0] = 4;
+		h->word[FIELD_PROTOCOL][0] = ip[9];
+		h->word[FIELD_SOURCE][0] = *(__u32 *)&ip[12];
+		h->word[FIELD_DESTINATION][0] = *(__u32 *)&ip[16];
+		transport = (ip[0] & 15) * 4;
+		fragment = (ip[6] & 0x1f) || ip[7];
+	} else if (ip[0] >> 4 == 6) {
+		h->word[FIELD_FAMILY][0] = 6;
+		h->word[FIELD_PROTOCOL][0] = ip[6];
+		h->word[FIELD_SOURCE][0] = *(__u64 *)&ip[8];
+		h->word[FIELD_SOURCE][1] = *(__u64 *)&ip[16];
+		h->word[FIELD_DESTINATION][0] = *(__u64 *)&ip[24];
+		h->word[FIELD_DESTINATION][1] = *(__u64 *)&ip[32];
+		transport = 40;
+	} else {
+		return;
+	}
+	if (fragment || (h->word[FIELD_PROTOCOL][0] != IPPROTO_TCP && h->word[FIELD_PROTOCOL][0] != IPPROTO_UDP))
+		return;
+	if (bpf_probe_read_kernel(port, sizeof(port), (const void *)(at + transport)))
+		return;
+	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(port[0]);
+	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(port[1]);
+}
+
+/* Looks at a packet that has an id, and reports it. Returns whether it passed the filter. */
+static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *view, __u64 id, struct detail *detail)
+{
+	struct skb_shared_info___trace *shared;
+	struct net_device___trace *dev = skb->dev;
+	struct sock___trace *sk = skb->sk;
+	__u64 now = bpf_ktime_get_ns(), entered = 0, at, from, head = (__u64)skb->head;
+	__u32 netns = detail->netns, network = skb->network_header, mac = skb->mac_header, linear;
+	_Bool with_mac = mac != 0xffff && mac < network;
+	struct event *e;
+
+	if (!netns && dev)
+		netns = dev->nd_net.net->ns.inum;
+	if (!netns && sk)
+		netns = sk->__sk_common.skc_net.net->ns.inum;
+	if (!netns_wanted(netns))
+		return 0;
+	if (config.header_conditions && !config.run) {
+		struct headers h = {};
+
+		read_headers(head + network, skb->len, &h);
+		if (!headers_hold(&h))
+			return 0;
+	}
+	if (!traits_hold(view))
+		return 0;
+	if (config.entered_bit) {
+		at = slot_in(view, config.entered_bit, config.entered_dist, config.entered_merge);
+		if (at)
+			entered = __trait_kernel_word(at, 0);
+	}
+	if (config.slower_ns && (!entered || now - entered < config.slower_ns))
+		return 1;
+	if (config.only_drops && detail->point != POINT_DROP)
+		return 1;
+	e = reserve(detail->point);
+	if (!e)
+		return 1;
+	__builtin_memset(e, 0, sizeof(*e));
+	e->id = id;
+	e->at = now;
+	e->entered = entered;
+	e->skb = (__u64)skb;
+	e->place = detail->place;
+	e->sock = detail->sock;
+	e->len = skb->len;
+	e->mark = skb->mark;
+	e->reason = detail->reason;
+	e->value = detail->value;
+	e->point = detail->point;
+	e->cpu = bpf_get_smp_processor_id();
+	shared = bpf_rdonly_cast((const void *)(head + skb->end),
+				 bpf_core_type_id_kernel(struct skb_shared_info___trace));
+	e->segments = shared->gso_segs;
+	if (BPF_CORE_READ_BITFIELD(skb, cloned) && (shared->dataref.counter & 0xffff) > 1)
+		e->flags |= EVENT_CLONE;
+	if (entered)
+		e->flags |= EVENT_ENTERED;
+	if (detail->inferred)
+		e->flags |= EVENT_INFERRED;
+	if (dev)
+		set_device(e, dev);
+	if (netns)
+		e->netns = netns;
+	if (detail->process) {
+		e->pid = bpf_get_current_pid_tgid() >> 32;
+		bpf_get_current_comm(e->comm, sizeof(e->comm));
+	}
+	from = head + network;
+	if (with_mac) {
+		from = head + mac;
+		e->network = network - mac;
+		e->flags |= EVENT_MAC;
+	}
+	linear = head + skb->tail - from;
+	append(e, view, from, linear);
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	return 1;
+}
+
+/* Reports the packet if it has an id. Returns the id of a packet that passed the filter, else 0. */
+static __always_inline __u64 look(struct sk_buff *skb, struct detail *detail)
+{
+	struct trait_view view;
+	__u64 id;
+
+	if (__trait_view_skb(skb, &view))
+		return 0;
+	id = traced_id(&view);
+	if (!id || !report((struct sk_buff___trace *)skb, &view, id, detail))
+		return 0;
+	return id;
+}
+
+/* The same for an skb whose address was kept: it may be gone, or another packet's by now. */
+static __always_inline void look_again(__u64 address, __u64 id, struct detail *detail)
+{
+	struct sk_buff *skb = bpf_rdonly_cast((const void *)address, bpf_core_type_id_kernel(struct sk_buff___trace));
+	struct trait_view view;
+
+	if (!__trait_view_skb(skb, &view) && traced_id(&view) == id)
+		report((struct sk_buff___trace *)skb, &view, id, detail);
+}
+
+#define LOOK(skb, ...)                                                                                                 \
+	({                                                                                                             \
+		struct detail __detail = { __VA_ARGS__ };                                                              \
+		look((struct sk_buff *)(skb), &__detail);                                                              \
+	})
+
+/*
+ * Receiving.
+ */
+
+SEC("tp_btf/netif_rx")
+int BPF_PROG(trace_netif_rx, struct sk_buff *skb)
+{
+	LOOK(skb, .point = POINT_NETIF_RX);
+	return 0;
+}
+
+SEC("tp_btf/napi_gro_receive_entry")
+int BPF_PROG(trace_gro, struct sk_buff *skb)
+{
+	struct current_packet *now = on_this_cpu();
+	__u64 id = LOOK(skb, .point = POINT_GRO);
+
+	if (now)
+		now->gro_id = id;
+	return 0;
+}
+
+/* The packet may be gone: a merged one's head is freed. */
+SEC("tp_btf/napi_gro_receive_exit")
+int BPF_PROG(trace_gro_result, int result)
+{
+	struct current_packet *now = on_this_cpu();
+	struct event *e;
+	__u64 id;
+
+	if (!now || !now->gro_id)
+		return 0;
+	id = now->gro_id;
+	now->gro_id = 0;
+	if (result == GRO_NORMAL || config.only_drops || config.slower_ns)
+		return 0;
+	e = reserve(POINT_GRO_RESULT);
+	if (!e)
+		return 0;
+	__builtin_memset(e, 0, sizeof(*e));
+	e->id = id;
+	e->at = bpf_ktime_get_ns();
+	e->value = result;
+	e->point = POINT_GRO_RESULT;
+	e->cpu = bpf_get_smp_processor_id();
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+SEC("tp_btf/netif_receive_skb")
+int BPF_PROG(trace_receive, struct sk_buff *skb)
+{
+	struct before_xdp *before;
+	__u32 zero = 0;
+
+	if (LOOK(skb, .point = POINT_RECEIVE) && config.run) {
+		before = bpf_map_lookup_elem(&before_xdp, &zero);
+		if (before) {
+			before->head = (__u64)((struct sk_buff___trace *)skb)->head;
+			before->skb = (__u64)skb;
+		}
+	}
+	return 0;
+}
+
+SEC("tc")
+int trace_tc_ingress(struct __sk_buff *ctx)
+{
+	struct before_xdp *before;
+	__u32 zero = 0;
+
+	/* generic XDP is over */
+	before = bpf_map_lookup_elem(&before_xdp, &zero);
+	if (before && before->head)
+		before->head = 0;
+	LOOK(bpf_cast_to_kern_ctx(ctx), .point = POINT_TC_INGRESS);
+	return TC_PASS;
+}
+
+/*
+ * IP.
+ */
+
+SEC("netfilter")
+int trace_pre_routing(struct bpf_nf_ctx *ctx)
+{
+	struct current_packet *now = on_this_cpu();
+	__u64 id = LOOK(ctx->skb, .point = POINT_PRE_ROUTING);
+
+	if (now) {
+		now->routing = id ? (__u64)ctx->skb : 0;
+		now->routing_id = id;
+	}
+	return NF_ACCEPT;
+}
+
+static __always_inline int after_routing(struct bpf_nf_ctx *ctx, __u16 point)
+{
+	struct current_packet *now = on_this_cpu();
+
+	if (now && now->routing)
+		now->routing = 0;
+	LOOK(ctx->skb, .point = point);
+	return NF_ACCEPT;
+}
+
+SEC("netfilter")
+int trace_local_in(struct bpf_nf_ctx *ctx)
+{
+	return after_routing(ctx, POINT_LOCAL_IN);
+}
+
+SEC("netfilter")
+int trace_forward(struct bpf_nf_ctx *ctx)
+{
+	return after_routing(ctx, POINT_FORWARD);
+}
+
+SEC("netfilter")
+int trace_local_out(struct bpf_nf_ctx *ctx)
+{
+	LOOK(ctx->skb, .point = POINT_LOCAL_OUT);
+	return NF_ACCEPT;
+}
+
+SEC("netfilter")
+int trace_post_routing(struct bpf_nf_ctx *ctx)
+{
+	LOOK(ctx->skb, .point = POINT_POST_ROUTING);
+	return NF_ACCEPT;
+}
+
+/* Reports a routing decision, if it is about the packet that this CPU is routing: the destinations are the same. */
+static __always_inline void routed(__u32 table, const __u64 to[2], _Bool v6)
+{
+	struct current_packet *now = on_this_cpu();
+	struct sk_buff___trace *skb;
+	__u64 network, destination[2];
+
+	if (!now || !now->routing)
+		return;
+	skb = bpf_rdonly_cast((const void *)now->routing, bpf_core_type_id_kernel(struct sk_buff___trace));
+	network = (__u64)skb->head + skb->network_header;
+	load_words(network + (v6 ? 24 : 16), destination);
+	if (v6 ? destination[0] != to[0] || destination[1] != to[1] : (__u32)destination[0] != (__u32)to[0])
+		return;
+	struct detail detail = { .point = POINT_ROUTE, .value = table, .inferred = 1 };
+
+	look_again(now->routing, now->routing_id, &detail);
+}
+
+SEC("tp_btf/fib_table_lookup")
+int BPF_PROG(trace_route4, __u32 table, const struct flowi4 *flow, const struct fib_nh_common *nexthop, int err)
+{
+	__u64 to[2] = { ((const struct flowi4___trace *)flow)->daddr };
+
+	if (!err)
+		routed(table, to, 0);
+	return 0;
+}
+
+SEC("tp_btf/fib6_table_lookup")
+int BPF_PROG(trace_route6, const struct net *net, const struct fib6_result *result, struct fib6_table *table,
+	     const struct flowi6 *flow)
+{
+	const struct flowi6___trace *f = (const void *)flow;
+	__u64 to[2];
+
+	if (((const struct fib6_result___trace *)result)->fib6_flags & RTF_REJECT) /* also: no answer */
+		return 0;
+	load_words((__u64)f + bpf_core_field_offset(f->daddr), to);
+	routed(((struct fib6_table___trace *)table)->tb6_id, to, 1);
+	return 0;
+}
+
+SEC("tp_btf/icmp_send")
+int BPF_PROG(trace_icmp, struct sk_buff *skb, int type, int code)
+{
+	LOOK(skb, .point = POINT_ICMP, .value = (type & 0xff) << 8 | (code & 0xff));
+	return 0;
+}
+
+/*
+ * Sending on.
+ */
+
+SEC("tc")
+int trace_tc_egress(struct __sk_buff *ctx)
+{
+	LOOK(bpf_cast_to_kern_ctx(ctx), .point = POINT_TC_EGRESS);
+	return TC_PASS;
+}
+
+SEC("tp_btf/net_dev_queue")
+int BPF_PROG(trace_queue, struct sk_buff *skb)
+{
+	LOOK(skb, .point = POINT_QUEUE);
+	return 0;
+}
+
+SEC("tp_btf/net_dev_start_xmit")
+int BPF_PROG(trace_xmit, struct sk_buff *skb)
+{
+	LOOK(skb, .point = POINT_XMIT);
+	return 0;
+}
+
+/*
+ * Sockets.
+ *
+ * A datagram in one piece is copied to its process without passing a tracepoint that shows it (udp_recvmsg in
+ * net/ipv4/udp.c). What there is: a tracepoint when a socket's owner is woken after its queue has grown, and one when
+ * a process has received from a socket. So traced datagrams are kept by socket from the cgroup hook on, in order. Each
+ * time a process has received, those at the front that are no longer in the queue were delivered.
+ */
+#define WAITING 256
+
+struct waiting_packet {
+	__u64 skb;
+	__u64 id; /* 0: dropped meanwhile */
+	__u64 entered;
+};
+
+struct waiting {
+	__u32 head;
+	__u32 tail;
+	__u32 queued; /* those before this were put into the queue */
+	__u32 early_pid; /* who received before the tracepoint said that they were */
+	__u32 early_bytes;
+	__u32 netns;
+	__u64 early_at;
+	__u64 early_comm[2];
+	struct waiting_packet packet[WAITING];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64); /* the socket's cookie */
+	__type(value, struct waiting);
+} waiting SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct waiting);
+} none_waiting SEC(".maps");
+
+static __always_inline void wait_for_delivery(struct sk_buff___trace *skb, __u64 id, __u64 cookie)
+{
+	struct waiting *w = bpf_map_lookup_elem(&waiting, &cookie);
+	struct waiting_packet *packet;
+	struct trait_view view;
+	__u32 zero = 0, tail;
+	__u64 at;
+
+	if (!w) {
+		const void *none = bpf_map_lookup_elem(&none_waiting, &zero);
+
+		if (!none)
+			return;
+		bpf_map_update_elem(&waiting, &cookie, none, BPF_NOEXIST);
+		w = bpf_map_lookup_elem(&waiting, &cookie);
+		if (!w)
+			return;
+	}
+	if (w->tail - w->head >= WAITING) {
+		__sync_fetch_and_add(&counters.unfollowed, 1);
+		return;
+	}
+	if (skb->dev)
+		w->netns = skb->dev->nd_net.net->ns.inum;
+	tail = w->tail;
+	packet = &w->packet[tail % WAITING];
+	packet->skb = (__u64)skb;
+	packet->id = id;
+	packet->entered = 0;
+	if (config.entered_bit && !__trait_view_skb((struct sk_buff *)skb, &view)) {
+		at = slot_in(&view, config.entered_bit, config.entered_dist, config.entered_merge);
+		if (at)
+			packet->entered = __trait_kernel_word(at, 0);
+	}
+	__sync_fetch_and_add(&w->tail, 1);
+	if (!counters.followed)
+		counters.followed = 1;
+}
+
+SEC("cgroup_skb/ingress")
+int trace_cgroup(struct __sk_buff *ctx)
+{
+	struct sk_buff___trace *skb = bpf_cast_to_kern_ctx(ctx);
+	struct current_packet *now = on_this_cpu();
+	__u64 id = LOOK(skb, .point = POINT_CGROUP);
+	struct sock___trace *sk;
+
+	if (!now)
+		return 1;
+	if (!id) {
+		if (now->queueing)
+			now->queueing = 0;
+		return 1;
+	}
+	now->queueing = (__u64)skb;
+	now->queueing_id = id;
+	now->cookie = bpf_get_socket_cookie(ctx);
+	sk = skb->sk;
+	now->sock = (__u64)sk;
+	if (sk && sk->sk_protocol == IPPROTO_UDP)
+		wait_for_delivery(skb, id, now->cookie);
+	return 1; /* pass */
+}
+
+static __always_inline void report_delivery(const struct waiting *w, const struct waiting_packet *packet, __u64 cookie,
+					    _Bool early, __u32 bytes)
+{
+	__u64 at = early ? w->early_at : bpf_ktime_get_ns();
+	struct event *e;
+
+	if (config.only_drops || (config.slower_ns && at - packet->entered < config.slower_ns))
+		return;
+	e = reserve(POINT_DELIVER);
+	if (!e)
+		return;
+	__builtin_memset(e, 0, sizeof(*e));
+	e->id = packet->id;
+	e->at = at;
+	e->entered = packet->entered;
+	e->skb = packet->skb;
+	e->sock = cookie;
+	e->netns = w->netns;
+	e->value = bytes;
+	e->point = POINT_DELIVER;
+	e->cpu = bpf_get_smp_processor_id();
+	e->flags = EVENT_INFERRED;
+	if (packet->entered)
+		e->flags |= EVENT_ENTERED;
+	if (early) {
+		e->pid = w->early_pid;
+		e->comm[0] = w->early_comm[0];
+		e->comm[1] = w->early_comm[1];
+	} else {
+		e->pid = bpf_get_current_pid_tgid() >> 32;
+		bpf_get_current_comm(e->comm, sizeof(e->comm));
+	}
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+}
+
+/* Whether the packet is still in a queue: it is linked, and is still the same. */
+static __always_inline _Bool still_waits(const struct waiting_packet *packet)
+{
+	struct sk_buff___trace *skb =
+		bpf_rdonly_cast((const void *)packet->skb, bpf_core_type_id_kernel(struct sk_buff___trace));
+	struct trait_view view;
+
+	return skb->prev && !__trait_view_skb((struct sk_buff *)skb, &view) && traced_id(&view) == packet->id;
+}
+
+/* Takes what has left the queue off the front, up to `end`. */
+static __always_inline void take_delivered(struct waiting *w, __u64 cookie, __u32 end, _Bool early, __u32 bytes)
+{
+	int i;
+
+	for (i = 0; i < 8; i++) {
+		__u32 head = *(volatile __u32 *)&w->head;
+		struct waiting_packet packet = w->packet[head % WAITING];
+
+		if ((__s32)(end - head) <= 0 || (packet.id && still_waits(&packet)))
+			break;
+		if (__sync_val_compare_and_swap(&w->head, head, head + 1) == head && packet.id)
+			report_delivery(w, &packet, cookie, early, bytes);
+	}
+}
+
+SEC("tp_btf/sk_data_ready")
+int BPF_PROG(trace_enqueue, struct sock *sk)
+{
+	struct current_packet *now = on_this_cpu();
+	struct detail detail = { .point = POINT_ENQUEUE, .inferred = 1 };
+	struct waiting *w;
+
+	if (!now || !now->queueing || now->sock != (__u64)sk)
+		return 0;
+	detail.sock = bpf_get_socket_cookie(sk);
+	detail.netns = ((struct sock___trace *)sk)->__sk_common.skc_net.net->ns.inum;
+	look_again(now->queueing, now->queueing_id, &detail);
+	now->queueing = 0;
+	if (((struct sock___trace *)sk)->sk_protocol != IPPROTO_UDP)
+		return 0;
+	w = bpf_map_lookup_elem(&waiting, &detail.sock);
+	if (!w)
+		return 0;
+	w->queued = w->tail;
+	if (w->early_at) {
+		take_delivered(w, detail.sock, w->queued, 1, w->early_bytes);
+		w->early_at = 0;
+	}
+	return 0;
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(trace_received, struct sock *sk, int ret, int flags)
+{
+	struct waiting *w;
+	__u64 cookie;
+
+	if (!counters.followed || ret < 0 || flags & MSG_PEEK ||
+	    ((struct sock___trace *)sk)->sk_protocol != IPPROTO_UDP)
+		return 0;
+	cookie = bpf_get_socket_cookie(sk);
+	w = bpf_map_lookup_elem(&waiting, &cookie);
+	if (!w || w->head == w->tail)
+		return 0;
+	if (w->head == w->queued) {
+		w->early_pid = bpf_get_current_pid_tgid() >> 32;
+		bpf_get_current_comm(w->early_comm, sizeof(w->early_comm));
+		w->early_bytes = ret;
+		w->early_at = bpf_ktime_get_ns();
+		return 0;
+	}
+	take_delivered(w, cookie, w->queued, 0, ret);
+	return 0;
+}
+
+SEC("tp_btf/skb_copy_datagram_iovec")
+int BPF_PROG(trace_copy, struct sk_buff *skb, int len)
+{
+	struct sock___trace *sk = ((struct sk_buff___trace *)skb)->sk;
+	__u32 netns = 0;
+
+	if (sk) {
+		/* sock_recv_length follows */
+		if (sk->sk_protocol == IPPROTO_UDP)
+			return 0;
+		netns = sk->__sk_common.skc_net.net->ns.inum;
+	}
+	LOOK(skb, .point = POINT_DELIVER, .value = len, .netns = netns, .process = 1);
+	return 0;
+}
+
+SEC("tp_btf/sock_rcvqueue_full")
+int BPF_PROG(trace_queue_full, struct sock *sk, struct sk_buff *skb)
+{
+	LOOK(skb, .point = POINT_QUEUE_FULL, .sock = bpf_get_socket_cookie(sk));
+	return 0;
+}
+
+SEC("tp_btf/udp_fail_queue_rcv_skb")
+int BPF_PROG(trace_udp_fail, int rc, struct sock *sk, struct sk_buff *skb)
+{
+	LOOK(skb, .point = POINT_QUEUE_FULL, .value = -rc, .sock = bpf_get_socket_cookie(sk));
+	return 0;
+}
+
+/*
+ * The end.
+ */
+
+SEC("tp_btf/consume_skb")
+int BPF_PROG(trace_consume, struct sk_buff *skb, void *place)
+{
+	LOOK(skb, .point = POINT_CONSUME, .place = (__u64)place);
+	return 0;
+}
+
+/* Forgets a datagram that did not get into its socket's queue. */
+static __always_inline void forget_waiting(__u64 cookie, __u64 id)
+{
+	struct waiting *w = bpf_map_lookup_elem(&waiting, &cookie);
+	__u32 i, tail;
+
+	if (!w)
+		return;
+	tail = w->tail;
+	/* it is the last, unless another CPU puts packets into the same queue */
+	if (tail != w->head && w->packet[(tail - 1) % WAITING].id == id &&
+	    __sync_val_compare_and_swap(&w->tail, tail, tail - 1) == tail)
+		return;
+	for (i = 2; i <= 8; i++) {
+		struct waiting_packet *packet = &w->packet[(tail - i) % WAITING];
+
+		if (packet->id == id) {
+			packet->id = 0;
+			return;
+		}
+	}
+}
+
+SEC("tp_btf/kfree_skb")
+int BPF_PROG(trace_drop, struct sk_buff *skb, void *place, int reason)
+{
+	struct current_packet *now;
+	__u64 id = LOOK(skb, .point = POINT_DROP, .place = (__u64)place, .reason = reason);
+
+	if (!id)
+		return 0;
+	now = on_this_cpu();
+	if (now && now->queueing == (__u64)skb) {
+		now->queueing = 0;
+		forget_waiting(now->cookie, id);
+	}
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * What the tracer's two objects share: the event they report, their configuration, and the conditions that decide in the
+ * kernel whether a packet is reported. The Rust side is ../event/raw.rs and ../config.rs.
+ */
+#ifndef __TRACE_BPF_H
+#define __TRACE_BPF_H
+
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <packet_traits/traits.bpf.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+
+/* Where a packet was seen; Point in ../point.rs. */
+enum point {
+	POINT_XDP,
+	POINT_NETIF_RX,
+	POINT_GRO,
+	POINT_GRO_RESULT,
+	POINT_RECEIVE,
+	POINT_TC_INGRESS,
+	POINT_PRE_ROUTING,
+	POINT_ROUTE,
+	POINT_LOCAL_IN,
+	POINT_FORWARD,
+	POINT_LOCAL_OUT,
+	POINT_POST_ROUTING,
+	POINT_TC_EGRESS,
+	POINT_QUEUE,
+	POINT_XMIT,
+	POINT_CGROUP,
+	POINT_ENQUEUE,
+	POINT_QUEUE_FULL,
+	POINT_ICMP,
+	POINT_DELIVER,
+	POINT_CONSUME,
+	POINT_DROP,
+	POINT_COUNT,
+};
+
+#define POINTS_MAX 32 /* a power of two, for the verifier */
+
+/* bits of event.flags */
+enum {
+	EVENT_CLONE = 1, /* other skbs share this one's data */
+	EVENT_MAC = 2, /* `bytes` starts at the MAC header, else at the network header */
+	EVENT_INFERRED = 4, /* the tracepoint does not show the packet */
+	EVENT_ENTERED = 8, /* `entered` is known */
+	EVENT_NEW_ID = 16, /* XDP: the packet got its id here, it did not bring one along */
+};
+
+/* One packet at one point. The flow region's slots, the packet region's and the packet's first bytes follow. */
+struct event {
+	__u64 id;
+	__u64 at; /* ns, bpf_ktime_get_ns */
+	__u64 entered; /* ns, value of the timestamp key */
+	__u64 skb;
+	__u64 place; /* return address of who freed it */
+	__u64 sock; /* its cookie */
+	__u64 flow_present;
+	__u64 packet_present;
+	__u64 dev[2]; /* name */
+	__u64 comm[2];
+	__u32 netns;
+	__u32 ifindex;
+	__u32 len;
+	__u32 mark;
+	__u32 reason; /* POINT_DROP: enum skb_drop_reason */
+	__u32 value; /* GRO_RESULT: gro_result_t; ROUTE: table; DELIVER: bytes; ICMP: type << 8 | code; QUEUE_FULL: errno */
+	__u32 pid;
+	__u16 point;
+	__u16 cpu;
+	__u16 captured; /* bytes of the packet that follow */
+	__u16 network; /* offset of the network header in them */
+	__u16 segments; /* of a merged packet */
+	__u8 flags;
+	__u8 unused;
+};
+
+/* Header fields that conditions name; Field in ../filter/mod.rs. */
+enum field {
+	FIELD_FAMILY, /* 4 or 6 */
+	FIELD_PROTOCOL,
+	FIELD_SOURCE,
+	FIELD_DESTINATION,
+	FIELD_SOURCE_PORT,
+	FIELD_DESTINATION_PORT,
+	FIELD_LENGTH,
+};
+
+#define FIELDS_MAX 8 /* a power of two, for the verifier */
+
+enum operator{
+	OPERATOR_EQUAL,
+	OPERATOR_LESS,
+	OPERATOR_GREATER,
+};
+
+/* A trait, or a header field, compared with a value. */
+struct condition {
+	__u64 bit; /* of the trait's key; 0: a header field */
+	__u64 value[2];
+	__u64 mask[2];
+	__u64 flip; /* sign bit of a signed type, to compare it as if it were not */
+	__u32 dist; /* of the trait's slot */
+	__u8 merge;
+	__u8 field;
+	__u8 other; /* a second field one of which must do, as in `port == 80`; else the same */
+	__u8 family; /* 4 or 6: the condition is about such packets; 0: about all */
+	__u8 operator;
+	__u8 negate;
+	__u8 unused[6];
+};
+
+#define CONDITIONS 8
+#define NAMESPACES 8
+#define CAPTURE_MAX 256
+
+/* Filled in before the object is loaded: constants to the verifier. */
+const volatile struct {
+	__u64 id_bit;
+	__u64 entered_bit; /* 0: there is no timestamp key */
+	__u64 run; /* the tracer's own ids have these high 16 bits; 0: ids are someone else's */
+	__u64 slower_ns; /* report what is older than that; 0: everything */
+	__u32 id_dist;
+	__u32 entered_dist;
+	__u32 sample; /* report one id in so many */
+	__u32 event_len; /* struct event and what follows */
+	__u32 flow_slots; /* bytes that follow of each region */
+	__u32 packet_slots;
+	__u32 capture; /* at most so many bytes of the packet */
+	__u32 netns[NAMESPACES]; /* report what is seen in these; 0: the end of the list; none: in all */
+	__u8 id_size; /* 4 or 8 */
+	__u8 id_merge;
+	__u8 entered_merge;
+	__u8 only_drops;
+	__u8 header_conditions; /* those of `condition` that are about headers come first */
+	__u8 conditions;
+	__u8 unused[2];
+	struct condition condition[CONDITIONS];
+} config SEC(".rodata.config") = { .event_len = sizeof(struct event) };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 12); /* set by the loader */
+} events SEC(".maps");
+
+/* What is counted instead of reported; Counters in ../tracer.rs. */
+struct {
+	__u64 next_id;
+	__u64 sampled; /* packets that XDP looked at, for 1 in N */
+	__u64 lost[POINTS_MAX]; /* events that did not fit into the ring buffer */
+	__u64 no_room; /* packets that have no room for an id */
+	__u64 followed; /* 1 if a datagram's delivery was ever waited for */
+	__u64 too_early; /* packets that matched before the other points were in place */
+	__u64 unfollowed; /* datagrams whose delivery is not followed: too many wait */
+} counters SEC(".data.counters");
+
+/*
+ * The kernel, as far as we look into it. The suffix makes these CO-RE flavours.
+ */
+struct bpf_nf_ctx {
+	const struct nf_hook_state *state;
+	struct sk_buff *skb;
+};
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct ns_common___trace {
+	unsigned int inum;
+};
+
+struct net___trace {
+	struct ns_common___trace ns;
+};
+
+struct possible_net_t___trace {
+	struct net___trace *net;
+};
+
+struct rtnl_link_ops___trace {
+	const char *kind;
+};
+
+struct net_device___trace {
+	struct possible_net_t___trace nd_net;
+	int ifindex;
+	char name[16];
+	const struct rtnl_link_ops___trace *rtnl_link_ops;
+};
+
+struct sock_common___trace {
+	struct possible_net_t___trace skc_net;
+};
+
+struct sock___trace {
+	struct sock_common___trace __sk_common;
+	__u16 sk_protocol;
+};
+
+struct sk_buff___trace {
+	struct sk_buff___trace
+		*prev; /* in a queue; not in a list that is linked one way, as that of skbs to be freed */
+	struct net_device___trace *dev;
+	struct sock___trace *sk;
+	unsigned int len;
+	unsigned int data_len;
+	__u32 mark;
+	unsigned char *head;
+	unsigned char *data;
+	__u16 mac_header;
+	__u16 network_header;
+	__u32 end;
+	__u32 tail;
+	__u8 cloned : 1;
+};
+
+struct skb_shared_info___trace {
+	__u16 gso_segs;
+	struct {
+		int counter;
+	} dataref;
+};
+
+struct xdp_rxq_info___trace {
+	struct net_device___trace *dev;
+};
+
+struct xdp_buff___trace {
+	void *data;
+	void *data_end;
+	void *data_hard_start;
+	struct xdp_rxq_info___trace *rxq;
+};
+
+/* drivers/net/veth.c */
+struct veth_xdp_buff___trace {
+	struct sk_buff___trace *skb;
+};
+
+#pragma clang attribute pop
+
+/* The next 16 bytes in kernel memory as two words; loads never fault. */
+static __always_inline void load_words(__u64 address, __u64 to[2])
+{
+	to[0] = __trait_kernel_word(address, 0);
+	to[1] = __trait_kernel_word(address, 1);
+}
+
+/*
+ * Conditions.
+ */
+
+struct headers {
+	__u64 word[FIELDS_MAX][2];
+};
+
+static __always_inline _Bool compare(const volatile struct condition *c, const __u64 word[2])
+{
+	__u64 low = (word[0] & c->mask[0]) ^ c->flip, high = word[1] & c->mask[1];
+
+	switch (c->operator) {
+	case OPERATOR_EQUAL:
+		return low == c->value[0] && high == c->value[1];
+	case OPERATOR_LESS:
+		return low < c->value[0];
+	default:
+		return low > c->value[0];
+	}
+}
+
+static __always_inline _Bool headers_hold(const struct headers *h)
+{
+	int i;
+
+#pragma unroll
+	for (i = 0; i < CONDITIONS; i++) {
+		const volatile struct condition *c = &config.condition[i];
+		_Bool holds;
+
+		if (i >= config.header_conditions)
+			break;
+		holds = compare(c, h->word[c->field % FIELDS_MAX]) || compare(c, h->word[c->other % FIELDS_MAX]);
+		if (c->family && h->word[FIELD_FAMILY][0] != c->family)
+			holds = 0;
+		if (holds == !!c->negate)
+			return 0;
+	}
+	return 1;
+}
+
+/* Address of a key's value in a view that is not of XDP; 0 if the packet has none. */
+static __always_inline __u64 slot_in(const struct trait_view *view, __u64 bit, __u32 dist, __u8 merge)
+{
+	if (merge == TRAIT_KEEP_FIRST)
+		return view->packet_present & bit ? view->packet_end - (dist - trait_area.flow_len) : 0;
+	return view->flow_present & bit ? view->flow_end - dist : 0;
+}
+
+static __always_inline _Bool traits_hold(const struct trait_view *view)
+{
+	int i;
+
+#pragma unroll
+	for (i = 0; i < CONDITIONS; i++) {
+		const volatile struct condition *c = &config.condition[i];
+		__u64 at, word[2];
+		_Bool holds;
+
+		if (i < config.header_conditions)
+			continue;
+		if (i >= config.conditions)
+			break;
+		at = slot_in(view, c->bit, c->dist, c->merge);
+		if (!at)
+			return 0;
+		load_words(at, word);
+		holds = compare(c, word);
+		if (holds == !!c->negate)
+			return 0;
+	}
+	return 1;
+}
+
+/*
+ * Reporting.
+ */
+
+static __always_inline struct event *reserve(__u16 point)
+{
+	struct event *e = bpf_ringbuf_reserve(&events, config.event_len, 0);
+
+	if (!e)
+		__sync_fetch_and_add(&counters.lost[point % POINTS_MAX], 1);
+	return e;
+}
+
+static __always_inline void set_device(struct event *e, const struct net_device___trace *dev)
+{
+	e->ifindex = dev->ifindex;
+	e->netns = dev->nd_net.net->ns.inum;
+	load_words((__u64)dev + bpf_core_field_offset(dev->name), e->dev);
+}
+
+/* Copies the slots of both regions, and `len` bytes at `from`, behind the event. */
+static __always_inline void append(struct event *e, const struct trait_view *view, __u64 from, __u32 len)
+{
+	void *to = e + 1;
+
+	e->flow_present = view->flow_present;
+	e->packet_present = view->packet_present;
+	if (config.flow_slots && view->flow_present)
+		bpf_probe_read_kernel(to, config.flow_slots, (const void *)(view->flow_end - 16 - config.flow_slots));
+	to += config.flow_slots;
+	if (config.packet_slots && view->packet_present)
+		bpf_probe_read_kernel(to, config.packet_slots,
+				      (const void *)(view->packet_end - 16 - config.packet_slots));
+	to += config.packet_slots;
+	e->captured = 0;
+	if (!config.capture)
+		return;
+	if (len > config.capture)
+		len = config.capture;
+	if (len > 0 && len <= CAPTURE_MAX && !bpf_probe_read_kernel(to, len, (const void *)from))
+		e->captured = len;
+}
+
+#endif /* __TRACE_BPF_H */

@@ -1,0 +1,68 @@
+//! Follows packets through the kernel by a trait that travels with them.
+//!
+//! # Identity
+//! A packet is what carries an id: the value of a trait, written in XDP. It is not guessed from the addresses of buffers,
+//! so it holds through GRO, decapsulation, forwarding, and from one network namespace to the next. If nobody assigns ids,
+//! the tracer's own XDP program does, for as long as it runs, with two keep-first keys that it registers and removes again:
+//! `trace.id` and `trace.entered`. Ids of two tracers that run at the same time differ in their high 16 bits.
+//!
+//! # Points
+//! [`Point`] lists them, with the hook that each uses. All are tracepoints with BTF arguments and hooks that this process
+//! holds by links: no kprobe, no fentry, so it works where the kernel refuses those. Programs on tracepoints see the packets
+//! of all namespaces; one without an id costs them a few loads.
+//!
+//! # What is not seen
+//! - **XDP programs of others.** The kernel has no tracepoint for a packet that passes or is dropped in XDP. Where another
+//!   program is attached the tracer cannot attach its own, and tracing starts behind it, by the ids that it assigns.
+//! - **The delivery of a datagram** has no tracepoint that shows the packet (6.18, when it is in one piece). What is reported
+//!   is when a process received from its socket and the datagram was no longer in the queue: `inferred`. Two processes that
+//!   read the same socket at the same instant may be taken for each other.
+//! - **Routing** and **being put into a socket's queue** are known by what the CPU was at: `inferred` as well.
+//! - **Packets that a socket of this host sends** have no traits until they enter somewhere.
+//! - **Acceptance by TCP.** Between the socket's queue and the process's read, TCP may merge or copy data.
+//! - A packet that the kernel copies anew (`pskb_expand_head`) loses its traits, and with them its trace.
+//!
+//! # Files
+//! | file | what it holds |
+//! |---|---|
+//! | `point` | the points |
+//! | `event` | one packet at one point, as the programs report it |
+//! | `packet` | what its first bytes say |
+//! | `keys` | the traits in an event, by the registry |
+//! | `filter`, `config` | which packets are reported; what the programs are told |
+//! | `namespace` | namespaces and interfaces by name |
+//! | `tracer` | loading, attaching, reading |
+//! | `path` | events put together to packets' ways |
+//! | `histogram`, `summary` | many packets in a few numbers |
+//! | `symbols`, `names` | what numbers in events are called |
+//! | `write` | text, JSON, pcapng, Chrome's and Perfetto's trace format, HTML |
+//! | `bpf` | the programs |
+
+mod config;
+mod event;
+mod filter;
+mod histogram;
+mod keys;
+mod names;
+mod namespace;
+mod packet;
+mod path;
+mod point;
+mod summary;
+mod symbols;
+mod tracer;
+pub mod write;
+
+pub use config::CAPTURE_MAX;
+pub use event::{Event, GroResult};
+pub use filter::{CONDITIONS_MAX, Condition, FilterError};
+pub use histogram::Histogram;
+pub use keys::{ENTERED_KEY, ID_KEY, Keys, TracedKey};
+pub use names::Names;
+pub use namespace::{Interface, Namespace};
+pub use packet::{Headers, Tcp};
+pub use path::{Added, Detail, Outcome, PACKETS_MAX, Packet, Paths, STEPS_MAX, Step};
+pub use point::Point;
+pub use summary::{DropPlace, OTHERS, PointSummary, Summary, Times, VALUES_MAX, ValueSummary};
+pub use symbols::{NamedPlaces, Symbols};
+pub use tracer::{Counters, Options, RING_LEN, Reader, TraceError, Tracer};

@@ -1,0 +1,162 @@
+//! Many packets in a few numbers: counts, loss and latency by point, and by the value of a trait.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::{
+    event::Event,
+    histogram::Histogram,
+    path::{Added, Outcome, Packet},
+    point::Point,
+};
+
+/// Values of a trait that are counted apart; the others are counted together.
+pub const VALUES_MAX: usize = 1000;
+/// Keys of drops and the like that are counted apart.
+const DROPS_MAX: usize = 1000;
+/// What values that are not counted apart are called.
+pub const OTHERS: &str = "others";
+
+/// What was seen at one point.
+#[derive(Clone, Debug, Default)]
+pub struct PointSummary {
+    /// How often a packet was there.
+    pub events: u64,
+    /// Nanoseconds since the packets had entered.
+    pub since_entered: Histogram,
+    /// Nanoseconds since the packets' step before.
+    pub since_step: Histogram,
+}
+
+/// What was seen of packets with one value of a trait.
+#[derive(Clone, Debug, Default)]
+pub struct ValueSummary {
+    /// Packets.
+    pub packets: u64,
+    /// Packets that a process took.
+    pub delivered: u64,
+    /// Packets that were dropped.
+    pub dropped: u64,
+    /// Nanoseconds from entering to the first delivery.
+    pub latency: Histogram,
+}
+
+/// Why and where packets were dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DropPlace {
+    /// `enum skb_drop_reason`.
+    pub reason: u32,
+    /// An address in the kernel.
+    pub place: u64,
+    /// The namespace's inode number.
+    pub netns: u32,
+}
+
+/// The numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Packets that were seen.
+    pub packets: u64,
+    /// Events that were seen.
+    pub events: u64,
+    /// Packets that a process took.
+    pub delivered: u64,
+    /// Drops.
+    pub dropped: u64,
+    /// Packets that GRO merged into others.
+    pub merged: u64,
+    /// Packets that brought a TCP segment again.
+    pub retransmits: u64,
+    /// By point.
+    pub points: BTreeMap<Point, PointSummary>,
+    /// By key and text of the value.
+    pub values: BTreeMap<(String, String), ValueSummary>,
+    /// By reason and place.
+    pub drops: BTreeMap<DropPlace, u64>,
+}
+
+impl Summary {
+    /// Counts an event that was added to its packet.
+    pub fn add(&mut self, event: &Event<'_>, added: Added, packet: &Packet) {
+        self.events += 1;
+        let point = self.points.entry(event.point()).or_default();
+        point.events += 1;
+        point.since_entered.add(added.since_entered);
+        if let Some(time) = added.since_step {
+            point.since_step.add(time);
+        }
+        if added.new {
+            self.packets += 1;
+            self.retransmits += u64::from(packet.retransmit_of.is_some());
+        }
+        match event.point() {
+            Point::Deliver => self.delivered += u64::from(first(packet, Point::Deliver)),
+            Point::Drop => {
+                self.dropped += 1;
+                let place = DropPlace {
+                    reason: event.reason(),
+                    place: event.place(),
+                    netns: packet.step_of(event).map_or(0, |step| step.netns),
+                };
+                if self.drops.len() < DROPS_MAX || self.drops.contains_key(&place) {
+                    *self.drops.entry(place).or_default() += 1;
+                }
+            }
+            Point::GroResult => self.merged += u64::from(packet.outcome == Outcome::Merged),
+            _ => {}
+        }
+    }
+
+    /// Counts a packet of which nothing more is expected, by the values of its traits.
+    pub fn add_finished(&mut self, packet: &Packet) {
+        for (key, value) in &packet.traits {
+            let mut name = (key.clone(), value.to_string());
+            if self.values.len() >= VALUES_MAX && !self.values.contains_key(&name) {
+                OTHERS.clone_into(&mut name.1);
+            }
+            let counts = self.values.entry(name).or_default();
+            counts.packets += 1;
+            counts.dropped += u64::from(packet.outcome == Outcome::Dropped);
+            if let Some(step) = packet.steps.iter().find(|step| step.point == Point::Deliver) {
+                counts.delivered += 1;
+                counts.latency.add(step.at.saturating_sub(packet.entered));
+            }
+        }
+    }
+}
+
+/// Whether a packet's last step is its first at this point.
+fn first(packet: &Packet, point: Point) -> bool {
+    packet.steps.iter().filter(|step| step.point == point).count() == 1
+}
+
+/// A histogram in JSON: nanoseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Times {
+    /// How many.
+    pub count: u64,
+    /// The mean.
+    pub mean: u64,
+    /// The median.
+    pub p50: u64,
+    /// 90 of 100 are not longer.
+    pub p90: u64,
+    /// 99 of 100 are not longer.
+    pub p99: u64,
+    /// The longest.
+    pub max: u64,
+}
+
+impl From<&Histogram> for Times {
+    fn from(histogram: &Histogram) -> Times {
+        Times {
+            count: histogram.count(),
+            mean: histogram.mean(),
+            p50: histogram.quantile(0.5),
+            p90: histogram.quantile(0.9),
+            p99: histogram.quantile(0.99),
+            max: histogram.max(),
+        }
+    }
+}

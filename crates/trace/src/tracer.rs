@@ -1,0 +1,751 @@
+//! Loading the programs, attaching them, reading what they report.
+//!
+//! Everything is held by descriptors of this process: when it ends, however it ends, all of it is gone. The one thing that
+//! stays after a SIGKILL is the names of the tracer's own keys in the registry, which the next tracer takes over.
+
+use std::{
+    cell::RefCell,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    thread,
+    time::{Duration, Instant},
+};
+
+use libbpf_rs::{
+    MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder,
+    btf::{Btf, types},
+};
+use packet_traits::{
+    attach::{
+        AttachError, Attachment, CgroupHook, Direction, NetfilterFamily, NetfilterHook, NetfilterOptions, Position,
+        TcxOptions, XdpMode, cgroup, netfilter, tcx, tracing as tracepoint, xdp,
+    },
+    bind::{BindError, BoundObject, LoadedObject},
+    core::{KeyName, KeyType, Merge},
+    registry::{Description, KeySpec, Registry, RegistryError},
+};
+
+use crate::{
+    config::{self, CAPTURE_MAX, Config, NAMESPACES_MAX},
+    event::{EVENT_LEN, Event},
+    filter::{self, Condition, FilterError},
+    keys::{ENTERED_KEY, ID_KEY, Keys, TracedKey},
+    namespace::{Interface, Namespace},
+};
+
+static TRACE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
+static ASSIGN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/assign.bpf.o"));
+
+/// Size of the ring buffer, unless it is said: 16 MiB.
+pub const RING_LEN: usize = 1 << 24;
+/// Where the netfilter programs run: before defragmentation, and with it everything else (`NF_IP_PRI_CONNTRACK_DEFRAG`,
+/// include/uapi/linux/netfilter_ipv4.h). If the number is taken, the next is tried.
+const PRIORITY: i32 = -500;
+const PRIORITIES: i32 = 16;
+/// How long the kernel may take to forget programs that were closed.
+const UNLOAD: Duration = Duration::from_secs(2);
+
+/// Programs on tracepoints. The kernel may lack one: then what it would show is not seen.
+const TRACEPOINTS: [&str; 16] = [
+    "trace_drop",
+    "trace_consume",
+    "trace_udp_fail",
+    "trace_queue_full",
+    "trace_copy",
+    "trace_received",
+    "trace_enqueue",
+    "trace_icmp",
+    "trace_route4",
+    "trace_route6",
+    "trace_xmit",
+    "trace_queue",
+    "trace_receive",
+    "trace_gro_result",
+    "trace_gro",
+    "trace_netif_rx",
+];
+
+/// Netfilter programs and their hooks.
+const NETFILTER: [(&str, NetfilterHook); 5] = [
+    ("trace_local_in", NetfilterHook::LocalIn),
+    ("trace_forward", NetfilterHook::Forward),
+    ("trace_local_out", NetfilterHook::LocalOut),
+    ("trace_post_routing", NetfilterHook::PostRouting),
+    ("trace_pre_routing", NetfilterHook::PreRouting),
+];
+
+/// What to trace, and how.
+#[derive(Debug)]
+pub struct Options {
+    /// The namespaces whose interfaces and netfilter hooks get programs. If the ids are someone else's, only what is
+    /// seen in these is reported.
+    pub namespaces: Vec<Namespace>,
+    /// The interfaces; empty: all that are up, but for loopback.
+    pub devices: Vec<String>,
+    /// How the tracer's own XDP program is attached.
+    pub xdp_mode: XdpMode,
+    /// The key that has packets' ids; none: the tracer assigns ids itself.
+    pub id: Option<String>,
+    /// The key of type timestamp that says when a packet entered, if the ids are someone else's.
+    pub entered: Option<String>,
+    /// All of which must hold.
+    pub conditions: Vec<Condition>,
+    /// Report drops only.
+    pub only_drops: bool,
+    /// Report what is older than that when it is seen.
+    pub slower: Option<Duration>,
+    /// Report one packet in so many.
+    pub sample: u32,
+    /// Bytes of each packet that are reported, at most [`CAPTURE_MAX`].
+    pub capture: usize,
+    /// Attach the points behind the entry only when the first packet matches: see [`Tracer::arm`]. Of use only if the
+    /// tracer assigns the ids.
+    pub standby: bool,
+    /// Size of the ring buffer: a power of two, in bytes.
+    pub ring_len: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            namespaces: Vec::new(),
+            devices: Vec::new(),
+            xdp_mode: XdpMode::Auto,
+            id: None,
+            entered: None,
+            conditions: Vec::new(),
+            only_drops: false,
+            slower: None,
+            sample: 1,
+            capture: 96,
+            standby: false,
+            ring_len: RING_LEN,
+        }
+    }
+}
+
+/// Why tracing did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TraceError {
+    /// A condition is wrong.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The registry cannot be used.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The programs were refused.
+    #[error(transparent)]
+    Bind(Box<BindError>),
+    /// A program cannot be attached.
+    #[error(transparent)]
+    Attach(Box<AttachError>),
+    /// A key that was named is not one of the registry.
+    #[error("there is no key {key} in the registry; it has {keys}")]
+    NoKey {
+        /// What was named.
+        key: String,
+        /// The registry's keys.
+        keys: String,
+    },
+    /// A key is of a type that does not fit.
+    #[error("key {key} is of type {found}; {expected}")]
+    KeyType {
+        /// The key.
+        key: String,
+        /// Its type.
+        found: KeyType,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// `slower` needs to know when packets entered.
+    #[error(
+        "cannot tell which packets are slow: no key says when a packet entered; name one of type timestamp by \
+         `--entered KEY`, or leave `--id` out, and the tracer has its own"
+    )]
+    NoEntered,
+    /// There is no interface to trace.
+    #[error("cannot trace {what}: {why}")]
+    NoInterface {
+        /// What was asked for.
+        what: String,
+        /// Why there is none.
+        why: String,
+    },
+    /// No interface has room for the tracer's XDP program.
+    #[error(
+        "packets get no id: {why}. If the program that is there assigns one, name its key by `--id KEY` ({keys}); else \
+         detach it, or trace another interface by `--dev`"
+    )]
+    NoEntry {
+        /// What stands in the way, of the first interface.
+        why: String,
+        /// Keys that could be ids.
+        keys: String,
+    },
+    /// Something of the system failed.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// libbpf failed.
+    #[error("cannot {action}: {source}")]
+    Libbpf {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: libbpf_rs::Error,
+    },
+    /// An option is out of range.
+    #[error("{0}")]
+    Option(String),
+}
+
+impl TraceError {
+    /// What the verifier wrote, if it refused a program.
+    pub fn verifier_log(&self) -> Option<&str> {
+        match self {
+            TraceError::Bind(error) => error.verifier_log(),
+            _ => None,
+        }
+    }
+}
+
+impl From<BindError> for TraceError {
+    fn from(error: BindError) -> TraceError {
+        TraceError::Bind(Box::new(error))
+    }
+}
+
+impl From<AttachError> for TraceError {
+    fn from(error: AttachError) -> TraceError {
+        TraceError::Attach(Box::new(error))
+    }
+}
+
+fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> TraceError {
+    let action = action.into();
+    move |source| TraceError::System { action, source }
+}
+
+fn libbpf(action: &'static str) -> impl FnOnce(libbpf_rs::Error) -> TraceError {
+    move |source| TraceError::Libbpf { action, source }
+}
+
+/// `POINTS_MAX` in bpf/trace.bpf.h.
+const POINTS_MAX: usize = 32;
+
+/// What was counted rather than reported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that got an id of the tracer.
+    pub assigned: u64,
+    /// Events that did not fit into the ring buffer, by the number of their [`Point`](crate::Point).
+    pub lost: [u64; POINTS_MAX],
+    /// Packets that have no room for an id in front of them.
+    pub no_room: u64,
+    /// Packets that matched before the points behind the entry were attached.
+    pub too_early: u64,
+    /// Datagrams whose delivery is not followed, because too many waited in their socket's queue.
+    pub unfollowed: u64,
+}
+
+impl Counters {
+    /// All events that were lost.
+    pub fn lost_events(&self) -> u64 {
+        self.lost.iter().sum()
+    }
+}
+
+/// Tracing in progress. Dropping it ends it.
+pub struct Tracer<'r> {
+    // dropped in this order: who assigns ids first, the keys last
+    assigning: Vec<Attachment>,
+    attachments: RefCell<Vec<Attachment>>,
+    /// Where to attach the points behind the entry, as long as that is not done.
+    standby: RefCell<Option<(Vec<Namespace>, Vec<Place>)>>,
+    assign: Option<LoadedObject>,
+    trace: LoadedObject,
+    events: MapHandle,
+    keys: Keys,
+    run: u64,
+    notes: RefCell<Vec<String>>,
+    _own_keys: Option<OwnKeys<'r>>,
+}
+
+impl<'r> Tracer<'r> {
+    /// Starts tracing.
+    ///
+    /// # Errors
+    /// See [`TraceError`]; then nothing is left attached.
+    pub fn start(registry: &'r Registry, options: &Options) -> Result<Tracer<'r>, TraceError> {
+        check(options)?;
+        let interfaces = interfaces(options)?;
+        let own_keys = if options.id.is_none() { Some(OwnKeys::register(registry)?) } else { None };
+        let keys = Keys::read(registry)?;
+        let config = configure(registry, options, &keys)?;
+        let run = config.run;
+
+        let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
+        prepare(&mut bound, &config, options)?;
+        let mut notes = Vec::new();
+        leave_out_unknown_tracepoints(&mut bound, &mut notes)?;
+        let trace = bound.load()?;
+        let events = handle(&trace, "events")?;
+
+        let assign = if own_keys.is_some() {
+            let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
+            prepare(&mut bound, &config, options)?;
+            for mut map in bound.open_object_mut().maps_mut() {
+                if let Some(name @ ("events" | "before_xdp")) = map.name().to_str() {
+                    let shared = handle(&trace, name)?;
+                    map.reuse_fd(shared.as_fd()).map_err(libbpf("share maps between the tracer's programs"))?;
+                }
+            }
+            Some(bound.load()?)
+        } else {
+            None
+        };
+        let mut tracer = Tracer {
+            assigning: Vec::new(),
+            attachments: RefCell::default(),
+            standby: RefCell::new(Some((options.namespaces.clone(), interfaces.clone()))),
+            assign,
+            trace,
+            events,
+            keys,
+            run,
+            notes: RefCell::new(notes),
+            _own_keys: own_keys,
+        };
+        if tracer.assign.is_none() || !options.standby {
+            tracer.arm()?;
+        }
+        // the entry last: what has an id is then seen at all points
+        tracer.attach_entry(options, &interfaces)?;
+        Ok(tracer)
+    }
+
+    /// Attaches the points behind the entry, if that is not done, and has packets get ids from then on. Takes a good part
+    /// of a second.
+    ///
+    /// # Errors
+    /// A program cannot be attached.
+    pub fn arm(&self) -> Result<(), TraceError> {
+        let Some((namespaces, interfaces)) = self.standby.borrow_mut().take() else { return Ok(()) };
+        self.attach(&namespaces, &interfaces)?;
+        if let Some(assign) = &self.assign {
+            let armed = handle(assign, ".data.armed")?;
+            let (zero, one) = (0u32.to_ne_bytes(), 1u64.to_ne_bytes());
+            armed.update(&zero, &one, MapFlags::ANY).map_err(libbpf("let packets get ids"))?;
+        }
+        Ok(())
+    }
+
+    /// Arms the tracer if it stands by and a packet has matched. Returns whether it is armed.
+    ///
+    /// # Errors
+    /// As [`arm`](Tracer::arm), and if the counters cannot be read.
+    pub fn arm_if_wanted(&self) -> Result<bool, TraceError> {
+        if self.standby.borrow().is_none() {
+            return Ok(true);
+        }
+        if self.counters()?.too_early == 0 {
+            return Ok(false);
+        }
+        self.arm()?;
+        Ok(true)
+    }
+
+    fn attach(&self, namespaces: &[Namespace], interfaces: &[Place]) -> Result<(), TraceError> {
+        let mut attachments = self.attachments.borrow_mut();
+        for name in TRACEPOINTS {
+            let Some(program) = self.trace.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
+            attachments.push(tracepoint::attach(program.as_fd())?);
+        }
+        match cgroup::cgroup_root() {
+            Ok(root) => {
+                let program = fd_of(&self.trace, "trace_cgroup")?;
+                attachments.push(cgroup::attach_path(program.as_fd(), root, CgroupHook::Ingress)?);
+            }
+            Err(error) => self.note(format!("{error}: sockets' queues and delivery of datagrams are not seen")),
+        }
+        for namespace in namespaces {
+            self.attach_netfilter(namespace, &mut attachments)?;
+        }
+        for (namespace, interface) in interfaces {
+            for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)]
+            {
+                let program = fd_of(&self.trace, name)?;
+                let options = TcxOptions::new(direction).position(Position::First);
+                let attached = namespace.enter(|| tcx::attach(program.as_fd(), interface.index, &options));
+                attachments.push(attached.map_err(system("enter a network namespace"))??);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, note: String) {
+        self.notes.borrow_mut().push(note);
+    }
+
+    fn attach_netfilter(&self, namespace: &Namespace, attachments: &mut Vec<Attachment>) -> Result<(), TraceError> {
+        for (name, hook) in NETFILTER {
+            let program = fd_of(&self.trace, name)?;
+            for family in [NetfilterFamily::Ipv4, NetfilterFamily::Ipv6] {
+                let attach = || {
+                    let mut attached = None;
+                    for priority in PRIORITY..PRIORITY + PRIORITIES {
+                        let options = NetfilterOptions::new(family, hook).priority(priority);
+                        attached = Some(netfilter::attach(program.as_fd(), &options));
+                        if !matches!(attached, Some(Err(AttachError::Busy { .. }))) {
+                            break;
+                        }
+                    }
+                    attached
+                };
+                match namespace.enter(attach).map_err(system("enter a network namespace"))? {
+                    Some(Ok(attachment)) => attachments.push(attachment),
+                    Some(Err(AttachError::Refused { errno: libc::EAFNOSUPPORT, .. })) | None => {
+                        self.note(format!("this kernel has no netfilter for {family}: {hook} is not seen"));
+                    }
+                    Some(Err(error)) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_entry(&mut self, options: &Options, interfaces: &[Place]) -> Result<(), TraceError> {
+        let Some(assign) = &self.assign else { return Ok(()) };
+        let program = fd_of(assign, "trace_xdp")?;
+        let mut refused = Vec::new();
+        for (namespace, interface) in interfaces {
+            let attached = namespace.enter(|| xdp::attach(program.as_fd(), interface.index, options.xdp_mode));
+            match attached.map_err(system("enter a network namespace"))? {
+                Ok((attachment, mode)) => {
+                    tracing::debug!("assigning ids at {} in {mode} mode", interface.name);
+                    self.assigning.push(attachment);
+                }
+                Err(error @ (AttachError::Busy { .. } | AttachError::Refused { .. })) => {
+                    refused.push(error.to_string());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if self.assigning.is_empty() {
+            return Err(TraceError::NoEntry { why: refused.swap_remove(0), keys: id_candidates(&self.keys) });
+        }
+        refused.into_iter().for_each(|why| self.note(format!("packets that enter there get no id: {why}")));
+        Ok(())
+    }
+
+    /// What people should know of this tracing: what is not seen, and why.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.borrow().clone()
+    }
+
+    /// The keys that events are decoded by.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Whether the tracer assigns the ids.
+    pub fn assigns_ids(&self) -> bool {
+        self.assign.is_some()
+    }
+
+    /// What was counted so far.
+    ///
+    /// # Errors
+    /// The kernel does not let the counters be read.
+    pub fn counters(&self) -> Result<Counters, TraceError> {
+        let mut sum = Counters::default();
+        for object in [Some(&self.trace), self.assign.as_ref()].into_iter().flatten() {
+            let map = handle(object, ".data.counters")?;
+            let value = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(libbpf("read the tracer's counters"))?;
+            let value = value.unwrap_or_default();
+            let (words, _) = value.as_chunks();
+            let mut words = words.iter().map(|word| u64::from_ne_bytes(*word));
+            let mut next = || words.next().unwrap_or(0);
+            sum.assigned += next();
+            next();
+            for lost in &mut sum.lost {
+                *lost += next();
+            }
+            sum.no_room += next();
+            next();
+            sum.too_early += next();
+            sum.unfollowed += next();
+        }
+        Ok(sum)
+    }
+
+    /// Ends the assigning of ids. What is under way is still seen.
+    pub fn stop_assigning(&mut self) {
+        self.assigning.clear();
+    }
+
+    /// Reads events, for `sink`.
+    ///
+    /// # Errors
+    /// The ring buffer cannot be mapped.
+    pub fn reader<'a>(&'a self, mut sink: impl FnMut(Event<'_>) + 'a) -> Result<Reader<'a>, TraceError> {
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(&self.events, move |raw| {
+                if let Some(event) = Event::new(raw, &self.keys, self.run) {
+                    sink(event);
+                }
+                0
+            })
+            .map_err(libbpf("map the ring buffer"))?;
+        Ok(Reader { ring: builder.build().map_err(libbpf("map the ring buffer"))? })
+    }
+}
+
+/// The reading end of the ring buffer.
+pub struct Reader<'a> {
+    ring: RingBuffer<'a>,
+}
+
+impl Reader<'_> {
+    /// Takes everything that was reported so far, and returns how much that was.
+    ///
+    /// The programs wake nobody, which would cost them more than the rest of their work: read again after a few
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// libbpf failed.
+    pub fn read(&self) -> Result<usize, TraceError> {
+        let count = self.ring.consume_raw();
+        usize::try_from(count).map_err(|_| TraceError::System {
+            action: "read events".to_owned(),
+            source: io::Error::from_raw_os_error(-count),
+        })
+    }
+}
+
+/// An interface, in its namespace.
+type Place = (Namespace, Interface);
+
+/// The tracer's own keys. Dropping it removes them, unless another tracer uses them.
+struct OwnKeys<'r>(&'r Registry);
+
+impl<'r> OwnKeys<'r> {
+    fn register(registry: &'r Registry) -> Result<OwnKeys<'r>, TraceError> {
+        let keys = [
+            (ID_KEY, KeyType::U64, "traits trace: tells packets from each other"),
+            (ENTERED_KEY, KeyType::Timestamp, "traits trace: when XDP saw the packet"),
+        ];
+        let own = OwnKeys(registry);
+        for (name, key_type, description) in keys {
+            let spec = KeySpec::new(key_name(name)?, key_type)
+                .merge(Merge::KeepFirst)
+                .description(Description::new(description).unwrap_or_default());
+            registry.register(&spec)?;
+        }
+        Ok(own)
+    }
+}
+
+impl Drop for OwnKeys<'_> {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + UNLOAD;
+        for name in [ID_KEY, ENTERED_KEY] {
+            let Ok(name) = key_name(name) else { continue };
+            loop {
+                match self.0.unregister(&name, false) {
+                    // closed programs go when all CPUs have left them
+                    Err(RegistryError::KeyInUse { .. }) if Instant::now() < deadline => {
+                        thread::sleep(Duration::from_millis(10));
+                    }
+                    Err(error) => {
+                        tracing::debug!("key {name} stays: {error}");
+                        break;
+                    }
+                    Ok(_) => break,
+                }
+            }
+        }
+    }
+}
+
+fn key_name(name: &str) -> Result<KeyName, TraceError> {
+    KeyName::new(name).map_err(|error| TraceError::Option(format!("`{name}` is no key's name: {error}")))
+}
+
+fn check(options: &Options) -> Result<(), TraceError> {
+    let wrong = if options.capture > CAPTURE_MAX {
+        format!("{} bytes of each packet: at most {CAPTURE_MAX} can be reported", options.capture)
+    } else if options.sample == 0 {
+        "one packet in 0: give 1 for every packet".to_owned()
+    } else if !options.ring_len.is_power_of_two() || !(1 << 12..=1 << 30).contains(&options.ring_len) {
+        format!("a ring buffer of {} bytes: its size is a power of two from 4096 to 1073741824", options.ring_len)
+    } else if options.namespaces.is_empty() || options.namespaces.len() > NAMESPACES_MAX {
+        format!("{} namespaces: from 1 to {NAMESPACES_MAX} can be traced at once", options.namespaces.len())
+    } else {
+        return Ok(());
+    };
+    Err(TraceError::Option(wrong))
+}
+
+/// The interfaces that the options mean.
+fn interfaces(options: &Options) -> Result<Vec<Place>, TraceError> {
+    let mut found = Vec::new();
+    for namespace in &options.namespaces {
+        for interface in namespace.interfaces().map_err(system("list interfaces"))? {
+            let wanted = match &options.devices[..] {
+                [] => interface.up && !interface.loopback,
+                devices => devices.contains(&interface.name),
+            };
+            if wanted {
+                found.push((namespace.clone(), interface));
+            }
+        }
+    }
+    let missing = options.devices.iter().find(|device| !found.iter().any(|(_, found)| found.name == **device));
+    if let Some(device) = missing {
+        return Err(TraceError::NoInterface {
+            what: format!("interface {device}"),
+            why: "there is none of that name in the namespaces that are traced; `ip link` lists them, and `--netns` \
+                  names other namespaces"
+                .to_owned(),
+        });
+    }
+    if found.is_empty() {
+        return Err(TraceError::NoInterface {
+            what: "this network namespace".to_owned(),
+            why: "it has no interface that is up, but for loopback; name one by `--dev`, or another namespace by \
+                  `--netns`"
+                .to_owned(),
+        });
+    }
+    Ok(found)
+}
+
+fn id_candidates(keys: &Keys) -> String {
+    let fits = |key: &&TracedKey| id_type_fits(key.entry.key.key_type()) && !key.name().starts_with("trace.");
+    let names: Vec<&str> = keys.iter().filter(fits).map(TracedKey::name).collect();
+    if names.is_empty() { "the registry has none that could be".to_owned() } else { format!("of {}", names.join(", ")) }
+}
+
+fn id_type_fits(key_type: KeyType) -> bool {
+    matches!(key_type, KeyType::U32 | KeyType::U64)
+}
+
+fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Config, TraceError> {
+    let find = |name: &str| {
+        keys.find(name).ok_or_else(|| TraceError::NoKey {
+            key: name.to_owned(),
+            keys: match keys.iter().map(TracedKey::name).collect::<Vec<_>>().join(", ") {
+                none if none.is_empty() => "none".to_owned(),
+                names => names,
+            },
+        })
+    };
+    let place = |key: &TracedKey| config::Place {
+        bit: key.entry.key.bit(),
+        dist: key.entry.key.slot().distance() as u32,
+        size: key.entry.key.key_type().size() as u8,
+        merge: key.entry.merge as u8,
+    };
+    let id = find(options.id.as_deref().unwrap_or(ID_KEY))?;
+    if !id_type_fits(id.entry.key.key_type()) {
+        return Err(TraceError::KeyType {
+            key: id.name().to_owned(),
+            found: id.entry.key.key_type(),
+            expected: "packets' ids are of type u64 or u32",
+        });
+    }
+    let entered = match (&options.entered, &options.id) {
+        (Some(name), _) => Some(find(name)?),
+        (None, None) => Some(find(ENTERED_KEY)?),
+        (None, Some(_)) => None,
+    };
+    if let Some(key) = entered.filter(|key| key.entry.key.key_type() != KeyType::Timestamp) {
+        return Err(TraceError::KeyType {
+            key: key.name().to_owned(),
+            found: key.entry.key.key_type(),
+            expected: "when a packet entered is of type timestamp",
+        });
+    }
+    if options.slower.is_some() && entered.is_none() {
+        return Err(TraceError::NoEntered);
+    }
+    let conditions = filter::resolve(&options.conditions, keys)?;
+    let run = if options.id.is_none() { random_run()? } else { 0 };
+    let lens = [EVENT_LEN, keys.flow_slots, keys.packet_slots, options.capture];
+    tracing::debug!("tracing with the keys of registry '{}'", registry.name());
+    Ok(Config {
+        id: place(id),
+        entered: entered.map(place).unwrap_or_default(),
+        run,
+        slower_ns: options.slower.map_or(0, |time| time.as_nanos() as u64),
+        sample: options.sample,
+        event_len: lens.iter().sum::<usize>().next_multiple_of(8) as u32,
+        flow_slots: keys.flow_slots as u32,
+        packet_slots: keys.packet_slots as u32,
+        capture: options.capture as u32,
+        netns: if options.id.is_some() {
+            options.namespaces.iter().map(Namespace::inode).collect()
+        } else {
+            Vec::new()
+        },
+        only_drops: options.only_drops,
+        conditions,
+    })
+}
+
+/// The high bits of this tracer's ids, by which it tells them from those of others that run at the same time. Not 0.
+fn random_run() -> Result<u64, TraceError> {
+    let mut bytes = [0; 2];
+    loop {
+        // SAFETY: `bytes` is valid for writing its length.
+        if unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } != bytes.len() as isize {
+            return Err(system("get a random number")(io::Error::last_os_error()));
+        }
+        match u16::from_ne_bytes(bytes) {
+            0 => {}
+            run => return Ok(u64::from(run)),
+        }
+    }
+}
+
+/// Sets what must be set before an object is loaded.
+fn prepare(bound: &mut BoundObject<'_>, config: &Config, options: &Options) -> Result<(), TraceError> {
+    let object = bound.open_object_mut();
+    let changed = || TraceError::Option("the tracer's programs are not of this version".to_owned());
+    config.write(object).ok_or_else(changed)?;
+    let mut maps = object.maps_mut();
+    let mut events = maps.find(|map| map.name() == "events").ok_or_else(changed)?;
+    events.set_max_entries(options.ring_len as u32).map_err(libbpf("set the ring buffer's size"))
+}
+
+/// Has programs not loaded whose tracepoint this kernel does not have.
+fn leave_out_unknown_tracepoints(bound: &mut BoundObject<'_>, notes: &mut Vec<String>) -> Result<(), TraceError> {
+    let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
+    for mut program in bound.open_object_mut().progs_mut() {
+        let section = program.section().to_string_lossy().into_owned();
+        let Some(name) = section.strip_prefix("tp_btf/") else { continue };
+        if btf.type_by_name::<types::Typedef<'_>>(&format!("btf_trace_{name}")).is_none() {
+            notes.push(format!("this kernel has no tracepoint {name}: what it would show is not seen"));
+            program.set_autoload(false);
+        }
+    }
+    Ok(())
+}
+
+fn fd_of(object: &LoadedObject, name: &str) -> Result<OwnedFd, TraceError> {
+    let program =
+        object.program(name).ok_or_else(|| TraceError::Option(format!("the tracer has no program {name}")))?;
+    program.as_fd().try_clone_to_owned().map_err(system("keep a program open"))
+}
+
+fn handle(object: &LoadedObject, name: &str) -> Result<MapHandle, TraceError> {
+    let map = object.map(name).ok_or_else(|| TraceError::Option(format!("the tracer has no map {name}")))?;
+    MapHandle::try_from(&map).map_err(libbpf("keep a map open"))
+}

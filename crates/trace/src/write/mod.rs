@@ -1,0 +1,85 @@
+//! Events, packets and summaries as text, and in files that other tools open.
+
+pub mod chrome;
+pub mod html;
+pub mod json;
+pub mod pcapng;
+pub mod text;
+
+use std::io;
+
+use crate::{event::Event, names::Names, path::Packet};
+
+/// The clock of events and the clock on the wall.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// Nanoseconds from `CLOCK_MONOTONIC`'s zero to the Unix epoch's, to be added.
+    offset: i128,
+}
+
+impl Clock {
+    /// Reads both now.
+    ///
+    /// # Errors
+    /// The clocks cannot be read.
+    pub fn read() -> io::Result<Clock> {
+        let read = |clock| {
+            let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            // SAFETY: `time` is valid for writing.
+            if unsafe { libc::clock_gettime(clock, &mut time) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))
+        };
+        Ok(Clock { offset: read(libc::CLOCK_REALTIME)? - read(libc::CLOCK_MONOTONIC)? })
+    }
+
+    /// Nanoseconds since 1970 of an event's time.
+    pub fn wall(&self, at: u64) -> u64 {
+        u64::try_from(i128::from(at) + self.offset).unwrap_or(0)
+    }
+
+    /// The time of an event that happens now.
+    ///
+    /// # Errors
+    /// The clock cannot be read.
+    pub fn now() -> io::Result<u64> {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is valid for writing.
+        if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    }
+}
+
+/// What is known at this point only, as text; empty if there is nothing.
+pub(crate) fn detail(event: &Event<'_>, packet: Option<&Packet>, names: &mut Names) -> String {
+    use crate::{names::table, path::Detail, point::Point};
+    let of_packet = packet.and_then(|packet| packet.step_of(event)).map(|step| &step.detail);
+    match event.point() {
+        Point::GroResult => match of_packet {
+            Some(Detail::Merged(Some(target))) => format!("merged into #{target}"),
+            Some(Detail::Merged(None)) => "merged into a packet that is not traced".to_owned(),
+            Some(Detail::Held) => "held".to_owned(),
+            _ => String::new(),
+        },
+        Point::Route => event.table().map(|number| format!("table {}", table(number))).unwrap_or_default(),
+        Point::Icmp => event.icmp().map(|(kind, code)| format!("type {kind} code {code}")).unwrap_or_default(),
+        Point::Deliver => {
+            let bytes = event.delivered().unwrap_or(0);
+            match event.process() {
+                Some((pid, comm)) => format!("{bytes} bytes to {comm}[{pid}]"),
+                None => format!("{bytes} bytes"),
+            }
+        }
+        Point::Consume => format!("at {}", names.place(event.place())),
+        Point::Drop => {
+            let reason = names.reason(event.reason());
+            format!("{reason} at {}", names.place(event.place()))
+        }
+        Point::Xdp if !event.is_first() => "again".to_owned(),
+        _ if event.is_clone() => "clone".to_owned(),
+        _ => String::new(),
+    }
+}

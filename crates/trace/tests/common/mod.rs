@@ -1,0 +1,102 @@
+//! What the tracer's tests share: a registry nobody else sees, and a tracer around some traffic.
+#![allow(dead_code, unreachable_pub, missing_docs)]
+
+use std::{cell::RefCell, thread, time::Duration};
+
+use packet_traits::registry::Registry;
+use packet_traits_lab::{Bpffs, Netns, kernel_tests_enabled, require_root};
+use packet_traits_trace::{Counters, Namespace, Options, Packet, Paths, Point, Summary, TraceError, Tracer};
+
+/// How long events may take to arrive after the traffic has ended.
+const SETTLE: Duration = Duration::from_millis(150);
+
+/// Whether the kernel tests run.
+pub fn enabled() -> bool {
+    if !kernel_tests_enabled() {
+        return false;
+    }
+    if let Err(how) = require_root() {
+        panic!("{how}");
+    }
+    true
+}
+
+/// A registry on a bpffs that nobody else sees.
+pub struct Home {
+    pub registry: Registry,
+    pub bpffs: Bpffs,
+}
+
+impl Home {
+    pub fn new() -> Home {
+        let bpffs = Bpffs::new().unwrap();
+        Home { registry: Registry::options().bpffs(bpffs.path()).create().unwrap(), bpffs }
+    }
+}
+
+/// Options for these namespaces.
+pub fn in_namespaces(namespaces: &[&Netns]) -> Options {
+    let find = |netns: &&Netns| Namespace::find(netns.path().to_str().unwrap()).unwrap();
+    Options { namespaces: namespaces.iter().map(find).collect(), ..Options::default() }
+}
+
+/// Starts tracing; a refusal is shown with what the verifier said.
+pub fn start<'r>(registry: &'r Registry, options: &Options) -> Tracer<'r> {
+    match Tracer::start(registry, options) {
+        Ok(tracer) => tracer,
+        Err(error) => panic!("{}", explain(&error)),
+    }
+}
+
+fn explain(error: &TraceError) -> String {
+    let log = error.verifier_log().unwrap_or_default();
+    format!("{error}\n{}", &log[log.len().saturating_sub(5000)..])
+}
+
+/// What was seen.
+pub struct Seen {
+    pub packets: Vec<Packet>,
+    pub summary: Summary,
+    pub counters: Counters,
+}
+
+/// Reads what is reported while `traffic` runs, and a little longer.
+pub fn watch(tracer: &Tracer<'_>, traffic: impl FnOnce() + Send) -> Seen {
+    let state = RefCell::new((Paths::default(), Summary::default()));
+    let reader = tracer
+        .reader(|event| {
+            let (paths, summary) = &mut *state.borrow_mut();
+            if let Some((added, packet)) = paths.add(&event) {
+                summary.add(&event, added, packet);
+            }
+        })
+        .unwrap();
+    thread::scope(|scope| {
+        let traffic = scope.spawn(traffic);
+        while !traffic.is_finished() {
+            tracer.arm_if_wanted().unwrap();
+            if reader.read().unwrap() == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        traffic.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        thread::sleep(SETTLE);
+        reader.read().unwrap();
+    });
+    drop(reader);
+    let counters = tracer.counters().unwrap();
+    let (mut paths, mut summary) = state.into_inner();
+    let packets = paths.take_all();
+    packets.iter().for_each(|packet| summary.add_finished(packet));
+    Seen { packets, summary, counters }
+}
+
+/// The points of a packet's path, in order.
+pub fn points(packet: &Packet) -> Vec<Point> {
+    packet.steps.iter().map(|step| step.point).collect()
+}
+
+/// The port a packet was sent to.
+pub fn port(packet: &Packet) -> Option<u16> {
+    packet.headers?.ports.map(|(_, to)| to)
+}

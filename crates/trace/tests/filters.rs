@@ -1,0 +1,304 @@
+//! Which packets are reported: filters, sampling, other people's ids, and what does not fit.
+
+mod common;
+
+use std::{
+    os::fd::AsFd,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Home, Seen, enabled, in_namespaces, points, port, start, watch};
+use packet_traits::{
+    attach::{Attachment, XdpMode, xdp},
+    bind::BoundObject,
+    core::{KeyName, KeyType, Merge, Value},
+    registry::{KeySpec, Registry},
+};
+use packet_traits_lab::{Family, Pair, recv_numbered, send_numbered, udp_socket};
+use packet_traits_trace::{
+    Options, Outcome, Packet,
+    Point::{self, Deliver, Drop, Xdp},
+    TraceError, Tracer,
+};
+
+/// A link, and a server on two of the ports that are sent to; on the others there is nobody.
+struct Rig {
+    pair: Pair,
+    home: Home,
+    servers: Vec<std::net::UdpSocket>,
+}
+
+const PORTS: std::ops::Range<u16> = 7000..7010;
+const SERVED: [u16; 2] = [7000, 7007];
+
+impl Rig {
+    fn new() -> Rig {
+        let pair = Pair::new().unwrap();
+        let serve = |port| udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, port)).unwrap();
+        Rig { servers: SERVED.map(serve).into(), pair, home: Home::new() }
+    }
+
+    fn options(&self, conditions: &[&str]) -> Options {
+        let mut options = in_namespaces(&[self.pair.rx().netns()]);
+        options.conditions = conditions.iter().map(|text| text.parse().unwrap()).collect();
+        options
+    }
+
+    /// Sends `each` datagrams to each port, and receives those that can be.
+    fn send(&self, each: u64) {
+        let socket = udp_socket(self.pair.tx().netns(), self.pair.tx().addr(Family::V4, 4000)).unwrap();
+        for number in 0..each {
+            for port in PORTS {
+                send_numbered(&socket, self.pair.rx().addr(Family::V4, port), number..number + 1, 64).unwrap();
+            }
+            self.servers.iter().for_each(|server| assert_eq!(recv_numbered(server).unwrap(), number));
+        }
+    }
+
+    fn seen(&self, options: &Options, each: u64) -> Seen {
+        let tracer = start(&self.home.registry, options);
+        watch(&tracer, || self.send(each))
+    }
+}
+
+/// Attaches a program that assigns ids, as a policy would.
+fn policy(rig: &Rig) -> Attachment {
+    let keys = [
+        ("tenant", KeyType::U32, Merge::Block),
+        ("balance", KeyType::I64, Merge::Block),
+        ("marked", KeyType::Flag, Merge::Block),
+        ("packet_id", KeyType::U64, Merge::KeepFirst),
+        ("arrived", KeyType::Timestamp, Merge::KeepFirst),
+    ];
+    for (name, key_type, merge) in keys {
+        rig.home.registry.register(&KeySpec::new(KeyName::new(name).unwrap(), key_type).merge(merge)).unwrap();
+    }
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("clang")
+        .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", "-c", "-o", "-"])
+        .arg(format!("-I{}", crate_dir.join("../../include").display()))
+        .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
+        .arg(crate_dir.join("tests/bpf/policy.bpf.c"))
+        .output()
+        .unwrap_or_else(|error| panic!("running clang: {error}; `make test` installs it"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let object = BoundObject::from_bytes(&output.stdout, "policy.bpf.c", &rig.home.registry).unwrap().load().unwrap();
+    let program = object.program("assign").unwrap().as_fd().try_clone_to_owned().unwrap();
+    let rx = rig.pair.rx();
+    rx.netns().enter(|| xdp::attach(program.as_fd(), rx.ifindex(), XdpMode::Native)).unwrap().0
+}
+
+fn ports(seen: &Seen) -> Vec<u16> {
+    let mut ports: Vec<u16> = seen.packets.iter().filter_map(port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+#[test]
+fn header_conditions_decide_who_gets_an_id() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let cases: [(&[&str], &[u16]); 7] = [
+        (&["dport == 7003"], &[7003]),
+        (&["port == 7003"], &[7003]),
+        (&["dport >= 7003", "dport < 7006", "dport != 7004"], &[7003, 7005]),
+        (&["src == 10.77.0.0/16", "dport <= 7001"], &[7000, 7001]),
+        (&["src != 10.77.0.0/16"], &[]),
+        (&["family == ipv6"], &[]),
+        (&["proto == udp", "len > 92"], &[]),
+    ];
+    for (conditions, expected) in cases {
+        let seen = rig.seen(&rig.options(conditions), 10);
+        assert_eq!(ports(&seen), expected, "{conditions:?}");
+        assert_eq!(seen.counters.assigned, 10 * expected.len() as u64, "{conditions:?}");
+        assert_eq!(seen.packets.len(), 10 * expected.len(), "{conditions:?}");
+    }
+}
+
+#[test]
+fn one_packet_in_ten_is_followed_all_the_way() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let options = Options { sample: 10, ..rig.options(&["dport == 7007"]) };
+    let seen = rig.seen(&options, 200);
+    assert_eq!(seen.packets.len(), 20);
+    assert!(seen.packets.iter().all(|packet| packet.outcome == Outcome::Delivered), "{:?}", seen.packets);
+}
+
+#[test]
+fn only_drops_are_drops_only() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let seen = rig.seen(&Options { only_drops: true, ..rig.options(&[]) }, 10);
+    assert_eq!(seen.packets.len(), 80);
+    assert!(seen.packets.iter().all(|packet| points(packet) == [Drop]), "{:?}", seen.packets);
+    // when it entered is known all the same
+    assert!(seen.packets.iter().all(|packet| packet.steps[0].at > packet.entered), "{:?}", seen.packets);
+}
+
+#[test]
+fn only_slow_packets_are_seen_where_they_are_slow() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    const SLOW: Duration = Duration::from_millis(200);
+    let options = Options { slower: Some(SLOW), ..rig.options(&["dport == 7007"]) };
+    let tracer = start(&rig.home.registry, &options);
+    let seen = watch(&tracer, || {
+        rig.send(5);
+        let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 4000)).unwrap();
+        send_numbered(&socket, rig.pair.rx().addr(Family::V4, 7007), 77..78, 64).unwrap();
+        thread::sleep(SLOW + Duration::from_millis(50));
+        assert_eq!(recv_numbered(&rig.servers[1]).unwrap(), 77);
+    });
+    assert_eq!(seen.packets.len(), 1, "{:?}", seen.packets);
+    assert_eq!(points(&seen.packets[0])[0], Deliver);
+    assert!(seen.packets[0].duration() >= SLOW.as_nanos() as u64);
+}
+
+#[test]
+fn other_peoples_ids_and_traits_are_used() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let _policy = policy(&rig);
+    let by = |conditions: &[&str]| Options {
+        id: Some("packet_id".to_owned()),
+        entered: Some("arrived".to_owned()),
+        ..rig.options(conditions)
+    };
+    let cases: [(&[&str], &[u16]); 8] = [
+        (&["tenant == 7"], &[7007]),
+        (&["tenant != 7", "tenant > 5"], &[7006, 7008, 7009]),
+        (&["trait.tenant <= 1"], &[7000, 7001]),
+        (&["balance < -3"], &[7000, 7001]),
+        (&["balance >= 3"], &[7008, 7009]),
+        (&["marked == set", "dport > 7005"], &[7007, 7009]),
+        (&["dport == 7004"], &[7004]),
+        (&["dst == fd00::/8"], &[]),
+    ];
+    for (conditions, expected) in cases {
+        let seen = rig.seen(&by(conditions), 10);
+        assert_eq!(ports(&seen), expected, "{conditions:?}");
+        assert_eq!(seen.packets.len(), 10 * expected.len(), "{conditions:?}");
+        assert_eq!(seen.counters.assigned, 0);
+        for packet in &seen.packets {
+            let tenant = packet.traits.iter().find(|(key, _)| key == "tenant").map(|(_, value)| *value);
+            assert_eq!(tenant, Some(Value::U32(u32::from(port(packet).unwrap()) % 10)), "{packet:?}");
+            assert!(!points(packet).contains(&Xdp), "the entry is someone else's: {packet:?}");
+        }
+    }
+    let seen = rig.seen(&Options { sample: 5, ..by(&[]) }, 10);
+    assert_eq!(seen.packets.len(), 20);
+    assert!(seen.packets.iter().all(|packet: &Packet| packet.id.is_multiple_of(5)));
+    let values = &seen.summary.values;
+    assert!(values.keys().any(|(key, value)| key == "tenant" && value == "4"), "{:?}", values.keys());
+}
+
+#[test]
+fn a_taken_entry_is_refused_with_what_to_do() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let _policy = policy(&rig);
+    let Err(error @ TraceError::NoEntry { .. }) = Tracer::start(&rig.home.registry, &rig.options(&[])) else {
+        panic!("it should not start");
+    };
+    let text = error.to_string();
+    for part in ["(assign)", "--id", "packet_id", "--dev"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let names: Vec<String> =
+        rig.home.registry.list().unwrap().iter().map(|entry| entry.key.name().to_string()).collect();
+    assert!(!names.iter().any(|name| name.starts_with("trace.")), "nothing is left: {names:?}");
+}
+
+#[test]
+fn what_does_not_fit_is_counted() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let options = Options { ring_len: 4096, ..rig.options(&["dport == 7007"]) };
+    let tracer = start(&rig.home.registry, &options);
+    // nobody reads meanwhile
+    rig.send(300);
+    let seen = watch(&tracer, || {});
+    let lost = &seen.counters.lost;
+    assert!(seen.counters.lost_events() > 0);
+    assert_eq!(seen.counters.assigned, 300);
+    let events = |point: Point| seen.summary.points.get(&point).map_or(0, |seen| seen.events);
+    for point in [Xdp, Point::Gro, Point::Receive, Point::TcIngress, Point::PreRouting, Point::LocalIn, Deliver] {
+        assert_eq!(events(point) + lost[point as usize], 300, "{point}");
+    }
+}
+
+#[test]
+fn a_tracer_that_stands_by_is_armed_by_the_first_packet_that_matches() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let options = Options { standby: true, ..rig.options(&["dport == 7007"]) };
+    let tracer = start(&rig.home.registry, &options);
+    let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 4000)).unwrap();
+    let to = |port| rig.pair.rx().addr(Family::V4, port);
+    let seen = watch(&tracer, || {
+        send_numbered(&socket, to(7000), 0..50, 64).unwrap();
+        thread::sleep(Duration::from_millis(200));
+    });
+    assert_eq!((seen.packets.len(), seen.counters.too_early), (0, 0));
+    assert!(!tracer.arm_if_wanted().unwrap(), "nothing has matched");
+    let seen = watch(&tracer, || {
+        for number in 0..200 {
+            send_numbered(&socket, to(7007), number..number + 1, 64).unwrap();
+            assert_eq!(recv_numbered(&rig.servers[1]).unwrap(), number);
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    assert!(seen.counters.too_early > 0);
+    assert_eq!(seen.counters.too_early + seen.counters.assigned, 200);
+    assert_eq!(seen.packets.len() as u64, seen.counters.assigned);
+    assert!(seen.counters.assigned > 0, "it is armed within four seconds");
+    assert!(seen.packets.iter().all(|packet| packet.outcome == Outcome::Delivered), "{:?}", seen.packets);
+}
+
+#[test]
+fn two_tracers_do_not_see_each_others_packets() {
+    if !enabled() {
+        return;
+    }
+    let home = Home::new();
+    let (one, other) = (Pair::new().unwrap(), Pair::new().unwrap());
+    let trace = |pair: &Pair| start(&home.registry, &in_namespaces(&[pair.rx().netns()]));
+    let send = |pair: &Pair, count| {
+        let socket = udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0)).unwrap();
+        send_numbered(&socket, pair.rx().addr(Family::V4, 9), 0..count, 64).unwrap();
+    };
+    let (first, second) = (trace(&one), trace(&other));
+    let of_first = watch(&first, || {
+        send(&one, 7);
+        send(&other, 3);
+    });
+    let of_second = watch(&second, || {});
+    assert_eq!((of_first.packets.len(), of_second.packets.len()), (7, 3));
+    drop(first);
+    let left = |registry: &Registry| registry.list().unwrap().len();
+    assert_eq!(left(&home.registry), 2, "the second one still uses the keys");
+    let started = Instant::now();
+    drop(second);
+    assert_eq!(left(&home.registry), 0, "after {:?}", started.elapsed());
+}

@@ -1,0 +1,116 @@
+//! A flow that is forwarded through three network namespaces keeps its id from one to the next.
+
+mod common;
+
+use common::{Home, enabled, in_namespaces, points, port, start, watch};
+use packet_traits_lab::{
+    Chain, Family, Overlay, Pair, UdpEcho, VethOptions, VxlanOptions, recv_numbered, send_numbered, udp_socket,
+};
+use packet_traits_trace::{
+    Outcome, Packet,
+    Point::{self, *},
+};
+
+const FORWARDED: [Point; 11] =
+    [Xdp, Gro, Receive, TcIngress, PreRouting, Route, Forward, PostRouting, TcEgress, Queue, Xmit];
+const DELIVERED: [Point; 10] = [Xdp, Gro, Receive, TcIngress, PreRouting, Route, LocalIn, Cgroup, Enqueue, Deliver];
+
+/// The points, without those that come when the CPU has time, or once for each routing table.
+fn way(packet: &Packet) -> Vec<Point> {
+    let mut way = points(packet);
+    way.retain(|point| *point != Consume);
+    way.dedup_by(|one, other| one == other && *one == Route);
+    way
+}
+
+#[test]
+fn one_id_goes_through_three_namespaces_and_back() {
+    if !enabled() {
+        return;
+    }
+    let (chain, home) = (Chain::new().unwrap(), Home::new());
+    let namespaces = [chain.client().netns(), chain.router_in().netns(), chain.server().netns()];
+    let options = in_namespaces(&namespaces);
+    let [client, router, server] = [0, 1, 2].map(|at: usize| options.namespaces[at].inode());
+    for family in Family::BOTH {
+        let echo = UdpEcho::start(chain.server().netns(), chain.server().addr(family, 7)).unwrap();
+        let socket = udp_socket(chain.client().netns(), chain.client().addr(family, 0)).unwrap();
+        let tracer = start(&home.registry, &options);
+        let seen = watch(&tracer, || {
+            for number in 0..100 {
+                send_numbered(&socket, echo.addr(), number..number + 1, 64).unwrap();
+                assert_eq!(recv_numbered(&socket).unwrap(), number);
+            }
+        });
+        assert_eq!((seen.packets.len(), seen.counters.lost_events()), (200, 0), "{family:?}");
+        let there: Vec<&Packet> = seen.packets.iter().filter(|packet| port(packet) == Some(7)).collect();
+        assert_eq!(there.len(), 100);
+        for packet in &seen.packets {
+            assert_eq!(packet.outcome, Outcome::Delivered, "{packet:?}");
+            assert_eq!(way(packet), [&FORWARDED[..], &DELIVERED].concat(), "{family:?}: {packet:?}");
+            let (to, devices) = match port(packet) {
+                Some(7) => (server, ["rt0", "rt1", "sv0"]),
+                _ => (client, ["rt1", "rt0", "cl0"]),
+            };
+            assert_eq!(packet.namespaces(), [router, to], "{packet:?}");
+            let mut at: Vec<&str> = packet
+                .steps
+                .iter()
+                .map(packet_traits_trace::Step::device)
+                .filter(|device| !device.is_empty())
+                .collect();
+            at.dedup();
+            assert_eq!(at, devices, "{packet:?}");
+            assert_eq!(packet.clones(), 0, "{packet:?}");
+        }
+    }
+}
+
+#[test]
+fn an_id_goes_on_where_generic_xdp_is_next() {
+    if !enabled() {
+        return;
+    }
+    let (chain, home) = (Chain::new().unwrap(), Home::new());
+    let mut options = in_namespaces(&[chain.router_in().netns(), chain.server().netns()]);
+    options.xdp_mode = packet_traits::attach::XdpMode::Generic;
+    let socket = udp_socket(chain.server().netns(), chain.server().addr(Family::V4, 7)).unwrap();
+    let sender = udp_socket(chain.client().netns(), chain.client().addr(Family::V4, 0)).unwrap();
+    let tracer = start(&home.registry, &options);
+    let seen = watch(&tracer, || {
+        send_numbered(&sender, chain.server().addr(Family::V4, 7), 0..20, 64).unwrap();
+        (0..20).for_each(|number| assert_eq!(recv_numbered(&socket).unwrap(), number));
+    });
+    assert_eq!(seen.packets.len(), 20);
+    for packet in &seen.packets {
+        assert_eq!(points(packet).iter().filter(|point| **point == Xdp).count(), 2, "{packet:?}");
+        assert_eq!((packet.outcome, packet.namespaces().len()), (Outcome::Delivered, 2), "{packet:?}");
+    }
+}
+
+#[test]
+fn a_packet_is_followed_out_of_its_tunnel() {
+    if !enabled() {
+        return;
+    }
+    let pair = Pair::with(&VethOptions::new().gro(true)).unwrap();
+    let overlay = Overlay::over(pair, &VxlanOptions::new(Family::V4)).unwrap();
+    let home = Home::new();
+    let mut options = in_namespaces(&[overlay.rx().netns()]);
+    options.devices = vec!["rx0".to_owned()];
+    let socket = udp_socket(overlay.rx().netns(), overlay.rx().addr(Family::V6, 7)).unwrap();
+    let sender = udp_socket(overlay.tx().netns(), overlay.tx().addr(Family::V6, 0)).unwrap();
+    let tracer = start(&home.registry, &options);
+    let seen = watch(&tracer, || {
+        send_numbered(&sender, overlay.rx().addr(Family::V6, 7), 0..20, 64).unwrap();
+        (0..20).for_each(|number| assert_eq!(recv_numbered(&socket).unwrap(), number));
+    });
+    assert_eq!(seen.packets.len(), 20);
+    for packet in &seen.packets {
+        assert_eq!(packet.outcome, Outcome::Delivered, "{packet:?}");
+        let devices: Vec<&str> =
+            packet.steps.iter().filter(|step| step.point == Receive).map(packet_traits_trace::Step::device).collect();
+        assert_eq!(devices, ["rx0", "vx1"], "{packet:?}");
+        assert_eq!(port(packet), Some(7), "the inner packet's port: {packet:?}");
+    }
+}
