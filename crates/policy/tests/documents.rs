@@ -1,0 +1,51 @@
+//! The policies that are shown in documents, and those of the repository, are good ones.
+
+use std::{fs, path::Path};
+
+use packet_traits_policy::check::{CheckOptions, Files, Loader, Texts, check};
+
+const README: &str = include_str!("../../../README.md");
+const REFERENCE: &str = include_str!("../src/lib.rs");
+
+/// Checks a policy; not even a warning may come.
+#[track_caller]
+fn is_good(path: &Path, loader: &dyn Loader) {
+    let said = match check(path, loader, &CheckOptions::default()) {
+        Ok(checked) if checked.warnings.is_empty() => {
+            assert!(!checked.policy.blocks.is_empty(), "{} has no block", path.display());
+            return;
+        }
+        Ok(checked) => checked.warnings.iter().map(|one| one.render(&checked.sources, false)).collect::<String>(),
+        Err(rejected) => rejected.diagnostics.iter().map(|one| one.render(&rejected.sources, false)).collect(),
+    };
+    panic!("{said}");
+}
+
+/// What is between two lines, behind a heading.
+fn block(text: &str, heading: &str, start: &str, end: &str) -> String {
+    let (_, section) = text.split_once(heading).unwrap();
+    let (_, block) = section.split_once(start).unwrap();
+    block.split_once(end).unwrap().0.to_owned()
+}
+
+#[test]
+fn the_policy_of_the_readme_is_good() {
+    let policy = block(README, "## Say it in a policy", "```\n", "```");
+    is_good(Path::new("readme.traits"), &Texts::from_iter([("readme.traits", policy)]));
+}
+
+#[test]
+fn the_policy_of_the_reference_is_good() {
+    let policy = block(REFERENCE, "//! # The language", "```text\n", "```").replace("//! ", "").replace("//!", "");
+    is_good(Path::new("main.traits"), &Texts::from_iter([("main.traits", policy), ("common.traits", String::new())]));
+}
+
+#[test]
+fn the_policies_of_the_repository_are_good() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies");
+    let policies: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(policies.len() >= 5);
+    for policy in policies {
+        is_good(&policy, &Files);
+    }
+}
