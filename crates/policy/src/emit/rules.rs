@@ -367,7 +367,7 @@ impl Scope<'_> {
             return;
         };
         let declared = self.policy.counters[counter.0].by.unwrap_or_else(|| self.policy.type_of(by));
-        let key_type = slot::key_type(declared);
+        let key_type = declared.key_type();
         let guards: Vec<String> = self.present(by).into_iter().collect();
         let computed = Computed { guards, ..Computed::plain(self.copied(by)) };
         self.with(code, &computed, |code, expression| {
