@@ -85,12 +85,20 @@ impl Scope<'_> {
                 Condition::Not(part) => of_condition(scope, part),
             }
         }
+        let of_value = |value: &Value| match value {
+            Value::Lookup { table, .. } => self.tables[table.0].weight(),
+            Value::Hash(_) => 4,
+            _ => 1,
+        };
         let of_action = |action: &Action| match action {
-            Action::Set { value: Value::Lookup { table, .. }, .. }
-            | Action::Mark(Value::Lookup { table, .. })
-            | Action::Priority(Value::Lookup { table, .. })
-            | Action::Queue(Value::Lookup { table, .. }) => self.tables[table.0].weight(),
-            Action::Set { value: Value::Hash(_), .. } | Action::Count { by: Some(_), .. } => 4,
+            Action::Set { value, .. }
+            | Action::Mark(value)
+            | Action::Priority(value)
+            | Action::Queue(value)
+            | Action::Verdict(
+                Verdict::RedirectCpu(value) | Verdict::RedirectXsk(Some(value)) | Verdict::Member(value),
+            ) => of_value(value),
+            Action::Count { by: Some(_), .. } => 4,
             _ => 1,
         };
         1 + of_condition(self, &rule.condition) + rule.actions.iter().map(of_action).sum::<usize>()
