@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// The condition that holds for every packet.
+const ALWAYS: &str = "1";
+
 /// What the statements of a rule refer to.
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'s> {
@@ -59,9 +62,10 @@ impl Computed {
 impl Scope<'_> {
     /// Writes a rule, whose number is `number`.
     pub(super) fn rule(&self, code: &mut Code, rule: &Rule, number: usize) {
-        let always = rule.condition == Condition::Always;
+        let condition = self.condition(&rule.condition);
+        let always = condition == ALWAYS;
         if !always {
-            code.open(format_args!("if ({})", self.condition(&rule.condition)));
+            code.open(format_args!("if ({condition})"));
         }
         code.line(format_args!("pt_hit(&hits->rule[{number}], pkt->length);"));
         for action in &rule.actions {
@@ -107,7 +111,7 @@ impl Scope<'_> {
     /// A condition, as an expression that can stand alone.
     fn condition(&self, condition: &Condition) -> String {
         match condition {
-            Condition::Always => "1".to_owned(),
+            Condition::Always => ALWAYS.to_owned(),
             Condition::Test(test) => self.test(test),
             Condition::All(parts) => self.joined(parts, " && "),
             Condition::Any(parts) => self.joined(parts, " || "),
@@ -126,8 +130,8 @@ impl Scope<'_> {
     /// A test, as an expression that can stand alone.
     fn test(&self, test: &Test) -> String {
         match *test {
-            Test::Present(Presence::Field(field)) => self.present(Operand::Field(field)).unwrap_or("1".to_owned()),
-            Test::Present(Presence::Trait(key)) => self.present(Operand::Trait(key)).unwrap_or("1".to_owned()),
+            Test::Present(Presence::Field(field)) => self.present(Operand::Field(field)).unwrap_or(ALWAYS.to_owned()),
+            Test::Present(Presence::Trait(key)) => self.present(Operand::Trait(key)).unwrap_or(ALWAYS.to_owned()),
             Test::Compare { operand, comparison, value } => self.compare(operand, comparison, value),
             Test::Between { operand, low, high, negated } => {
                 let (of, number) = (self.policy.type_of(operand), self.number(operand));
