@@ -69,7 +69,9 @@
 #define PT_EXTENSION_HEADERS_MAX 6
 #define PT_GENEVE_OPTIONS_MAX 8
 
-/* The whole type, by which the kernel knows the context of a global function (include/linux/netfilter/nf_bpf_link.h). */
+/*
+ * The whole type, by which the kernel knows the context of a global function (include/linux/netfilter/nf_bpf_link.h).
+ */
 struct bpf_nf_ctx {
 	const struct nf_hook_state *state;
 	struct sk_buff *skb;
@@ -80,8 +82,8 @@ struct bpf_nf_ctx {
 #define PT_NF_ACCEPT 1
 
 /*
- * A verdict that is a constant where the program ends. The verifier wants to see that it is 0 or 1, and no longer knows if
- * clang has kept it on the stack.
+ * A verdict that is a constant where the program ends. The verifier wants to see that it is 0 or 1, and no longer knows
+ * if clang has kept it on the stack.
  */
 #define pt_verdict(constant)                                                                                           \
 	({                                                                                                             \
@@ -359,8 +361,8 @@ static __always_inline __u64 pt_hash(__u32 version, __u32 protocol, pt_u128 sour
 }
 
 /*
- * Traits that a block reads or changes: `t` points to a structure with a number for each key, and the words _present and _changed,
- * in which a key's bit is HAS_<key>. A key without a value has the number 0.
+ * Traits that a block reads or changes: `t` points to a structure with a number for each key, and the words _present
+ * and _changed, in which a key's bit is HAS_<key>. A key without a value has the number 0.
  */
 #define pt_set(t, key, value) ((t)->key = (value), (t)->_present |= HAS_##key, (t)->_changed |= HAS_##key)
 #define pt_set_flag(t, key) ((t)->_present |= HAS_##key, (t)->_changed |= HAS_##key)

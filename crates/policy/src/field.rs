@@ -5,21 +5,25 @@
 //! - **Start.** At XDP and TC a packet starts with its Ethernet header, elsewhere with its IP header, whose version is
 //!   then the first four bits. Bounds are those of the packet's bytes, not of lengths that headers claim: a header is
 //!   present if all of it is in the packet.
-//! - **Ethernet**, 14 bytes. Then up to two VLAN tags (EtherType 0x8100 or 0x88a8), 4 bytes each; with a tag that is cut short, and a third,
-//!   nothing after it is present. `vlan` is the outermost tag; at TC also one that the kernel has taken out of the packet, which is none of the
-//!   two. `ether type` is what follows the tags; where they are cut short or too many, a tag's own EtherType.
+//! - **Ethernet**, 14 bytes. Then up to two VLAN tags (EtherType 0x8100 or 0x88a8), 4 bytes each; with a tag that is
+//!   cut short, and a third, nothing after it is present. `vlan` is the outermost tag; at TC also one that the kernel
+//!   has taken out of the packet, which is none of the two. `ether type` is what follows the tags; where they are cut
+//!   short or too many, a tag's own EtherType.
 //! - **IPv4** (EtherType 0x0800): version 4, header length at least 5 words and all of the header in the packet.
-//! - **IPv6** (EtherType 0x86dd): version 6, 40 bytes. Hop-by-hop options (0), routing (43), fragment (44), authentication (51) and
-//!   destination options (60) are skipped, at most [`EXTENSION_HEADERS_MAX`] of them, each wholly in the packet; `protocol` is the number
-//!   that the last one read, or the IPv6 header itself, says comes next.
-//! - **Fragments**: nothing after the IP header of a later fragment (fragment offset not 0) is present. In IPv6 no header is skipped behind
-//!   the fragment header of a later fragment. Of several fragment headers that one counts which says the most: later, then first, then none.
-//! - **TCP** (protocol 6), 20 bytes; **UDP** (17), 8 bytes; **ICMP** (1, in IPv4 only) and **ICMPv6** (58, in IPv6 only), 4 bytes.
-//! - **Tunnels**, in the outer headers only: **VXLAN**: UDP to port 4789, 8 bytes, flag I (0x08 in the first byte) set. **Geneve**: UDP to
-//!   port 6081, version 0, 8 bytes and all of its options in the packet. **GRE** (protocol 47), version 0, not source-routed (bit
-//!   0x4000 of the first 16 bits is 0): 4 bytes, and 4 each for checksum, key and sequence number where its flags say so, all in the packet.
-//! - **Inner headers** start with Ethernet in VXLAN; in Geneve and GRE by the protocol field: Ethernet for 0x6558, IPv4 for 0x0800,
-//!   IPv6 for 0x86dd, else none. From there on all is as above, but without tunnels.
+//! - **IPv6** (EtherType 0x86dd): version 6, 40 bytes. Hop-by-hop options (0), routing (43), fragment (44),
+//!   authentication (51) and destination options (60) are skipped, at most [`EXTENSION_HEADERS_MAX`] of them, each
+//!   wholly in the packet; `protocol` is the number that the last one read, or the IPv6 header itself, says comes next.
+//! - **Fragments**: nothing after the IP header of a later fragment (fragment offset not 0) is present. In IPv6 no
+//!   header is skipped behind the fragment header of a later fragment. Of several fragment headers that one counts
+//!   which says the most: later, then first, then none.
+//! - **TCP** (protocol 6), 20 bytes; **UDP** (17), 8 bytes; **ICMP** (1, in IPv4 only) and **ICMPv6** (58, in IPv6
+//!   only), 4 bytes.
+//! - **Tunnels**, in the outer headers only: **VXLAN**: UDP to port 4789, 8 bytes, flag I (0x08 in the first byte) set.
+//!   **Geneve**: UDP to port 6081, version 0, 8 bytes and all of its options in the packet. **GRE** (protocol 47),
+//!   version 0, not source-routed (bit 0x4000 of the first 16 bits is 0): 4 bytes, and 4 each for checksum, key and
+//!   sequence number where its flags say so, all in the packet.
+//! - **Inner headers** start with Ethernet in VXLAN; in Geneve and GRE by the protocol field: Ethernet for 0x6558, IPv4
+//!   for 0x0800, IPv6 for 0x86dd, else none. From there on all is as above, but without tunnels.
 
 use crate::policy::{Layer, Type};
 
@@ -100,8 +104,9 @@ pub enum FieldKind {
     GeneveVni,
     /// `geneve protocol`: EtherType of what is inside.
     GeneveProtocol,
-    /// `geneve option CLASS:TYPE`: the first 4 bytes of the first such option's data as a number. Absent if there is no such option among
-    /// the first [`GENEVE_OPTIONS_MAX`], or it has no data, or it or one in front of it is longer than what is left of the options.
+    /// `geneve option CLASS:TYPE`: the first 4 bytes of the first such option's data as a number. Absent if there is no
+    /// such option among the first [`GENEVE_OPTIONS_MAX`], or it has no data, or it or one in front of it is longer
+    /// than what is left of the options.
     GeneveOption {
         /// Its class.
         class: u16,

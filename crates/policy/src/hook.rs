@@ -113,8 +113,9 @@ pub enum Ability {
 impl Hook {
     /// Whether rules can do it there.
     ///
-    /// Netfilter programs have the skb read-only; `cgroup_skb` programs may write mark and priority (`cg_skb_is_valid_access`
-    /// in net/core/filter.c); changes of traits after XDP are TC's, and of the flow region only.
+    /// Netfilter programs have the skb read-only; `cgroup_skb` programs may write mark and priority
+    /// (`cg_skb_is_valid_access` in net/core/filter.c); changes of traits after XDP are TC's, and of the flow region
+    /// only.
     pub const fn can(self, ability: Ability) -> bool {
         match ability {
             Ability::ChangeBlockKey | Ability::RedirectDevice | Ability::Ethernet => {

@@ -1,7 +1,8 @@
 //! The policy language of packet traits: which traits packets get, and what later stages do because of them.
 //!
-//! A policy (`*.traits`) is checked ([`policy::Policy`]), then either compiled to BPF C over `packet_traits/traits.bpf.h` or
-//! interpreted on one packet. This crate knows nothing of attaching; the `traits` command loads what it emits.
+//! A policy (`*.traits`) is checked ([`policy::Policy`]), then either compiled to BPF C over
+//! `packet_traits/traits.bpf.h` or interpreted on one packet. This crate knows nothing of attaching; the `traits`
+//! command loads what it emits.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -47,40 +48,48 @@
 //! }
 //! ```
 //!
-//! **Lines.** A rule or declaration ends with its line or with `;`. Inside `{ }` of a set or map, `( )`, and after `=`, `:` or `,`, `and`, `or`, `not` a
-//! line goes on in the next one; so it does after a `\` at its end.
+//! **Lines.** A rule or declaration ends with its line or with `;`. Inside `{ }` of a set or map, `( )`, and after `=`,
+//! `:` or `,`, `and`, `or`, `not` a line goes on in the next one; so it does after a `\` at its end.
 //!
 //! **Words.** Names of sets, maps, counters and constants are `[a-z_][a-z0-9_]{0,30}`; keys have a registry's names
-//! (`[a-z][a-z0-9_.-]{0,30}`), programs `[a-z][a-z0-9_]{0,14}` that C allows. No name is reserved: what a word is follows from where it
-//! stands. Only a counter cannot be called like an action, since `count drop` counts and drops.
+//! (`[a-z][a-z0-9_.-]{0,30}`), programs `[a-z][a-z0-9_]{0,14}` that C allows. No name is reserved: what a word is
+//! follows from where it stands. Only a counter cannot be called like an action, since `count drop` counts and drops.
 //!
-//! **Constants**: decimal and `0x` numbers; IPv4, IPv6 and MAC addresses; prefixes `10.0.0.0/8`, `fd00::/8` (bits behind the prefix must
-//! be 0); ranges `low-high` of numbers; UUIDs; times `90s`, `1.5s`, `20ms`, `10us`, `5ns`; `"text"` (with `\"` and `\\`); words where a field has some: EtherTypes (`ip ip6 arp vlan`), protocols
-//! (`tcp udp icmp icmpv6 gre ah esp sctp`), DSCP classes (`cs0`–`cs7 af11`–`af43 ef`), `fragment` (`none first later`), TCP flags (`fin syn rst psh ack urg ece cwr`),
-//! ICMP types (those of nftables: `echo-request echo-reply destination-unreachable time-exceeded redirect parameter-problem`, for ICMPv6 also
-//! `nd-neighbor-solicit nd-neighbor-advert nd-router-solicit nd-router-advert packet-too-big`). `$name` is what `define name = …` gave: one constant, or a list in braces. Constants that it is made of come before it; all else may be
-//! declared anywhere.
+//! **Constants**: decimal and `0x` numbers; IPv4, IPv6 and MAC addresses; prefixes `10.0.0.0/8`, `fd00::/8` (bits
+//! behind the prefix must be 0); ranges `low-high` of numbers; UUIDs; times `90s`, `1.5s`, `20ms`, `10us`, `5ns`;
+//! `"text"` (with `\"` and `\\`); words where a field has some: EtherTypes (`ip ip6 arp vlan`), protocols
+//! (`tcp udp icmp icmpv6 gre ah esp sctp`), DSCP classes (`cs0`–`cs7 af11`–`af43 ef`), `fragment` (`none first later`),
+//! TCP flags (`fin syn rst psh ack urg ece cwr`), ICMP types (those of nftables:
+//! `echo-request echo-reply destination-unreachable time-exceeded redirect parameter-problem`, for ICMPv6 also
+//! `nd-neighbor-solicit nd-neighbor-advert nd-router-solicit nd-router-advert packet-too-big`). `$name` is what
+//! `define name = …` gave: one constant, or a list in braces. Constants that it is made of come before it; all else may
+//! be declared anywhere.
 //!
-//! **Types** of sets and maps are those of keys, and of a map's values too. A set's or map's elements are constants of its type; numbers also ranges,
-//! IP addresses also prefixes. The smaller of two ranges, one in the other, counts; others must not overlap. What is looked up in a set or map
-//! is of its type, or a narrower number. Addresses and UUIDs have no order: they are compared by `==`, `!=`, prefixes and sets only.
+//! **Types** of sets and maps are those of keys, and of a map's values too. A set's or map's elements are constants of
+//! its type; numbers also ranges, IP addresses also prefixes. The smaller of two ranges, one in the other, counts;
+//! others must not overlap. What is looked up in a set or map is of its type, or a narrower number. Addresses and UUIDs
+//! have no order: they are compared by `==`, `!=`, prefixes and sets only.
 //!
-//! **Blocks**: `xdp`, `tc ingress`, `tc egress`, `netfilter [ip|ip6] prerouting|input|forward|output|postrouting priority N`, `cgroup ingress`,
-//! `cgroup egress`, `match NAME`, `steer NAME`; then an optional name (for `match` and `steer` it must be there), then `{ rules }`. One `xdp` block at most. A
-//! name may be given to any block; it is its program's name, else that is made from the hook's (`xdp`, `tc_ingress`, `nf_input`, `cgroup_egress`, and
-//! a number if that is taken). Netfilter has one program of a hook and priority.
+//! **Blocks**: `xdp`, `tc ingress`, `tc egress`,
+//! `netfilter [ip|ip6] prerouting|input|forward|output|postrouting priority N`, `cgroup ingress`, `cgroup egress`,
+//! `match NAME`, `steer NAME`; then an optional name (for `match` and `steer` it must be there), then `{ rules }`. One
+//! `xdp` block at most. A name may be given to any block; it is its program's name, else that is made from the hook's
+//! (`xdp`, `tc_ingress`, `nf_input`, `cgroup_egress`, and a number if that is taken). Netfilter has one program of a
+//! hook and priority.
 //!
 //! **Rules**: a condition, which may be left out, then actions.
 //!
 //! ```text
 //! condition = condition "or" condition | condition ["and"] condition | "not" condition | "(" condition ")" | test
-//! test      = field [op] constant | field ["in"] "{" element, … "}" | field ["in"] "@" set | field "!=" (range | prefix | "{" … "}" | "@" set)
+//! test      = field [op] constant | field ["in"] "{" element, … "}" | field ["in"] "@" set
+//!           | field "!=" (range | prefix | "{" … "}" | "@" set)
 //!           | "trait" key "is" "set" | header | field "is" "set" | ("iif" | "oif") ["==" | "!="] ("name" | number)
 //! op        = "==" | "!=" | "<" | "<=" | ">" | ">="
 //! field     = ["inner"] header-field | "length" | "trait" key
 //! ```
 //!
-//! `not` binds strongest, then `and` (which may be left out), then `or`. Fields and headers, with `inner` in front also those inside a tunnel:
+//! `not` binds strongest, then `and` (which may be left out), then `or`. Fields and headers, with `inner` in front also
+//! those inside a tunnel:
 //!
 //! | header | fields |
 //! |---|---|
@@ -97,9 +106,11 @@
 //! | `geneve` | `vni` `protocol`, `option CLASS:TYPE` |
 //! | `gre` | `protocol` `key` |
 //!
-//! `tcp flags syn` asks whether the flag is set, `tcp flags syn|rst` whether one of these is, `tcp flags == syn|ack` whether just these are,
-//! `tcp flags & syn|ack|rst == syn` whether of those in front just these are (`== 0`: none). In `{ }` they are compared as by `==`. `ip protocol`,
-//! `ip6 dscp` and the like are the field of either, and of that header; as a value they are written without it. A header alone asks whether it is there. What a field of an absent header is asked is false, also with `!=`: see [`policy`].
+//! `tcp flags syn` asks whether the flag is set, `tcp flags syn|rst` whether one of these is, `tcp flags == syn|ack`
+//! whether just these are, `tcp flags & syn|ack|rst == syn` whether of those in front just these are (`== 0`: none). In
+//! `{ }` they are compared as by `==`. `ip protocol`, `ip6 dscp` and the like are the field of either, and of that
+//! header; as a value they are written without it. A header alone asks whether it is there. What a field of an absent
+//! header is asked is false, also with `!=`: see [`policy`].
 //!
 //! **Actions**
 //!
@@ -116,9 +127,11 @@
 //! | `redirect cpu VALUE`, `redirect xsk [VALUE]` | to a CPU, to the AF_XDP socket of a queue | `xdp` |
 //! | `member VALUE` | the socket of a SO_REUSEPORT group | `steer` |
 //!
-//! A VALUE is a constant, a field, `trait KEY`, `FIELD map @NAME`, `FIELD map { KEY : VALUE, … }`; in `set` also `unique`, `hash(5-tuple)`, `hash(inner 5-tuple)`,
-//! `time`, `hardware timestamp`, `hardware hash`, `hardware vlan` (the last three in `xdp` only). Numbers may be stored in a wider key, not in a narrower one; `unique` and `hash` in any of numbers without a sign, `time` also in a `u64`. Marks,
-//! priorities, CPUs, queues of AF_XDP and members have 32 bits, the queue mapping has 16. An action whose value is absent is not done.
+//! A VALUE is a constant, a field, `trait KEY`, `FIELD map @NAME`, `FIELD map { KEY : VALUE, … }`; in `set` also
+//! `unique`, `hash(5-tuple)`, `hash(inner 5-tuple)`, `time`, `hardware timestamp`, `hardware hash`, `hardware vlan`
+//! (the last three in `xdp` only). Numbers may be stored in a wider key, not in a narrower one; `unique` and `hash` in
+//! any of numbers without a sign, `time` also in a `u64`. Marks, priorities, CPUs, queues of AF_XDP and members have 32
+//! bits, the queue mapping has 16. An action whose value is absent is not done.
 #![forbid(unsafe_code)]
 
 pub mod check;

@@ -1,7 +1,7 @@
 //! What a compiled policy says of itself to whoever loads it: it is in the object, in the section [`SECTION`], as JSON.
 //!
-//! With it an object can be loaded on a host without clang and without the policy's source: which keys to register, where each program
-//! goes, what is in the tables, which numbers stand for interfaces, and what the counters count.
+//! With it an object can be loaded on a host without clang and without the policy's source: which keys to register,
+//! where each program goes, what is in the tables, which numbers stand for interfaces, and what the counters count.
 
 use object::{Object as _, ObjectSection as _};
 use serde::{Deserialize, Serialize};

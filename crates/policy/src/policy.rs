@@ -9,13 +9,13 @@
 //!
 //! **Absence.** A header that is not in the packet, is cut short, or is malformed is absent with all its fields. A key
 //! without a value is absent, too. A [`Test`] of something absent is false, whatever it asks ([`Condition::Not`] of it
-//! is true). A [`Value`] can be absent as well: the action that needs it is then not done; a [`Verdict`] that needs it is not
-//! taken, and the next rule is looked at.
+//! is true). A [`Value`] can be absent as well: the action that needs it is then not done; a [`Verdict`] that needs it
+//! is not taken, and the next rule is looked at.
 //!
-//! **Order.** A packet meets the rules of a block in order. Where the condition holds, the rule's hits go up by one packet
-//! and its bytes, and its actions are done from left to right; a verdict ends the block. Actions of earlier rules show:
-//! a trait that was set is read with its new value. A block that ends without a verdict accepts (in [`Hook::Match`]: does not match;
-//! in [`Hook::Steer`]: leaves the choice to the kernel).
+//! **Order.** A packet meets the rules of a block in order. Where the condition holds, the rule's hits go up by one
+//! packet and its bytes, and its actions are done from left to right; a verdict ends the block. Actions of earlier
+//! rules show: a trait that was set is read with its new value. A block that ends without a verdict accepts (in
+//! [`Hook::Match`]: does not match; in [`Hook::Steer`]: leaves the choice to the kernel).
 
 use std::ops::Range;
 
@@ -106,6 +106,24 @@ impl Type {
             Type::Flag => 0,
         }
     }
+
+    /// The type of the narrowest key that holds its values.
+    pub const fn key_type(self) -> KeyType {
+        match self {
+            Type::Flag => KeyType::Flag,
+            Type::Unsigned(..=8) => KeyType::U8,
+            Type::Unsigned(..=16) => KeyType::U16,
+            Type::Unsigned(..=32) => KeyType::U32,
+            Type::Unsigned(..=64) => KeyType::U64,
+            Type::Unsigned(_) => KeyType::U128,
+            Type::Signed => KeyType::I64,
+            Type::Ipv4 => KeyType::Ipv4,
+            Type::Ipv6 => KeyType::Ipv6,
+            Type::Mac => KeyType::Mac,
+            Type::Uuid => KeyType::Uuid,
+            Type::Timestamp => KeyType::Timestamp,
+        }
+    }
 }
 
 impl From<KeyType> for Type {
@@ -167,8 +185,8 @@ pub struct Entry {
 pub struct Counter {
     /// Its name.
     pub name: String,
-    /// One pair of numbers for each value of this type, rather than one in all. The values that were counted least recently
-    /// are forgotten where there are more than [`COUNTED_VALUES_MAX`].
+    /// One pair of numbers for each value of this type, rather than one in all. The values that were counted least
+    /// recently are forgotten where there are more than [`COUNTED_VALUES_MAX`].
     pub by: Option<Type>,
 }
 
@@ -341,8 +359,8 @@ pub enum Interface {
 /// What a rule does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Gives a trait a value. One wider than the key loses its high bits: `unique` and `hash` only. Not done where the packet has no
-    /// place for it: at TC, if no XDP program has given it a trait area.
+    /// Gives a trait a value. One wider than the key loses its high bits: `unique` and `hash` only. Not done where the
+    /// packet has no place for it: at TC, if no XDP program has given it a trait area.
     Set {
         /// Which trait.
         key: KeyId,
@@ -369,7 +387,8 @@ pub enum Action {
     Mark(Value),
     /// Sets the packet's priority (`skb->priority`).
     Priority(Value),
-    /// Sets the packet's queue mapping: the transmit queue on egress, the recorded receive queue else (`skb->queue_mapping`).
+    /// Sets the packet's queue mapping: the transmit queue on egress, the recorded receive queue else
+    /// (`skb->queue_mapping`).
     Queue(Value),
     /// Ends the block.
     Verdict(Verdict),

@@ -346,6 +346,23 @@ fn every_action_loads_where_it_can_be_done() {
     }
 }
 
+/// More than one function can take: jumps are short, and the verifier does not follow this many branches in one go.
+#[test]
+fn lookups_that_verdicts_make_load_by_the_thousand() {
+    if !enabled() {
+        return;
+    }
+    let mut draft = Draft::new();
+    let entries = (0..16).map(|number| single(number << 8, number * 3)).collect();
+    let table = draft.table(Some("numbers"), Type::Ipv4, Some(Type::Unsigned(32)), entries);
+    draft.block("many", Hook::Steer);
+    for port in 0..1500 {
+        let value = Value::Lookup { operand: outer(FieldKind::Ipv4Source), table };
+        draft.plain(equal(outer(FieldKind::UdpDestination), port), vec![Action::Verdict(Verdict::Member(value))]);
+    }
+    load_with_each_compiler(&draft, "many lookups");
+}
+
 #[test]
 fn conditions_nest() {
     if !enabled() {

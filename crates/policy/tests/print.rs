@@ -4,26 +4,11 @@ mod common;
 
 use common::{good, robust::placeless};
 use packet_traits_policy::{
-    hook::{Direction, Family, Hook, NetfilterHook},
     interpret::{self, Context, Decision, Outcome},
     policy::{Interface, Policy},
     print::print,
     random::{self, PolicyOptions, Rng},
 };
-
-fn options() -> PolicyOptions {
-    let hooks = vec![
-        Hook::Xdp,
-        Hook::Tc(Direction::Ingress),
-        Hook::Tc(Direction::Egress),
-        Hook::Netfilter { family: None, hook: NetfilterHook::Forward, priority: 0 },
-        Hook::Netfilter { family: Some(Family::Ipv6), hook: NetfilterHook::Input, priority: -1 },
-        Hook::Cgroup(Direction::Ingress),
-        Hook::Match,
-        Hook::Steer,
-    ];
-    PolicyOptions { hooks, hardware: true, ..PolicyOptions::default() }
-}
 
 /// What became of a packet, in words that do not depend on the places of counters and interfaces.
 fn told(policy: &Policy, outcome: &Outcome<'_>) -> String {
@@ -53,7 +38,7 @@ fn context_for(other: &Policy, policy: &Policy, context: &Context) -> Context {
 fn a_printed_policy_means_the_same_and_prints_the_same() {
     for seed in 0..150 {
         let mut rng = Rng::with_seed(seed);
-        let policy = random::policy(&mut rng, &options());
+        let policy = random::policy(&mut rng, &PolicyOptions::everything());
         let text = print(&policy);
         let checked = good(&text).policy;
         assert_eq!(checked.keys.len(), policy.keys.len());

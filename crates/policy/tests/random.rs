@@ -3,26 +3,11 @@
 use std::collections::HashSet;
 
 use packet_traits_policy::{
-    hook::{Ability, Direction, Family, Hook, NetfilterHook},
+    hook::Ability,
     interpret::{self, Decision, Effect},
     policy::{Action, Condition, Operand, Policy, Test, Type, Value},
     random::{self, PolicyOptions, Rng},
 };
-
-const HOOKS: [Hook; 8] = [
-    Hook::Xdp,
-    Hook::Tc(Direction::Ingress),
-    Hook::Tc(Direction::Egress),
-    Hook::Netfilter { family: None, hook: NetfilterHook::Forward, priority: 0 },
-    Hook::Netfilter { family: Some(Family::Ipv6), hook: NetfilterHook::Input, priority: -1 },
-    Hook::Cgroup(Direction::Ingress),
-    Hook::Match,
-    Hook::Steer,
-];
-
-fn options() -> PolicyOptions {
-    PolicyOptions { hooks: HOOKS.to_vec(), hardware: true, ..PolicyOptions::default() }
-}
 
 fn tests<'p>(condition: &'p Condition, found: &mut Vec<&'p Test>) {
     match condition {
@@ -40,7 +25,7 @@ fn assert_fits(policy: &Policy, operand: Operand, value: u128, what: &Test) {
 
 #[test]
 fn policies_keep_the_rules_of_a_checked_policy() {
-    let options = options();
+    let options = PolicyOptions::everything();
     for seed in 0..300 {
         let policy = random::policy(&mut Rng::with_seed(seed), &options);
         for table in &policy.tables {
@@ -91,7 +76,7 @@ fn policies_keep_the_rules_of_a_checked_policy() {
 /// Rules that are never met by a packet would test nothing.
 #[test]
 fn packets_are_met_by_rules_in_every_way() {
-    let options = options();
+    let options = PolicyOptions::everything();
     let (mut looked_at, mut held, mut decided) = (0, 0, HashSet::new());
     let mut effects = HashSet::new();
     let mut set_from = HashSet::new();
@@ -137,7 +122,7 @@ fn packets_are_met_by_rules_in_every_way() {
 fn the_seed_decides() {
     let make = || {
         let mut rng = Rng::with_seed(7);
-        let policy = random::policy(&mut rng, &options());
+        let policy = random::policy(&mut rng, &PolicyOptions::everything());
         (random::packet(&mut rng, &policy, 0), random::context(&mut rng, &policy, 0), policy)
     };
     assert_eq!(make(), make());
@@ -149,8 +134,10 @@ fn a_failing_policy_is_made_smaller_as_long_as_it_fails() {
         let rules = policy.blocks.iter().flat_map(|block| &block.rules);
         rules.filter(|rule| rule.actions.iter().any(|action| matches!(action, Action::Count { .. }))).count()
     };
-    let policy =
-        (0..).map(|seed| random::policy(&mut Rng::with_seed(seed), &options())).find(|p| drops(p) > 4).unwrap();
+    let policy = (0..)
+        .map(|seed| random::policy(&mut Rng::with_seed(seed), &PolicyOptions::everything()))
+        .find(|p| drops(p) > 4)
+        .unwrap();
     let smaller = random::minimise(policy, 10_000, |policy| drops(policy) > 1);
     assert_eq!(drops(&smaller), 2);
     let rules: Vec<_> = smaller.blocks.iter().flat_map(|block| &block.rules).collect();

@@ -1,5 +1,5 @@
-//! How many instructions the verifier goes through for policies of typical and of great size, against the figures of last
-//! time.
+//! How many instructions the verifier goes through for policies of typical and of great size, against the figures of
+//! last time.
 //!
 //! The figures are in `verifier_budget.txt`, so that growth is seen in review. They are those of one kernel and of the
 //! compilers named there; with others, this only prints. What the kernel takes at most must hold everywhere.

@@ -3,7 +3,6 @@
 use std::{
     error::Error,
     fmt::Write as _,
-    net::{Ipv4Addr, Ipv6Addr},
     os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -11,12 +10,9 @@ use std::{
 
 use clap::Args;
 use libbpf_rs::{MapHandle, MapInfo, RingBuffer, RingBufferBuilder};
-use packet_traits::{
-    core::{KeyType, Value},
-    deployment::Deployment,
-    registry::Utc,
-};
+use packet_traits::{deployment::Deployment, registry::Utc};
 use packet_traits_policy::{
+    interpret::to_value,
     log_event::LogEvent,
     manifest::{Manifest, Rule},
 };
@@ -162,7 +158,7 @@ impl Source {
         event.traits.iter().filter_map(|one| {
             let key = self.manifest.keys.get(one.key as usize)?;
             let key_type = key.key_type.parse().ok()?;
-            Some((key.name.as_str(), one.value.map(|number| value(key_type, number).to_string())))
+            Some((key.name.as_str(), one.value.map(|number| to_value(key_type, number).to_string())))
         })
     }
 }
@@ -175,27 +171,6 @@ fn ring(map: &MapHandle, records: Arc<Mutex<Vec<Vec<u8>>>>) -> libbpf_rs::Result
         0
     })?;
     builder.build()
-}
-
-/// A trait's value, from the number that it is in a policy.
-fn value(key_type: KeyType, number: u128) -> Value {
-    match key_type {
-        KeyType::Flag => Value::Flag,
-        KeyType::U8 => Value::U8(number as u8),
-        KeyType::U16 => Value::U16(number as u16),
-        KeyType::U32 => Value::U32(number as u32),
-        KeyType::U64 => Value::U64(number as u64),
-        KeyType::U128 => Value::U128(number),
-        KeyType::I64 => Value::I64(number as i64),
-        KeyType::Ipv4 => Value::Ipv4(Ipv4Addr::from(number as u32)),
-        KeyType::Ipv6 => Value::Ipv6(Ipv6Addr::from(number)),
-        KeyType::Mac => {
-            let [.., a, b, c, d, e, f] = number.to_be_bytes();
-            Value::Mac([a, b, c, d, e, f])
-        }
-        KeyType::Uuid => Value::Uuid(number.to_be_bytes()),
-        KeyType::Timestamp => Value::Timestamp(number as u64),
-    }
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -266,23 +241,4 @@ pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_become_values_of_their_types() {
-        for text in ["10.0.0.1", "fd77::1", "02:00:00:00:00:09", "01234567-89ab-cdef-0123-456789abcdef"] {
-            let (key_type, number) = match text.len() {
-                8 => (KeyType::Ipv4, 0x0a00_0001),
-                7 => (KeyType::Ipv6, 0xfd77 << 112 | 1),
-                17 => (KeyType::Mac, 0x0200_0000_0009),
-                _ => (KeyType::Uuid, 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
-            };
-            assert_eq!(value(key_type, number).to_string(), text);
-        }
-        assert_eq!(value(KeyType::I64, u64::MAX.into()), Value::I64(-1));
-    }
 }

@@ -92,6 +92,9 @@ struct TableJson<'a> {
 }
 
 pub(crate) fn run(command: &Options, global: &Global) -> Outcome {
+    if command.output.as_deref() == Some(Path::new("-")) {
+        return Err("`-` is no file: C goes to standard output without -o, and an object file wants a name".into());
+    }
     if command.output.is_none() && command.emit == Product::Object {
         return Err("say with -o where to write the object file, or with `--emit c` that you want to see its C".into());
     }

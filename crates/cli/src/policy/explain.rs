@@ -48,7 +48,8 @@ Values are text. \"decided_by\" is the number of a rule, or null at the end of a
 pub(crate) struct Options {
     /// Policy file
     file: PathBuf,
-    /// Packet in hexadecimal digits; or a pcap or pcapng file, or one with such digits; or `-` for either on standard input
+    /// Packet in hexadecimal digits; or a pcap or pcapng file, or one with such digits; or `-` for either on standard
+    /// input
     #[arg(short, long, value_name = "HEX|FILE|-")]
     packet: PacketSource,
     /// A packet in hexadecimal digits starts with its IP header, not with its Ethernet header
@@ -159,7 +160,8 @@ fn arriving(policy: &Policy, command: &Options, interfaces: &Interfaces) -> Resu
     })
 }
 
-/// The first of the numbers that stand for names of interfaces; indexes are lower (they are positive numbers of the C type int).
+/// The first of the numbers that stand for names of interfaces; indexes are lower (they are positive numbers of the C
+/// type int).
 const FIRST_NAMED: u32 = 1 << 31;
 
 /// Interfaces by number, though only the host that loads the policy knows their indexes.

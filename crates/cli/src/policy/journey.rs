@@ -1,7 +1,7 @@
 //! A packet's way through the blocks of a policy, as it would be on a host that loads it.
 //!
-//! A block sees the traits that earlier ones have set, and the packet as it is at its hook: at TC without its outermost VLAN tag, which the
-//! kernel takes out on receive; behind that from the IP header on.
+//! A block sees the traits that earlier ones have set, and the packet as it is at its hook: at TC without its outermost
+//! VLAN tag, which the kernel takes out on receive; behind that from the IP header on.
 
 use std::borrow::Cow;
 
@@ -74,7 +74,8 @@ pub(crate) fn run<'p>(policy: &'p Policy, blocks: &[usize], packet: &Captured, a
     stages
 }
 
-/// The packet as it is at a hook, and the tag control word of the VLAN tag that was taken out of it; or why it does not come there.
+/// The packet as it is at a hook, and the tag control word of the VLAN tag that was taken out of it; or why it does not
+/// come there.
 fn at_hook(hook: Hook, packet: &Captured) -> Result<(Cow<'_, [u8]>, Option<u16>), &'static str> {
     let bytes = packet.bytes.as_slice();
     match (packet.link, hook) {

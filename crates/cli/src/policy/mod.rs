@@ -21,8 +21,8 @@ use packet_traits_policy::{
 
 use crate::{Global, output};
 
-/// Reads and checks a policy against the registry, if there is one. What is wrong with it, and what looks wrong, is said
-/// on standard error; the error that comes back only counts it.
+/// Reads and checks a policy against the registry, if there is one. What is wrong with it, and what looks wrong, is
+/// said on standard error; the error that comes back only counts it.
 pub(crate) fn load(file: &Path, global: &Global) -> Result<Checked, Box<dyn Error>> {
     match packet_traits_policy::check::check(file, &Files, &options(global)?) {
         Ok(checked) => {
@@ -36,8 +36,8 @@ pub(crate) fn load(file: &Path, global: &Global) -> Result<Checked, Box<dyn Erro
     }
 }
 
-/// What a policy is checked against: the registry as it is. Without one, or without the right to look, one of the default
-/// layout.
+/// What a policy is checked against: the registry as it is. Without one, or without the right to look, one of the
+/// default layout.
 fn options(global: &Global) -> Result<CheckOptions, RegistryError> {
     let registry = match global.options().open() {
         Ok(registry) => registry,

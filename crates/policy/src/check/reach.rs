@@ -1,9 +1,10 @@
 //! Rules that no packet comes to, and conditions that never hold.
 //!
-//! A condition is taken apart into cases, one of which must hold; a case says of fields, traits and headers which values
-//! they may have. What a test implies is added: who has a TCP port has an IP header with protocol 6. A case in which
-//! something may have no value never holds. A rule is covered by an earlier one that ends the block if each of its cases
-//! lies within one of the earlier rule's. Where a condition has too many cases, or all takes too long, nothing is said.
+//! A condition is taken apart into cases, one of which must hold; a case says of fields, traits and headers which
+//! values they may have. What a test implies is added: who has a TCP port has an IP header with protocol 6. A case in
+//! which something may have no value never holds. A rule is covered by an earlier one that ends the block if each of
+//! its cases lies within one of the earlier rule's. Where a condition has too many cases, or all takes too long,
+//! nothing is said.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

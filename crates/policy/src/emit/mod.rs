@@ -1,12 +1,13 @@
-//! A policy as BPF C over `packet_traits/policy.bpf.h` and `packet_traits/traits.bpf.h`, and the manifest that goes with it.
+//! A policy as BPF C over `packet_traits/policy.bpf.h` and `packet_traits/traits.bpf.h`, and the manifest that goes
+//! with it.
 //!
-//! A block becomes one program and a few functions of its own, all of them global, so that the verifier goes through each
-//! once and forgets what it knew; weak, so that clang does not pass less to them than they say:
+//! A block becomes one program and a few functions of its own, all of them global, so that the verifier goes through
+//! each once and forgets what it knew; weak, so that clang does not pass less to them than they say:
 //!
-//! - `<block>_parse` takes the packet's headers apart, only as deep and only the fields that the block's rules need, and
-//!   keeps them in `struct <block>_packet`.
-//! - `<block>_load` reads the traits that the rules read into `struct <block>_traits`; `<block>_store` writes back those that
-//!   rules changed, when the packet goes on.
+//! - `<block>_parse` takes the packet's headers apart, only as deep and only the fields that the block's rules need,
+//!   and keeps them in `struct <block>_packet`.
+//! - `<block>_load` reads the traits that the rules read into `struct <block>_traits`; `<block>_store` writes back
+//!   those that rules changed, when the packet goes on.
 //! - The rules follow in the program in their order, each under its source as a comment: a condition, then its actions.
 //!
 //! What is verified is in proportion to the policy's size; `policy.bpf.h` says how. Names of blocks, keys and tables
@@ -58,8 +59,8 @@ const CPUS_MAX: u32 = 64;
 /// How to emit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmitOptions {
-    /// XDP hides keep-first traits from GRO before a packet goes on (`trait_seal`). Without, user space sees the whole area of a packet that
-    /// a later program hands to AF_XDP.
+    /// XDP hides keep-first traits from GRO before a packet goes on (`trait_seal`). Without, user space sees the whole
+    /// area of a packet that a later program hands to AF_XDP.
     pub seal: bool,
 }
 
@@ -249,7 +250,7 @@ fn maps(code: &mut Code, policy: &Policy, needs: &[Needs]) {
     }
     for counter in &policy.counters {
         if let Some(by) = counter.by {
-            let key = slot::c_type(slot::key_type(by));
+            let key = slot::c_type(by.key_type());
             map(code, &format!("pt_by_{}", counter.name), "LRU_HASH", COUNTED_VALUES_MAX, key, "struct pt_count");
         }
     }
@@ -289,7 +290,7 @@ fn describe_counter(counter: &crate::policy::Counter, number: usize) -> manifest
         None => manifest::Counter { name, map: "pt_counters".to_owned(), index: Some(number as u32), by: None },
         Some(by) => {
             let map = format!("pt_by_{name}");
-            manifest::Counter { name, map, index: None, by: Some(slot::key_type(by).to_string()) }
+            manifest::Counter { name, map, index: None, by: Some(by.key_type().to_string()) }
         }
     }
 }

@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// The condition that holds for every packet.
+const ALWAYS: &str = "1";
+
 /// What the statements of a rule refer to.
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'s> {
@@ -59,9 +62,10 @@ impl Computed {
 impl Scope<'_> {
     /// Writes a rule, whose number is `number`.
     pub(super) fn rule(&self, code: &mut Code, rule: &Rule, number: usize) {
-        let always = rule.condition == Condition::Always;
+        let condition = self.condition(&rule.condition);
+        let always = condition == ALWAYS;
         if !always {
-            code.open(format_args!("if ({})", self.condition(&rule.condition)));
+            code.open(format_args!("if ({condition})"));
         }
         code.line(format_args!("pt_hit(&hits->rule[{number}], pkt->length);"));
         for action in &rule.actions {
@@ -85,12 +89,20 @@ impl Scope<'_> {
                 Condition::Not(part) => of_condition(scope, part),
             }
         }
+        let of_value = |value: &Value| match value {
+            Value::Lookup { table, .. } => self.tables[table.0].weight(),
+            Value::Hash(_) => 4,
+            _ => 1,
+        };
         let of_action = |action: &Action| match action {
-            Action::Set { value: Value::Lookup { table, .. }, .. }
-            | Action::Mark(Value::Lookup { table, .. })
-            | Action::Priority(Value::Lookup { table, .. })
-            | Action::Queue(Value::Lookup { table, .. }) => self.tables[table.0].weight(),
-            Action::Set { value: Value::Hash(_), .. } | Action::Count { by: Some(_), .. } => 4,
+            Action::Set { value, .. }
+            | Action::Mark(value)
+            | Action::Priority(value)
+            | Action::Queue(value)
+            | Action::Verdict(
+                Verdict::RedirectCpu(value) | Verdict::RedirectXsk(Some(value)) | Verdict::Member(value),
+            ) => of_value(value),
+            Action::Count { by: Some(_), .. } => 4,
             _ => 1,
         };
         1 + of_condition(self, &rule.condition) + rule.actions.iter().map(of_action).sum::<usize>()
@@ -99,7 +111,7 @@ impl Scope<'_> {
     /// A condition, as an expression that can stand alone.
     fn condition(&self, condition: &Condition) -> String {
         match condition {
-            Condition::Always => "1".to_owned(),
+            Condition::Always => ALWAYS.to_owned(),
             Condition::Test(test) => self.test(test),
             Condition::All(parts) => self.joined(parts, " && "),
             Condition::Any(parts) => self.joined(parts, " || "),
@@ -118,8 +130,8 @@ impl Scope<'_> {
     /// A test, as an expression that can stand alone.
     fn test(&self, test: &Test) -> String {
         match *test {
-            Test::Present(Presence::Field(field)) => self.present(Operand::Field(field)).unwrap_or("1".to_owned()),
-            Test::Present(Presence::Trait(key)) => self.present(Operand::Trait(key)).unwrap_or("1".to_owned()),
+            Test::Present(Presence::Field(field)) => self.present(Operand::Field(field)).unwrap_or(ALWAYS.to_owned()),
+            Test::Present(Presence::Trait(key)) => self.present(Operand::Trait(key)).unwrap_or(ALWAYS.to_owned()),
             Test::Compare { operand, comparison, value } => self.compare(operand, comparison, value),
             Test::Between { operand, low, high, negated } => {
                 let (of, number) = (self.policy.type_of(operand), self.number(operand));
@@ -367,7 +379,7 @@ impl Scope<'_> {
             return;
         };
         let declared = self.policy.counters[counter.0].by.unwrap_or_else(|| self.policy.type_of(by));
-        let key_type = slot::key_type(declared);
+        let key_type = declared.key_type();
         let guards: Vec<String> = self.present(by).into_iter().collect();
         let computed = Computed { guards, ..Computed::plain(self.copied(by)) };
         self.with(code, &computed, |code, expression| {

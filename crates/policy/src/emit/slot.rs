@@ -2,26 +2,6 @@
 
 use packet_traits_core::KeyType;
 
-use crate::policy::Type;
-
-/// The type of key that holds values of a type.
-pub(super) fn key_type(of: Type) -> KeyType {
-    match of {
-        Type::Flag => KeyType::Flag,
-        Type::Unsigned(..=8) => KeyType::U8,
-        Type::Unsigned(..=16) => KeyType::U16,
-        Type::Unsigned(..=32) => KeyType::U32,
-        Type::Unsigned(..=64) => KeyType::U64,
-        Type::Unsigned(_) => KeyType::U128,
-        Type::Signed => KeyType::I64,
-        Type::Ipv4 => KeyType::Ipv4,
-        Type::Ipv6 => KeyType::Ipv6,
-        Type::Mac => KeyType::Mac,
-        Type::Uuid => KeyType::Uuid,
-        Type::Timestamp => KeyType::Timestamp,
-    }
-}
-
 /// The C type of a slot: one that binding takes for this type.
 pub(super) fn c_type(of: KeyType) -> &'static str {
     match of {

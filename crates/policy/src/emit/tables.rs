@@ -216,8 +216,8 @@ fn disjoint(table: &Table) -> Vec<Entry> {
 
 /// The prefixes that make up the table's ranges, in order, with what is found under each.
 ///
-/// A prefix that is part of an inner range is never shorter than one of the outer range around it, so the longest counts,
-/// as in the trie; where both are the same, the inner range's.
+/// A prefix that is part of an inner range is never shorter than one of the outer range around it, so the longest
+/// counts, as in the trie; where both are the same, the inner range's.
 fn prefixes(table: &Table, width: u32) -> Vec<(Prefix, u128)> {
     let mut found = std::collections::HashMap::new();
     let mut entries: Vec<&Entry> = table.entries.iter().collect();

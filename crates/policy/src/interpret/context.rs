@@ -7,14 +7,15 @@ use crate::policy::{Hardware, KeyId};
 pub struct Context {
     /// Values of the policy's keys that the packet arrives with, by [`KeyId`]; keys behind the end are absent.
     pub traits: Vec<Option<u128>>,
-    /// The packet arrives with a trait area whose traits can be changed. At XDP, where an area is made when it is needed, this does not
-    /// matter; at TC a packet without one cannot be given traits.
+    /// The packet arrives with a trait area whose traits can be changed. At XDP, where an area is made when it is
+    /// needed, this does not matter; at TC a packet without one cannot be given traits.
     pub has_area: bool,
     /// Index of the interface the packet came in by; `None` where the hook has none.
     pub input: Option<u32>,
     /// Index of the interface it goes out by.
     pub output: Option<u32>,
-    /// Indexes of the interfaces that the policy names, by [`InterfaceId`](crate::policy::InterfaceId); `None` if there is no such interface.
+    /// Indexes of the interfaces that the policy names, by [`InterfaceId`](crate::policy::InterfaceId); `None` if there
+    /// is no such interface.
     pub interfaces: Vec<Option<u32>>,
     /// At TC, the tag control word (priority and id) of a VLAN tag that the kernel has taken out of the packet.
     pub vlan: Option<u16>,

@@ -1,7 +1,8 @@
 //! The meaning of the language as a program: what a block does to one packet, step by step.
 //!
-//! It is written to be read beside [`policy`](crate::policy) and [`field`](crate::field), whose sentences it says again in code, and shares
-//! nothing with the generated programs: a test runs both on the same packets. `traits explain` shows what it finds.
+//! It is written to be read beside [`policy`](crate::policy) and [`field`](crate::field), whose sentences it says again
+//! in code, and shares nothing with the generated programs: a test runs both on the same packets. `traits explain`
+//! shows what it finds.
 //!
 //! | file | what it holds |
 //! |---|---|

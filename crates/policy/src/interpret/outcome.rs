@@ -42,7 +42,8 @@ pub enum Decision {
     RedirectDevice(Interface),
     /// It goes on on this CPU.
     RedirectCpu(u128),
-    /// It goes to the AF_XDP socket of this receive queue, or of its own, if there is such a socket; else it is accepted.
+    /// It goes to the AF_XDP socket of this receive queue, or of its own, if there is such a socket; else it is
+    /// accepted.
     RedirectXsk(Option<u128>),
     /// It goes to this socket of the group.
     Member(u128),
@@ -106,8 +107,8 @@ pub struct ActionStep<'p> {
 /// What an action did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// What it says, with this value: for a trait, the mark, the priority or the queue the one it has now; for `delete` the one it
-    /// had; for `count by` the one it is counted under.
+    /// What it says, with this value: for a trait, the mark, the priority or the queue the one it has now; for `delete`
+    /// the one it had; for `count by` the one it is counted under.
     Done(Option<u128>),
     /// The block ended.
     Decided(Decision),

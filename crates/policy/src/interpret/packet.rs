@@ -125,8 +125,8 @@ fn number(bytes: &[u8]) -> u128 {
 }
 
 impl<'a> Packet<'a> {
-    /// Takes a packet apart, which starts as it does at this hook. `vlan` is the tag control word of a VLAN tag that the kernel has
-    /// taken out of it.
+    /// Takes a packet apart, which starts as it does at this hook. `vlan` is the tag control word of a VLAN tag that
+    /// the kernel has taken out of it.
     pub fn dissect(bytes: &'a [u8], hook: Hook, vlan: Option<u16>) -> Packet<'a> {
         let mut rest = Rest(bytes);
         let mut outer = Headers::default();

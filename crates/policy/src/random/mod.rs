@@ -1,7 +1,8 @@
-//! Random policies, packets and circumstances, for tests: everything a checked policy can say, and packets that its rules match.
+//! Random policies, packets and circumstances, for tests: everything a checked policy can say, and packets that its
+//! rules match.
 //!
-//! Behind the feature `random`. What is made depends on the generator's seed only, so a test that prints the seed of a failing case can be
-//! run on it again; [`minimise`] makes the policy of such a case smaller.
+//! Behind the feature `random`. What is made depends on the generator's seed only, so a test that prints the seed of a
+//! failing case can be run on it again; [`minimise`] makes the policy of such a case smaller.
 
 mod numbers;
 mod packet;

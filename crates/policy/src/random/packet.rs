@@ -1,4 +1,5 @@
-//! Random packets and circumstances: valid ones of every kind, whose fields have the values that a policy's rules ask for, and odd ones.
+//! Random packets and circumstances: valid ones of every kind, whose fields have the values that a policy's rules ask
+//! for, and odd ones.
 
 use fastrand::Rng;
 
@@ -10,7 +11,8 @@ use crate::{
     policy::{KeyId, Layer, Operand, Policy},
 };
 
-/// A random packet for a block, starting as packets do at its hook. It may be cut short, or have wrong bits, or be anything.
+/// A random packet for a block, starting as packets do at its hook. It may be cut short, or have wrong bits, or be
+/// anything.
 pub fn packet(rng: &mut Rng, policy: &Policy, block: usize) -> Vec<u8> {
     let constants = Constants::of(policy, block);
     let mut builder = Builder { rng, policy, constants, layer: Layer::Outer, bytes: Vec::new() };
@@ -41,8 +43,8 @@ pub fn packet(rng: &mut Rng, policy: &Policy, block: usize) -> Vec<u8> {
     bytes
 }
 
-/// The circumstances in which a packet comes to a block: traits, interfaces and what the network card says. Time and `unique` are 0, and the
-/// packet is in no sample.
+/// The circumstances in which a packet comes to a block: traits, interfaces and what the network card says. Time and
+/// `unique` are 0, and the packet is in no sample.
 pub fn context(rng: &mut Rng, policy: &Policy, block: usize) -> Context {
     let constants = Constants::of(policy, block);
     let hook = policy.blocks[block].hook;

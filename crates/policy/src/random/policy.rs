@@ -17,7 +17,8 @@ use crate::{
     source::Span,
 };
 
-/// Bytes of a region that random keys take at most, so that they fit a registry of the default sizes whatever their order.
+/// Bytes of a region that random keys take at most, so that they fit a registry of the default sizes whatever their
+/// order.
 const REGION_BYTES: usize = 40;
 
 /// What random policies are like.
@@ -36,6 +37,23 @@ pub struct PolicyOptions {
 impl Default for PolicyOptions {
     fn default() -> Self {
         PolicyOptions { hooks: vec![Hook::Xdp], rules: 1..=8, large_table: 500, hardware: false }
+    }
+}
+
+impl PolicyOptions {
+    /// A block of every kind, and all that rules can say.
+    pub fn everything() -> PolicyOptions {
+        let hooks = vec![
+            Hook::Xdp,
+            Hook::Tc(Direction::Ingress),
+            Hook::Tc(Direction::Egress),
+            Hook::Netfilter { family: None, hook: NetfilterHook::Forward, priority: 0 },
+            Hook::Netfilter { family: Some(Family::Ipv6), hook: NetfilterHook::Input, priority: -1 },
+            Hook::Cgroup(Direction::Ingress),
+            Hook::Match,
+            Hook::Steer,
+        ];
+        PolicyOptions { hooks, hardware: true, ..PolicyOptions::default() }
     }
 }
 
@@ -247,7 +265,7 @@ impl Writer<'_> {
         }
         let number = self.policy.tables.len();
         let (name, key) = if chance(self.rng, 60) {
-            (Some(format!("table{number}")), Type::from(key_type_of(operand_type)))
+            (Some(format!("table{number}")), Type::from(operand_type.key_type()))
         } else {
             (None, operand_type)
         };
@@ -378,7 +396,7 @@ impl Writer<'_> {
                 if self.policy.type_of(operand) == Type::Flag {
                     return Value::Constant(of_type(self.rng, wanted));
                 }
-                let found = Type::from(key_type_of(wanted));
+                let found = Type::from(wanted.key_type());
                 let found = if found.bits() > wanted.bits() { Type::Unsigned(8) } else { found };
                 Value::Lookup { operand, table: self.table(operand, Some(found)) }
             }
@@ -410,7 +428,7 @@ impl Writer<'_> {
             None => {
                 let by = if chance(self.rng, 50) { Some(self.operand()) } else { None };
                 let by = by.map(|operand| self.policy.type_of(operand)).filter(|by| *by != Type::Flag);
-                let by = by.map(|by| Type::from(key_type_of(by)));
+                let by = by.map(|by| Type::from(by.key_type()));
                 self.policy.counters.push(Counter { name: format!("counter{number}"), by });
                 by
             }
@@ -474,24 +492,6 @@ fn fits(narrow: Type, wide: Type) -> bool {
     match (narrow, wide) {
         (Type::Unsigned(narrow), Type::Unsigned(wide)) => narrow <= wide,
         (narrow, wide) => narrow == wide,
-    }
-}
-
-/// The type of the narrowest key that holds values of a type.
-fn key_type_of(value_type: Type) -> KeyType {
-    match value_type {
-        Type::Unsigned(0..=8) => KeyType::U8,
-        Type::Unsigned(9..=16) => KeyType::U16,
-        Type::Unsigned(17..=32) => KeyType::U32,
-        Type::Unsigned(33..=64) => KeyType::U64,
-        Type::Unsigned(_) => KeyType::U128,
-        Type::Signed => KeyType::I64,
-        Type::Ipv4 => KeyType::Ipv4,
-        Type::Ipv6 => KeyType::Ipv6,
-        Type::Mac => KeyType::Mac,
-        Type::Uuid => KeyType::Uuid,
-        Type::Timestamp => KeyType::Timestamp,
-        Type::Flag => KeyType::Flag,
     }
 }
 

@@ -4,7 +4,8 @@ use crate::policy::{Condition, Policy, Rule};
 
 /// The smallest policy found that still fails, starting from one that does and asking `fails` at most `tries` times.
 ///
-/// Rules, actions and parts of conditions are left out one after the other. Blocks, keys, tables and counters keep their places.
+/// Rules, actions and parts of conditions are left out one after the other. Blocks, keys, tables and counters keep
+/// their places.
 pub fn minimise(mut policy: Policy, tries: usize, mut fails: impl FnMut(&Policy) -> bool) -> Policy {
     let mut left = tries;
     'smaller: loop {
