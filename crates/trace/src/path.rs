@@ -82,6 +82,8 @@ pub enum Detail {
         pid: u32,
         /// The process's name.
         comm: String,
+        /// The socket's cookie; 0 if it is not known.
+        socket: u64,
     },
     /// Where it was freed.
     Freed(u64),
@@ -428,7 +430,12 @@ fn detail_of(event: &Event<'_>) -> Detail {
         Point::Icmp => event.icmp().map_or(Detail::None, |(kind, code)| Detail::Icmp(kind, code)),
         Point::Deliver => {
             let (pid, comm) = event.process().unwrap_or_default();
-            Detail::Delivered { bytes: event.delivered().unwrap_or(0), pid, comm: comm.to_owned() }
+            Detail::Delivered {
+                bytes: event.delivered().unwrap_or(0),
+                pid,
+                comm: comm.to_owned(),
+                socket: event.socket(),
+            }
         }
         Point::Consume => Detail::Freed(event.place()),
         Point::Drop => Detail::Dropped { reason: event.reason(), place: event.place() },

@@ -192,6 +192,9 @@ struct net_device___trace {
 
 struct sock_common___trace {
 	struct possible_net_t___trace skc_net;
+	struct {
+		__s64 counter;
+	} skc_cookie; /* 0 until someone asks for it */
 };
 
 struct sock___trace {
