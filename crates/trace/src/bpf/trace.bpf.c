@@ -190,7 +190,7 @@ static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *v
 		if (at)
 			entered = __trait_kernel_word(at, 0);
 	}
-	if (config.slower_ns && (!entered || now - entered < config.slower_ns))
+	if (config.slower_ns && !late(now, entered))
 		return 1;
 	if (config.only_drops && detail->point != POINT_DROP)
 		return 1;
@@ -598,7 +598,7 @@ static __always_inline void report_delivery(const struct waiting *w, const struc
 	__u64 at = early ? w->early_at : bpf_ktime_get_ns();
 	struct event *e;
 
-	if (config.only_drops || (config.slower_ns && at - packet->entered < config.slower_ns))
+	if (config.only_drops || (config.slower_ns && !late(at, packet->entered)))
 		return;
 	e = reserve(POINT_DELIVER);
 	if (!e)

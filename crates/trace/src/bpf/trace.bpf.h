@@ -326,6 +326,12 @@ static __always_inline _Bool traits_hold(const struct trait_view *view)
 	return 1;
 }
 
+/* Whether a packet that entered then is late; not if that is not known, or is of another clock and still to come. */
+static __always_inline _Bool late(__u64 now, __u64 entered)
+{
+	return entered && now >= entered && now - entered >= config.slower_ns;
+}
+
 /*
  * Reporting.
  */
