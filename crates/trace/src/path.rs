@@ -394,6 +394,8 @@ impl Packet {
             }
             skb => match self.buffers.iter().position(|known| *known == skb) {
                 Some(copy) => copy as u16,
+                // an id that many packets share, as one of a flow, has ever new buffers
+                None if self.buffers.len() >= STEPS_MAX => STEPS_MAX as u16,
                 None => {
                     self.buffers.push(skb);
                     (self.buffers.len() - 1) as u16
