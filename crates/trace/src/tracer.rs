@@ -94,6 +94,9 @@ pub struct Options {
     pub only_drops: bool,
     /// Report what is older than that when it is seen.
     pub slower: Option<Duration>,
+    /// Report all else as well, if packets that are slow are to be told by their [`Packet::duration`](crate::Packet::duration),
+    /// so that their whole paths are known.
+    pub whole_paths: bool,
     /// Report one packet in so many.
     pub sample: u32,
     /// Bytes of each packet that are reported, at most [`CAPTURE_MAX`].
@@ -116,6 +119,7 @@ impl Default for Options {
             conditions: Vec::new(),
             only_drops: false,
             slower: None,
+            whole_paths: false,
             sample: 1,
             capture: 96,
             standby: false,
@@ -684,7 +688,7 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Conf
         id: place(id),
         entered: entered.map(place).unwrap_or_default(),
         run,
-        slower_ns: options.slower.map_or(0, |time| time.as_nanos() as u64),
+        slower_ns: options.slower.filter(|_| !options.whole_paths).map_or(0, |time| time.as_nanos() as u64),
         sample: options.sample,
         event_len: lens.iter().sum::<usize>().next_multiple_of(8) as u32,
         flow_slots: keys.flow_slots as u32,
