@@ -276,6 +276,8 @@ pub struct Tracer<'r> {
     events: MapHandle,
     keys: Keys,
     run: u64,
+    /// So many events fit into the ring buffer.
+    ring_events: usize,
     notes: RefCell<Vec<String>>,
     _own_keys: Option<OwnKeys<'r>>,
 }
@@ -322,6 +324,7 @@ impl<'r> Tracer<'r> {
             events,
             keys,
             run,
+            ring_events: options.ring_len / EVENT_LEN + 1,
             notes: RefCell::new(notes),
             _own_keys: own_keys,
         };
@@ -507,17 +510,20 @@ impl<'r> Tracer<'r> {
                 0
             })
             .map_err(libbpf("map the ring buffer"))?;
-        Ok(Reader { ring: builder.build().map_err(libbpf("map the ring buffer"))? })
+        let ring = builder.build().map_err(libbpf("map the ring buffer"))?;
+        Ok(Reader { ring, at_once: self.ring_events })
     }
 }
 
 /// The reading end of the ring buffer.
 pub struct Reader<'a> {
     ring: RingBuffer<'a>,
+    at_once: usize,
 }
 
 impl Reader<'_> {
-    /// Takes everything that was reported so far, and returns how much that was.
+    /// Takes everything that was reported so far, and returns how much that was. It comes back also if events are reported
+    /// faster than `sink` takes them: no more than a full ring buffer is taken at a time.
     ///
     /// The programs wake nobody, which would cost them more than the rest of their work: read again after a few
     /// milliseconds.
@@ -525,7 +531,7 @@ impl Reader<'_> {
     /// # Errors
     /// libbpf failed.
     pub fn read(&self) -> Result<usize, TraceError> {
-        let count = self.ring.consume_raw();
+        let count = self.ring.consume_raw_n(self.at_once);
         usize::try_from(count).map_err(|_| TraceError::System {
             action: "read events".to_owned(),
             source: io::Error::from_raw_os_error(-count),
