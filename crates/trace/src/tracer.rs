@@ -278,6 +278,7 @@ pub struct Tracer<'r> {
     run: u64,
     /// So many events fit into the ring buffer.
     ring_events: usize,
+    only_drops: bool,
     notes: RefCell<Vec<String>>,
     _own_keys: Option<OwnKeys<'r>>,
 }
@@ -325,6 +326,7 @@ impl<'r> Tracer<'r> {
             keys,
             run,
             ring_events: options.ring_len / EVENT_LEN + 1,
+            only_drops: options.only_drops,
             notes: RefCell::new(notes),
             _own_keys: own_keys,
         };
@@ -369,23 +371,27 @@ impl<'r> Tracer<'r> {
 
     fn attach(&self, namespaces: &[Namespace], interfaces: &[Place]) -> Result<(), TraceError> {
         let mut attachments = self.attachments.borrow_mut();
-        for name in TRACEPOINTS {
+        for name in TRACEPOINTS.into_iter().filter(|name| self.needs(name)) {
             let Some(program) = self.trace.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
             attachments.push(tracepoint::attach(program.as_fd())?);
         }
         match cgroup::cgroup_root() {
+            _ if !self.needs("trace_cgroup") => {}
             Ok(root) => {
                 let program = fd_of(&self.trace, "trace_cgroup")?;
                 attachments.push(cgroup::attach_path(program.as_fd(), root, CgroupHook::Ingress)?);
             }
             Err(error) => self.note(format!("{error}: sockets' queues and delivery of datagrams are not seen")),
         }
-        for namespace in namespaces {
+        for namespace in namespaces.iter().filter(|_| !self.only_drops) {
             self.attach_netfilter(namespace, &mut attachments)?;
         }
         for (namespace, interface) in interfaces {
             for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)]
             {
+                if !self.needs(name) {
+                    continue;
+                }
                 let program = fd_of(&self.trace, name)?;
                 let options = TcxOptions::new(direction).position(Position::First);
                 let attached = namespace.enter(|| tcx::attach(program.as_fd(), interface.index, &options));
@@ -393,6 +399,17 @@ impl<'r> Tracer<'r> {
             }
         }
         Ok(())
+    }
+
+    /// Whether this program is of use. For drops only, few are: those that see drops, and those that let an id survive a
+    /// second XDP program of the tracer.
+    fn needs(&self, program: &str) -> bool {
+        !self.only_drops
+            || match program {
+                "trace_drop" => true,
+                "trace_receive" | "trace_tc_ingress" => self.assign.is_some(),
+                _ => false,
+            }
     }
 
     fn note(&self, note: String) {
