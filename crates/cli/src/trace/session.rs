@@ -86,6 +86,7 @@ impl Session {
             names,
             outputs,
             slower,
+            count: ends.events,
             failed: None,
         });
         let reader = tracer.reader(|event| state.borrow_mut().add(&event))?;
@@ -142,12 +143,14 @@ struct State<'o> {
     outputs: &'o mut Outputs,
     /// Only packets that took longer count, with their whole paths.
     slower: Option<Duration>,
+    /// Events after which no more are taken.
+    count: Option<u64>,
     failed: Option<Box<dyn Error>>,
 }
 
 impl State<'_> {
     fn add(&mut self, event: &Event<'_>) {
-        if self.failed.is_some() {
+        if self.failed.is_some() || self.count.is_some_and(|count| self.summary.events >= count) {
             return;
         }
         let Some((added, packet)) = self.paths.add(event) else { return };
