@@ -8,6 +8,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::PathBuf,
     process::{Child, ChildStderr, Command, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -353,8 +354,62 @@ fn it_ends_by_itself_after_so_many_events_or_seconds() {
         let mut out = String::new();
         tracing.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
         assert!(tracing.child.wait().unwrap().success());
-        assert_eq!(objects(&out).last().unwrap()["type"], "summary", "{limit:?}");
+        let objects = objects(&out);
+        assert_eq!(objects.last().unwrap()["type"], "summary", "{limit:?}");
+        assert!(limit[0] != "--count" || of_type(&objects, "event").len() == 3, "{limit:?}");
     }
+}
+
+#[test]
+fn a_slow_packet_is_shown_with_its_whole_path() {
+    let Some(rig) = Rig::new("slow") else { return };
+    let tracing = rig.start(&["--json", "--per-packet", "--slower", "200000", "proto == udp"]);
+    rig.traffic();
+    let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 0)).unwrap();
+    send_numbered(&socket, rig.pair.rx().addr(Family::V4, SERVED), 7..8, 64).unwrap();
+    thread::sleep(Duration::from_millis(250));
+    assert_eq!(recv_numbered(&rig.server).unwrap(), 7);
+    let objects = objects(&tracing.end());
+    let slow: Vec<_> = of_type(&objects, "packet")
+        .into_iter()
+        .filter(|packet| packet["steps"].as_array().unwrap().iter().any(|step| step["point"] == "deliver"))
+        .collect();
+    let all = of_type(&objects, "packet");
+    assert!(all.iter().all(|packet| packet["duration_ns"].as_u64().unwrap() >= 200_000_000), "{all:?}");
+    let [last] = slow[slow.len().saturating_sub(1)..] else { panic!("none is slow: {objects:?}") };
+    let points: Vec<_> = last["steps"].as_array().unwrap().iter().map(|step| step["point"].as_str().unwrap()).collect();
+    for point in ["xdp", "local-in", "cgroup", "deliver"] {
+        assert!(points.contains(&point), "{points:?}");
+    }
+    let deliver = last["steps"].as_array().unwrap().iter().find(|step| step["point"] == "deliver").unwrap();
+    assert!(deliver["socket"].is_string(), "{deliver}");
+    assert_eq!(objects.last().unwrap()["packets"], all.len() as u64, "the numbers are of slow packets");
+}
+
+#[test]
+fn ctrl_c_ends_it_in_a_flood_that_it_cannot_keep_up_with() {
+    let Some(rig) = Rig::new("flood") else { return };
+    let tracing = rig.start(&["--json", "--buffer", "1", "proto == udp"]);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (tx, rx) = (rig.pair.tx(), rig.pair.rx());
+            let socket = udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                send_numbered(&socket, rx.addr(Family::V4, CLOSED), 0..200, 64).unwrap();
+            }
+        });
+        thread::sleep(Duration::from_millis(700));
+        let started = Instant::now();
+        // the flood goes on until it has ended
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| tracing.end()));
+        let took = started.elapsed();
+        stop.store(true, Ordering::Relaxed);
+        let objects = objects(&ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        assert_eq!(objects.last().unwrap()["type"], "summary");
+        assert!(took < Duration::from_secs(60), "{took:?}");
+    });
+    assert!(!rig.has_xdp());
 }
 
 #[test]

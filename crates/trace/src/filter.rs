@@ -313,6 +313,26 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,40}") {
+            let _ = header(&text);
+        }
+
+        #[test]
+        fn no_condition_makes_it_panic(
+            field in "family|proto|src|dst|host|sport|dport|port|len",
+            sign in "==|!=|<|<=|>|>=|=",
+            value in "[0-9a-f.:/+-]{0,30}|[0-9]{1,22}|[0-9]{1,3}(\\.[0-9]{1,3}){3}/[0-9]{1,3}|\\PC{1,8}",
+        ) {
+            let text = format!("{field}{sign}{value}");
+            if let Ok(condition) = text.parse::<Condition>() {
+                let _ = condition.about_headers();
+                proptest::prop_assert_eq!(condition.to_string().parse::<Condition>(), Ok(condition));
+            }
+        }
+    }
+
     #[test]
     fn a_prefix_masks_what_is_behind_it() {
         let kernel = header("dst == 10.1.255.7/18").unwrap();

@@ -82,6 +82,8 @@ pub enum Detail {
         pid: u32,
         /// The process's name.
         comm: String,
+        /// The socket's cookie; 0 if it is not known.
+        socket: u64,
     },
     /// Where it was freed.
     Freed(u64),
@@ -392,6 +394,8 @@ impl Packet {
             }
             skb => match self.buffers.iter().position(|known| *known == skb) {
                 Some(copy) => copy as u16,
+                // an id that many packets share, as one of a flow, has ever new buffers
+                None if self.buffers.len() >= STEPS_MAX => STEPS_MAX as u16,
                 None => {
                     self.buffers.push(skb);
                     (self.buffers.len() - 1) as u16
@@ -428,7 +432,12 @@ fn detail_of(event: &Event<'_>) -> Detail {
         Point::Icmp => event.icmp().map_or(Detail::None, |(kind, code)| Detail::Icmp(kind, code)),
         Point::Deliver => {
             let (pid, comm) = event.process().unwrap_or_default();
-            Detail::Delivered { bytes: event.delivered().unwrap_or(0), pid, comm: comm.to_owned() }
+            Detail::Delivered {
+                bytes: event.delivered().unwrap_or(0),
+                pid,
+                comm: comm.to_owned(),
+                socket: event.socket(),
+            }
         }
         Point::Consume => Detail::Freed(event.place()),
         Point::Drop => Detail::Dropped { reason: event.reason(), place: event.place() },

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     event::Event,
     histogram::Histogram,
-    path::{Added, Outcome, Packet},
+    path::{Added, Detail, Outcome, Packet},
     point::Point,
 };
 
@@ -93,18 +93,42 @@ impl Summary {
         match event.point() {
             Point::Deliver => self.delivered += u64::from(first(packet, Point::Deliver)),
             Point::Drop => {
-                self.dropped += 1;
-                let place = DropPlace {
+                self.add_drop(DropPlace {
                     reason: event.reason(),
                     place: event.place(),
                     netns: packet.step_of(event).map_or(0, |step| step.netns),
-                };
-                if self.drops.len() < DROPS_MAX || self.drops.contains_key(&place) {
-                    *self.drops.entry(place).or_default() += 1;
-                }
+                });
             }
             Point::GroResult => self.merged += u64::from(packet.outcome == Outcome::Merged),
             _ => {}
+        }
+    }
+
+    /// Counts a whole path, instead of each event by [`add`](Summary::add). Steps that were not kept are not counted.
+    pub fn add_path(&mut self, packet: &Packet) {
+        self.packets += 1;
+        self.retransmits += u64::from(packet.retransmit_of.is_some());
+        self.delivered += u64::from(packet.steps.iter().any(|step| step.point == Point::Deliver));
+        self.merged += u64::from(packet.steps.iter().any(|step| matches!(step.detail, Detail::Merged(_))));
+        let mut before = None;
+        for step in &packet.steps {
+            self.events += 1;
+            let point = self.points.entry(step.point).or_default();
+            point.events += 1;
+            point.since_entered.add(step.at.saturating_sub(packet.entered));
+            if let Some(before) = before.replace(step.at) {
+                point.since_step.add(step.at.saturating_sub(before));
+            }
+            if let Detail::Dropped { reason, place } = step.detail {
+                self.add_drop(DropPlace { reason, place, netns: step.netns });
+            }
+        }
+    }
+
+    fn add_drop(&mut self, place: DropPlace) {
+        self.dropped += 1;
+        if self.drops.len() < DROPS_MAX || self.drops.contains_key(&place) {
+            *self.drops.entry(place).or_default() += 1;
         }
     }
 

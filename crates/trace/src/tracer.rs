@@ -94,6 +94,9 @@ pub struct Options {
     pub only_drops: bool,
     /// Report what is older than that when it is seen.
     pub slower: Option<Duration>,
+    /// Report all else as well, if packets that are slow are to be told by their [`Packet::duration`](crate::Packet::duration),
+    /// so that their whole paths are known.
+    pub whole_paths: bool,
     /// Report one packet in so many.
     pub sample: u32,
     /// Bytes of each packet that are reported, at most [`CAPTURE_MAX`].
@@ -116,6 +119,7 @@ impl Default for Options {
             conditions: Vec::new(),
             only_drops: false,
             slower: None,
+            whole_paths: false,
             sample: 1,
             capture: 96,
             standby: false,
@@ -272,6 +276,9 @@ pub struct Tracer<'r> {
     events: MapHandle,
     keys: Keys,
     run: u64,
+    /// So many events fit into the ring buffer.
+    ring_events: usize,
+    only_drops: bool,
     notes: RefCell<Vec<String>>,
     _own_keys: Option<OwnKeys<'r>>,
 }
@@ -318,6 +325,8 @@ impl<'r> Tracer<'r> {
             events,
             keys,
             run,
+            ring_events: options.ring_len / EVENT_LEN + 1,
+            only_drops: options.only_drops,
             notes: RefCell::new(notes),
             _own_keys: own_keys,
         };
@@ -362,23 +371,27 @@ impl<'r> Tracer<'r> {
 
     fn attach(&self, namespaces: &[Namespace], interfaces: &[Place]) -> Result<(), TraceError> {
         let mut attachments = self.attachments.borrow_mut();
-        for name in TRACEPOINTS {
+        for name in TRACEPOINTS.into_iter().filter(|name| self.needs(name)) {
             let Some(program) = self.trace.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
             attachments.push(tracepoint::attach(program.as_fd())?);
         }
         match cgroup::cgroup_root() {
+            _ if !self.needs("trace_cgroup") => {}
             Ok(root) => {
                 let program = fd_of(&self.trace, "trace_cgroup")?;
                 attachments.push(cgroup::attach_path(program.as_fd(), root, CgroupHook::Ingress)?);
             }
             Err(error) => self.note(format!("{error}: sockets' queues and delivery of datagrams are not seen")),
         }
-        for namespace in namespaces {
+        for namespace in namespaces.iter().filter(|_| !self.only_drops) {
             self.attach_netfilter(namespace, &mut attachments)?;
         }
         for (namespace, interface) in interfaces {
             for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)]
             {
+                if !self.needs(name) {
+                    continue;
+                }
                 let program = fd_of(&self.trace, name)?;
                 let options = TcxOptions::new(direction).position(Position::First);
                 let attached = namespace.enter(|| tcx::attach(program.as_fd(), interface.index, &options));
@@ -386,6 +399,17 @@ impl<'r> Tracer<'r> {
             }
         }
         Ok(())
+    }
+
+    /// Whether this program is of use. For drops only, few are: those that see drops, and those that let an id survive a
+    /// second XDP program of the tracer.
+    fn needs(&self, program: &str) -> bool {
+        !self.only_drops
+            || match program {
+                "trace_drop" => true,
+                "trace_receive" | "trace_tc_ingress" => self.assign.is_some(),
+                _ => false,
+            }
     }
 
     fn note(&self, note: String) {
@@ -503,17 +527,20 @@ impl<'r> Tracer<'r> {
                 0
             })
             .map_err(libbpf("map the ring buffer"))?;
-        Ok(Reader { ring: builder.build().map_err(libbpf("map the ring buffer"))? })
+        let ring = builder.build().map_err(libbpf("map the ring buffer"))?;
+        Ok(Reader { ring, at_once: self.ring_events })
     }
 }
 
 /// The reading end of the ring buffer.
 pub struct Reader<'a> {
     ring: RingBuffer<'a>,
+    at_once: usize,
 }
 
 impl Reader<'_> {
-    /// Takes everything that was reported so far, and returns how much that was.
+    /// Takes everything that was reported so far, and returns how much that was. It comes back also if events are reported
+    /// faster than `sink` takes them: no more than a full ring buffer is taken at a time.
     ///
     /// The programs wake nobody, which would cost them more than the rest of their work: read again after a few
     /// milliseconds.
@@ -521,7 +548,7 @@ impl Reader<'_> {
     /// # Errors
     /// libbpf failed.
     pub fn read(&self) -> Result<usize, TraceError> {
-        let count = self.ring.consume_raw();
+        let count = self.ring.consume_raw_n(self.at_once);
         usize::try_from(count).map_err(|_| TraceError::System {
             action: "read events".to_owned(),
             source: io::Error::from_raw_os_error(-count),
@@ -684,7 +711,7 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Conf
         id: place(id),
         entered: entered.map(place).unwrap_or_default(),
         run,
-        slower_ns: options.slower.map_or(0, |time| time.as_nanos() as u64),
+        slower_ns: options.slower.filter(|_| !options.whole_paths).map_or(0, |time| time.as_nanos() as u64),
         sample: options.sample,
         event_len: lens.iter().sum::<usize>().next_multiple_of(8) as u32,
         flow_slots: keys.flow_slots as u32,

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use common::{Home, enabled, in_namespaces, points, start, watch};
 use packet_traits_lab::{
@@ -78,6 +78,16 @@ fn every_byte_of_a_merged_flow_is_delivered_by_packets_that_were_followed() {
         })
         .sum();
     assert_eq!(delivered, BYTES);
+    let sockets: BTreeSet<u64> = seen
+        .packets
+        .iter()
+        .flat_map(|packet| &packet.steps)
+        .filter_map(|step| match &step.detail {
+            Detail::Delivered { socket, .. } => Some(*socket),
+            _ => None,
+        })
+        .collect();
+    assert!(sockets.len() == 1 && !sockets.contains(&0), "the connection's socket is named: {sockets:?}");
     let merged = seen.packets.iter().map(|packet| u64::from(packet.merged)).sum::<u64>();
     assert_eq!(merged, seen.summary.merged, "each merged packet is a part of one that is known");
 }

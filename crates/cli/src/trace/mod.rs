@@ -76,13 +76,18 @@ tunnels and NAT; else at every point.
 
 A ~ in front of a packet: the kernel said that it happened, but not to which
 packet; that is known by what the CPU was at, or by the order in the socket's
-queue. XDP programs of others are not seen: they leave no trace of a packet.
+queue. XDP programs of others are not seen: the
+kernel's tracepoints xdp:* tell that a packet was redirected or refused, not which.
+
+--slower tells, in lines of events, at which points a packet was late already. With
+--per-packet or --summary, and without -w, packets that took longer as a whole are
+shown with all their steps; for that, the kernel reports the steps of all packets.
 
 With --json, objects of type start, event (or packet), lost and summary, each
 with a version v; new members may come, none goes without a new version.
 
-Ctrl-C ends it and prints the numbers. Exit status: 0 also after Ctrl-C, 1 it
-could not run, 2 wrong usage.";
+Ctrl-C ends it and prints the numbers. Exit status: 0 also after Ctrl-C, 130 if that
+came before tracing had started, 1 it could not run, 2 wrong usage.";
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let view = match (options.per_packet, options.summary) {
@@ -90,7 +95,9 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         (_, true) => View::Summary,
         _ => View::Events,
     };
-    let session = Session::prepare(&options.what, global)?;
+    let mut session = Session::prepare(&options.what, global)?;
+    // a pcapng file is written event by event
+    session.options.whole_paths = view != View::Events && options.write.is_none();
     let files = Files { pcapng: options.write.clone(), chrome: options.chrome.clone(), html: options.html.clone() };
     let mut outputs = Outputs::open(view, options.json, &files)?;
     session.run(&Ends { events: options.count, seconds: options.duration }, &mut outputs)

@@ -72,6 +72,7 @@ impl What {
             conditions: self.conditions.clone(),
             only_drops: self.only_drops,
             slower: self.slower.map(Duration::from_micros),
+            whole_paths: false,
             sample: self.sample,
             capture: self.capture,
             standby: self.standby,

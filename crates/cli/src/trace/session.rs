@@ -9,10 +9,14 @@ use std::{
 
 use packet_traits::registry::{Registry, RegistryError};
 use packet_traits_lab::Bpffs;
-use packet_traits_trace::{Event, ID_KEY, Names, Options, Paths, Summary, Tracer, write::Clock};
+use packet_traits_trace::{Event, ID_KEY, Names, Options, Packet, Paths, Summary, Tracer, write::Clock};
 
 use super::{options::What, outputs::Outputs};
-use crate::{Global, Outcome, interrupt::Interrupt, output};
+use crate::{
+    Global, Outcome,
+    interrupt::{Interrupt, Interrupted},
+    output,
+};
 
 /// How long nobody looks for events after there were none: they are in memory, and wait.
 const TICK: Duration = Duration::from_millis(5);
@@ -65,6 +69,9 @@ impl Session {
     pub(super) fn run(&self, ends: &Ends, outputs: &mut Outputs) -> Outcome {
         let names = Names::read(&self.options.namespaces)?;
         let tracer = Tracer::start(&self.registry, &self.options)?;
+        if self.interrupt.came() {
+            return Err(Interrupted::NOTHING_LEFT.into());
+        }
         for note in &tracer.notes() {
             output::note(format_args!("traits: {note}"));
         }
@@ -72,8 +79,16 @@ impl Session {
         let id_key = self.options.id.as_deref().unwrap_or(ID_KEY);
         outputs.start(&tracer, self.registry.name().as_str(), id_key, &kernel_release())?;
 
-        let state =
-            RefCell::new(State { paths: Paths::default(), summary: Summary::default(), names, outputs, failed: None });
+        let slower = self.options.slower.filter(|_| self.options.whole_paths);
+        let state = RefCell::new(State {
+            paths: Paths::default(),
+            summary: Summary::default(),
+            names,
+            outputs,
+            slower,
+            count: ends.events,
+            failed: None,
+        });
         let reader = tracer.reader(|event| state.borrow_mut().add(&event))?;
         let started = Instant::now();
         let (mut looked, mut lost) = (Instant::now(), 0);
@@ -126,15 +141,22 @@ struct State<'o> {
     summary: Summary,
     names: Names,
     outputs: &'o mut Outputs,
+    /// Only packets that took longer count, with their whole paths.
+    slower: Option<Duration>,
+    /// Events after which no more are taken.
+    count: Option<u64>,
     failed: Option<Box<dyn Error>>,
 }
 
 impl State<'_> {
     fn add(&mut self, event: &Event<'_>) {
-        if self.failed.is_some() {
+        if self.failed.is_some() || self.count.is_some_and(|count| self.summary.events >= count) {
             return;
         }
         let Some((added, packet)) = self.paths.add(event) else { return };
+        if self.slower.is_some() {
+            return;
+        }
         self.summary.add(event, added, packet);
         self.failed = self.outputs.event(event, added, packet, &mut self.names).err();
     }
@@ -145,17 +167,25 @@ impl State<'_> {
 
     /// Passes on the packets of which nothing more is expected.
     fn finish(&mut self, now: u64) -> Outcome {
-        for packet in self.paths.take_finished(now) {
-            self.summary.add_finished(&packet);
-            self.outputs.packet(&packet, &mut self.names)?;
-        }
-        Ok(())
+        let packets = self.paths.take_finished(now);
+        self.pass_on(&packets)
     }
 
     fn finish_all(&mut self) -> Outcome {
-        for packet in self.paths.take_all() {
-            self.summary.add_finished(&packet);
-            self.outputs.packet(&packet, &mut self.names)?;
+        let packets = self.paths.take_all();
+        self.pass_on(&packets)
+    }
+
+    fn pass_on(&mut self, packets: &[Packet]) -> Outcome {
+        for packet in packets {
+            if let Some(slower) = self.slower {
+                if u128::from(packet.duration()) < slower.as_nanos() {
+                    continue;
+                }
+                self.summary.add_path(packet);
+            }
+            self.summary.add_finished(packet);
+            self.outputs.packet(packet, &mut self.names)?;
         }
         Ok(())
     }

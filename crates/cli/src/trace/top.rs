@@ -21,7 +21,7 @@ use ratatui::{
 };
 
 use super::{options::What, session::Session};
-use crate::{Global, Outcome};
+use crate::{Global, Outcome, interrupt::Interrupted};
 
 /// Watch packets, drops and latencies in a full-screen view
 ///
@@ -309,6 +309,9 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let session = Session::prepare(&options.what, global)?;
     let mut names = Names::read(&session.options.namespaces)?;
     let tracer = Tracer::start(&session.registry, &session.options)?;
+    if session.interrupt.came() {
+        return Err(Interrupted::NOTHING_LEFT.into());
+    }
     let mut terminal = ratatui::try_init()?;
     let outcome = watch(options, &session, &tracer, &mut names, &mut terminal);
     ratatui::try_restore()?;
@@ -426,6 +429,17 @@ mod tests {
             let last = screen.view.titles().last().unwrap();
             assert!(lines[3].contains(last), "{last} in {lines:#?}");
             assert!(lines[23].trim_end().ends_with("q quit"), "{lines:#?}");
+        }
+    }
+
+    #[test]
+    fn no_terminal_is_too_small() {
+        let mut screen = screen();
+        for (width, height) in [(1, 1), (1, 24), (80, 1), (3, 4), (20, 5)] {
+            for view in View::ALL {
+                screen.view = view;
+                Terminal::new(TestBackend::new(width, height)).unwrap().draw(|frame| screen.draw(frame)).unwrap();
+            }
         }
     }
 

@@ -182,7 +182,7 @@ static __always_inline void report(struct xdp_md *ctx, struct xdp_buff___trace *
 
 	trait_get(ctx, trace_id, &id);
 	trait_get(ctx, trace_entered, &entered);
-	if (config.slower_ns && now - entered < config.slower_ns)
+	if (config.slower_ns && !late(now, entered))
 		return;
 	if (config.only_drops)
 		return;

@@ -190,7 +190,7 @@ static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *v
 		if (at)
 			entered = __trait_kernel_word(at, 0);
 	}
-	if (config.slower_ns && (!entered || now - entered < config.slower_ns))
+	if (config.slower_ns && !late(now, entered))
 		return 1;
 	if (config.only_drops && detail->point != POINT_DROP)
 		return 1;
@@ -562,9 +562,19 @@ int trace_cgroup(struct __sk_buff *ctx)
 {
 	struct sk_buff___trace *skb = bpf_cast_to_kern_ctx(ctx);
 	struct current_packet *now = on_this_cpu();
-	__u64 id = LOOK(skb, .point = POINT_CGROUP);
+	struct detail detail = { .point = POINT_CGROUP };
+	struct trait_view view;
 	struct sock___trace *sk;
+	__u64 id = 0;
 
+	if (!__trait_view_skb((struct sk_buff *)skb, &view))
+		id = traced_id(&view);
+	if (id) {
+		/* makes the cookie if the socket has none, for those points too that cannot */
+		detail.sock = bpf_get_socket_cookie(ctx);
+		if (!report(skb, &view, id, &detail))
+			id = 0;
+	}
 	if (!now)
 		return 1;
 	if (!id) {
@@ -574,7 +584,7 @@ int trace_cgroup(struct __sk_buff *ctx)
 	}
 	now->queueing = (__u64)skb;
 	now->queueing_id = id;
-	now->cookie = bpf_get_socket_cookie(ctx);
+	now->cookie = detail.sock;
 	sk = skb->sk;
 	now->sock = (__u64)sk;
 	if (sk && sk->sk_protocol == IPPROTO_UDP)
@@ -588,7 +598,7 @@ static __always_inline void report_delivery(const struct waiting *w, const struc
 	__u64 at = early ? w->early_at : bpf_ktime_get_ns();
 	struct event *e;
 
-	if (config.only_drops || (config.slower_ns && at - packet->entered < config.slower_ns))
+	if (config.only_drops || (config.slower_ns && !late(at, packet->entered)))
 		return;
 	e = reserve(POINT_DELIVER);
 	if (!e)
@@ -697,6 +707,7 @@ SEC("tp_btf/skb_copy_datagram_iovec")
 int BPF_PROG(trace_copy, struct sk_buff *skb, int len)
 {
 	struct sock___trace *sk = ((struct sk_buff___trace *)skb)->sk;
+	__u64 cookie = 0;
 	__u32 netns = 0;
 
 	if (sk) {
@@ -704,8 +715,9 @@ int BPF_PROG(trace_copy, struct sk_buff *skb, int len)
 		if (sk->sk_protocol == IPPROTO_UDP)
 			return 0;
 		netns = sk->__sk_common.skc_net.net->ns.inum;
+		cookie = sk->__sk_common.skc_cookie.counter;
 	}
-	LOOK(skb, .point = POINT_DELIVER, .value = len, .netns = netns, .process = 1);
+	LOOK(skb, .point = POINT_DELIVER, .value = len, .netns = netns, .sock = cookie, .process = 1);
 	return 0;
 }
 

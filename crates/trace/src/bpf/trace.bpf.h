@@ -192,6 +192,9 @@ struct net_device___trace {
 
 struct sock_common___trace {
 	struct possible_net_t___trace skc_net;
+	struct {
+		__s64 counter;
+	} skc_cookie; /* 0 until someone asks for it */
 };
 
 struct sock___trace {
@@ -321,6 +324,12 @@ static __always_inline _Bool traits_hold(const struct trait_view *view)
 			return 0;
 	}
 	return 1;
+}
+
+/* Whether a packet that entered then is late; not if that is not known, or is of another clock and still to come. */
+static __always_inline _Bool late(__u64 now, __u64 entered)
+{
+	return entered && now >= entered && now - entered >= config.slower_ns;
 }
 
 /*

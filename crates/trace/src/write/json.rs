@@ -7,10 +7,10 @@
 //! | type | when | members |
 //! |---|---|---|
 //! | `start` | first | `kernel`, `registry`, `id_key`, `assigns_ids`, `keys`: [{`name`, `type`}], `points`: [{`name`, `hook`}], `notes`: list of text |
-//! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first` (xdp), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver), `socket`, `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
-//! | `packet` | with `--per-packet`, a packet of which nothing more is expected | `id`, `entered_ns`, `duration_ns`, `outcome`, `headers`, `traits`, `merged`, `clones`, `retransmit_of`, `steps`: [{`point`, `since_entered_ns`, `since_step_ns`, `netns`, `netns_name`, `dev`, `copy`, `inferred`, …}], `more_steps` |
+//! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first` (xdp), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver), `socket`: its cookie (cgroup, enqueue, queue-full, deliver), `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
+//! | `packet` | with `--per-packet`, a packet of which nothing more is expected | `id`, `entered_ns`, `duration_ns`, `outcome`, `headers`, `traits`, `merged`, `clones`, `retransmit_of`, `steps`: [{`point`, `since_entered_ns`, `since_step_ns`, `netns`, `netns_name`, `dev`, `copy`, `inferred`; where known the members that events have there}], `more_steps` |
 //! | `lost` | events did not fit into the ring buffer | `events`, so far, `points`: {name: count} |
-//! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `no_room`, `too_early`, `unfollowed`, `given_up`, `points`, `drops`, `values` |
+//! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `lost_points`: {name: count}, `no_room`, `too_early`, `unfollowed`, `given_up`, `points`, `drops`, `values` |
 //!
 //! `headers` is `null` or {`protocol`, `source`, `destination`, `source_port`, `destination_port`, `tcp`: {`sequence`, `flags`,
 //! `data`}}. In `traits`, values of up to 32 bits are numbers, flags `true`, all others text as `traits keys` has them.
@@ -214,7 +214,10 @@ pub fn packet(packet: &Packet, names: &mut Names) -> Value {
                 Detail::Held => one["result"] = "held".into(),
                 Detail::Table(number) => one["table"] = table(*number).into(),
                 Detail::Icmp(kind, code) => one["icmp"] = vec![*kind, *code].into(),
-                Detail::Delivered { bytes, pid, comm } => {
+                Detail::Delivered { bytes, pid, comm, socket } => {
+                    if *socket != 0 {
+                        one["socket"] = format!("{socket:x}").into();
+                    }
                     one["bytes"] = (*bytes).into();
                     one["pid"] = (*pid).into();
                     one["comm"] = comm.clone().into();

@@ -128,8 +128,8 @@ pub(crate) fn detail(detail: &Detail, names: &mut Names) -> String {
         Detail::Held => "held".to_owned(),
         Detail::Table(number) => table(*number),
         Detail::Icmp(kind, code) => format!("type {kind} code {code}"),
-        Detail::Delivered { bytes, pid, comm } if comm.is_empty() => format!("{bytes} bytes to {pid}"),
-        Detail::Delivered { bytes, pid, comm } => format!("{bytes} bytes to {comm}[{pid}]"),
+        Detail::Delivered { bytes, pid, comm, .. } if comm.is_empty() => format!("{bytes} bytes to {pid}"),
+        Detail::Delivered { bytes, pid, comm, .. } => format!("{bytes} bytes to {comm}[{pid}]"),
         Detail::Freed(place) => names.place(*place).to_owned(),
         Detail::Dropped { reason, place } => format!("{} at {}", names.reason(*reason), names.place(*place)),
     }
