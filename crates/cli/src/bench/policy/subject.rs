@@ -1,10 +1,6 @@
 //! One case: a link, rules at its receiver, and traffic that meets them.
 
-use std::{
-    error::Error,
-    io,
-    path::{Path, PathBuf},
-};
+use std::{error::Error, path::Path};
 
 use libbpf_rs::libbpf_sys;
 use packet_traits::{
@@ -15,7 +11,7 @@ use packet_traits::{
 };
 use packet_traits_lab::{Bpffs, End, Pair, VethOptions};
 use packet_traits_policy::{
-    check::{CheckOptions, Loader, check},
+    check::{CheckOptions, Texts, check},
     compile::Compiler,
     emit::{EmitOptions, emit},
     manifest::Manifest,
@@ -137,10 +133,12 @@ impl Policy {
 
     /// The same in the calling thread's namespace.
     fn up(interface: u32, text: String) -> Result<Policy, Box<dyn Error>> {
-        let checked = check(Path::new("bench.traits"), &Text(text), &CheckOptions::default()).map_err(|rejected| {
-            let said = rejected.diagnostics.iter().map(|one| one.render(&rejected.sources, false));
-            said.collect::<Vec<_>>().join("\n")
-        })?;
+        let checked =
+            check(Path::new("bench.traits"), &Texts::from_iter([("bench.traits", text)]), &CheckOptions::default())
+                .map_err(|rejected| {
+                    let said = rejected.diagnostics.iter().map(|one| one.render(&rejected.sources, false));
+                    said.collect::<Vec<_>>().join("\n")
+                })?;
         let emitted = emit(&checked.policy, &checked.sources, &EmitOptions::default())?;
         let object = Compiler::new(&libbpf_sys::API_HEADERS).compile(&emitted)?;
         let bpffs = Bpffs::new()?;
@@ -162,18 +160,5 @@ impl Policy {
     fn dropped(&self) -> Result<u64, Box<dyn Error>> {
         let statistics = Statistics::read(&self.deployment, self.manifest.clone())?;
         Ok(statistics.rules.last().map_or(0, |rule| rule.count.packets))
-    }
-}
-
-/// A policy that is in no file.
-struct Text(String);
-
-impl Loader for Text {
-    fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
-        Ok(self.0.clone().into_bytes())
-    }
-
-    fn identity(&self, path: &Path) -> PathBuf {
-        path.to_owned()
     }
 }
