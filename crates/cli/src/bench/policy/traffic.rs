@@ -5,10 +5,10 @@ use std::{
     error::Error,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use libbpf_rs::{Object, ObjectBuilder};
+use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder};
 use packet_traits_lab::{Family, Pair, frame::Flow};
 
 use super::rules::PORT;
@@ -41,18 +41,53 @@ impl Traffic {
         Ok(Traffic { object: object.load()?, frame: flow.udp(&[0; PAYLOAD]), pair: pair.clone() })
     }
 
-    /// Sends `count` packets and returns how long it took until the last one had been received.
+    /// Sends `count` packets and returns how long it took from the first to the last. The last few, up to [`BATCH`], are received
+    /// after that.
     pub(super) fn send(&self, count: u32) -> Result<Duration, Box<dyn Error>> {
         let program = self.object.progs().next().ok_or("traffic.bpf.o has no program")?;
         let fd = program.as_fd();
+        self.set_run(Run { frames: count.into(), ..Run::default() })?;
         // the namespace in which the interface has its number
         self.pair.tx().netns().enter(|| run(fd, &self.frame, count)).map_err(|error| {
-            format!("sending {count} frames by BPF_F_TEST_XDP_LIVE_FRAMES, which needs Linux 5.18: {error}").into()
-        })
+            format!("sending {count} frames by BPF_F_TEST_XDP_LIVE_FRAMES, which needs Linux 5.18: {error}")
+        })?;
+        let Run { frames, sent, started, ended } = self.run()?;
+        match sent == frames {
+            true => Ok(Duration::from_nanos(ended - started)),
+            false => Err(format!("the kernel sent {sent} of {frames} frames").into()),
+        }
+    }
+
+    fn variables(&self) -> Result<libbpf_rs::Map<'_>, &'static str> {
+        let mut maps = self.object.maps();
+        maps.find(|map| map.name().to_string_lossy().ends_with(".bss")).ok_or("traffic.bpf.o has no .bss")
+    }
+
+    fn set_run(&self, run: Run) -> Result<(), Box<dyn Error>> {
+        let words = [run.frames, run.sent, run.started, run.ended].map(u64::to_ne_bytes);
+        Ok(self.variables()?.update(&[0; 4], words.as_flattened(), MapFlags::ANY)?)
+    }
+
+    fn run(&self) -> Result<Run, Box<dyn Error>> {
+        let value = self.variables()?.lookup(&[0; 4], MapFlags::ANY)?.unwrap_or_default();
+        let words: Vec<u64> = value.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+        match words[..] {
+            [frames, sent, started, ended] => Ok(Run { frames, sent, started, ended }),
+            _ => Err("traffic.bpf.o does not belong to this command".into()),
+        }
     }
 }
 
-fn run(program: BorrowedFd<'_>, frame: &[u8], count: u32) -> io::Result<Duration> {
+/// `run` in `traffic.bpf.c`.
+#[derive(Default)]
+struct Run {
+    frames: u64,
+    sent: u64,
+    started: u64,
+    ended: u64,
+}
+
+fn run(program: BorrowedFd<'_>, frame: &[u8], count: u32) -> io::Result<()> {
     let mut options = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
         data_in: frame.as_ptr().cast(),
@@ -62,10 +97,9 @@ fn run(program: BorrowedFd<'_>, frame: &[u8], count: u32) -> io::Result<Duration
         batch_size: BATCH,
         ..Default::default()
     };
-    let start = Instant::now();
     // SAFETY: the frame is readable for the length given, and with this flag the kernel writes nothing back.
     match unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options) } {
-        0 => Ok(start.elapsed()),
+        0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(-error)),
     }
 }
