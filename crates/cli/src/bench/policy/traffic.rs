@@ -79,7 +79,7 @@ impl Traffic {
 }
 
 /// `run` in `traffic.bpf.c`.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Run {
     frames: u64,
     sent: u64,
