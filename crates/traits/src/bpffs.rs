@@ -6,11 +6,11 @@
 
 use std::{
     ffi::CString,
-    io,
+    fs, io,
     mem::MaybeUninit,
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, fs::DirBuilderExt},
     },
     path::{Path, PathBuf},
 };
@@ -64,11 +64,30 @@ pub(crate) fn open(path: &Path, kind: Kind) -> io::Result<OwnedFd> {
         error => return Err(io::Error::from_raw_os_error(-error)),
     };
     // All kinds open the same way, and one's information would be read as another's.
-    let found = std::fs::read_link(format!("/proc/thread-self/fd/{}", object.as_raw_fd()))?;
+    let found = fs::read_link(format!("/proc/thread-self/fd/{}", object.as_raw_fd()))?;
     if kind.descriptors().iter().any(|name| found.as_os_str() == *name) {
         Ok(object)
     } else {
         Err(io::Error::from_raw_os_error(libc::EBADF))
+    }
+}
+
+/// What is in a folder, in the order of names; a folder that is not there has nothing in it.
+pub(crate) fn children(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut paths: Vec<_> = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Makes a folder for root only; one that is there is fine.
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
     }
 }
 

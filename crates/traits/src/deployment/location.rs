@@ -2,12 +2,14 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
 use super::{DeployError, error::failed};
-use crate::registry::{DirLock, Registry, RegistryName};
+use crate::{
+    bpffs::make_dir,
+    registry::{DirLock, Registry, RegistryName},
+};
 
 /// The folder of a bpffs that deployments are pinned in.
 const ROOT: &str = "packet_traits_up";
@@ -88,14 +90,6 @@ impl Drop for RootLock {
         if fs::remove_dir(&self.root).is_ok() {
             let _ = self.root.parent().map(fs::remove_dir);
         }
-    }
-}
-
-/// Makes a directory for root only; one that is there is fine.
-pub(super) fn make_dir(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
     }
 }
 

@@ -25,13 +25,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    DeployError, FilterUse, Unreadable, about::About, dispatch::Slot, error::failed, location::make_dir,
-    program::Program,
-};
+use super::{DeployError, FilterUse, Unreadable, about::About, dispatch::Slot, error::failed, program::Program};
 use crate::{
     attach::{self, Attachment},
-    bpffs::{self, Kind},
+    bpffs::{self, Kind, make_dir},
 };
 
 /// Name of a folder that is being made, or that a killed process left; never that of a finished deployment.
@@ -309,16 +306,7 @@ fn remove_but(path: &Path, keep: &Ids) -> Result<(), DeployError> {
 
 /// What is in a folder, in the order of names; a folder that is not there has nothing in it.
 pub(super) fn children(folder: &Path) -> Result<Vec<PathBuf>, DeployError> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(failed("read", folder))?,
-    };
-    let mut paths: Vec<_> = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()
-        .map_err(failed("read", folder))?;
-    paths.sort();
-    Ok(paths)
+    bpffs::children(folder).map_err(failed("read", folder))
 }
 
 /// The names in a folder.

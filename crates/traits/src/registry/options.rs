@@ -6,7 +6,6 @@
 
 use std::{
     fmt, fs, io,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     str::FromStr,
     time::SystemTime,
@@ -307,10 +306,7 @@ fn exists(path: &Path) -> Result<bool, RegistryError> {
 
 /// Makes a directory for root only; one that is there is fine.
 fn make_dir(path: &Path) -> Result<(), RegistryError> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(io_error("make the directory", path)),
-    }
+    bpffs::make_dir(path).map_err(io_error("make the directory", path))
 }
 
 /// Removes a directory with all it holds; none is fine.

@@ -27,10 +27,7 @@ mod object;
 
 use std::{
     fmt, fs, io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::DirBuilderExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -47,6 +44,7 @@ use crate::{
         AttachError, Attachment, CgroupHook, Hook, Target,
         cgroup::{self, cgroup_root},
     },
+    bpffs,
     registry::{DirLock, Registry, RegistryError, SOCKETS},
 };
 
@@ -605,26 +603,14 @@ fn remove(path: &Path) -> Result<(), SocketProgramsError> {
     }
 }
 
-/// What is in a folder, in the order of names; a folder that is not there has nothing in it.
+/// What is in a folder; one that is not there has nothing in it.
 fn children(folder: &Path) -> Result<Vec<PathBuf>, SocketProgramsError> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(failed("read", folder))?,
-    };
-    let mut paths: Vec<_> = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()
-        .map_err(failed("read", folder))?;
-    paths.sort();
-    Ok(paths)
+    bpffs::children(folder).map_err(failed("read", folder))
 }
 
-/// Makes a directory for root only; one that is there is fine.
+/// Makes a folder for root only.
 fn make_dir(path: &Path) -> Result<(), SocketProgramsError> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(failed("make the folder", path)),
-    }
+    bpffs::make_dir(path).map_err(failed("make the folder", path))
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketProgramsError {
