@@ -92,10 +92,10 @@ fn an_interrupted_bench_ends_and_says_so() {
     if !enabled() {
         return;
     }
-    for bench in ["ops", "sockets", "trace"] {
+    for bench in ["ops", "sockets", "trace", "policy"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
         command
-            .args(["bench", bench, "--rounds", if bench == "trace" { "1000" } else { "100000" }])
+            .args(["bench", bench, "--rounds", if matches!(bench, "trace" | "policy") { "1000" } else { "100000" }])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let process = command.spawn().unwrap();

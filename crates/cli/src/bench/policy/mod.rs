@@ -8,6 +8,8 @@ mod rules;
 mod subject;
 mod traffic;
 
+use std::error::Error;
+
 use clap::value_parser;
 use serde::Serialize;
 
@@ -22,6 +24,7 @@ use super::{
 };
 use crate::{
     Outcome,
+    interrupt::{Interrupt, Interrupted},
     output::{self, Table},
 };
 
@@ -109,26 +112,42 @@ struct Expectation {
     held: bool,
 }
 
-/// Runs `traits bench policy`.
-pub(super) fn run(options: &Options) -> Outcome {
-    let cpu = pin_to_cpu()?;
-    let mut subjects = Vec::new();
+/// Makes the cases and measures them as often as asked for, or until it is interrupted.
+fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Vec<Subject>, Vec<Vec<f64>>), Box<dyn Error>> {
+    let (mut subjects, mut rounds) = (Vec::new(), Vec::new());
     for shape in Shape::ALL {
         for size in &options.sizes {
             for place in Place::ALL {
+                if interrupt.came() {
+                    return Ok((subjects, rounds));
+                }
                 subjects.push(Subject::new(shape, *size, place)?);
             }
         }
     }
-    let mut rounds: Vec<Vec<f64>> = Vec::new();
     for round in 0..WARM_UP + options.rounds {
         progress::show(rounds.len(), options.rounds);
-        let ns = subjects.iter().map(|subject| subject.ns_per_packet(options.packets)).collect::<Result<_, _>>()?;
+        let mut ns = Vec::with_capacity(subjects.len());
+        for subject in &subjects {
+            if interrupt.came() {
+                return Ok((subjects, rounds));
+            }
+            ns.push(subject.ns_per_packet(options.packets)?);
+        }
         if round >= WARM_UP {
             rounds.push(ns);
         }
     }
+    Ok((subjects, rounds))
+}
+
+/// Runs `traits bench policy`.
+pub(super) fn run(options: &Options) -> Outcome {
+    let interrupt = Interrupt::catch()?;
+    let cpu = pin_to_cpu()?;
+    let measured = interrupt.over(measure(options, &interrupt), Interrupted::NOTHING_LEFT);
     progress::hide();
+    let (subjects, rounds) = measured?;
     let report = report(options, &subjects, &rounds, cpu).ok_or("nothing was measured")?;
     if options.json {
         output::json(&report)?;
