@@ -112,25 +112,24 @@ struct Expectation {
     held: bool,
 }
 
-/// Makes the cases and measures them as often as asked for, or until it is interrupted.
-fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Vec<Subject>, Vec<Vec<f64>>), Box<dyn Error>> {
-    let (mut subjects, mut rounds) = (Vec::new(), Vec::new());
-    for shape in Shape::ALL {
-        for size in &options.sizes {
-            for place in Place::ALL {
-                if interrupt.came() {
-                    return Ok((subjects, rounds));
-                }
-                subjects.push(Subject::new(shape, *size, place)?);
-            }
-        }
-    }
+/// Makes the cases, or as many as there are until it is interrupted.
+fn subjects(options: &Options, interrupt: &Interrupt) -> Result<Vec<Subject>, Box<dyn Error>> {
+    let sizes = |shape| options.sizes.iter().map(move |size| (shape, *size));
+    let cases = Shape::ALL.into_iter().flat_map(sizes);
+    let places = cases.flat_map(|(shape, size)| Place::ALL.map(|place| (shape, size, place)));
+    let until = places.take_while(|_| !interrupt.came());
+    until.map(|(shape, size, place)| Subject::new(shape, size, place)).collect()
+}
+
+/// Measures the cases as often as asked for, or until it is interrupted.
+fn measure(options: &Options, subjects: &[Subject], interrupt: &Interrupt) -> Result<Vec<Vec<f64>>, Box<dyn Error>> {
+    let mut rounds = Vec::new();
     for round in 0..WARM_UP + options.rounds {
         progress::show(rounds.len(), options.rounds);
         let mut ns = Vec::with_capacity(subjects.len());
-        for subject in &subjects {
+        for subject in subjects {
             if interrupt.came() {
-                return Ok((subjects, rounds));
+                return Ok(rounds);
             }
             ns.push(subject.ns_per_packet(options.packets)?);
         }
@@ -138,16 +137,17 @@ fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Vec<Subject>, Ve
             rounds.push(ns);
         }
     }
-    Ok((subjects, rounds))
+    Ok(rounds)
 }
 
 /// Runs `traits bench policy`.
 pub(super) fn run(options: &Options) -> Outcome {
     let interrupt = Interrupt::catch()?;
     let cpu = pin_to_cpu()?;
-    let measured = interrupt.over(measure(options, &interrupt), Interrupted::NOTHING_LEFT);
+    let subjects = interrupt.over(subjects(options, &interrupt), Interrupted::NOTHING_LEFT)?;
+    let rounds = measure(options, &subjects, &interrupt);
     progress::hide();
-    let (subjects, rounds) = measured?;
+    let rounds = interrupt.over(rounds, Interrupted::NOTHING_LEFT)?;
     let report = report(options, &subjects, &rounds, cpu).ok_or("nothing was measured")?;
     if options.json {
         output::json(&report)?;
