@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Traits, compile_example, interrupt, soon, text};
+use common::{Traits, compile_example, interrupt, soon, text, wait_for_lock};
 use libbpf_rs::{
     MapCore, MapFlags, MapHandle,
     query::{ProgInfoIter, ProgInfoQueryOptions},
@@ -342,6 +342,7 @@ fn an_interrupted_attach_says_so_and_takes_back_what_it_did() {
         let lock = fs::File::open(host.pins()).unwrap();
         lock.lock().unwrap();
         let process = host.traits.start(&on("attach", &host.cgroup));
+        wait_for_lock(&process);
         interrupt(&process);
         // It has been told, by a thread of its own; attaching takes longer than that thread.
         std::thread::sleep(Duration::from_millis(200));

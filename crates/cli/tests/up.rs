@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{host::Host, interrupt, text};
+use common::{host::Host, interrupt, text, wait_for_lock};
 use libbpf_rs::{MapHandle, MapType};
 use packet_traits::attach::cgroup::cgroup_root;
 use serde_json::Value;
@@ -218,11 +218,12 @@ fn what_a_killed_command_left_is_shown_and_cleared() {
 fn an_interrupted_up_says_so_and_leaves_nothing() {
     let Some(host) = host("interrupted") else { return };
     let classify = host.object("xdp_classify");
-    // The command waits for this lock when the signal comes.
+    // the command waits for this lock when the signal comes
     fs::create_dir_all(host.pins("")).unwrap();
     let lock = fs::File::open(host.pins("")).unwrap();
     lock.lock().unwrap();
     let process = host.start(&format!("up {classify} --dev rx0"));
+    wait_for_lock(&process);
     interrupt(&process);
     // It has been told, by a thread of its own; loading takes longer than that thread.
     thread::sleep(Duration::from_millis(200));

@@ -83,6 +83,14 @@ pub fn interrupt(process: &Child) {
     soon("it has got it", || !has("ShdPnd:"));
 }
 
+/// Waits until a command waits for a lock that the test holds.
+pub fn wait_for_lock(process: &Child) {
+    let pid = process.id().to_string();
+    // proc_locks(5): `1: -> FLOCK ADVISORY WRITE PID …` is one that waits
+    let waits = |line: &str| line.contains("->") && line.split_whitespace().any(|word| word == pid);
+    soon("the command waits for the lock", || fs::read_to_string("/proc/locks").unwrap().lines().any(waits));
+}
+
 /// Waits for what another process does.
 pub fn soon(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
