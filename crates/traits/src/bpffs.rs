@@ -15,6 +15,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use libbpf_rs::MapHandle;
+
 /// Where a bpffs is mounted by convention.
 pub const DEFAULT_ROOT: &str = "/sys/fs/bpf";
 
@@ -70,6 +72,12 @@ pub(crate) fn open(path: &Path, kind: Kind) -> io::Result<OwnedFd> {
     } else {
         Err(io::Error::from_raw_os_error(libc::EBADF))
     }
+}
+
+/// Opens a pinned map; an error if it is something else.
+pub(crate) fn open_map(path: &Path) -> io::Result<MapHandle> {
+    open(path, Kind::Map)?;
+    MapHandle::from_pinned_path(path).map_err(io::Error::other)
 }
 
 /// What is in a folder, in the order of names; a folder that is not there has nothing in it.

@@ -297,6 +297,41 @@ fn a_replaced_version_is_gone_and_counts_from_zero() {
 }
 
 #[test]
+fn what_was_read_is_of_one_version_while_another_takes_its_place() {
+    let Some(host) = Host::new() else { return };
+    // each version has a map of its own, and says so
+    let version = |map: &str| {
+        let mut options = host.options();
+        options.setup.pinned_maps = vec![map.to_owned()];
+        options.setup.kept_maps.clear();
+        options.setup.notes = map.into();
+        options
+    };
+    let versions = ["seen", "runs"].map(version);
+    host.up(&["-DVERSION=1"], &versions[0]).unwrap();
+    let done = AtomicBool::new(false);
+    let reads = thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut reads = 0;
+            while !done.load(Ordering::Relaxed) {
+                for deployment in host.list().iter().filter(|deployment| !deployment.unfinished()) {
+                    let noted = std::str::from_utf8(deployment.notes()).unwrap();
+                    assert_eq!(deployment.maps().collect::<Vec<_>>(), [noted]);
+                    reads += 1;
+                }
+            }
+            reads
+        });
+        for number in 1..=20 {
+            host.up(&["-DVERSION=1"], &versions[number % 2]).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.join().unwrap()
+    });
+    assert!(reads > 0);
+}
+
+#[test]
 fn without_asking_nothing_is_replaced() {
     let Some(host) = Host::new() else { return };
     let old = host.up(&["-DVERSION=1"], &host.options()).unwrap();
@@ -454,7 +489,7 @@ fn constants_tables_and_cpus_are_filled_in_before_the_first_packet() {
     let up = &host.list()[0];
     assert_eq!(up.notes(), b"{\"rules\": 3}");
     assert_eq!(up.cgroup(), Some(host.cgroup.path()));
-    assert_eq!(up.maps(), ["cpus", "runs", "seen", "table"]);
+    assert_eq!(up.maps().collect::<Vec<_>>(), ["cpus", "runs", "seen", "table"]);
     assert!(up.unreadable().is_empty(), "{:?}", up.unreadable());
     // Only if constants and table agree does the program send packets by way of the CPU map, which does not keep that
     // a checksum is still to be made.

@@ -86,16 +86,14 @@ struct Source {
 impl Source {
     /// The ring of a deployment: one that is read already, or else opened; `None` if it has none.
     fn find(deployment: &Deployment, read: &mut Vec<Source>) -> Result<Option<Source>, Box<dyn Error>> {
-        if deployment.unfinished() || !deployment.maps().iter().any(|map| map == RING) {
-            return Ok(None);
-        }
-        let map = deployment.map(RING)?;
+        let Some(map) = deployment.map(RING).filter(|_| !deployment.unfinished()) else { return Ok(None) };
         let id = MapInfo::new(map.as_fd())?.info.id;
         if let Some(place) = read.iter().position(|source| source.id == id) {
             return Ok(Some(read.swap_remove(place)));
         }
         let Some(manifest) = policy::noted(deployment.notes()) else { return Ok(None) };
         let records = Arc::new(Mutex::new(Vec::new()));
+        let map = MapHandle::try_from(map)?;
         let ring = ring(&map, Arc::clone(&records))?;
         Ok(Some(Source { name: deployment.name().to_owned(), id, ring, _map: map, manifest, records }))
     }

@@ -88,11 +88,7 @@ pub(crate) struct ValueStatistics {
 impl Statistics {
     /// Reads what a policy has counted so far.
     pub(crate) fn read(deployment: &Deployment, manifest: Manifest) -> Result<Statistics, Box<dyn Error>> {
-        let has = |map: &str| deployment.maps().iter().any(|name| name == map);
-        let hits = match has(HITS) {
-            true => per_cpu(&deployment.map(HITS)?)?,
-            false => Vec::new(),
-        };
+        let hits = deployment.map(HITS).map(per_cpu).transpose()?.unwrap_or_default();
         let rules = manifest.programs.into_iter().flat_map(|program| {
             let hits = &hits;
             let rules = program.rules.into_iter();
@@ -104,10 +100,8 @@ impl Statistics {
         });
         let rules = rules.collect();
         let counters = manifest.counters.into_iter().map(|counter| read_counter(deployment, counter));
-        let log_lost = match has(LOST) {
-            true => Some(per_cpu(&deployment.map(LOST)?)?.iter().filter_map(|raw| number(raw.get(..8)?)).sum()),
-            false => None,
-        };
+        let lost = deployment.map(LOST).map(per_cpu).transpose()?;
+        let log_lost = lost.map(|cpus| cpus.iter().filter_map(|raw| number(raw.get(..8)?)).sum());
         Ok(Statistics { source: manifest.source, rules, counters: counters.collect::<Result<_, _>>()?, log_lost })
     }
 }
@@ -131,9 +125,10 @@ fn sum(counts: impl Iterator<Item = Count>) -> Count {
 }
 
 fn read_counter(deployment: &Deployment, counter: manifest::Counter) -> Result<CounterStatistics, Box<dyn Error>> {
-    let map = deployment.map(&counter.map)?;
+    let map =
+        deployment.map(&counter.map).ok_or_else(|| format!("{} has lost map {}", deployment.name(), counter.map))?;
     let (count, values) = match (counter.index, &counter.by) {
-        (Some(place), _) => (count_at(&per_cpu(&map)?, place), None),
+        (Some(place), _) => (count_at(&per_cpu(map)?, place), None),
         (None, by) => {
             let key_type: Option<KeyType> = by.as_deref().and_then(|by| by.parse().ok());
             let mut values = Vec::new();

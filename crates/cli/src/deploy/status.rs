@@ -130,7 +130,7 @@ impl DeploymentJson {
             unfinished: deployment.unfinished(),
             programs: deployment.attached().iter().map(|deployed| DeployedJson::new(deployment, deployed)).collect(),
             filters: deployment.filters().iter().map(FilterJson::from).collect(),
-            maps: deployment.maps().to_vec(),
+            maps: deployment.maps().map(str::to_owned).collect(),
             policy: None,
             unreadable: deployment
                 .unreadable()

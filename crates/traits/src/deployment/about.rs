@@ -9,13 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, MapType};
 
 use super::{DeployError, error::map_failed};
-use crate::{
-    attach::XdpMode,
-    bpffs::{self, Kind},
-};
+use crate::{attach::XdpMode, bpffs};
 
 /// Version of the encoding.
 const VERSION: u32 = 1;
@@ -97,10 +94,14 @@ impl About {
         bpffs::pin(map.as_fd(), path).map_err(super::error::failed("pin", path))
     }
 
+    /// The id of the map at `path`: another one for each version.
+    pub(super) fn id(path: &Path) -> Option<u32> {
+        Some(MapInfo::new(bpffs::open_map(path).ok()?.as_fd()).ok()?.info.id)
+    }
+
     /// Reads what is written at `path`; the error says why it cannot be read.
     pub(super) fn open(path: &Path) -> Result<About, String> {
-        bpffs::open(path, Kind::Map).map_err(|error| error.to_string())?;
-        let map = MapHandle::from_pinned_path(path).map_err(|error| format!("{error:#}"))?;
+        let map = bpffs::open_map(path).map_err(|error| error.to_string())?;
         if map.map_type() != MapType::Array || map.max_entries() != 1 {
             return Err("it is another map".to_owned());
         }

@@ -18,10 +18,7 @@ use std::{
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, ObjectBuilder};
 
 use super::{DeployError, FilterUse, error::map_failed};
-use crate::{
-    attach::Program,
-    bpffs::{self, Kind},
-};
+use crate::{attach::Program, bpffs};
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dispatch.bpf.o"));
 
@@ -54,8 +51,7 @@ pub(super) struct Slot(MapHandle);
 impl Slot {
     /// Opens a pinned slot; `None` if there is none.
     pub(super) fn open(path: &Path) -> Option<Slot> {
-        bpffs::open(path, Kind::Map).ok()?;
-        MapHandle::from_pinned_path(path).ok().map(Slot)
+        bpffs::open_map(path).ok().map(Slot)
     }
 
     /// Has the dispatcher run a program of its type from the next packet on.

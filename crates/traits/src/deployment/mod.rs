@@ -40,12 +40,12 @@ mod version;
 
 use std::{
     fs, io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use libbpf_rs::{MapCore, MapHandle};
+use libbpf_rs::MapHandle;
 
 use self::{
     about::About,
@@ -62,7 +62,7 @@ pub use self::{
 use crate::{
     attach::{self, AttachmentInfo, Hook, XdpMode},
     bind::{BoundObject, LoadedObject},
-    bpffs::{self, Kind},
+    bpffs,
     registry::{Registry, boot_time},
 };
 
@@ -70,10 +70,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Deployment {
     name: String,
-    folder: PathBuf,
     attached: Vec<Deployed>,
     filters: Vec<DeployedFilter>,
-    maps: Vec<String>,
+    maps: Vec<(String, MapHandle)>,
     about: About,
     unreadable: Vec<Unreadable>,
 }
@@ -174,7 +173,7 @@ impl Deployment {
         if replaces {
             mend(&lock.root)?;
         }
-        Ok(Deployment::new(name, folder, &version))
+        Ok(Deployment::new(name, &folder, version))
     }
 
     /// Detaches the programs of the deployment `name`, and removes what else is pinned in its folder. Returns what was
@@ -197,7 +196,7 @@ impl Deployment {
                 up: if up.is_empty() { "nothing".to_owned() } else { up.join(", ") },
             });
         };
-        let deployment = Deployment::new(name, folder.clone(), &Version::open(&folder));
+        let deployment = Deployment::new(name, &folder, Version::open(&folder));
         // what a killed process left may hold on to the same links
         mend(&lock.root)?;
         version::remove(&folder)?;
@@ -217,7 +216,8 @@ impl Deployment {
         let root = location.root();
         let mut found = Vec::new();
         for folder in version::children(&root)? {
-            let deployment = Deployment::new(&version::file_name(&folder), folder.clone(), &Version::open(&folder));
+            let version = Version::open_settled(&folder);
+            let deployment = Deployment::new(&version::file_name(&folder), &folder, version);
             // It may have been taken down meanwhile.
             if folder.exists() {
                 found.push(deployment);
@@ -242,18 +242,13 @@ impl Deployment {
     }
 
     /// Names of the maps that are pinned with it.
-    pub fn maps(&self) -> &[String] {
-        &self.maps
+    pub fn maps(&self) -> impl Iterator<Item = &str> {
+        self.maps.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Opens a map that is pinned with it, as it is now: after a replacement it is the new version's.
-    ///
-    /// # Errors
-    /// [`DeployError::Folder`] if there is none of that name.
-    pub fn map(&self, name: &str) -> Result<MapHandle, DeployError> {
-        let path = version::map_path(&self.folder, name);
-        bpffs::open(&path, Kind::Map).map_err(failed("open", &path))?;
-        MapHandle::from_pinned_path(&path).map_err(map_failed("open", name))
+    /// A map that is pinned with it, if there is one of that name: its own, whatever has replaced it since.
+    pub fn map(&self, name: &str) -> Option<&MapHandle> {
+        self.maps.iter().find(|(one, _)| one == name).map(|(_, map)| map)
     }
 
     /// The directory of the cgroup it was attached to.
@@ -277,7 +272,7 @@ impl Deployment {
         self.name == UNFINISHED
     }
 
-    fn new(name: &str, folder: PathBuf, version: &Version) -> Deployment {
+    fn new(name: &str, folder: &Path, version: Version) -> Deployment {
         let attached = version.links.iter().map(|link| {
             let program_id = link.program_id();
             let info = AttachmentInfo { program_id, ..link.attachment.info().clone() };
@@ -294,7 +289,7 @@ impl Deployment {
             DeployedFilter {
                 program: filter.program.clone(),
                 usage: filter.usage,
-                path: version::filter_path(&folder, &filter.program),
+                path: version::filter_path(folder, &filter.program),
                 program_id,
                 since: loaded_at(program_id),
             }
@@ -303,10 +298,9 @@ impl Deployment {
             name: name.to_owned(),
             attached: attached.collect(),
             filters: filters.collect(),
-            maps: version.maps.clone(),
-            about: version.about.clone(),
-            unreadable: version.unreadable.clone(),
-            folder,
+            maps: version.maps,
+            about: version.about,
+            unreadable: version.unreadable,
         }
     }
 }
@@ -417,18 +411,13 @@ impl<'p> Making<'p> {
         programs: &[Program],
         options: &UpOptions,
     ) -> Result<Making<'p>, DeployError> {
-        let maps: Vec<_> = loaded.object().maps().collect();
-        let maps: Vec<(&str, BorrowedFd<'_>)> = options
-            .setup
-            .pinned_maps
-            .iter()
-            .map(|name| {
-                let map = maps.iter().find(|map| map.name() == name.as_str());
-                let missing = || DeployError::Missing { object: object.to_owned(), what: "map", name: name.clone() };
-                Ok((name.as_str(), map.ok_or_else(missing)?.as_fd()))
-            })
-            .collect::<Result<_, DeployError>>()?;
-        self.version.pin(unfinished, programs, &maps)?;
+        let find = |name: &String| {
+            let missing = || DeployError::Missing { object: object.to_owned(), what: "map", name: name.clone() };
+            let map = loaded.map(name).ok_or_else(missing)?;
+            Ok((name.clone(), MapHandle::try_from(&map).map_err(map_failed("open", name))?))
+        };
+        let maps = options.setup.pinned_maps.iter().map(find).collect::<Result<_, DeployError>>()?;
+        self.version.pin(unfinished, programs, maps)?;
         Ok(self)
     }
 

@@ -25,6 +25,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use libbpf_rs::MapHandle;
+
 use super::{DeployError, FilterUse, Unreadable, about::About, dispatch::Slot, error::failed, program::Program};
 use crate::{
     attach::{self, Attachment},
@@ -46,8 +48,8 @@ pub(super) const MAPS: &str = "maps";
 pub(super) struct Version {
     pub(super) links: Vec<Link>,
     pub(super) filters: Vec<PinnedFilter>,
-    /// Names.
-    pub(super) maps: Vec<String>,
+    /// By name.
+    pub(super) maps: Vec<(String, MapHandle)>,
     pub(super) about: About,
     pub(super) unreadable: Vec<Unreadable>,
 }
@@ -110,12 +112,33 @@ impl Version {
                 },
                 LINKS => version.open_links(folder),
                 FILTERS => version.open_filters(folder),
-                MAPS => version.maps = names(&path),
+                MAPS => version.open_maps(folder),
                 PROGRAMS | SLOTS => {}
                 other => version.unreadable(other, &path, "it is not part of what is up".to_owned()),
             }
         }
         version
+    }
+
+    /// The same while others may put another version in the folder's place: what comes back is of one version.
+    pub(super) fn open_settled(folder: &Path) -> Version {
+        loop {
+            let about = About::id(&folder.join(ABOUT));
+            let version = Version::open(folder);
+            if About::id(&folder.join(ABOUT)) == about {
+                return version;
+            }
+        }
+    }
+
+    fn open_maps(&mut self, folder: &Path) {
+        for name in names(&folder.join(MAPS)) {
+            let path = map_path(folder, &name);
+            match bpffs::open_map(&path) {
+                Ok(map) => self.maps.push((name, map)),
+                Err(error) => self.unreadable(&name, &path, error.to_string()),
+            }
+        }
     }
 
     fn open_links(&mut self, folder: &Path) {
@@ -157,7 +180,7 @@ impl Version {
         &mut self,
         folder: &Path,
         programs: &[Program],
-        maps: &[(&str, BorrowedFd<'_>)],
+        maps: Vec<(String, MapHandle)>,
     ) -> Result<(), DeployError> {
         make_dir(folder).map_err(failed("make", folder))?;
         for part in [LINKS, PROGRAMS, SLOTS, FILTERS, MAPS] {
@@ -172,10 +195,10 @@ impl Version {
         for program in programs {
             pin(program.as_fd(), PROGRAMS, &program.name)?;
         }
-        for (name, map) in maps {
-            pin(*map, MAPS, name)?;
-            self.maps.push((*name).to_owned());
+        for (name, map) in &maps {
+            pin(map.as_fd(), MAPS, name)?;
         }
+        self.maps = maps;
         for filter in &self.filters {
             pin(filter.slot.as_fd(), SLOTS, &filter.program)?;
             pin(filter.dispatcher.as_fd(), FILTERS, &filter.program)?;
