@@ -249,7 +249,7 @@ fn a_foreign_pin_is_reported_and_removed() {
     assert_eq!(host.up(), ["not_a_folder", "xdp_classify"]);
     let status = host.ok("status");
     assert!(status.contains("stray is unreadable") && status.contains("ifindex"), "{status}");
-    assert!(host.ok("down xdp_classify").contains("1 programs detached, 1 other pins removed"));
+    assert!(host.ok("down xdp_classify").contains("1 program detached, 1 other pin removed"));
     host.ok("down not_a_folder");
     assert!(!host.pins("").exists());
 }

@@ -131,7 +131,8 @@
 //! `unique`, `hash(5-tuple)`, `hash(inner 5-tuple)`, `time`, `hardware timestamp`, `hardware hash`, `hardware vlan`
 //! (the last three in `xdp` only). Numbers may be stored in a wider key, not in a narrower one; `unique` and `hash` in
 //! any of numbers without a sign, `time` also in a `u64`. Marks, priorities, CPUs, queues of AF_XDP and members have 32
-//! bits, the queue mapping has 16. An action whose value is absent is not done.
+//! bits, the queue mapping has 16. An action whose value is absent is not done. A packet that is redirected to a CPU that
+//! is not online, or to a queue without an AF_XDP socket, goes on as if accepted.
 #![forbid(unsafe_code)]
 
 pub mod check;

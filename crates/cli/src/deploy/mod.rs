@@ -34,6 +34,7 @@ use crate::{
     interrupt::{Interrupt, Interrupted},
     mode::Mode,
     output,
+    policy::counted,
 };
 
 /// How long programs may take to be unloaded once they are detached.
@@ -252,10 +253,10 @@ pub(crate) fn down(command: &Down, global: &Global) -> Outcome {
     } else {
         let others = match deployment.unreadable() {
             [] => String::new(),
-            pins => format!(", {} other pins removed", pins.len()),
+            pins => format!(", {} removed", counted(pins.len(), "other pin")),
         };
-        let (name, programs) = (deployment.name(), deployment.attached().len());
-        output::line(format!("{name} is down ({programs} programs detached{others})"))?;
+        let programs = counted(deployment.attached().len(), "program");
+        output::line(format_args!("{} is down ({programs} detached{others})", deployment.name()))?;
         if !removed.is_empty() {
             output::line(format_args!("removed keys: {}", removed.join(", ")))?;
         }

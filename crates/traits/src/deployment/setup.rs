@@ -46,8 +46,9 @@ pub(super) fn prepare(
         set_variable(object, name, variable, value)?;
     }
     for map in &setup.cpu_maps {
-        let cpus = libbpf_rs::num_possible_cpus().map_err(map_failed("count the CPUs for", map))? as u32;
-        find_map(object, name, map)?.set_max_entries(cpus).map_err(map_failed("size", map))?;
+        // by number, of which some may be left out
+        let entries = online_cpus().into_iter().max().unwrap_or_default() + 1;
+        find_map(object, name, map)?.set_max_entries(entries).map_err(map_failed("size", map))?;
     }
     for map in &setup.shared_maps {
         share(find_map(object, name, map)?, map, places.bpffs)?;
