@@ -59,9 +59,7 @@ match ours {
 impl Host {
     /// Writes a policy.
     fn policy(&self, name: &str, text: &str) -> String {
-        let path = self.folder.join(format!("{name}.traits"));
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
+        self.traits.policy(name, text).display().to_string()
     }
 
     /// Compiles a policy to an object file.
@@ -73,7 +71,7 @@ impl Host {
         });
         let emitted = emit(&checked.policy, &checked.sources, &EmitOptions::default()).unwrap();
         let object = Compiler::new(&libbpf_rs::libbpf_sys::API_HEADERS).compile(&emitted).unwrap();
-        let path = self.folder.join(format!("{name}.bpf.o"));
+        let path = self.traits.folder.path().join(format!("{name}.bpf.o"));
         fs::write(&path, object).unwrap();
         path.display().to_string()
     }
@@ -124,7 +122,7 @@ fn in_cgroup(cgroup: &Cgroup) -> String {
 
 #[test]
 fn a_policy_goes_up_counts_and_goes_down() {
-    let Some(host) = Host::new("policy") else { return };
+    let Some(host) = Host::new() else { return };
     let cgroup = Cgroup::new().unwrap();
     let edge = host.policy("edge", EDGE);
     let up = host.json(&format!("up {edge} --dev rx0 {} --json", in_cgroup(&cgroup)));
@@ -188,12 +186,12 @@ fn a_policy_goes_up_counts_and_goes_down() {
     assert!(host.ok("down edge").contains("5 programs detached"));
     assert_eq!(host.keys(), ["tenant", "id"], "keys stay");
     assert_eq!(host.up(), [""; 0]);
-    assert!(!host.pins("").exists());
+    assert!(!host.traits.pins("").exists());
 }
 
 #[test]
 fn keys_go_with_their_last_user_if_that_is_asked_for() {
-    let Some(host) = Host::new("keys") else { return };
+    let Some(host) = Host::new() else { return };
     let one = host.policy("one", "key tenant u32\nkey own u8\nxdp { set tenant = 1  set own = 2 }\n");
     let two = host.policy("two", "key tenant u32\ntc ingress { trait tenant 1  mark 1 }\n");
     host.ok(&format!("up {one} --dev rx0"));
@@ -210,10 +208,11 @@ fn keys_go_with_their_last_user_if_that_is_asked_for() {
 
 #[test]
 fn an_object_needs_neither_clang_nor_the_source() {
-    let Some(host) = Host::new("no-clang") else { return };
+    let Some(host) = Host::new() else { return };
     let object = host.compiled("edge", EDGE.split_once("cgroup").unwrap().0);
-    fs::remove_file(host.folder.join("edge.traits")).unwrap();
-    let run = |line: &str| host.command(line).env("PATH", &host.folder).env_remove("CLANG").output().unwrap();
+    fs::remove_file(host.traits.folder.path().join("edge.traits")).unwrap();
+    let run =
+        |line: &str| host.command(line).env("PATH", host.traits.folder.path()).env_remove("CLANG").output().unwrap();
     let output = run(&format!("up {object} --dev rx0"));
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(host.delivers(5000));
@@ -229,7 +228,7 @@ fn an_object_needs_neither_clang_nor_the_source() {
 
 #[test]
 fn a_wrong_policy_is_told_by_line_and_changes_nothing() {
-    let Some(host) = Host::new("wrong") else { return };
+    let Some(host) = Host::new() else { return };
     let wrong = host.policy("wrong", "key tenant u32\nxdp {\n    set tenant = ip6 saddr\n    set nosuch = 1\n}\n");
     let error = host.fails(&format!("up {wrong} --dev rx0"));
     assert!(error.contains("wrong.traits:3:") && error.contains("wrong.traits:4:"), "{error}");
@@ -246,7 +245,7 @@ fn a_wrong_policy_is_told_by_line_and_changes_nothing() {
 
 #[test]
 fn if_one_program_cannot_be_attached_nothing_is() {
-    let Some(host) = Host::new("atomic") else { return };
+    let Some(host) = Host::new() else { return };
     let holder = host.policy("holder", "netfilter ip input priority 5 { udp dport 1 drop }\n");
     host.ok(&format!("up {holder}"));
     let third = "key tenant u32\nkey own u8\n\
@@ -260,7 +259,8 @@ fn if_one_program_cannot_be_attached_nothing_is() {
         assert!(error.contains("same priority"), "{error}");
         assert_eq!(host.up(), ["holder"]);
         assert_eq!(host.keys(), ["tenant"], "what was registered before stays, the other is taken back");
-        let left: Vec<_> = fs::read_dir(host.pins("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            fs::read_dir(host.traits.pins("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["holder"]);
     }
     // The interface is free, and so is the netfilter hook of IPv6.
@@ -284,7 +284,7 @@ const WATCH: &str = "key tenant u32\n\
 
 #[test]
 fn no_packet_meets_neither_version_while_policies_replace_each_other() {
-    let Some(host) = Host::new("replace") else { return };
+    let Some(host) = Host::new() else { return };
     let objects = [1, 2].map(|number| host.compiled(&format!("v{number}"), &version(number)));
     host.ok(&format!("up {} --dev rx0 --name edge --replace", objects[0]));
     host.ok(&format!("up {}", host.policy("watch", WATCH)));
@@ -307,7 +307,7 @@ fn no_packet_meets_neither_version_while_policies_replace_each_other() {
 
 #[test]
 fn a_command_that_is_killed_leaves_what_the_next_one_mends() {
-    let Some(host) = Host::new("killed-policy") else { return };
+    let Some(host) = Host::new() else { return };
     let filter = "netfilter input priority 9 { trait tenant 3 drop }\nmatch ours { trait tenant 1 accept }\n";
     let objects = [1, 2].map(|number| host.compiled(&format!("v{number}"), &format!("{}{filter}", version(number))));
     host.ok(&format!("up {} --dev rx0 --name edge", objects[0]));
@@ -337,7 +337,7 @@ fn a_command_that_is_killed_leaves_what_the_next_one_mends() {
                     host.ok("down next");
                 }
             }
-            assert!(!host.pins("_new").exists(), "round {i}");
+            assert!(!host.traits.pins("_new").exists(), "round {i}");
             let before = host.counter("edge", "by_tc");
             let deadline = Instant::now() + Duration::from_secs(5);
             while host.counter("edge", "by_tc") == before {
@@ -376,7 +376,7 @@ fn a_command_that_is_killed_leaves_what_the_next_one_mends() {
         host.ok(&format!("up {} --dev rx0 --name again", objects[1]));
         host.ok("down again");
     }
-    assert!(!host.pins("").exists());
+    assert!(!host.traits.pins("").exists());
 }
 
 /// Kills a command, and says whether it had not ended before.
@@ -387,7 +387,7 @@ fn is_killed(child: &mut Child) -> bool {
 
 #[test]
 fn a_match_is_one_for_iptables_and_follows_a_new_version() {
-    let Some(host) = Host::new("match") else { return };
+    let Some(host) = Host::new() else { return };
     if !Command::new("iptables").arg("--version").output().is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: there is no iptables");
         return;
@@ -417,7 +417,7 @@ fn a_match_is_one_for_iptables_and_follows_a_new_version() {
 
 #[test]
 fn a_steer_block_chooses_the_socket() {
-    let Some(host) = Host::new("steer") else { return };
+    let Some(host) = Host::new() else { return };
     let edge = "key tenant u32\nxdp { set tenant = udp sport map { 6001 : 0, 6002 : 1 } }\n\
                 steer choose { trait tenant is set  member trait tenant }\n";
     let edge = host.policy("edge", edge);
@@ -514,7 +514,7 @@ const LOGGED: &str = "key tenant u32\nkey id u64 keep-first\n\
 
 #[test]
 fn events_are_printed_as_they_happen_and_unique_numbers_are_not_given_twice() {
-    let Some(host) = Host::new("log") else { return };
+    let Some(host) = Host::new() else { return };
     let edge = host.policy("edge", LOGGED);
     let host = &host;
     host.ok(&format!("up {edge} --dev rx0"));
@@ -569,7 +569,7 @@ fn events_are_printed_as_they_happen_and_unique_numbers_are_not_given_twice() {
 
 #[test]
 fn events_that_nobody_takes_are_counted_when_the_ring_is_full() {
-    let Some(host) = Host::new("lost") else { return };
+    let Some(host) = Host::new() else { return };
     host.ok(&format!("up {} --dev rx0", host.policy("edge", LOGGED)));
     let to = host.receiver(5000).local_addr().unwrap();
     let sender = host.sender();
@@ -609,7 +609,7 @@ fn monotonic_now() -> u64 {
 
 #[test]
 fn a_policy_that_asks_the_network_card_is_bound_to_its_interface() {
-    let Some(host) = Host::new("hardware") else { return };
+    let Some(host) = Host::new() else { return };
     let edge = host.policy(
         "edge",
         "key rx_ts timestamp keep-first\nkey hash u32\nxdp {\n\
@@ -629,7 +629,7 @@ fn a_policy_that_asks_the_network_card_is_bound_to_its_interface() {
 
 #[test]
 fn what_is_asked_for_by_a_name_that_is_not_up_is_said() {
-    let Some(host) = Host::new("names") else { return };
+    let Some(host) = Host::new() else { return };
     for command in ["status nosuch", "log nosuch", "down nosuch"] {
         assert!(host.fails(command).contains("nothing named nosuch is up in registry default; up: nothing"));
     }

@@ -16,8 +16,8 @@ use packet_traits::attach::cgroup::cgroup_root;
 use serde_json::Value;
 
 /// A host whose registry has the examples' keys.
-fn host(test: &str) -> Option<Host> {
-    let host = Host::new(test)?;
+fn host() -> Option<Host> {
+    let host = Host::new()?;
     for key in ["tenant u32", "flow_id u64", "rx_ts timestamp --merge keep-first"] {
         host.traits.ok(&format!("keys add {key}"));
     }
@@ -47,7 +47,7 @@ impl Drop for Cgroup {
 
 #[test]
 fn what_is_up_outlives_the_command_until_it_is_taken_down() {
-    let Some(host) = host("outlives") else { return };
+    let Some(host) = host() else { return };
     let classify = host.object("xdp_classify");
     let report: Value = serde_json::from_str(&host.ok(&format!("up {classify} --dev rx0 --json"))).unwrap();
     assert_eq!(report["name"], "xdp_classify");
@@ -70,7 +70,7 @@ fn what_is_up_outlives_the_command_until_it_is_taken_down() {
 
 #[test]
 fn a_name_is_up_once() {
-    let Some(host) = host("once") else { return };
+    let Some(host) = host() else { return };
     let classify = host.object("xdp_classify");
     host.ok(&format!("up {classify} --dev rx0 --mode generic --name edge"));
     assert!(host.fails(&format!("up {classify} --dev rx0 --name edge")).contains("already up"));
@@ -82,7 +82,7 @@ fn a_name_is_up_once() {
 
 #[test]
 fn netfilter_programs_go_where_they_are_told() {
-    let Some(host) = host("netfilter") else { return };
+    let Some(host) = host() else { return };
     let drop = host.object("netfilter_drop");
     let places = "--netfilter drop_blocked=ipv4:local-in --netfilter drop_blocked=ipv6:local-in:-5";
     host.ok(&format!("up {drop} {places}"));
@@ -100,14 +100,14 @@ fn netfilter_programs_go_where_they_are_told() {
     let none = host.fails(&format!("up {classify} --dev rx0 --netfilter drop=ipv4:local-in"));
     assert!(none.contains("leave --netfilter out"), "{none}");
     assert_eq!(host.up(), [""; 0]);
-    assert!(!host.pins("").exists(), "a failed attempt leaves no folder");
+    assert!(!host.traits.pins("").exists(), "a failed attempt leaves no folder");
     let hint = host.fails(&format!("up {drop}"));
     assert!(hint.contains("--netfilter") && hint.contains("drop_blocked"), "{hint}");
 }
 
 #[test]
 fn what_cannot_be_done_is_said() {
-    let Some(host) = host("errors") else { return };
+    let Some(host) = host() else { return };
     let classify = host.object("xdp_classify");
     assert!(host.fails(&format!("up {classify}")).contains("--dev INTERFACE"));
     let count = host.object("cgroup_count");
@@ -123,7 +123,7 @@ fn what_cannot_be_done_is_said() {
 
 #[test]
 fn every_example_goes_up_side_by_side_and_down_again() {
-    let Some(host) = host("examples") else { return };
+    let Some(host) = host() else { return };
     let cgroup = Cgroup::new("examples");
     let in_cgroup = format!("--cgroup {}", cgroup.path().display());
     let examples = [
@@ -149,7 +149,7 @@ fn every_example_goes_up_side_by_side_and_down_again() {
 #[test]
 fn parallel_commands_do_not_disturb_each_other() {
     const PROCESSES: i32 = 6;
-    let Some(host) = host("parallel") else { return };
+    let Some(host) = host() else { return };
     let host = &host;
     let drop = &host.object("netfilter_drop");
     // Six pins each, at priorities of their own: at the hooks nothing is in the way.
@@ -177,7 +177,7 @@ fn parallel_commands_do_not_disturb_each_other() {
                 scope.spawn(move || host.ok(&format!("down p{process}")));
             }
         });
-        assert!(!host.pins("").exists(), "the folder goes with the last deployment");
+        assert!(!host.traits.pins("").exists(), "the folder goes with the last deployment");
 
         let outputs: Vec<Output> = std::thread::scope(|scope| {
             let run = |process| scope.spawn(move || host.run(&format!("up {drop} --name same {}", places(process))));
@@ -196,11 +196,11 @@ fn parallel_commands_do_not_disturb_each_other() {
 
 #[test]
 fn what_a_killed_command_left_is_shown_and_cleared() {
-    let Some(host) = host("killed") else { return };
+    let Some(host) = host() else { return };
     let classify = host.object("xdp_classify");
     let leave_unfinished = || {
         host.ok(&format!("up {classify} --dev rx0"));
-        fs::rename(host.pins("xdp_classify"), host.pins("_new")).unwrap();
+        fs::rename(host.traits.pins("xdp_classify"), host.traits.pins("_new")).unwrap();
     };
     leave_unfinished();
     assert!(host.ok("status").contains("_new (unfinished)"));
@@ -216,11 +216,11 @@ fn what_a_killed_command_left_is_shown_and_cleared() {
 
 #[test]
 fn an_interrupted_up_says_so_and_leaves_nothing() {
-    let Some(host) = host("interrupted") else { return };
+    let Some(host) = host() else { return };
     let classify = host.object("xdp_classify");
     // the command waits for this lock when the signal comes
-    fs::create_dir_all(host.pins("")).unwrap();
-    let lock = fs::File::open(host.pins("")).unwrap();
+    fs::create_dir_all(host.traits.pins("")).unwrap();
+    let lock = fs::File::open(host.traits.pins("")).unwrap();
     lock.lock().unwrap();
     let process = host.start(&format!("up {classify} --dev rx0"));
     wait_for_lock(&process);
@@ -236,27 +236,27 @@ fn an_interrupted_up_says_so_and_leaves_nothing() {
 
 #[test]
 fn a_foreign_pin_is_reported_and_removed() {
-    let Some(host) = host("foreign") else { return };
+    let Some(host) = host() else { return };
     host.ok(&format!("up {} --dev rx0", host.object("xdp_classify")));
     let options = libbpf_rs::libbpf_sys::bpf_map_create_opts {
         sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as u64,
         ..Default::default()
     };
     let map = || MapHandle::create(MapType::Array, Some("foreign"), 4, 4, 1, &options).unwrap();
-    map().pin(host.pins("xdp_classify").join("stray")).unwrap();
-    map().pin(host.pins("not_a_folder")).unwrap();
+    map().pin(host.traits.pins("xdp_classify").join("stray")).unwrap();
+    map().pin(host.traits.pins("not_a_folder")).unwrap();
 
     assert_eq!(host.up(), ["not_a_folder", "xdp_classify"]);
     let status = host.ok("status");
     assert!(status.contains("stray is unreadable") && status.contains("ifindex"), "{status}");
     assert!(host.ok("down xdp_classify").contains("1 program detached, 1 other pin removed"));
     host.ok("down not_a_folder");
-    assert!(!host.pins("").exists());
+    assert!(!host.traits.pins("").exists());
 }
 
 #[test]
 fn what_is_up_can_be_taken_down_without_its_registry() {
-    let Some(host) = host("orphan") else { return };
+    let Some(host) = host() else { return };
     host.ok(&format!("up {} --dev rx0", host.object("xdp_classify")));
     assert!(host.fails("registry remove").contains("`traits down NAME`"));
     host.ok("registry remove --force");

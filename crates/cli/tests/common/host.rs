@@ -1,7 +1,6 @@
 //! A host to run the command on: a registry, and the receiver of a link.
 
 use std::{
-    path::PathBuf,
     process::{Child, Output, Stdio},
     time::Duration,
 };
@@ -15,18 +14,14 @@ use super::{Traits, compile_example, text};
 pub struct Host {
     pub traits: Traits,
     pub pair: Pair,
-    /// For files of the test's own.
-    pub folder: PathBuf,
 }
 
 impl Host {
     /// `None` if kernel tests are switched off.
-    pub fn new(test: &str) -> Option<Host> {
+    pub fn new() -> Option<Host> {
         let traits = Traits::new()?;
         traits.ok("registry create");
-        let folder = std::env::temp_dir().join(format!("traits-up-{test}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        Some(Host { traits, pair: Pair::new().unwrap(), folder })
+        Some(Host { traits, pair: Pair::new().unwrap() })
     }
 
     /// The command in the receiver's namespace.
@@ -67,12 +62,7 @@ impl Host {
 
     /// Compiles an example program.
     pub fn object(&self, example: &str) -> String {
-        compile_example(example, &self.folder).display().to_string()
-    }
-
-    /// Where a deployment is pinned.
-    pub fn pins(&self, name: &str) -> PathBuf {
-        self.traits.bpffs.path().join("packet_traits_up/default").join(name)
+        compile_example(example, self.traits.folder.path()).display().to_string()
     }
 
     /// Names of what is up.
@@ -90,11 +80,5 @@ impl Host {
         let sender = udp_socket(self.pair.tx().netns(), self.pair.tx().addr(Family::V4, 0)).unwrap();
         send_numbered(&sender, receiver.local_addr().unwrap(), 0..1, 64).unwrap();
         recv_numbered(&receiver).is_ok()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

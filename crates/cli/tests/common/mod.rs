@@ -13,10 +13,13 @@ use std::{
 
 use packet_traits_lab::{Bpffs, kernel_tests_enabled, require_root};
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// The command on a bpffs of its own.
 pub struct Traits {
     pub bpffs: Bpffs,
+    /// For files of the test's own.
+    pub folder: TempDir,
 }
 
 impl Traits {
@@ -28,11 +31,23 @@ impl Traits {
         if let Err(how) = require_root() {
             panic!("{how}");
         }
-        Some(Traits { bpffs: Bpffs::new().unwrap() })
+        Some(Traits { bpffs: Bpffs::new().unwrap(), folder: tempfile::tempdir().unwrap() })
     }
 
     pub fn dir(&self, registry: &str) -> PathBuf {
         self.bpffs.path().join("packet_traits").join(registry)
+    }
+
+    /// Where a deployment is pinned.
+    pub fn pins(&self, name: &str) -> PathBuf {
+        self.bpffs.path().join("packet_traits_up/default").join(name)
+    }
+
+    /// Writes a policy of the test's own.
+    pub fn policy(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(format!("{name}.traits"));
+        fs::write(&path, text).unwrap();
+        path
     }
 
     pub fn run(&self, line: &str) -> Output {

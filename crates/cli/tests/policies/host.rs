@@ -1,10 +1,8 @@
 //! A registry of the test's own, and the command that brings policies up on an interface.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -17,31 +15,19 @@ use crate::common::{Traits, text};
 /// A registry without keys: policies bring theirs along.
 pub struct Host {
     pub traits: Traits,
-    folder: PathBuf,
 }
 
 impl Host {
     /// `None` if kernel tests are switched off.
     pub fn new() -> Option<Host> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let traits = Traits::new()?;
         traits.ok("registry create");
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("traits-policies-{}-{number}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        Some(Host { traits, folder })
+        Some(Host { traits })
     }
 
     /// A policy of the repository.
     pub fn example(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies").join(name)
-    }
-
-    /// A policy of the test's own.
-    pub fn write(&self, name: &str, policy: &str) -> PathBuf {
-        let path = self.folder.join(format!("{name}.traits"));
-        fs::write(&path, policy).unwrap();
-        path
     }
 
     /// The command in a namespace.
@@ -98,20 +84,9 @@ impl Host {
         }
     }
 
-    /// Where a policy is pinned.
-    pub fn pins(&self, policy: &str) -> PathBuf {
-        self.traits.bpffs.path().join("packet_traits_up/default").join(policy)
-    }
-
     /// Where a program of a policy is pinned that is given to others rather than attached.
     pub fn filter(&self, policy: &str, program: &str) -> PathBuf {
-        self.pins(policy).join("filters").join(program)
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
+        self.traits.pins(policy).join("filters").join(program)
     }
 }
 

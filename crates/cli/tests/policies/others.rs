@@ -58,7 +58,7 @@ fn iptables_drops_by_a_trait() {
         let Some(host) = Host::new() else { return };
         let scene = Scene::new(family);
         let policy = format!("{POLICY}match tenant_1001 {{\n\ttrait tenant 1001  accept\n}}\n");
-        host.up(scene.pair.rx(), &host.write("for-iptables", &policy), &[]);
+        host.up(scene.pair.rx(), &host.traits.policy("for-iptables", &policy), &[]);
         assert_eq!(scene.arrive(5001) as u64, DATAGRAMS, "before there is a rule");
         let program = host.filter("for-iptables", "tenant_1001").display().to_string();
         succeed(scene.netns().command(command).args([
@@ -84,7 +84,7 @@ fn nftables_drops_by_the_mark_that_a_trait_became() {
         let Some(host) = Host::new() else { return };
         let scene = Scene::new(family);
         let policy = format!("{POLICY}tc ingress {{\n\ttrait tenant is set  mark trait tenant\n}}\n");
-        host.up(scene.pair.rx(), &host.write("for-nft", &policy), &[]);
+        host.up(scene.pair.rx(), &host.traits.policy("for-nft", &policy), &[]);
         scene
             .netns()
             .nft("table inet t {\nchain c {\ntype filter hook input priority 0\nmeta mark 1001 counter drop\n}\n}\n")
@@ -101,7 +101,7 @@ fn netfilter_drops_by_a_trait_without_other_rules() {
         let Some(host) = Host::new() else { return };
         let scene = Scene::new(family);
         let policy = format!("{POLICY}netfilter input priority 0 {{\n\ttrait tenant 1001  count dropped  drop\n}}\n");
-        host.up(scene.pair.rx(), &host.write("netfilter", &policy), &[]);
+        host.up(scene.pair.rx(), &host.traits.policy("netfilter", &policy), &[]);
         scene.only_tenant_1001_is_stopped();
         host.wait_for("netfilter", "dropped", None, DATAGRAMS);
     }
@@ -114,7 +114,7 @@ fn a_cgroup_refuses_by_a_trait() {
     let path = cgroup.path().display().to_string();
     let scene = cgroup.enter(|| Scene::new(Family::V4));
     let policy = format!("{POLICY}cgroup ingress {{\n\ttrait tenant 1001  count refused by trait tenant  drop\n}}\n");
-    host.up(scene.pair.rx(), &host.write("cgroup", &policy), &["--cgroup", &path]);
+    host.up(scene.pair.rx(), &host.traits.policy("cgroup", &policy), &["--cgroup", &path]);
     scene.only_tenant_1001_is_stopped();
     host.wait_for("cgroup", "refused", Some("1001"), DATAGRAMS);
 }
@@ -125,7 +125,7 @@ fn xdp_drops_early_by_a_trait_that_an_earlier_rule_set() {
         let Some(host) = Host::new() else { return };
         let scene = Scene::new(Family::V6);
         let policy = POLICY.replace("\n}\n", "\n\ttrait tenant 1001  count early by trait tenant  drop\n}\n");
-        host.up(scene.pair.rx(), &host.write("early", &policy), &["--mode", mode]);
+        host.up(scene.pair.rx(), &host.traits.policy("early", &policy), &["--mode", mode]);
         scene.only_tenant_1001_is_stopped();
         host.wait_for("early", "early", Some("1001"), DATAGRAMS);
     }

@@ -60,7 +60,7 @@ fn a_trait_chooses_the_member_of_a_group() {
         let pair = Pair::new().unwrap();
         // members in another order than tenants, so that no hash is right by chance for all
         let policy = format!("{BY_PORT}steer workers {{\n\tmember trait tenant map {{ 0 : 2, 1 : 0, 2 : 1 }}\n}}\n");
-        host.up(pair.rx(), &host.write("steer", &policy), &[]);
+        host.up(pair.rx(), &host.traits.policy("steer", &policy), &[]);
         let group = group(&pair, family, 3);
         choose_by(&group, &Program::fd_from_pinned_path(host.filter("steer", "workers")).unwrap());
 
@@ -84,7 +84,7 @@ fn without_the_trait_the_kernel_chooses_the_member() {
     let Some(host) = Host::new() else { return };
     let pair = Pair::new().unwrap();
     let policy = format!("{BY_PORT}steer workers {{\n\tmember trait tenant\n}}\n");
-    host.up(pair.rx(), &host.write("steer", &policy), &[]);
+    host.up(pair.rx(), &host.traits.policy("steer", &policy), &[]);
     let group = group(&pair, Family::V4, 3);
     choose_by(&group, &Program::fd_from_pinned_path(host.filter("steer", "workers")).unwrap());
     let senders = (0..DATAGRAMS).map(|_| udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0)).unwrap());
@@ -108,10 +108,10 @@ fn a_trait_chooses_the_af_xdp_socket_and_the_stack_has_the_rest() {
     let Some(host) = Host::new() else { return };
     let pair = Pair::new().unwrap();
     let policy = BY_PORT.replace("\n}\n", "\n\tudp dport 7777 and trait tenant 1  redirect xsk 3\n\tudp dport 7777 and trait tenant 2  redirect xsk 4\n}\n");
-    host.up(pair.rx(), &host.write("xsk", &policy), &["--mode", "native"]);
+    host.up(pair.rx(), &host.traits.policy("xsk", &policy), &["--mode", "native"]);
     // in the third place, and nothing in the fourth
     let mut socket = AfXdp::bind(pair.rx(), 0, 128).unwrap();
-    let sockets = MapHandle::from_pinned_path(host.pins("xsk").join("maps/pt_xsks")).unwrap();
+    let sockets = MapHandle::from_pinned_path(host.traits.pins("xsk").join("maps/pt_xsks")).unwrap();
     sockets.update(&3u32.to_ne_bytes(), &socket.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY).unwrap();
 
     let stack = udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, PORT)).unwrap();
