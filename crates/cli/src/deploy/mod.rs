@@ -97,7 +97,7 @@ Examples:
   traits down classify
   traits down _new        what a `traits up` that was killed left; the next `traits up` takes it away, too
 
-Works without the registry, too. A policy's keys stay registered, since applications may know their numbers; --keys removes those that no
+Works without the registry, too, but for --keys. A policy's keys stay registered, since applications may know their numbers; --keys removes those that no
 loaded program uses.")]
 pub(crate) struct Down {
     /// Name it was brought up under
