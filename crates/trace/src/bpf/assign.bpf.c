@@ -26,19 +26,6 @@ struct {
 	__type(value, struct saved);
 } saved SEC(".maps");
 
-/* What trace.bpf.c saw last on this CPU before generic XDP. */
-struct before_xdp {
-	__u64 head;
-	__u64 skb;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct before_xdp);
-} before_xdp SEC(".maps");
-
 /* Offset of the network header; 0 if it is not IP. */
 static __always_inline __u32 find_network(__u64 data, __u32 len)
 {

@@ -62,19 +62,6 @@ struct {
 	__type(value, struct current_packet);
 } current SEC(".maps");
 
-/* Shared with assign.bpf.c, which explains it. */
-struct before_xdp {
-	__u64 head;
-	__u64 skb;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct before_xdp);
-} before_xdp SEC(".maps");
-
 static __always_inline struct current_packet *on_this_cpu(void)
 {
 	__u32 zero = 0;

@@ -352,6 +352,19 @@ static __always_inline void set_device(struct event *e, const struct net_device_
 	load_words((__u64)dev + bpf_core_field_offset(dev->name), e->dev);
 }
 
+/* What trace.bpf.c saw last on this CPU before generic XDP, for assign.bpf.c. The objects share the map. */
+struct before_xdp {
+	__u64 head;
+	__u64 skb;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct before_xdp);
+} before_xdp SEC(".maps");
+
 /* Copies the slots of both regions, and `len` bytes at `from`, behind the event. */
 static __always_inline void append(struct event *e, const struct trait_view *view, __u64 from, __u32 len)
 {
