@@ -98,14 +98,20 @@ impl Round {
     }
 }
 
+/// A registry with these keys, pinned in a bpffs that must outlive it.
+pub(super) fn registry(bpffs: &Bpffs, keys: &[(&str, KeyType, Merge)]) -> Result<Registry, Box<dyn Error>> {
+    let registry = Registry::options().bpffs(bpffs.path()).create()?;
+    for (name, key_type, merge) in keys {
+        registry.register(&KeySpec::new(KeyName::new(name)?, *key_type).merge(*merge))?;
+    }
+    Ok(registry)
+}
+
 impl Rig {
     /// Makes the registry and the link.
     pub(super) fn new() -> Result<Rig, Box<dyn Error>> {
         let bpffs = Bpffs::new()?;
-        let registry = Registry::options().bpffs(bpffs.path()).create()?;
-        for (name, key_type, merge) in KEYS {
-            registry.register(&KeySpec::new(KeyName::new(name)?, key_type).merge(merge))?;
-        }
+        let registry = registry(&bpffs, &KEYS)?;
         Ok(Rig { registry, pair: Pair::new()?, _bpffs: bpffs })
     }
 

@@ -20,8 +20,8 @@ use clap::value_parser;
 use packet_traits::{
     attach::{Attachment, XdpMode, xdp},
     bind::{BoundObject, LoadedObject},
-    core::{KeyName, KeyType, Merge, TypedKey},
-    registry::{KeySpec, Registry},
+    core::{KeyType, Merge, TypedKey},
+    registry::Registry,
     socket::{
         self, Keys, Receiver, ReceiverOptions, Ring, Source, Traits,
         programs::{AttachOptions, SocketPrograms},
@@ -32,7 +32,7 @@ use serde::Serialize;
 
 use super::{
     progress,
-    rig::{kernel_release, pin_to_cpu},
+    rig::{self, kernel_release, pin_to_cpu},
     statistics::Summary,
 };
 use crate::{
@@ -221,12 +221,8 @@ struct Rig {
 impl Rig {
     fn new() -> Result<Rig, Box<dyn Error>> {
         let bpffs = Bpffs::new()?;
-        let registry = Registry::options().bpffs(bpffs.path()).create()?;
-        for (name, key_type, merge) in
-            [("tenant", KeyType::U32, Merge::Block), ("flow_id", KeyType::U64, Merge::KeepFirst)]
-        {
-            registry.register(&KeySpec::new(KeyName::new(name)?, key_type).merge(merge))?;
-        }
+        let keys = [("tenant", KeyType::U32, Merge::Block), ("flow_id", KeyType::U64, Merge::KeepFirst)];
+        let registry = rig::registry(&bpffs, &keys)?;
         let pair = Pair::new()?;
         let object = BoundObject::from_bytes(OBJECT, "sockets.bpf.o", &registry)?.load()?;
         let program = object.program("assign").ok_or("sockets.bpf.o has no program assign")?;

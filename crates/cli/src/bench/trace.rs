@@ -22,14 +22,18 @@ use std::{
 use packet_traits::{
     attach::{Attachment, XdpMode, xdp},
     bind::{BoundObject, LoadedObject},
-    core::{KeyName, KeyType, Merge},
-    registry::{KeySpec, Registry},
+    core::{KeyType, Merge},
+    registry::Registry,
 };
 use packet_traits_lab::{Bpffs, Family, Netns, Pair, send_many_numbered, udp_socket};
 use packet_traits_trace::{Condition, Names, Namespace, Options as TraceOptions, Tracer, write::text};
 use serde::Serialize;
 
-use super::{progress, rig::kernel_release, statistics::Summary};
+use super::{
+    progress,
+    rig::{self, kernel_release},
+    statistics::Summary,
+};
 use crate::{
     Outcome,
     interrupt::{Interrupt, Interrupted},
@@ -331,12 +335,8 @@ struct Rig {
 impl Rig {
     fn new() -> Result<Rig, Box<dyn Error>> {
         let bpffs = Bpffs::new()?;
-        let registry = Registry::options().bpffs(bpffs.path()).create()?;
-        for (name, key_type, merge) in
-            [("tenant", KeyType::U32, Merge::Block), ("packet_id", KeyType::U64, Merge::KeepFirst)]
-        {
-            registry.register(&KeySpec::new(KeyName::new(name)?, key_type).merge(merge))?;
-        }
+        let keys = [("tenant", KeyType::U32, Merge::Block), ("packet_id", KeyType::U64, Merge::KeepFirst)];
+        let registry = rig::registry(&bpffs, &keys)?;
         let object = BoundObject::from_bytes(OBJECT, "trace.bpf.o", &registry)?.load()?;
         let pair = Pair::new()?;
         let socket = udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, PORT))?;
