@@ -29,8 +29,11 @@ use crate::{
     config::{self, CAPTURE_MAX, Config, NAMESPACES_MAX},
     event::{EVENT_LEN, Event},
     filter::{self, Condition, FilterError},
+    functions::Functions,
     keys::{ENTERED_KEY, ID_KEY, Keys, TracedKey},
     namespace::{Interface, Namespace},
+    point::Point,
+    xdp::XdpCount,
 };
 
 static TRACE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
@@ -235,7 +238,7 @@ fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> TraceError {
     move |source| TraceError::System { action, source }
 }
 
-fn libbpf(action: &'static str) -> impl FnOnce(libbpf_rs::Error) -> TraceError {
+pub(crate) fn libbpf(action: &'static str) -> impl FnOnce(libbpf_rs::Error) -> TraceError {
     move |source| TraceError::Libbpf { action, source }
 }
 
@@ -255,6 +258,8 @@ pub struct Counters {
     pub too_early: u64,
     /// Datagrams whose delivery is not followed, because too many waited in their socket's queue.
     pub unfollowed: u64,
+    /// What became of packets by XDP programs of others, where the kernel does not say which packets, traced or not.
+    pub xdp: Vec<XdpCount>,
 }
 
 impl Counters {
@@ -272,6 +277,7 @@ pub struct Tracer<'r> {
     /// Where to attach the points behind the entry, as long as that is not done.
     standby: RefCell<Option<(Vec<Namespace>, Vec<Place>)>>,
     assign: Option<LoadedObject>,
+    functions: Functions,
     trace: LoadedObject,
     events: MapHandle,
     keys: Keys,
@@ -303,15 +309,21 @@ impl<'r> Tracer<'r> {
         let trace = bound.load()?;
         let events = handle(&trace, "events")?;
 
-        let assign = if own_keys.is_some() {
-            let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
-            prepare(&mut bound, &config, options)?;
+        let share = |bound: &mut BoundObject<'_>| {
+            prepare(bound, &config, options)?;
             for mut map in bound.open_object_mut().maps_mut() {
                 if let Some(name @ ("events" | "before_xdp")) = map.name().to_str() {
                     let shared = handle(&trace, name)?;
                     map.reuse_fd(shared.as_fd()).map_err(libbpf("share maps between the tracer's programs"))?;
                 }
             }
+            Ok(())
+        };
+        let functions = Functions::load(registry, &share, &interfaces, options.only_drops, &mut notes)?;
+
+        let assign = if own_keys.is_some() {
+            let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
+            share(&mut bound)?;
             Some(bound.load()?)
         } else {
             None
@@ -321,6 +333,7 @@ impl<'r> Tracer<'r> {
             attachments: RefCell::default(),
             standby: RefCell::new(Some((options.namespaces.clone(), interfaces.clone()))),
             assign,
+            functions,
             trace,
             events,
             keys,
@@ -347,9 +360,7 @@ impl<'r> Tracer<'r> {
         let Some((namespaces, interfaces)) = self.standby.borrow_mut().take() else { return Ok(()) };
         self.attach(&namespaces, &interfaces)?;
         if let Some(assign) = &self.assign {
-            let armed = handle(assign, ".data.armed")?;
-            let (zero, one) = (0u32.to_ne_bytes(), 1u64.to_ne_bytes());
-            armed.update(&zero, &one, MapFlags::ANY).map_err(libbpf("let packets get ids"))?;
+            set(assign, ".data.armed")?;
         }
         Ok(())
     }
@@ -371,7 +382,11 @@ impl<'r> Tracer<'r> {
 
     fn attach(&self, namespaces: &[Namespace], interfaces: &[Place]) -> Result<(), TraceError> {
         let mut attachments = self.attachments.borrow_mut();
-        for name in TRACEPOINTS.into_iter().filter(|name| self.needs(name)) {
+        let exact = self.functions.attach(&mut attachments, &mut self.notes.borrow_mut())?;
+        if exact {
+            set(&self.trace, ".data.delivery")?;
+        }
+        for name in TRACEPOINTS.into_iter().filter(|name| self.needs(name) && !(exact && *name == "trace_received")) {
             let Some(program) = self.trace.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
             attachments.push(tracepoint::attach(program.as_fd())?);
         }
@@ -477,6 +492,11 @@ impl<'r> Tracer<'r> {
         &self.keys
     }
 
+    /// The points that this kernel has.
+    pub fn points(&self) -> impl Iterator<Item = Point> {
+        Point::ALL.into_iter().filter(|point| !point.is_of_function() || self.functions.has(*point))
+    }
+
     /// Whether the tracer assigns the ids.
     pub fn assigns_ids(&self) -> bool {
         self.assign.is_some()
@@ -488,7 +508,8 @@ impl<'r> Tracer<'r> {
     /// The kernel does not let the counters be read.
     pub fn counters(&self) -> Result<Counters, TraceError> {
         let mut sum = Counters::default();
-        for object in [Some(&self.trace), self.assign.as_ref()].into_iter().flatten() {
+        let objects = [Some(&self.trace), self.assign.as_ref()].into_iter().flatten();
+        for object in objects.chain(self.functions.objects()) {
             let map = handle(object, ".data.counters")?;
             let value = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(libbpf("read the tracer's counters"))?;
             let value = value.unwrap_or_default();
@@ -505,6 +526,7 @@ impl<'r> Tracer<'r> {
             sum.too_early += next();
             sum.unfollowed += next();
         }
+        sum.xdp = self.functions.xdp_counts()?;
         Ok(sum)
     }
 
@@ -753,7 +775,10 @@ fn prepare(bound: &mut BoundObject<'_>, config: &Config, options: &Options) -> R
 }
 
 /// Has programs not loaded whose tracepoint this kernel does not have.
-fn leave_out_unknown_tracepoints(bound: &mut BoundObject<'_>, notes: &mut Vec<String>) -> Result<(), TraceError> {
+pub(crate) fn leave_out_unknown_tracepoints(
+    bound: &mut BoundObject<'_>,
+    notes: &mut Vec<String>,
+) -> Result<(), TraceError> {
     let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
     for mut program in bound.open_object_mut().progs_mut() {
         let section = program.section().to_string_lossy().into_owned();
@@ -770,6 +795,12 @@ fn fd_of(object: &LoadedObject, name: &str) -> Result<OwnedFd, TraceError> {
     let program =
         object.program(name).ok_or_else(|| TraceError::Option(format!("the tracer has no program {name}")))?;
     program.as_fd().try_clone_to_owned().map_err(system("keep a program open"))
+}
+
+/// Sets a program's switch: a section with one word.
+fn set(object: &LoadedObject, section: &str) -> Result<(), TraceError> {
+    let (zero, one) = (0u32.to_ne_bytes(), 1u64.to_ne_bytes());
+    handle(object, section)?.update(&zero, &one, MapFlags::ANY).map_err(libbpf("switch the tracer's programs on"))
 }
 
 fn handle(object: &LoadedObject, name: &str) -> Result<MapHandle, TraceError> {

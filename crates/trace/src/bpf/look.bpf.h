@@ -16,6 +16,7 @@ struct detail {
 	__u32 netns;
 	__u16 point;
 	_Bool process; /* runs in the context of the process that has to do with it */
+	_Bool queued; /* in a socket's queue, where UDP keeps other things in place of the interface (udp_dev_scratch) */
 	_Bool inferred;
 };
 
@@ -88,7 +89,7 @@ static __noinline void read_headers(__u64 at, __u32 len, struct headers *h)
 static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *view, __u64 id, struct detail *detail)
 {
 	struct skb_shared_info___trace *shared;
-	struct net_device___trace *dev = skb->dev;
+	struct net_device___trace *dev = detail->queued ? (void *)0 : skb->dev;
 	struct sock___trace *sk = skb->sk;
 	__u64 now = bpf_ktime_get_ns(), entered = 0, at, from, head = (__u64)skb->head;
 	__u32 netns = detail->netns, network = skb->network_header, mac = skb->mac_header, linear;

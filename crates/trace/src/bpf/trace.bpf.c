@@ -328,6 +328,9 @@ struct {
 	__type(value, struct waiting);
 } none_waiting SEC(".maps");
 
+/* Set when fentry.bpf.c sees the delivery of datagrams, so that nothing needs to wait. */
+__u64 exact_delivery SEC(".data.delivery");
+
 static __always_inline void wait_for_delivery(struct sk_buff___trace *skb, __u64 id, __u64 cookie)
 {
 	struct waiting *w = bpf_map_lookup_elem(&waiting, &cookie);
@@ -397,7 +400,7 @@ int trace_cgroup(struct __sk_buff *ctx)
 	now->cookie = detail.sock;
 	sk = skb->sk;
 	now->sock = (__u64)sk;
-	if (sk && sk->sk_protocol == IPPROTO_UDP)
+	if (!exact_delivery && sk && sk->sk_protocol == IPPROTO_UDP)
 		wait_for_delivery(skb, id, now->cookie);
 	return 1; /* pass */
 }
@@ -472,11 +475,12 @@ int BPF_PROG(trace_enqueue, struct sock *sk)
 
 	if (!now || !now->queueing || now->sock != (__u64)sk)
 		return 0;
+	detail.queued = ((struct sock___trace *)sk)->sk_protocol == IPPROTO_UDP;
 	detail.sock = bpf_get_socket_cookie(sk);
 	detail.netns = ((struct sock___trace *)sk)->__sk_common.skc_net.net->ns.inum;
 	look_again(now->queueing, now->queueing_id, &detail);
 	now->queueing = 0;
-	if (((struct sock___trace *)sk)->sk_protocol != IPPROTO_UDP)
+	if (!detail.queued)
 		return 0;
 	w = bpf_map_lookup_elem(&waiting, &detail.sock);
 	if (!w)
@@ -513,6 +517,16 @@ int BPF_PROG(trace_received, struct sock *sk, int ret, int flags)
 	return 0;
 }
 
+/* In a UDP socket's queue packets have no socket; those that others queue do. */
+static __always_inline _Bool is_udp(const struct sk_buff___trace *skb)
+{
+	__u64 words[2];
+	__u8 *ip = (void *)words;
+
+	load_words((__u64)skb->head + skb->network_header, words);
+	return (ip[0] >> 4 == 6 ? ip[6] : ip[9]) == IPPROTO_UDP;
+}
+
 SEC("tp_btf/skb_copy_datagram_iovec")
 int BPF_PROG(trace_copy, struct sk_buff *skb, int len)
 {
@@ -520,10 +534,10 @@ int BPF_PROG(trace_copy, struct sk_buff *skb, int len)
 	__u64 cookie = 0;
 	__u32 netns = 0;
 
+	/* a datagram in pieces: sock_recv_length or skb_consume_udp follows */
+	if (sk ? sk->sk_protocol == IPPROTO_UDP : is_udp((struct sk_buff___trace *)skb))
+		return 0;
 	if (sk) {
-		/* sock_recv_length follows */
-		if (sk->sk_protocol == IPPROTO_UDP)
-			return 0;
 		netns = sk->__sk_common.skc_net.net->ns.inum;
 		cookie = sk->__sk_common.skc_cookie.counter;
 	}
