@@ -70,10 +70,8 @@ impl Functions {
         notes: &mut Vec<String>,
     ) -> Result<Functions, TraceError> {
         let mut all = Functions::default();
-        let programs = xdp::attached(places).map_err(|source| TraceError::System {
-            action: "enter a network namespace".to_owned(),
-            source,
-        })?;
+        let programs = xdp::attached(places)
+            .map_err(|source| TraceError::System { action: "enter a network namespace".to_owned(), source })?;
         let fentry = function::try_functions().inspect_err(|errno| {
             let error = std::io::Error::from_raw_os_error(*errno);
             tracing::debug!("this kernel lets no program run at its functions, so there are fewer points: {error}");
@@ -103,7 +101,11 @@ impl Functions {
     }
 
     /// Attaches all. Returns whether the delivery of datagrams is seen.
-    pub(crate) fn attach(&self, attachments: &mut Vec<Attachment>, notes: &mut Vec<String>) -> Result<bool, TraceError> {
+    pub(crate) fn attach(
+        &self,
+        attachments: &mut Vec<Attachment>,
+        notes: &mut Vec<String>,
+    ) -> Result<bool, TraceError> {
         let mut delivery = false;
         if let Some(kernel) = &self.kernel {
             for (name, _) in FUNCTIONS {
@@ -289,7 +291,9 @@ fn load_verdict(
         target.map_err(|error| format!("its function {} is not found: {error}", attached.function))?;
     }
     let loaded = bound.load().map_err(|error| match &error {
-        BindError::Load { log, .. } if !log.is_empty() => format!("{error}: {}", log.lines().last().unwrap_or_default()),
+        BindError::Load { log, .. } if !log.is_empty() => {
+            format!("{error}: {}", log.lines().last().unwrap_or_default())
+        }
         error => error.to_string(),
     })?;
     Ok((loaded, attached))

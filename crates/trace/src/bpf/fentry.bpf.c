@@ -50,8 +50,15 @@ int BPF_PROG(trace_udp, struct sock *sk, struct sk_buff *skb, int len)
 	/* `len` is negated if the process only looked (udp_recvmsg); of no bytes, the queue has a reference as well */
 	_Bool peek = len < 0 || (!len && ((struct sk_buff___trace *)skb)->users.refs.counter > 1);
 
-	LOOK(skb, .point = peek ? POINT_PEEK : POINT_DELIVER, .value = len < 0 ? -len : len, .netns = netns_of(sk),
-	     .sock = cookie_of(sk), .process = 1, .queued = 1);
+	struct detail detail = {
+		.point = peek ? POINT_PEEK : POINT_DELIVER,
+		.value = len < 0 ? -len : len,
+		.netns = netns_of(sk),
+		.sock = cookie_of(sk),
+		.queued = 1,
+	};
+
+	look_from_process(skb, &detail);
 	return 0;
 }
 

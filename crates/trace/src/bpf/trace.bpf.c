@@ -531,17 +531,16 @@ SEC("tp_btf/skb_copy_datagram_iovec")
 int BPF_PROG(trace_copy, struct sk_buff *skb, int len)
 {
 	struct sock___trace *sk = ((struct sk_buff___trace *)skb)->sk;
-	__u64 cookie = 0;
-	__u32 netns = 0;
+	struct detail detail = { .point = POINT_DELIVER, .value = len };
 
 	/* a datagram in pieces: sock_recv_length or skb_consume_udp follows */
 	if (sk ? sk->sk_protocol == IPPROTO_UDP : is_udp((struct sk_buff___trace *)skb))
 		return 0;
 	if (sk) {
-		netns = sk->__sk_common.skc_net.net->ns.inum;
-		cookie = sk->__sk_common.skc_cookie.counter;
+		detail.netns = sk->__sk_common.skc_net.net->ns.inum;
+		detail.sock = sk->__sk_common.skc_cookie.counter;
 	}
-	LOOK(skb, .point = POINT_DELIVER, .value = len, .netns = netns, .sock = cookie, .process = 1);
+	look_from_process(skb, &detail);
 	return 0;
 }
 
