@@ -16,6 +16,7 @@ use packet_traits::{
 };
 
 use crate::{
+    config::Config,
     namespace::{Interface, Namespace},
     point::Point,
     tracer::{TraceError, libbpf},
@@ -43,6 +44,10 @@ const FUNCTIONS: [(&str, Point); 10] = [
     ("trace_defrag6", Point::Defrag),
 ];
 
+/// Programs at the end and at the start of an XDP program.
+const VERDICT: &str = "trace_verdict";
+const BEFORE_VERDICT: &str = "trace_before_verdict";
+
 /// Counts of verdicts, by tracepoints.
 const COUNTS: [&str; 3] = ["count_exception", "count_redirect", "count_redirect_failed"];
 
@@ -66,7 +71,7 @@ impl Functions {
         registry: &Registry,
         setup: Setup<'_>,
         places: &[(Namespace, Interface)],
-        only_drops: bool,
+        config: &Config,
         notes: &mut Vec<String>,
     ) -> Result<Functions, TraceError> {
         let mut all = Functions::default();
@@ -77,7 +82,7 @@ impl Functions {
             tracing::debug!("this kernel lets no program run at its functions, so there are fewer points: {error}");
         });
         let fentry = fentry.is_ok();
-        if fentry && !only_drops {
+        if fentry && !config.only_drops {
             all.kernel = load_kernel(registry, setup, notes)?;
         }
         if programs.is_empty() {
@@ -87,7 +92,7 @@ impl Functions {
         if fentry {
             let devices = map(&counts, "devices")?;
             for id in programs {
-                match load_verdict(registry, setup, &devices, id) {
+                match load_verdict(registry, setup, &devices, id, config.run != 0) {
                     Ok(loaded) => all.verdicts.push(loaded),
                     Err(why) => {
                         let program = xdp::program(id);
@@ -126,11 +131,13 @@ impl Functions {
             }
         }
         for (object, attached) in &self.verdicts {
-            let Some(program) = object.program("trace_verdict") else { continue };
-            match function::attach_function(program.as_fd(), &attached.function) {
-                Ok(attachment) => attachments.push(attachment),
-                Err(error) => {
-                    notes.push(format!("verdicts of the XDP program {} are not seen: {error}", attached.program));
+            for name in [VERDICT, BEFORE_VERDICT] {
+                let Some(program) = object.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
+                match function::attach_function(program.as_fd(), &attached.function) {
+                    Ok(attachment) => attachments.push(attachment),
+                    Err(error) => {
+                        notes.push(format!("verdicts of the XDP program {} are not seen: {error}", attached.program));
+                    }
                 }
             }
         }
@@ -270,10 +277,12 @@ fn load_verdict(
     setup: Setup<'_>,
     devices: &MapHandle,
     id: u32,
+    own_ids: bool,
 ) -> Result<(LoadedObject, Attached), String> {
     let (attached, fd) = Attached::open(id)?;
     let changed = || "the tracer's programs are not of this version".to_owned();
-    let mut bound = open(VERDICT_OBJECT, registry, setup, |_| true).map_err(|error| error.to_string())?;
+    let wanted = |name: &str| own_ids || name == VERDICT;
+    let mut bound = open(VERDICT_OBJECT, registry, setup, wanted).map_err(|error| error.to_string())?;
     let object = bound.open_object_mut();
     for mut map in object.maps_mut() {
         match map.name().to_str() {

@@ -319,7 +319,7 @@ impl<'r> Tracer<'r> {
             }
             Ok(())
         };
-        let functions = Functions::load(registry, &share, &interfaces, options.only_drops, &mut notes)?;
+        let functions = Functions::load(registry, &share, &interfaces, &config, &mut notes)?;
 
         let assign = if own_keys.is_some() {
             let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
