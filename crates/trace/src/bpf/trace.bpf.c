@@ -77,8 +77,12 @@ struct detail {
 	__u32 value;
 	__u32 netns;
 	__u16 point;
-	_Bool process; /* runs in the context of the process that has to do with it */
 	_Bool inferred;
+	/*
+	 * Runs in the context of the process that has to do with it. A word of its own: so the verifier knows it, and
+	 * lets programs load that may not ask for the process (of TC before 6.15).
+	 */
+	__u64 process;
 };
 
 /* The packet's id if it is to be traced, else 0. */
