@@ -157,8 +157,8 @@ fn bench_trace_reports_every_case_against_untraced_packets() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     for (ids, names) in [
-        ("own", &["untraced", "standby", "none", "sampled", "all"][..]),
-        ("policy", &["untraced", "none", "sampled", "all"]),
+        ("own", &["untraced", "none", "armed", "sampled", "all"][..]),
+        ("policy", &["untraced", "none", "armed", "sampled", "all"]),
     ] {
         for name in names {
             let cases = report["cases"].as_array().unwrap();
@@ -171,6 +171,7 @@ fn bench_trace_reports_every_case_against_untraced_packets() {
         }
     }
     assert!(report["bpftrace"]["events_per_s"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(report["expectation"]["none_to_untraced_policy"].as_f64().unwrap() > 0.0, "{report}");
     assert!(report["expectation"]["held"].is_boolean());
 }
 

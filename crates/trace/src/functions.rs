@@ -20,7 +20,7 @@ use crate::{
     namespace::{Interface, Namespace},
     point::Point,
     tracer::{TraceError, libbpf},
-    xdp::{self, Attached, Fate, XdpCount},
+    xdp::{self, Attached, Fate, XdpCount, XdpProgram},
 };
 
 static FUNCTIONS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/fentry.bpf.o"));
@@ -61,8 +61,16 @@ pub(crate) struct Functions {
     kernel: Option<LoadedObject>,
     /// One for each XDP program of someone else.
     verdicts: Vec<(LoadedObject, Attached)>,
-    /// What tracepoints tell of those programs, and the interfaces they are at.
-    counts: Option<(LoadedObject, Vec<(Namespace, Interface)>)>,
+    counts: Option<Counts>,
+}
+
+/// What tracepoints tell of those programs. They fire for rare verdicts only, so they stay attached.
+struct Counts {
+    object: LoadedObject,
+    _attachments: Vec<Attachment>,
+    places: Vec<(Namespace, Interface)>,
+    /// The programs there are at the start.
+    programs: Vec<XdpProgram>,
 }
 
 impl Functions {
@@ -88,29 +96,27 @@ impl Functions {
         if programs.is_empty() {
             return Ok(all);
         }
-        let counts = load_counts(registry, setup, places, notes)?;
-        if fentry {
-            let devices = map(&counts, "devices")?;
-            for id in programs {
-                match load_verdict(registry, setup, &devices, id, config.run != 0) {
-                    Ok(loaded) => all.verdicts.push(loaded),
-                    Err(why) => {
-                        let program = xdp::program(id);
-                        notes.push(format!("verdicts of the XDP program {program} are not seen: {why}"));
-                    }
-                }
+        let programs: Vec<XdpProgram> = programs.into_iter().map(xdp::program).collect();
+        let object = load_counts(registry, setup, places, notes)?;
+        let devices = map(&object, "devices")?;
+        for program in programs.iter().filter(|_| fentry) {
+            match load_verdict(registry, setup, &devices, program.id, config.run != 0) {
+                Ok(loaded) => all.verdicts.push(loaded),
+                Err(why) => notes.push(format!("verdicts of the XDP program {program} are not seen: {why}")),
             }
         }
-        all.counts = Some((counts, places.to_vec()));
+        let mut attachments = Vec::new();
+        for name in COUNTS {
+            if let Some(program) = object.program(name).filter(libbpf_rs::ProgramImpl::autoload) {
+                attachments.push(function::attach(program.as_fd())?);
+            }
+        }
+        all.counts = Some(Counts { object, _attachments: attachments, places: places.to_vec(), programs });
         Ok(all)
     }
 
     /// Attaches all. Returns whether the delivery of datagrams is seen.
-    pub(crate) fn attach(
-        &self,
-        attachments: &mut Vec<Attachment>,
-        notes: &mut Vec<String>,
-    ) -> Result<bool, TraceError> {
+    pub(crate) fn attach(&self, attachments: &mut Vec<Attachment>, notes: &mut Vec<String>) -> bool {
         let mut delivery = false;
         if let Some(kernel) = &self.kernel {
             for (name, _) in FUNCTIONS {
@@ -124,12 +130,6 @@ impl Functions {
                 }
             }
         }
-        if let Some((counts, _)) = &self.counts {
-            for name in COUNTS {
-                let Some(program) = counts.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
-                attachments.push(function::attach(program.as_fd())?);
-            }
-        }
         for (object, attached) in &self.verdicts {
             for name in [VERDICT, BEFORE_VERDICT] {
                 let Some(program) = object.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
@@ -141,7 +141,7 @@ impl Functions {
                 }
             }
         }
-        Ok(delivery)
+        delivery
     }
 
     /// The points that there are because of them.
@@ -162,7 +162,7 @@ impl Functions {
 
     /// What was counted by tracepoints.
     pub(crate) fn xdp_counts(&self) -> Result<Vec<XdpCount>, TraceError> {
-        let Some((object, places)) = &self.counts else { return Ok(Vec::new()) };
+        let Some(Counts { object, places, programs, .. }) = &self.counts else { return Ok(Vec::new()) };
         let map = map(object, "xdp_counts")?;
         let mut all = Vec::new();
         for key in map.keys() {
@@ -176,13 +176,13 @@ impl Functions {
             else {
                 continue;
             };
-            let known = self.verdicts.iter().map(|(_, attached)| attached.program).find(|known| known.id == program);
+            let known = programs.iter().find(|known| known.id == program);
             all.push(XdpCount {
                 fate: Fate::from_code(fate),
                 interface: interface.clone(),
                 netns,
                 namespace: namespace.name().to_owned(),
-                program: known.unwrap_or_else(|| xdp::program(program)),
+                program: known.copied().unwrap_or_else(|| XdpProgram::new(program, "")),
                 packets,
             });
         }

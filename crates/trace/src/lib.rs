@@ -32,6 +32,7 @@
 //! | `filter`, `config` | which packets are reported; what the programs are told |
 //! | `namespace` | namespaces and interfaces by name |
 //! | `tracer` | loading, attaching, reading |
+//! | `standby` | when points that nothing matches are taken away |
 //! | `path` | events put together to packets' ways |
 //! | `histogram`, `summary` | many packets in a few numbers |
 //! | `symbols`, `names` | what numbers in events are called |
@@ -49,6 +50,7 @@ mod namespace;
 mod packet;
 mod path;
 mod point;
+mod standby;
 mod summary;
 mod symbols;
 mod tracer;
@@ -65,6 +67,7 @@ pub use namespace::{Interface, Namespace};
 pub use packet::{Headers, Tcp};
 pub use path::{Added, Cause, Detail, Outcome, PACKETS_MAX, Packet, Paths, STEPS_MAX, Step};
 pub use point::Point;
+pub use standby::{BUSY, Change, QUIET, QUIET_AGAIN, Standby};
 pub use summary::{DropPlace, OTHERS, PointSummary, Summary, Times, VALUES_MAX, ValueSummary};
 pub use symbols::{NamedPlaces, Symbols};
 pub use tracer::{Counters, Options, RING_LEN, Reader, TraceError, Tracer};

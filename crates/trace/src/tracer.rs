@@ -4,7 +4,7 @@
 //! stays after a SIGKILL is the names of the tracer's own keys in the registry, which the next tracer takes over.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     os::fd::{AsFd, OwnedFd},
     thread,
@@ -33,6 +33,7 @@ use crate::{
     keys::{ENTERED_KEY, ID_KEY, Keys, TracedKey},
     namespace::{Interface, Namespace},
     point::Point,
+    standby::{Change, Pace, Standby},
     xdp::XdpCount,
 };
 
@@ -48,8 +49,13 @@ const PRIORITIES: i32 = 16;
 /// How long the kernel may take to forget programs that were closed.
 const UNLOAD: Duration = Duration::from_secs(2);
 
-/// Programs on tracepoints. The kernel may lack one: then what it would show is not seen.
-const TRACEPOINTS: [&str; 16] = [
+/// The program at a point that every packet passes that enters the stack.
+const RECEIVE: &str = "trace_receive";
+/// Place of the count of these, in words of `struct current_packet` of bpf/trace.bpf.c.
+const CURRENT_RECEIVED: usize = 7;
+
+/// The other programs on tracepoints. The kernel may lack one: then what it would show is not seen.
+const TRACEPOINTS: [&str; 15] = [
     "trace_drop",
     "trace_consume",
     "trace_udp_fail",
@@ -62,7 +68,6 @@ const TRACEPOINTS: [&str; 16] = [
     "trace_route6",
     "trace_xmit",
     "trace_queue",
-    "trace_receive",
     "trace_gro_result",
     "trace_gro",
     "trace_netif_rx",
@@ -104,9 +109,8 @@ pub struct Options {
     pub sample: u32,
     /// Bytes of each packet that are reported, at most [`CAPTURE_MAX`].
     pub capture: usize,
-    /// Attach the points behind the entry only when the first packet matches: see [`Tracer::arm`]. Of use only if the
-    /// tracer assigns the ids.
-    pub standby: bool,
+    /// Whether the points behind the entry are taken away while nothing matches; then call [`Tracer::adapt`] regularly.
+    pub standby: Standby,
     /// Size of the ring buffer: a power of two, in bytes.
     pub ring_len: usize,
 }
@@ -125,7 +129,7 @@ impl Default for Options {
             whole_paths: false,
             sample: 1,
             capture: 96,
-            standby: false,
+            standby: Standby::Never,
             ring_len: RING_LEN,
         }
     }
@@ -254,7 +258,7 @@ pub struct Counters {
     pub lost: [u64; POINTS_MAX],
     /// Packets that have no room for an id in front of them.
     pub no_room: u64,
-    /// Packets that matched before the points behind the entry were attached.
+    /// Packets that matched while the tracer stood by, and were not followed.
     pub too_early: u64,
     /// Datagrams whose delivery is not followed, because too many waited in their socket's queue.
     pub unfollowed: u64,
@@ -274,8 +278,16 @@ pub struct Tracer<'r> {
     // dropped in this order: who assigns ids first, the keys last
     assigning: Vec<Attachment>,
     attachments: RefCell<Vec<Attachment>>,
-    /// Where to attach the points behind the entry, as long as that is not done.
-    standby: RefCell<Option<(Vec<Namespace>, Vec<Place>)>>,
+    /// The point that stays while the tracer stands by, and counts what is received.
+    receive: RefCell<Option<Attachment>>,
+    /// Where the points behind the entry are attached.
+    places: (Vec<Namespace>, Vec<Place>),
+    standby: Standby,
+    armed: Cell<bool>,
+    pace: RefCell<Pace>,
+    /// `Counters::too_early` when the tracer was armed last.
+    too_early: Cell<u64>,
+    read: Cell<u64>,
     assign: Option<LoadedObject>,
     functions: Functions,
     trace: LoadedObject,
@@ -328,10 +340,19 @@ impl<'r> Tracer<'r> {
         } else {
             None
         };
+        // what sees drops only is cheap
+        let standby = if options.only_drops { Standby::Never } else { options.standby };
         let mut tracer = Tracer {
             assigning: Vec::new(),
             attachments: RefCell::default(),
-            standby: RefCell::new(Some((options.namespaces.clone(), interfaces.clone()))),
+            receive: RefCell::default(),
+            places: (options.namespaces.clone(), interfaces),
+            // without conditions everything matches
+            standby: if options.conditions.is_empty() && standby == Standby::Auto { Standby::Never } else { standby },
+            armed: Cell::new(false),
+            pace: RefCell::new(Pace::new(Instant::now())),
+            too_early: Cell::new(0),
+            read: Cell::new(0),
             assign,
             functions,
             trace,
@@ -343,52 +364,126 @@ impl<'r> Tracer<'r> {
             notes: RefCell::new(notes),
             _own_keys: own_keys,
         };
-        if tracer.assign.is_none() || !options.standby {
+        if tracer.standby == Standby::FromStart {
+            tracer.watch()?;
+        } else {
             tracer.arm()?;
         }
         // the entry last: what has an id is then seen at all points
-        tracer.attach_entry(options, &interfaces)?;
+        tracer.attach_entry(options)?;
         Ok(tracer)
     }
 
-    /// Attaches the points behind the entry, if that is not done, and has packets get ids from then on. Takes a good part
-    /// of a second.
+    /// Attaches the points behind the entry, if they are not, and has packets followed from then on. Takes some tens of
+    /// milliseconds.
     ///
     /// # Errors
     /// A program cannot be attached.
     pub fn arm(&self) -> Result<(), TraceError> {
-        let Some((namespaces, interfaces)) = self.standby.borrow_mut().take() else { return Ok(()) };
-        self.attach(&namespaces, &interfaces)?;
-        if let Some(assign) = &self.assign {
-            set(assign, ".data.armed")?;
+        if self.armed.get() {
+            return Ok(());
+        }
+        // what waited when the points were taken away is long gone
+        let waiting = handle(&self.trace, "waiting")?;
+        for key in waiting.keys() {
+            // the kernel may have removed it meanwhile
+            let _ = waiting.delete(&key);
+        }
+        self.attach()?;
+        self.set_armed(true)?;
+        self.too_early.set(self.counters()?.too_early);
+        self.pace.borrow_mut().restart(Instant::now());
+        Ok(())
+    }
+
+    /// Takes the points behind the entry away until a packet matches.
+    fn stand_by(&self) -> Result<(), TraceError> {
+        self.watch()?;
+        self.set_armed(false)?;
+        self.attachments.borrow_mut().clear();
+        if self.assign.is_some() {
+            *self.receive.borrow_mut() = None;
         }
         Ok(())
     }
 
-    /// Arms the tracer if it stands by and a packet has matched. Returns whether it is armed.
+    /// Sees to it that a packet that matches is noticed while the tracer stands by.
+    fn watch(&self) -> Result<(), TraceError> {
+        // the tracer's own XDP program does that itself
+        if self.assign.is_none() && self.receive.borrow().is_none() {
+            *self.receive.borrow_mut() = self.attach_tracepoint(RECEIVE)?;
+        }
+        Ok(())
+    }
+
+    fn set_armed(&self, armed: bool) -> Result<(), TraceError> {
+        let objects = [Some(&self.trace), self.assign.as_ref()].into_iter().flatten();
+        for object in objects.chain(self.functions.objects()) {
+            set(object, ".data.armed", armed)?;
+        }
+        self.armed.set(armed);
+        Ok(())
+    }
+
+    /// Stands by if nothing matches, and attaches all points again when a packet does: see [`Standby`]. To be called
+    /// every few milliseconds; returns what has changed.
     ///
     /// # Errors
     /// As [`arm`](Tracer::arm), and if the counters cannot be read.
-    pub fn arm_if_wanted(&self) -> Result<bool, TraceError> {
-        if self.standby.borrow().is_none() {
-            return Ok(true);
+    pub fn adapt(&self) -> Result<Option<Change>, TraceError> {
+        if self.standby == Standby::Never {
+            return Ok(None);
         }
-        if self.counters()?.too_early == 0 {
-            return Ok(false);
+        if !self.armed.get() {
+            if self.counters()?.too_early == self.too_early.get() {
+                return Ok(None);
+            }
+            self.arm()?;
+            return Ok(Some(Change::Armed));
         }
-        self.arm()?;
-        Ok(true)
+        let now = Instant::now();
+        if self.standby != Standby::Auto || !self.pace.borrow().due(now) {
+            return Ok(None);
+        }
+        let matched = if self.assign.is_some() { self.counters()?.assigned } else { self.read.get() };
+        if !self.pace.borrow_mut().look(now, self.received()?, matched) {
+            return Ok(None);
+        }
+        self.stand_by()?;
+        Ok(Some(Change::StoodBy))
     }
 
-    fn attach(&self, namespaces: &[Namespace], interfaces: &[Place]) -> Result<(), TraceError> {
+    /// Whether the points behind the entry are in place.
+    pub fn is_armed(&self) -> bool {
+        self.armed.get()
+    }
+
+    /// Packets that the host received, as far as the programs were attached.
+    fn received(&self) -> Result<u64, TraceError> {
+        let map = handle(&self.trace, "current")?;
+        let values = map.lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(libbpf("count packets"))?;
+        let count = |value: &Vec<u8>| value.as_chunks().0.get(CURRENT_RECEIVED).copied().map_or(0, u64::from_ne_bytes);
+        Ok(values.iter().flatten().map(count).sum())
+    }
+
+    fn attach_tracepoint(&self, name: &str) -> Result<Option<Attachment>, TraceError> {
+        let program = self.trace.program(name).filter(libbpf_rs::ProgramImpl::autoload);
+        Ok(program.map(|program| tracepoint::attach(program.as_fd())).transpose()?)
+    }
+
+    fn attach(&self) -> Result<(), TraceError> {
+        let (namespaces, interfaces) = &self.places;
         let mut attachments = self.attachments.borrow_mut();
-        let exact = self.functions.attach(&mut attachments, &mut self.notes.borrow_mut())?;
+        let exact = self.functions.attach(&mut attachments, &mut self.notes.borrow_mut());
         if exact {
-            set(&self.trace, ".data.delivery")?;
+            set(&self.trace, ".data.delivery", true)?;
         }
         for name in TRACEPOINTS.into_iter().filter(|name| self.needs(name) && !(exact && *name == "trace_received")) {
-            let Some(program) = self.trace.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
-            attachments.push(tracepoint::attach(program.as_fd())?);
+            attachments.extend(self.attach_tracepoint(name)?);
+        }
+        let mut receive = self.receive.borrow_mut();
+        if receive.is_none() && self.needs(RECEIVE) {
+            *receive = self.attach_tracepoint(RECEIVE)?;
         }
         match cgroup::cgroup_root() {
             _ if !self.needs("trace_cgroup") => {}
@@ -422,7 +517,7 @@ impl<'r> Tracer<'r> {
         !self.only_drops
             || match program {
                 "trace_drop" => true,
-                "trace_receive" | "trace_tc_ingress" => self.assign.is_some(),
+                RECEIVE | "trace_tc_ingress" => self.assign.is_some(),
                 _ => false,
             }
     }
@@ -458,11 +553,11 @@ impl<'r> Tracer<'r> {
         Ok(())
     }
 
-    fn attach_entry(&mut self, options: &Options, interfaces: &[Place]) -> Result<(), TraceError> {
+    fn attach_entry(&mut self, options: &Options) -> Result<(), TraceError> {
         let Some(assign) = &self.assign else { return Ok(()) };
         let program = fd_of(assign, "trace_xdp")?;
         let mut refused = Vec::new();
-        for (namespace, interface) in interfaces {
+        for (namespace, interface) in &self.places.1 {
             let attached = namespace.enter(|| xdp::attach(program.as_fd(), interface.index, options.xdp_mode));
             match attached.map_err(system("enter a network namespace"))? {
                 Ok((attachment, mode)) => {
@@ -544,6 +639,7 @@ impl<'r> Tracer<'r> {
         builder
             .add(&self.events, move |raw| {
                 if let Some(event) = Event::new(raw, &self.keys, self.run) {
+                    self.read.set(self.read.get() + 1);
                     sink(event);
                 }
                 0
@@ -797,10 +893,11 @@ fn fd_of(object: &LoadedObject, name: &str) -> Result<OwnedFd, TraceError> {
     program.as_fd().try_clone_to_owned().map_err(system("keep a program open"))
 }
 
-/// Sets a program's switch: a section with one word.
-fn set(object: &LoadedObject, section: &str) -> Result<(), TraceError> {
-    let (zero, one) = (0u32.to_ne_bytes(), 1u64.to_ne_bytes());
-    handle(object, section)?.update(&zero, &one, MapFlags::ANY).map_err(libbpf("switch the tracer's programs on"))
+/// Sets a switch of the programs: a section with one word.
+fn set(object: &LoadedObject, section: &str, on: bool) -> Result<(), TraceError> {
+    let (key, value) = (0u32.to_ne_bytes(), u64::from(on).to_ne_bytes());
+    let set = handle(object, section)?.update(&key, &value, MapFlags::ANY);
+    set.map_err(libbpf("tell the programs which points are in place"))
 }
 
 fn handle(object: &LoadedObject, name: &str) -> Result<MapHandle, TraceError> {

@@ -62,6 +62,7 @@ Examples:
   traits trace --dev eth0 'dport == 53' --per-packet
   traits trace --id flow_id 'tenant == 7'            by the ids that a policy in XDP assigns
   traits trace --only-drops
+  traits trace --standby=never 'src == 192.0.2.7'    each such packet, whatever it costs the others
   traits trace --slower 500 --summary                what takes longer than 500 µs
   traits trace --sample 1000 --duration 10 --html report.html
   traits trace --netns blue --netns red --json | jq 'select(.point == \"drop\")'
@@ -82,6 +83,14 @@ kernel's tracepoints xdp:* tell that a packet was redirected or refused, not whi
 --slower tells, in lines of events, at which points a packet was late already. With
 --per-packet or --summary, and without -w, packets that took longer as a whole are
 shown with all their steps; for that, the kernel reports the steps of all packets.
+
+In place, the points cost every packet of the host a part of a microsecond, also
+those that do not match. So while more than 10,000 packets a second come in and
+for a second none has matched the conditions (30 seconds, once one has), only the
+first point is left, and says so (--standby=auto). The next packet that matches
+brings the others back, which takes some tens of milliseconds; those that match
+meanwhile are counted and not followed. --standby=never: all stay, for packets of
+which each one counts. --standby: they are not there until the first match.
 
 With --json, objects of type start, event (or packet), lost and summary, each
 with a version v; new members may come, none goes without a new version.

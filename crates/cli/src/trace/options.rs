@@ -2,9 +2,31 @@
 
 use std::{error::Error, time::Duration};
 
-use packet_traits_trace::{CAPTURE_MAX, Condition, Namespace, Options};
+use clap::ValueEnum;
+use packet_traits_trace::{CAPTURE_MAX, Condition, Namespace, Options, Standby};
 
 use crate::mode::Mode;
+
+/// When the tracer stands by.
+#[derive(Clone, Copy, ValueEnum)]
+enum When {
+    /// While many packets come in and none matches
+    Auto,
+    /// Until the first packet matches
+    FromStart,
+    /// Never: every packet that matches is followed
+    Never,
+}
+
+impl From<When> for Standby {
+    fn from(when: When) -> Standby {
+        match when {
+            When::Auto => Standby::Auto,
+            When::FromStart => Standby::FromStart,
+            When::Never => Standby::Never,
+        }
+    }
+}
 
 /// Which packets, where.
 #[derive(clap::Args)]
@@ -36,10 +58,10 @@ pub(super) struct What {
     /// Only one packet in so many
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     sample: u32,
-    /// Attach the points behind XDP only when the first packet matches: until then packets cost next to nothing. Those
-    /// that match in the part of a second this takes are counted, not traced
-    #[arg(long, conflicts_with = "id")]
-    standby: bool,
+    /// When to take away the points behind the first while no packet matches the conditions [default: auto]
+    #[arg(long, value_enum, value_name = "WHEN", require_equals = true, num_args = 0..=1, default_value_t = When::Auto,
+        default_missing_value = "from-start", hide_default_value = true)]
+    standby: When,
     /// Bytes of each packet to look at
     #[arg(long, value_name = "BYTES", default_value_t = 96)]
     capture: usize,
@@ -75,7 +97,7 @@ impl What {
             whole_paths: false,
             sample: self.sample,
             capture: self.capture,
-            standby: self.standby,
+            standby: self.standby.into(),
             ring_len: self.buffer.checked_mul(1 << 20).unwrap_or(0),
         })
     }

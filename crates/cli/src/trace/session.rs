@@ -9,7 +9,7 @@ use std::{
 
 use packet_traits::registry::{Registry, RegistryError};
 use packet_traits_lab::Bpffs;
-use packet_traits_trace::{Event, ID_KEY, Names, Options, Packet, Paths, Summary, Tracer, write::Clock};
+use packet_traits_trace::{Change, Event, ID_KEY, Names, Options, Packet, Paths, Summary, Tracer, write::Clock};
 
 use super::{options::What, outputs::Outputs};
 use crate::{
@@ -93,7 +93,9 @@ impl Session {
         let started = Instant::now();
         let (mut looked, mut lost) = (Instant::now(), 0);
         loop {
-            tracer.arm_if_wanted()?;
+            if let Some(change) = tracer.adapt()? {
+                output::note(format_args!("traits: {}", explain(change)));
+            }
             let count = reader.read()?;
             let mut state = state.borrow_mut();
             state.check()?;
@@ -188,6 +190,17 @@ impl State<'_> {
             self.outputs.packet(packet, &mut self.names)?;
         }
         Ok(())
+    }
+}
+
+/// What has changed, and what that means.
+fn explain(change: Change) -> &'static str {
+    match change {
+        Change::StoodBy => {
+            "no packet matches, and many come in: all points but the first are taken away, which costs them least; the \
+             next that matches brings the points back, but is not followed itself (--standby=never: all stay)"
+        }
+        Change::Armed => "a packet has matched: packets are followed from now on",
     }
 }
 

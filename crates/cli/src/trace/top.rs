@@ -338,7 +338,7 @@ fn watch(
     let mut looked = Instant::now();
     terminal.draw(|frame| screen.draw(frame))?;
     while !session.interrupt.came() {
-        tracer.arm_if_wanted()?;
+        tracer.adapt()?;
         reader.read()?;
         let mut state = state.borrow_mut();
         let (paths, summary) = &mut *state;

@@ -7,9 +7,6 @@
 TRAIT_KEY_NAMED(trace_id, "trace.id", __u64, TRAIT_KEEP_FIRST);
 TRAIT_KEY_NAMED(trace_entered, "trace.entered", __u64, TRAIT_KEEP_FIRST);
 
-/* Set when the programs at the other points are in place. */
-__u64 armed SEC(".data.armed");
-
 #define AREA_MAX 256
 
 /* A packet's traits while its area is made anew. */

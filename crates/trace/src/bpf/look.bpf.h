@@ -95,16 +95,13 @@ static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *v
 	struct skb_shared_info___trace *shared;
 	struct net_device___trace *dev = detail->queued ? (void *)0 : skb->dev;
 	struct sock___trace *sk = skb->sk;
-	__u64 now = bpf_ktime_get_ns(), entered = 0, at, from, head = (__u64)skb->head;
+	__u64 now, entered = 0, at, from, head = (__u64)skb->head;
 	__u32 netns = detail->netns, network = skb->network_header, mac = skb->mac_header, linear;
 	_Bool with_mac = mac != 0xffff && mac < network;
 	struct event *e;
 
-	if (!netns && dev)
-		netns = dev->nd_net.net->ns.inum;
-	if (!netns && sk)
-		netns = sk->__sk_common.skc_net.net->ns.inum;
-	if (!netns_wanted(netns))
+	/* the traits first: their cache line is at hand */
+	if (!traits_hold(view))
 		return 0;
 	if (config.header_conditions && !config.run) {
 		struct headers h = {};
@@ -113,12 +110,23 @@ static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *v
 		if (!headers_hold(&h))
 			return 0;
 	}
-	if (!traits_hold(view))
+	if (!netns && dev)
+		netns = dev->nd_net.net->ns.inum;
+	if (!netns && sk)
+		netns = sk->__sk_common.skc_net.net->ns.inum;
+	if (!netns_wanted(netns))
 		return 0;
+	now = bpf_ktime_get_ns();
 	if (config.entered_bit) {
 		at = slot_in(view, config.entered_bit, config.entered_dist, config.entered_merge);
 		if (at)
 			entered = __trait_kernel_word(at, 0);
+	}
+	/* who does not give out ids himself waits for the first packet that matches where all come by */
+	if (!config.run && !armed) {
+		if (detail->point == POINT_RECEIVE)
+			__sync_fetch_and_add(&counters.too_early, 1);
+		return 0;
 	}
 	if (config.slower_ns && !late(now, entered))
 		return 1;

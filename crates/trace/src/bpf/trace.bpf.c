@@ -53,6 +53,7 @@ struct current_packet {
 	__u64 sock; /* whose queue that is */
 	__u64 cookie;
 	__u64 gro_id; /* packet in napi_gro_receive */
+	__u64 received; /* count of packets; CURRENT_RECEIVED in ../tracer.rs is its place */
 };
 
 struct {
@@ -131,9 +132,12 @@ int BPF_PROG(trace_gro_result, int result)
 SEC("tp_btf/netif_receive_skb")
 int BPF_PROG(trace_receive, struct sk_buff *skb)
 {
+	struct current_packet *now = on_this_cpu();
 	struct before_xdp *before;
 	__u32 zero = 0;
 
+	if (now)
+		now->received++;
 	if (LOOK(skb, .point = POINT_RECEIVE) && config.run) {
 		before = bpf_map_lookup_elem(&before_xdp, &zero);
 		if (before) {

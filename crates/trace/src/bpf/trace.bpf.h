@@ -169,6 +169,9 @@ struct {
 	__u64 unfollowed; /* datagrams whose delivery is not followed: too many wait */
 } counters SEC(".data.counters");
 
+/* Set when the programs at all points are in place. Each object has its own. */
+__u64 armed SEC(".data.armed");
+
 /*
  * The kernel, as far as we look into it. The suffix makes these CO-RE flavours.
  */

@@ -254,7 +254,9 @@ pub fn unseen(counters: &Counters) -> Vec<String> {
     }
     if counters.too_early != 0 {
         let count = counters.too_early;
-        lines.push(format!("{count} packets came before all points were in place (--standby), and were not traced."));
+        lines.push(format!(
+            "{count} packets matched while only the first point was in place (--standby), and were not followed."
+        ));
     }
     if counters.unfollowed != 0 {
         let count = counters.unfollowed;

@@ -74,7 +74,7 @@ pub fn watch(tracer: &Tracer<'_>, traffic: impl FnOnce() + Send) -> Seen {
     thread::scope(|scope| {
         let traffic = scope.spawn(traffic);
         while !traffic.is_finished() {
-            tracer.arm_if_wanted().unwrap();
+            tracer.adapt().unwrap();
             if reader.read().unwrap() == 0 {
                 thread::sleep(Duration::from_millis(1));
             }
