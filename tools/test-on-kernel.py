@@ -18,7 +18,7 @@ TOOLS = Path(__file__).resolve().parent
 PROJECT = TOOLS.parent
 KERNEL = Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target")) / "kernel"
 # far more than they take; one that hangs is to be seen before whoever waits for it gives up
-TIMEOUT = 420
+TIMEOUT = 900
 
 
 def wanted():

@@ -5,10 +5,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use libbpf_rs::{
-    MapCore, MapFlags, MapHandle,
-    btf::{Btf, types},
-};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, ProgramImpl, btf::Btf};
 use packet_traits::{
     attach::{Attachment, tracing as function},
     bind::{BindError, BoundObject, LoadedObject},
@@ -19,7 +16,7 @@ use crate::{
     config::Config,
     namespace::{Interface, Namespace},
     point::Point,
-    tracer::{TraceError, libbpf},
+    tracer::{TraceError, leave_out_unknown, libbpf},
     xdp::{self, Attached, Fate, XdpCount, XdpProgram},
 };
 
@@ -78,6 +75,7 @@ impl Functions {
     pub(crate) fn load(
         registry: &Registry,
         setup: Setup<'_>,
+        btf: &Btf<'_>,
         places: &[(Namespace, Interface)],
         config: &Config,
         notes: &mut Vec<String>,
@@ -91,13 +89,13 @@ impl Functions {
         });
         let fentry = fentry.is_ok();
         if fentry && !config.only_drops {
-            all.kernel = load_kernel(registry, setup, notes)?;
+            all.kernel = load_kernel(registry, setup, btf, notes)?;
         }
         if programs.is_empty() {
             return Ok(all);
         }
         let programs: Vec<XdpProgram> = programs.into_iter().map(xdp::program).collect();
-        let object = load_counts(registry, setup, places, notes)?;
+        let object = load_counts(registry, setup, btf, places, notes)?;
         let devices = map(&object, "devices")?;
         for program in programs.iter().filter(|_| fentry) {
             match load_verdict(registry, setup, &devices, program.id, config.run != 0) {
@@ -107,7 +105,7 @@ impl Functions {
         }
         let mut attachments = Vec::new();
         for name in COUNTS {
-            if let Some(program) = object.program(name).filter(libbpf_rs::ProgramImpl::autoload) {
+            if let Some(program) = object.program(name).filter(ProgramImpl::autoload) {
                 attachments.push(function::attach(program.as_fd())?);
             }
         }
@@ -120,7 +118,7 @@ impl Functions {
         let mut delivery = false;
         if let Some(kernel) = &self.kernel {
             for (name, _) in FUNCTIONS {
-                let Some(program) = kernel.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
+                let Some(program) = kernel.program(name).filter(ProgramImpl::autoload) else { continue };
                 match function::attach_function(program.as_fd(), &function_of(&program.section().to_string_lossy())) {
                     Ok(attachment) => {
                         attachments.push(attachment);
@@ -132,7 +130,7 @@ impl Functions {
         }
         for (object, attached) in &self.verdicts {
             for name in [VERDICT, BEFORE_VERDICT] {
-                let Some(program) = object.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
+                let Some(program) = object.program(name).filter(ProgramImpl::autoload) else { continue };
                 match function::attach_function(program.as_fd(), &attached.function) {
                     Ok(attachment) => attachments.push(attachment),
                     Err(error) => {
@@ -218,45 +216,40 @@ fn function_of(section: &str) -> String {
 fn load_kernel(
     registry: &Registry,
     setup: Setup<'_>,
+    btf: &Btf<'_>,
     notes: &mut Vec<String>,
 ) -> Result<Option<LoadedObject>, TraceError> {
-    let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
-    let mut wanted = Vec::new();
-    for program in open(FUNCTIONS_OBJECT, registry, setup, |_| true)?.open_object_mut().progs_mut() {
-        let (name, function) =
-            (program.name().to_string_lossy().into_owned(), function_of(&program.section().to_string_lossy()));
-        if btf.type_by_name::<types::Func<'_>>(&function).is_some() {
-            wanted.push(name);
-        } else {
-            notes.push(format!("this kernel has no function {function}: what it would show is not seen"));
-        }
+    let mut bound = open(FUNCTIONS_OBJECT, registry, setup, |_| true)?;
+    leave_out_unknown(&mut bound, btf, notes);
+    let known = bound.open_object_mut().progs_mut().filter(|program| program.autoload());
+    let mut known: Vec<String> = known.map(|program| program.name().to_string_lossy().into_owned()).collect();
+    match bound.load() {
+        Ok(loaded) => return Ok(Some(loaded)),
+        Err(error) => tracing::debug!("not all programs at functions can be loaded: {error}"),
     }
     let load = |names: &[String]| {
         open(FUNCTIONS_OBJECT, registry, setup, |name| names.iter().any(|wanted| wanted == name))
             .and_then(|bound| Ok(bound.load()?))
     };
-    match load(&wanted) {
-        Ok(loaded) => return Ok(Some(loaded)),
-        Err(error) => tracing::debug!("not all programs at functions can be loaded: {error}"),
-    }
-    wanted.retain(|name| match load(std::slice::from_ref(name)) {
+    known.retain(|name| match load(std::slice::from_ref(name)) {
         Ok(_) => true,
         Err(error) => {
             notes.push(format!("this kernel refuses {name}: what it would show is not seen: {error}"));
             false
         }
     });
-    if wanted.is_empty() { Ok(None) } else { load(&wanted).map(Some) }
+    if known.is_empty() { Ok(None) } else { load(&known).map(Some) }
 }
 
 fn load_counts(
     registry: &Registry,
     setup: Setup<'_>,
+    btf: &Btf<'_>,
     places: &[(Namespace, Interface)],
     notes: &mut Vec<String>,
 ) -> Result<LoadedObject, TraceError> {
     let mut bound = open(COUNTS_OBJECT, registry, setup, |_| true)?;
-    crate::tracer::leave_out_unknown_tracepoints(&mut bound, notes)?;
+    leave_out_unknown(&mut bound, btf, notes);
     for mut map in bound.open_object_mut().maps_mut() {
         if map.name() == "devices" {
             map.set_max_entries(places.len() as u32).map_err(libbpf("set how many interfaces are traced"))?;

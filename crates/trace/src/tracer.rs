@@ -317,7 +317,8 @@ impl<'r> Tracer<'r> {
         let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
         prepare(&mut bound, &config, options)?;
         let mut notes = Vec::new();
-        leave_out_unknown_tracepoints(&mut bound, &mut notes)?;
+        let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
+        leave_out_unknown(&mut bound, &btf, &mut notes);
         let trace = bound.load()?;
         let events = handle(&trace, "events")?;
 
@@ -331,7 +332,7 @@ impl<'r> Tracer<'r> {
             }
             Ok(())
         };
-        let functions = Functions::load(registry, &share, &interfaces, &config, &mut notes)?;
+        let functions = Functions::load(registry, &share, &btf, &interfaces, &config, &mut notes)?;
 
         let assign = if own_keys.is_some() {
             let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
@@ -870,21 +871,22 @@ fn prepare(bound: &mut BoundObject<'_>, config: &Config, options: &Options) -> R
     events.set_max_entries(options.ring_len as u32).map_err(libbpf("set the ring buffer's size"))
 }
 
-/// Has programs not loaded whose tracepoint this kernel does not have.
-pub(crate) fn leave_out_unknown_tracepoints(
-    bound: &mut BoundObject<'_>,
-    notes: &mut Vec<String>,
-) -> Result<(), TraceError> {
-    let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
+/// Has programs not loaded whose tracepoint or function this kernel does not have.
+pub(crate) fn leave_out_unknown(bound: &mut BoundObject<'_>, btf: &Btf<'_>, notes: &mut Vec<String>) {
     for mut program in bound.open_object_mut().progs_mut() {
         let section = program.section().to_string_lossy().into_owned();
-        let Some(name) = section.strip_prefix("tp_btf/") else { continue };
-        if btf.type_by_name::<types::Typedef<'_>>(&format!("btf_trace_{name}")).is_none() {
-            notes.push(format!("this kernel has no tracepoint {name}: what it would show is not seen"));
+        let (kind, name, known) = match section.split_once('/') {
+            Some(("tp_btf", name)) => {
+                ("tracepoint", name, btf.type_by_name::<types::Typedef<'_>>(&format!("btf_trace_{name}")).is_some())
+            }
+            Some(("fentry", name)) => ("function", name, btf.type_by_name::<types::Func<'_>>(name).is_some()),
+            _ => continue,
+        };
+        if !known {
+            notes.push(format!("this kernel has no {kind} {name}: what it would show is not seen"));
             program.set_autoload(false);
         }
     }
-    Ok(())
 }
 
 fn fd_of(object: &LoadedObject, name: &str) -> Result<OwnedFd, TraceError> {

@@ -8,11 +8,18 @@ use std::{
     net::UdpSocket,
     os::fd::AsRawFd,
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
+    time::{Duration, Instant},
 };
 
 use common::{Home, enabled, in_namespaces, points, port, start, watch};
-use packet_traits_lab::{End, Family, PacketSocket, Pair, frame::Flow, recv_numbered, send_numbered, udp_socket};
+use packet_traits_lab::{
+    End, Family, PacketSocket, Pair, RECV_TIMEOUT, frame::Flow, recv_numbered, send_numbered, udp_socket,
+};
 use packet_traits_trace::{
     Detail, Names, Outcome, Packet,
     Point::{self, *},
@@ -111,17 +118,22 @@ fn every_packet_is_accounted_for() {
     let tracer = start(&home.registry, &in_namespaces(&[rx.netns()]));
     let seen = watch(&tracer, || {
         let expected = sent[&READ];
+        let received = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&received);
         let reader = thread::spawn(move || {
             (0..expected).for_each(|_| {
                 recv_numbered(&read).unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
             });
             read
         });
+        let mut to_read = 0;
         let socket = udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap();
         let raw = PacketSocket::on(tx).unwrap();
         let mut damaged = Flow::between(tx, rx, Family::V4, 4000, DAMAGED).udp(&[0; 64]);
         damaged[14 + 10] ^= 0x55; // the checksum of the IPv4 header
         for number in 0..PACKETS {
+            to_read += u64::from(fate(number) == READ);
             match fate(number) {
                 DAMAGED => raw.send(&damaged).unwrap(),
                 port => {
@@ -129,8 +141,9 @@ fn every_packet_is_accounted_for() {
                 }
             }
             // the reader's queue must not run over: it shares two CPUs with everything else
-            if number % 50 == 0 {
-                thread::sleep(std::time::Duration::from_millis(2));
+            let deadline = Instant::now() + RECV_TIMEOUT;
+            while to_read - received.load(Ordering::Relaxed) > 50 && Instant::now() < deadline {
+                thread::sleep(Duration::from_micros(100));
             }
         }
         drop(reader.join().unwrap());
