@@ -4,5 +4,11 @@
 mod compile_bpf;
 
 fn main() {
-    compile_bpf::compile(&["src/bpf/trace.bpf.c", "src/bpf/assign.bpf.c"]);
+    compile_bpf::compile(&[
+        "src/bpf/trace.bpf.c",
+        "src/bpf/assign.bpf.c",
+        "src/bpf/fentry.bpf.c",
+        "src/bpf/verdict.bpf.c",
+        "src/bpf/xdp_counts.bpf.c",
+    ]);
 }

@@ -42,6 +42,7 @@
 mod config;
 mod event;
 mod filter;
+mod functions;
 mod histogram;
 mod keys;
 mod names;
@@ -54,6 +55,7 @@ mod summary;
 mod symbols;
 mod tracer;
 pub mod write;
+mod xdp;
 
 pub use config::CAPTURE_MAX;
 pub use event::{Event, GroResult};
@@ -63,9 +65,10 @@ pub use keys::{ENTERED_KEY, ID_KEY, Keys, TracedKey};
 pub use names::Names;
 pub use namespace::{Interface, Namespace};
 pub use packet::{Headers, Tcp};
-pub use path::{Added, Detail, Outcome, PACKETS_MAX, Packet, Paths, STEPS_MAX, Step};
+pub use path::{Added, Cause, Detail, Outcome, PACKETS_MAX, Packet, Paths, STEPS_MAX, Step};
 pub use point::Point;
 pub use standby::{BUSY, Change, QUIET, QUIET_AGAIN, Standby};
 pub use summary::{DropPlace, OTHERS, PointSummary, Summary, Times, VALUES_MAX, ValueSummary};
 pub use symbols::{NamedPlaces, Symbols};
 pub use tracer::{Counters, Options, RING_LEN, Reader, TraceError, Tracer};
+pub use xdp::{Fate, Verdict, XdpCount, XdpProgram};

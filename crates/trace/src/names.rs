@@ -6,6 +6,7 @@ use packet_traits::drop_reason;
 
 use crate::{
     namespace::{self, Namespace},
+    path::Cause,
     symbols::{NamedPlaces, Symbols},
 };
 
@@ -54,6 +55,22 @@ impl Names {
     /// A place in the kernel.
     pub fn place(&mut self, address: u64) -> &str {
         self.places.name(address)
+    }
+
+    /// Why a packet was dropped.
+    pub fn drop_reason(&self, cause: &Cause) -> String {
+        match cause {
+            Cause::Kernel { reason, .. } => self.reason(*reason),
+            Cause::Xdp(verdict, _) => verdict.drop_reason().unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// By what: a place in the kernel, or an XDP program.
+    pub fn drop_place(&mut self, cause: &Cause) -> String {
+        match cause {
+            Cause::Kernel { place, .. } => self.place(*place).to_owned(),
+            Cause::Xdp(_, program) => program.to_string(),
+        }
     }
 
     /// A namespace: its name, or its number. Empty if it is 0.

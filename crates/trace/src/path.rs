@@ -13,6 +13,7 @@ use crate::{
     event::{Event, GroResult},
     packet::{Headers, Tcp},
     point::Point,
+    xdp::{Verdict, XdpProgram},
 };
 
 /// Packets under way that are kept.
@@ -74,7 +75,9 @@ pub enum Detail {
     Table(u32),
     /// Type and code of the ICMP error that was sent.
     Icmp(u8, u8),
-    /// Who took how many bytes.
+    /// What an XDP program of someone else decided.
+    Verdict(Verdict, XdpProgram),
+    /// Who took, or looked at, how many bytes.
     Delivered {
         /// Bytes.
         bytes: u32,
@@ -96,11 +99,27 @@ pub enum Detail {
     },
 }
 
+/// Why a packet was dropped, and by what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The kernel has dropped it.
+    Kernel {
+        /// `enum skb_drop_reason`.
+        reason: u32,
+        /// An address in the kernel.
+        place: u64,
+    },
+    /// An XDP program of someone else.
+    Xdp(Verdict, XdpProgram),
+}
+
 /// What became of a packet, as far as it was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// Nothing yet.
     UnderWay,
+    /// XDP sent it back or redirected it, and it was not seen again.
+    Redirected,
     /// It was freed after use, not by a process: answered, or taken up by the kernel.
     Consumed,
     /// It is a part of another packet now.
@@ -116,6 +135,7 @@ impl Outcome {
     pub const fn name(self) -> &'static str {
         match self {
             Outcome::UnderWay => "under-way",
+            Outcome::Redirected => "redirected",
             Outcome::Consumed => "consumed",
             Outcome::Merged => "merged",
             Outcome::Delivered => "delivered",
@@ -157,7 +177,28 @@ impl Packet {
 
     /// The step that this event became, unless there are too many.
     pub fn step_of(&self, event: &Event<'_>) -> Option<&Step> {
-        self.steps.iter().rev().find(|step| step.at == event.at() && step.point == event.point())
+        self.steps.get(self.place_of(event)?)
+    }
+
+    /// Where in its steps that is.
+    pub(crate) fn place_of(&self, event: &Event<'_>) -> Option<usize> {
+        self.steps.iter().rposition(|step| step.at == event.at() && step.point == event.point())
+    }
+
+    /// Why and by what it was dropped at the step at this place; `None` if it was not. Generic XDP, and a veth's, drops an skb
+    /// that the kernel then frees: that is one drop.
+    pub fn drop_at(&self, place: usize) -> Option<Cause> {
+        let after_verdict = || {
+            let before = place.checked_sub(1).and_then(|before| self.steps.get(before));
+            before.is_some_and(
+                |step| matches!(step.detail, Detail::Verdict(verdict, _) if verdict.drop_reason().is_some()),
+            )
+        };
+        match self.steps.get(place)?.detail {
+            Detail::Verdict(verdict, program) => verdict.drop_reason().map(|_| Cause::Xdp(verdict, program)),
+            Detail::Dropped { reason, place } if !after_verdict() => Some(Cause::Kernel { reason, place }),
+            _ => None,
+        }
     }
 
     /// The namespaces it was in, in order, each once for each stay.
@@ -374,6 +415,8 @@ impl Paths {
 impl Packet {
     fn take_outcome(&mut self, detail: &Detail, point: Point) {
         let outcome = match (point, detail) {
+            (_, Detail::Verdict(verdict, _)) if verdict.drop_reason().is_some() => Outcome::Dropped,
+            (_, Detail::Verdict(verdict, _)) if verdict.sends_elsewhere() => Outcome::Redirected,
             (Point::Deliver, _) => Outcome::Delivered,
             (Point::Drop, _) => Outcome::Dropped,
             (Point::Consume, _) => Outcome::Consumed,
@@ -387,7 +430,7 @@ impl Packet {
         let copy = match event.skb() {
             0 => 0,
             // it comes out of XDP in a buffer of its own: the same packet, not another one
-            skb if self.steps.last().is_some_and(|step| step.point == Point::Xdp) => {
+            skb if self.steps.last().is_some_and(|step| matches!(step.point, Point::Xdp | Point::XdpVerdict)) => {
                 self.buffers.clear();
                 self.buffers.push(skb);
                 0
@@ -430,7 +473,10 @@ fn detail_of(event: &Event<'_>) -> Detail {
         },
         Point::Route => event.table().map_or(Detail::None, Detail::Table),
         Point::Icmp => event.icmp().map_or(Detail::None, |(kind, code)| Detail::Icmp(kind, code)),
-        Point::Deliver => {
+        Point::XdpVerdict => {
+            event.verdict().map_or(Detail::None, |(verdict, program)| Detail::Verdict(verdict, program))
+        }
+        Point::Deliver | Point::Peek => {
             let (pid, comm) = event.process().unwrap_or_default();
             Detail::Delivered {
                 bytes: event.delivered().unwrap_or(0),

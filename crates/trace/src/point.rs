@@ -8,6 +8,9 @@ use std::fmt;
 pub enum Point {
     /// The tracer's own XDP program: the packet enters. Its verdict is always to pass.
     Xdp,
+    /// An XDP program of someone else has decided on it (`fexit` on that program). To drop it, to send it back or to
+    /// redirect it ends its way here.
+    XdpVerdict,
     /// Given to the stack without NAPI (`netif_rx`), as by a veth without XDP.
     NetifRx,
     /// Given to GRO (`napi_gro_receive_entry`).
@@ -22,6 +25,9 @@ pub enum Point {
     PreRouting,
     /// A routing table had an answer (`fib_table_lookup`, `fib6_table_lookup`).
     Route,
+    /// A fragment: kept until all are there (`ip_defrag`, `ipv6_frag_rcv`). Where connections are tracked, it comes before
+    /// [`Route`](Point::Route). The whole has the id of the first fragment.
+    Defrag,
     /// Netfilter LOCAL_IN: it is for this namespace.
     LocalIn,
     /// Netfilter FORWARD: it goes on to another interface.
@@ -30,14 +36,24 @@ pub enum Point {
     LocalOut,
     /// Netfilter POST_ROUTING: it is about to leave.
     PostRouting,
+    /// Too long for its way out: it is cut into fragments (`ip_do_fragment`, `ip6_fragment`), which have no id.
+    Fragment,
+    /// The next host's address is asked for, and it is kept until then (`__neigh_event_send`).
+    Neighbour,
     /// TC egress (TCX), before all other programs there.
     TcEgress,
     /// Given to an interface (`net_dev_queue`): before its queueing discipline.
     Queue,
     /// Given to a driver (`net_dev_start_xmit`). A veth's other end comes next.
     Xmit,
+    /// Given to TCP (`tcp_v4_rcv`, `tcp_v6_rcv`).
+    Tcp,
     /// Found its socket (`cgroup_skb/ingress` of the root cgroup).
     Cgroup,
+    /// A process is at work with its socket, and it is kept until then (`tcp_add_backlog`).
+    Backlog,
+    /// TCP keeps it until what comes before it has come (`tcp_data_queue`).
+    OutOfOrder,
     /// Put into its socket's queue, whose owner is woken (`sk_data_ready`).
     Enqueue,
     /// Its socket's queue is full, or the accounting refuses it (`sock_rcvqueue_full`, `udp_fail_queue_rcv_skb`). A drop
@@ -45,7 +61,10 @@ pub enum Point {
     QueueFull,
     /// The kernel answers it with an ICMP error (`icmp_send`).
     Icmp,
-    /// A process took it, or a part of it (`skb_copy_datagram_iovec`; of datagrams, `sock_recv_length`).
+    /// A process looked at a datagram and left it in the queue (`skb_consume_udp`, `MSG_PEEK`).
+    Peek,
+    /// A process took it, or a part of it (`skb_copy_datagram_iovec`; of datagrams, `skb_consume_udp` or else
+    /// `sock_recv_length`).
     Deliver,
     /// Freed after use (`consume_skb`).
     Consume,
@@ -55,8 +74,9 @@ pub enum Point {
 
 impl Point {
     /// Every point, by its number.
-    pub const ALL: [Point; 22] = [
+    pub const ALL: [Point; 30] = [
         Point::Xdp,
+        Point::XdpVerdict,
         Point::NetifRx,
         Point::Gro,
         Point::GroResult,
@@ -64,17 +84,24 @@ impl Point {
         Point::TcIngress,
         Point::PreRouting,
         Point::Route,
+        Point::Defrag,
         Point::LocalIn,
         Point::Forward,
         Point::LocalOut,
         Point::PostRouting,
+        Point::Fragment,
+        Point::Neighbour,
         Point::TcEgress,
         Point::Queue,
         Point::Xmit,
+        Point::Tcp,
         Point::Cgroup,
+        Point::Backlog,
+        Point::OutOfOrder,
         Point::Enqueue,
         Point::QueueFull,
         Point::Icmp,
+        Point::Peek,
         Point::Deliver,
         Point::Consume,
         Point::Drop,
@@ -89,6 +116,7 @@ impl Point {
     pub const fn name(self) -> &'static str {
         match self {
             Point::Xdp => "xdp",
+            Point::XdpVerdict => "xdp-verdict",
             Point::NetifRx => "netif-rx",
             Point::Gro => "gro",
             Point::GroResult => "gro-result",
@@ -96,27 +124,50 @@ impl Point {
             Point::TcIngress => "tc-ingress",
             Point::PreRouting => "prerouting",
             Point::Route => "route",
+            Point::Defrag => "defrag",
             Point::LocalIn => "local-in",
             Point::Forward => "forward",
             Point::LocalOut => "local-out",
             Point::PostRouting => "postrouting",
+            Point::Fragment => "fragment",
+            Point::Neighbour => "neighbour",
             Point::TcEgress => "tc-egress",
             Point::Queue => "queue",
             Point::Xmit => "xmit",
+            Point::Tcp => "tcp",
             Point::Cgroup => "cgroup",
+            Point::Backlog => "backlog",
+            Point::OutOfOrder => "out-of-order",
             Point::Enqueue => "enqueue",
             Point::QueueFull => "queue-full",
             Point::Icmp => "icmp",
+            Point::Peek => "peek",
             Point::Deliver => "deliver",
             Point::Consume => "consume",
             Point::Drop => "drop",
         }
     }
 
+    /// Whether only functions show it (`fentry`), which not every kernel lets programs run at.
+    pub const fn is_of_function(self) -> bool {
+        matches!(
+            self,
+            Point::XdpVerdict
+                | Point::Defrag
+                | Point::Fragment
+                | Point::Neighbour
+                | Point::Tcp
+                | Point::Backlog
+                | Point::OutOfOrder
+                | Point::Peek
+        )
+    }
+
     /// The kernel's name of what the tracer attaches to there.
     pub const fn hook(self) -> &'static str {
         match self {
             Point::Xdp => "xdp",
+            Point::XdpVerdict => "fexit of the interface's XDP program",
             Point::NetifRx => "tp_btf/netif_rx",
             Point::Gro => "tp_btf/napi_gro_receive_entry",
             Point::GroResult => "tp_btf/napi_gro_receive_exit",
@@ -124,18 +175,25 @@ impl Point {
             Point::TcIngress => "tcx/ingress",
             Point::PreRouting => "netfilter PRE_ROUTING, IPv4 and IPv6",
             Point::Route => "tp_btf/fib_table_lookup, tp_btf/fib6_table_lookup",
+            Point::Defrag => "fentry/ip_defrag, fentry/ipv6_frag_rcv",
             Point::LocalIn => "netfilter LOCAL_IN, IPv4 and IPv6",
             Point::Forward => "netfilter FORWARD, IPv4 and IPv6",
             Point::LocalOut => "netfilter LOCAL_OUT, IPv4 and IPv6",
             Point::PostRouting => "netfilter POST_ROUTING, IPv4 and IPv6",
+            Point::Fragment => "fentry/ip_do_fragment, fentry/ip6_fragment",
+            Point::Neighbour => "fentry/__neigh_event_send",
             Point::TcEgress => "tcx/egress",
             Point::Queue => "tp_btf/net_dev_queue",
             Point::Xmit => "tp_btf/net_dev_start_xmit",
+            Point::Tcp => "fentry/tcp_v4_rcv, fentry/tcp_v6_rcv",
             Point::Cgroup => "cgroup_skb/ingress",
+            Point::Backlog => "fentry/tcp_add_backlog",
+            Point::OutOfOrder => "fentry/tcp_data_queue",
             Point::Enqueue => "tp_btf/sk_data_ready",
             Point::QueueFull => "tp_btf/sock_rcvqueue_full, tp_btf/udp_fail_queue_rcv_skb",
             Point::Icmp => "tp_btf/icmp_send",
-            Point::Deliver => "tp_btf/skb_copy_datagram_iovec, tp_btf/sock_recv_length",
+            Point::Peek => "fentry/skb_consume_udp",
+            Point::Deliver => "tp_btf/skb_copy_datagram_iovec, fentry/skb_consume_udp or tp_btf/sock_recv_length",
             Point::Consume => "tp_btf/consume_skb",
             Point::Drop => "tp_btf/kfree_skb",
         }

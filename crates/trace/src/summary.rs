@@ -7,8 +7,9 @@ use serde::Serialize;
 use crate::{
     event::Event,
     histogram::Histogram,
-    path::{Added, Detail, Outcome, Packet},
+    path::{Added, Cause, Detail, Outcome, Packet},
     point::Point,
+    xdp::{Verdict, XdpProgram},
 };
 
 /// Values of a trait that are counted apart; the others are counted together.
@@ -45,10 +46,8 @@ pub struct ValueSummary {
 /// Why and where packets were dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DropPlace {
-    /// `enum skb_drop_reason`.
-    pub reason: u32,
-    /// An address in the kernel.
-    pub place: u64,
+    /// Why, and by what.
+    pub cause: Cause,
     /// The namespace's inode number.
     pub netns: u32,
 }
@@ -72,6 +71,8 @@ pub struct Summary {
     pub points: BTreeMap<Point, PointSummary>,
     /// By key and text of the value.
     pub values: BTreeMap<(String, String), ValueSummary>,
+    /// Verdicts of XDP programs of others.
+    pub verdicts: BTreeMap<(XdpProgram, Verdict), u64>,
     /// By reason and place.
     pub drops: BTreeMap<DropPlace, u64>,
 }
@@ -93,12 +94,14 @@ impl Summary {
         match event.point() {
             Point::Deliver => self.delivered += u64::from(first(packet, Point::Deliver)),
             Point::Drop => {
-                self.add_drop(DropPlace {
-                    reason: event.reason(),
-                    place: event.place(),
-                    netns: packet.step_of(event).map_or(0, |step| step.netns),
-                });
+                let kernel = Cause::Kernel { reason: event.reason(), place: event.place() };
+                match packet.place_of(event) {
+                    Some(place) => self.add_drop(packet.drop_at(place), packet.steps[place].netns),
+                    // a step that is not kept
+                    None => self.add_drop(Some(kernel), 0),
+                }
             }
+            Point::XdpVerdict => self.add_verdict(event.verdict(), event.netns()),
             Point::GroResult => self.merged += u64::from(packet.outcome == Outcome::Merged),
             _ => {}
         }
@@ -111,7 +114,7 @@ impl Summary {
         self.delivered += u64::from(packet.steps.iter().any(|step| step.point == Point::Deliver));
         self.merged += u64::from(packet.steps.iter().any(|step| matches!(step.detail, Detail::Merged(_))));
         let mut before = None;
-        for step in &packet.steps {
+        for (place, step) in packet.steps.iter().enumerate() {
             self.events += 1;
             let point = self.points.entry(step.point).or_default();
             point.events += 1;
@@ -119,13 +122,24 @@ impl Summary {
             if let Some(before) = before.replace(step.at) {
                 point.since_step.add(step.at.saturating_sub(before));
             }
-            if let Detail::Dropped { reason, place } = step.detail {
-                self.add_drop(DropPlace { reason, place, netns: step.netns });
+            match step.detail {
+                Detail::Verdict(verdict, program) => self.add_verdict(Some((verdict, program)), step.netns),
+                _ => self.add_drop(packet.drop_at(place), step.netns),
             }
         }
     }
 
-    fn add_drop(&mut self, place: DropPlace) {
+    fn add_verdict(&mut self, verdict: Option<(Verdict, XdpProgram)>, netns: u32) {
+        let Some((verdict, program)) = verdict else { return };
+        if self.verdicts.len() < DROPS_MAX || self.verdicts.contains_key(&(program, verdict)) {
+            *self.verdicts.entry((program, verdict)).or_default() += 1;
+        }
+        self.add_drop(verdict.drop_reason().map(|_| Cause::Xdp(verdict, program)), netns);
+    }
+
+    fn add_drop(&mut self, cause: Option<Cause>, netns: u32) {
+        let Some(cause) = cause else { return };
+        let place = DropPlace { cause, netns };
         self.dropped += 1;
         if self.drops.len() < DROPS_MAX || self.drops.contains_key(&place) {
             *self.drops.entry(place).or_default() += 1;

@@ -29,9 +29,12 @@ use crate::{
     config::{self, CAPTURE_MAX, Config, NAMESPACES_MAX},
     event::{EVENT_LEN, Event},
     filter::{self, Condition, FilterError},
+    functions::Functions,
     keys::{ENTERED_KEY, ID_KEY, Keys, TracedKey},
     namespace::{Interface, Namespace},
+    point::Point,
     standby::{Change, Pace, Standby},
+    xdp::XdpCount,
 };
 
 static TRACE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
@@ -239,7 +242,7 @@ fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> TraceError {
     move |source| TraceError::System { action, source }
 }
 
-fn libbpf(action: &'static str) -> impl FnOnce(libbpf_rs::Error) -> TraceError {
+pub(crate) fn libbpf(action: &'static str) -> impl FnOnce(libbpf_rs::Error) -> TraceError {
     move |source| TraceError::Libbpf { action, source }
 }
 
@@ -259,6 +262,8 @@ pub struct Counters {
     pub too_early: u64,
     /// Datagrams whose delivery is not followed, because too many waited in their socket's queue.
     pub unfollowed: u64,
+    /// What became of packets by XDP programs of others, where the kernel does not say which packets, traced or not.
+    pub xdp: Vec<XdpCount>,
 }
 
 impl Counters {
@@ -284,6 +289,7 @@ pub struct Tracer<'r> {
     too_early: Cell<u64>,
     read: Cell<u64>,
     assign: Option<LoadedObject>,
+    functions: Functions,
     trace: LoadedObject,
     events: MapHandle,
     keys: Keys,
@@ -315,15 +321,21 @@ impl<'r> Tracer<'r> {
         let trace = bound.load()?;
         let events = handle(&trace, "events")?;
 
-        let assign = if own_keys.is_some() {
-            let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
-            prepare(&mut bound, &config, options)?;
+        let share = |bound: &mut BoundObject<'_>| {
+            prepare(bound, &config, options)?;
             for mut map in bound.open_object_mut().maps_mut() {
                 if let Some(name @ ("events" | "before_xdp")) = map.name().to_str() {
                     let shared = handle(&trace, name)?;
                     map.reuse_fd(shared.as_fd()).map_err(libbpf("share maps between the tracer's programs"))?;
                 }
             }
+            Ok(())
+        };
+        let functions = Functions::load(registry, &share, &interfaces, options.only_drops, &mut notes)?;
+
+        let assign = if own_keys.is_some() {
+            let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
+            share(&mut bound)?;
             Some(bound.load()?)
         } else {
             None
@@ -342,6 +354,7 @@ impl<'r> Tracer<'r> {
             too_early: Cell::new(0),
             read: Cell::new(0),
             assign,
+            functions,
             trace,
             events,
             keys,
@@ -404,13 +417,16 @@ impl<'r> Tracer<'r> {
     }
 
     fn set_armed(&self, armed: bool) -> Result<(), TraceError> {
-        for object in [Some(&self.trace), self.assign.as_ref()].into_iter().flatten() {
-            let map = handle(object, ".data.armed")?;
-            let (key, value) = (0u32.to_ne_bytes(), u64::from(armed).to_ne_bytes());
-            map.update(&key, &value, MapFlags::ANY).map_err(libbpf("tell the programs which points are in place"))?;
+        for object in self.objects() {
+            switch(object, ".data.armed", armed)?;
         }
         self.armed.set(armed);
         Ok(())
+    }
+
+    /// All objects that report events.
+    fn objects(&self) -> impl Iterator<Item = &LoadedObject> {
+        [Some(&self.trace), self.assign.as_ref()].into_iter().flatten().chain(self.functions.objects())
     }
 
     /// Stands by if nothing matches, and attaches all points again when a packet does: see [`Standby`]. To be called
@@ -462,7 +478,11 @@ impl<'r> Tracer<'r> {
     fn attach(&self) -> Result<(), TraceError> {
         let (namespaces, interfaces) = &self.places;
         let mut attachments = self.attachments.borrow_mut();
-        for name in TRACEPOINTS.into_iter().filter(|name| self.needs(name)) {
+        let exact = self.functions.attach(&mut attachments, &mut self.notes.borrow_mut())?;
+        if exact {
+            switch(&self.trace, ".data.delivery", true)?;
+        }
+        for name in TRACEPOINTS.into_iter().filter(|name| self.needs(name) && !(exact && *name == "trace_received")) {
             attachments.extend(self.attach_tracepoint(name)?);
         }
         let mut receive = self.receive.borrow_mut();
@@ -571,6 +591,11 @@ impl<'r> Tracer<'r> {
         &self.keys
     }
 
+    /// The points that this kernel has.
+    pub fn points(&self) -> impl Iterator<Item = Point> {
+        Point::ALL.into_iter().filter(|point| !point.is_of_function() || self.functions.has(*point))
+    }
+
     /// Whether the tracer assigns the ids.
     pub fn assigns_ids(&self) -> bool {
         self.assign.is_some()
@@ -582,7 +607,7 @@ impl<'r> Tracer<'r> {
     /// The kernel does not let the counters be read.
     pub fn counters(&self) -> Result<Counters, TraceError> {
         let mut sum = Counters::default();
-        for object in [Some(&self.trace), self.assign.as_ref()].into_iter().flatten() {
+        for object in self.objects() {
             let map = handle(object, ".data.counters")?;
             let value = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(libbpf("read the tracer's counters"))?;
             let value = value.unwrap_or_default();
@@ -599,6 +624,7 @@ impl<'r> Tracer<'r> {
             sum.too_early += next();
             sum.unfollowed += next();
         }
+        sum.xdp = self.functions.xdp_counts()?;
         Ok(sum)
     }
 
@@ -848,7 +874,10 @@ fn prepare(bound: &mut BoundObject<'_>, config: &Config, options: &Options) -> R
 }
 
 /// Has programs not loaded whose tracepoint this kernel does not have.
-fn leave_out_unknown_tracepoints(bound: &mut BoundObject<'_>, notes: &mut Vec<String>) -> Result<(), TraceError> {
+pub(crate) fn leave_out_unknown_tracepoints(
+    bound: &mut BoundObject<'_>,
+    notes: &mut Vec<String>,
+) -> Result<(), TraceError> {
     let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
     for mut program in bound.open_object_mut().progs_mut() {
         let section = program.section().to_string_lossy().into_owned();
@@ -865,6 +894,12 @@ fn fd_of(object: &LoadedObject, name: &str) -> Result<OwnedFd, TraceError> {
     let program =
         object.program(name).ok_or_else(|| TraceError::Option(format!("the tracer has no program {name}")))?;
     program.as_fd().try_clone_to_owned().map_err(system("keep a program open"))
+}
+
+/// Sets a switch of an object's programs: a section with one word.
+fn switch(object: &LoadedObject, section: &str, on: bool) -> Result<(), TraceError> {
+    let (key, value) = (0u32.to_ne_bytes(), u64::from(on).to_ne_bytes());
+    handle(object, section)?.update(&key, &value, MapFlags::ANY).map_err(libbpf("switch the tracer's programs"))
 }
 
 fn handle(object: &LoadedObject, name: &str) -> Result<MapHandle, TraceError> {

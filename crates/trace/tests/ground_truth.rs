@@ -8,7 +8,12 @@ use std::{
     net::UdpSocket,
     os::fd::AsRawFd,
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
+    time::Duration,
 };
 
 use common::{Home, enabled, in_namespaces, points, port, start, watch};
@@ -111,12 +116,16 @@ fn every_packet_is_accounted_for() {
     let tracer = start(&home.registry, &in_namespaces(&[rx.netns()]));
     let seen = watch(&tracer, || {
         let expected = sent[&READ];
+        let received = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&received);
         let reader = thread::spawn(move || {
             (0..expected).for_each(|_| {
                 recv_numbered(&read).unwrap();
+                counted.fetch_add(1, Ordering::Relaxed);
             });
             read
         });
+        let mut to_read = 0;
         let socket = udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap();
         let raw = PacketSocket::on(tx).unwrap();
         let mut damaged = Flow::between(tx, rx, Family::V4, 4000, DAMAGED).udp(&[0; 64]);
@@ -126,11 +135,15 @@ fn every_packet_is_accounted_for() {
                 DAMAGED => raw.send(&damaged).unwrap(),
                 port => {
                     send_numbered(&socket, rx.addr(Family::V4, port), number..number + 1, 64).unwrap();
+                    to_read += u64::from(port == READ);
                 }
             }
-            // the reader's queue must not run over: it shares two CPUs with everything else
+            // neither the ring buffer nor the reader's queue must run over
             if number % 50 == 0 {
-                thread::sleep(std::time::Duration::from_millis(2));
+                thread::sleep(Duration::from_millis(2));
+            }
+            while to_read - received.load(Ordering::Relaxed) > 50 && !reader.is_finished() {
+                thread::sleep(Duration::from_millis(1));
             }
         }
         drop(reader.join().unwrap());

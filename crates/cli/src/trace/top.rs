@@ -213,8 +213,8 @@ impl Screen {
             .iter()
             .map(|(drop, drops)| {
                 vec![
-                    Value::Text(names.reason(drop.reason)),
-                    Value::Text(names.place(drop.place).to_owned()),
+                    Value::Text(names.drop_reason(&drop.cause)),
+                    Value::Text(names.drop_place(&drop.cause)),
                     Value::Text(names.namespace(drop.netns)),
                     rate(per_second(*drops, before.drops.get(drop))),
                     count(*drops),

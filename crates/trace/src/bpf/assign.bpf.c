@@ -2,13 +2,11 @@
 /*
  * The tracer's own entry: XDP gives packets an id and the time, and reports them. Used where no one else assigns ids.
  */
-#include "trace.bpf.h"
-#include <linux/if_ether.h>
+#include "frame.bpf.h"
 
 TRAIT_KEY_NAMED(trace_id, "trace.id", __u64, TRAIT_KEEP_FIRST);
 TRAIT_KEY_NAMED(trace_entered, "trace.entered", __u64, TRAIT_KEEP_FIRST);
 
-#define VLAN_TAGS 2
 #define AREA_MAX 256
 
 /* A packet's traits while its area is made anew. */
@@ -22,25 +20,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct saved);
 } saved SEC(".maps");
-
-/* Offset of the network header; 0 if it is not IP. */
-static __always_inline __u32 find_network(__u64 data, __u32 len)
-{
-	__u32 at = ETH_HLEN;
-	__be16 type = 0;
-	int i;
-
-	if (bpf_probe_read_kernel(&type, sizeof(type), (const void *)(data + ETH_HLEN - 2)))
-		return 0;
-	for (i = 0; i < VLAN_TAGS; i++) {
-		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
-			break;
-		if (bpf_probe_read_kernel(&type, sizeof(type), (const void *)(data + at + 2)))
-			return 0;
-		at += 4;
-	}
-	return at < len && (type == bpf_htons(ETH_P_IP) || type == bpf_htons(ETH_P_IPV6)) ? at : 0;
-}
 
 /* Reads the headers that conditions are about from the frame itself: every packet pays for this. */
 static __always_inline void read_frame(struct xdp_md *ctx, struct headers *h)
@@ -95,33 +74,6 @@ static __always_inline void read_frame(struct xdp_md *ctx, struct headers *h)
 		return;
 	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(port[0]);
 	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(port[1]);
-}
-
-/*
- * The skb behind the frame, if there is one: XDP starts with no metadata, but a packet that comes over a veth, or to
- * generic XDP, is an skb and has its own. Native veth keeps the skb beside the buffer (veth_xdp_rcv_skb); before generic
- * XDP runs, a tracepoint sees the skb on this CPU. That it is the same packet shows in where its buffer starts.
- */
-static __always_inline struct sk_buff *skb_of(struct xdp_buff___trace *xdp, const struct net_device___trace *dev)
-{
-	const struct rtnl_link_ops___trace *ops = dev->rtnl_link_ops;
-	struct before_xdp *before;
-	struct sk_buff___trace *skb;
-	__u32 zero = 0;
-
-	before = bpf_map_lookup_elem(&before_xdp, &zero);
-	if (before && before->head && before->head == (__u64)xdp->data_hard_start)
-		return bpf_rdonly_cast((const void *)before->skb, bpf_core_type_id_kernel(struct sk_buff___trace));
-	if (ops && bpf_core_type_exists(struct veth_xdp_buff___trace) &&
-	    (__u32)__trait_kernel_word((__u64)ops->kind, 0) == *(const __u32 *)"veth") {
-		struct veth_xdp_buff___trace *veth =
-			bpf_rdonly_cast(xdp, bpf_core_type_id_kernel(struct veth_xdp_buff___trace));
-
-		skb = veth->skb;
-		if (skb && skb->head == xdp->data_hard_start)
-			return bpf_rdonly_cast(skb, bpf_core_type_id_kernel(struct sk_buff___trace));
-	}
-	return (void *)0;
 }
 
 /* Takes over what the packet brought along. Returns whether it was an id of this tracer. */

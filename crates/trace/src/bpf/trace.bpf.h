@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
 /*
- * What the tracer's two objects share: the event they report, their configuration, and the conditions that decide in the
+ * What the tracer's objects share: the event they report, their configuration, and the conditions that decide in the
  * kernel whether a packet is reported. The Rust side is ../event/raw.rs and ../config.rs.
  */
 #ifndef __TRACE_BPF_H
@@ -15,6 +15,7 @@
 /* Where a packet was seen; Point in ../point.rs. */
 enum point {
 	POINT_XDP,
+	POINT_XDP_VERDICT,
 	POINT_NETIF_RX,
 	POINT_GRO,
 	POINT_GRO_RESULT,
@@ -22,17 +23,24 @@ enum point {
 	POINT_TC_INGRESS,
 	POINT_PRE_ROUTING,
 	POINT_ROUTE,
+	POINT_DEFRAG,
 	POINT_LOCAL_IN,
 	POINT_FORWARD,
 	POINT_LOCAL_OUT,
 	POINT_POST_ROUTING,
+	POINT_FRAGMENT,
+	POINT_NEIGHBOUR,
 	POINT_TC_EGRESS,
 	POINT_QUEUE,
 	POINT_XMIT,
+	POINT_TCP,
 	POINT_CGROUP,
+	POINT_BACKLOG,
+	POINT_OUT_OF_ORDER,
 	POINT_ENQUEUE,
 	POINT_QUEUE_FULL,
 	POINT_ICMP,
+	POINT_PEEK,
 	POINT_DELIVER,
 	POINT_CONSUME,
 	POINT_DROP,
@@ -56,18 +64,22 @@ struct event {
 	__u64 at; /* ns, bpf_ktime_get_ns */
 	__u64 entered; /* ns, value of the timestamp key */
 	__u64 skb;
-	__u64 place; /* return address of who freed it */
+	__u64 place; /* return address of who freed it; XDP_VERDICT: the program's id */
 	__u64 sock; /* its cookie */
 	__u64 flow_present;
 	__u64 packet_present;
 	__u64 dev[2]; /* name */
-	__u64 comm[2];
+	__u64 comm[2]; /* of the process; XDP_VERDICT: of the program */
 	__u32 netns;
 	__u32 ifindex;
 	__u32 len;
 	__u32 mark;
 	__u32 reason; /* POINT_DROP: enum skb_drop_reason */
-	__u32 value; /* GRO_RESULT: gro_result_t; ROUTE: table; DELIVER: bytes; ICMP: type << 8 | code; QUEUE_FULL: errno */
+	/*
+	 * XDP_VERDICT: enum xdp_action; GRO_RESULT: gro_result_t; ROUTE: table; PEEK, DELIVER: bytes; ICMP: type << 8 | code;
+	 * QUEUE_FULL: errno
+	 */
+	__u32 value;
 	__u32 pid;
 	__u16 point;
 	__u16 cpu;
@@ -220,6 +232,11 @@ struct sk_buff___trace {
 	__u32 end;
 	__u32 tail;
 	__u8 cloned : 1;
+	struct {
+		struct {
+			int counter;
+		} refs;
+	} users;
 };
 
 struct skb_shared_info___trace {
@@ -236,6 +253,7 @@ struct xdp_rxq_info___trace {
 struct xdp_buff___trace {
 	void *data;
 	void *data_end;
+	void *data_meta;
 	void *data_hard_start;
 	struct xdp_rxq_info___trace *rxq;
 };

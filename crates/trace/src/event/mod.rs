@@ -14,6 +14,7 @@ use crate::{
     keys::{Keys, TracedKey},
     packet::{self, Headers},
     point::Point,
+    xdp::{Verdict, XdpProgram},
 };
 
 /// What GRO did with a packet (`gro_result_t`, include/linux/netdevice.h).
@@ -125,9 +126,16 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// Delivered: bytes that the process took.
+    /// Delivered: bytes that the process took; looked at, if it left the packet in the queue.
     pub fn delivered(&self) -> Option<u32> {
-        (self.point == Point::Deliver).then(|| self.value())
+        matches!(self.point, Point::Deliver | Point::Peek).then(|| self.value())
+    }
+
+    /// XDP: what a program of someone else decided, and which.
+    pub fn verdict(&self) -> Option<(Verdict, XdpProgram)> {
+        let name = text(&self.raw[at::COMM..at::COMM + 16]);
+        (self.point == Point::XdpVerdict)
+            .then(|| (Verdict::from_code(self.value()), XdpProgram::new(self.place() as u32, name)))
     }
 
     /// Routed: the number of the routing table that had the answer.
@@ -144,7 +152,7 @@ impl<'a> Event<'a> {
         raw::u32(self.raw, at::VALUE)
     }
 
-    /// Delivered: the process.
+    /// Delivered, looked at: the process.
     pub fn process(&self) -> Option<(u32, &'a str)> {
         let pid = raw::u32(self.raw, at::PID);
         (pid != 0).then(|| (pid, text(&self.raw[at::COMM..at::COMM + 16])))
@@ -236,7 +244,7 @@ impl<'a> Event<'a> {
 }
 
 /// Text up to the first NUL.
-fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     let text = CStr::from_bytes_until_nul(bytes).map_or(bytes, CStr::to_bytes);
     str::from_utf8(text).unwrap_or("?")
 }

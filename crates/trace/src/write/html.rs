@@ -106,6 +106,7 @@ pub fn write(to: &mut impl Write, report: &Report<'_>, names: &mut Names) -> io:
         writeln!(to, "<h2>From entering to delivery</h2>\n{}", plot(&delivered.since_entered))?;
     }
     points(to, summary)?;
+    verdicts(to, summary)?;
     drops(to, summary, names)?;
     values(to, summary)?;
     if !slowest.is_empty() {
@@ -220,6 +221,20 @@ fn points(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
     writeln!(to, "</table>")
 }
 
+fn verdicts(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
+    if summary.verdicts.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        to,
+        "<h2>XDP programs of others</h2>\n<table>\n<tr><th class=\"n\">packets</th><th>verdict</th><th>program</th></tr>"
+    )?;
+    for ((program, verdict), count) in &summary.verdicts {
+        writeln!(to, "<tr><td class=\"n\">{count}</td><td>{verdict}</td><td>{}</td></tr>", Escaped(program))?;
+    }
+    writeln!(to, "</table>")
+}
+
 fn drops(to: &mut impl Write, summary: &Summary, names: &mut Names) -> io::Result<()> {
     if summary.drops.is_empty() {
         return Ok(());
@@ -231,8 +246,8 @@ fn drops(to: &mut impl Write, summary: &Summary, names: &mut Names) -> io::Resul
     let mut drops: Vec<_> = summary.drops.iter().collect();
     drops.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     for (drop, count) in drops {
-        let (reason, netns) = (names.reason(drop.reason), names.namespace(drop.netns));
-        let place = Escaped(names.place(drop.place).to_owned());
+        let (reason, netns) = (names.drop_reason(&drop.cause), names.namespace(drop.netns));
+        let place = Escaped(names.drop_place(&drop.cause));
         let (reason, netns) = (Escaped(reason), Escaped(netns));
         writeln!(to, "<tr><td class=\"n\">{count}</td><td>{reason}</td><td>{place}</td><td>{netns}</td></tr>")?;
     }

@@ -7,14 +7,17 @@
 //! | type | when | members |
 //! |---|---|---|
 //! | `start` | first | `kernel`, `registry`, `id_key`, `assigns_ids`, `keys`: [{`name`, `type`}], `points`: [{`name`, `hook`}], `notes`: list of text |
-//! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first` (xdp), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver), `socket`: its cookie (cgroup, enqueue, queue-full, deliver), `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
+//! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first` (xdp), `verdict`, `program` and `program_id` (xdp-verdict), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver, peek), `socket`: its cookie (cgroup, backlog, out-of-order, enqueue, queue-full, deliver, peek), `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
 //! | `packet` | with `--per-packet`, a packet of which nothing more is expected | `id`, `entered_ns`, `duration_ns`, `outcome`, `headers`, `traits`, `merged`, `clones`, `retransmit_of`, `steps`: [{`point`, `since_entered_ns`, `since_step_ns`, `netns`, `netns_name`, `dev`, `copy`, `inferred`; where known the members that events have there}], `more_steps` |
 //! | `lost` | events did not fit into the ring buffer | `events`, so far, `points`: {name: count} |
-//! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `lost_points`: {name: count}, `no_room`, `too_early`, `unfollowed`, `given_up`, `points`, `drops`, `values` |
+//! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `lost_points`: {name: count}, `no_room`, `too_early`, `unfollowed`, `given_up`, `points`, `drops`, `values`, `verdicts`: [{`program`, `program_id`, `verdict`, `packets`}] of XDP programs of others, `xdp`: packets that the tracer cannot tell, by what XDP programs of others did with them: [{`fate`, `dev`, `ifindex`, `netns`, `netns_name`, `program`, `program_id`, `packets`}], traced or not |
 //!
 //! `headers` is `null` or {`protocol`, `source`, `destination`, `source_port`, `destination_port`, `tcp`: {`sequence`, `flags`,
 //! `data`}}. In `traits`, values of up to 32 bits are numbers, flags `true`, all others text as `traits keys` has them.
-//! Outcomes: `under-way`, `consumed`, `merged`, `delivered`, `dropped`.
+//! Verdicts: `aborted`, `drop`, `pass`, `tx`, `redirect`, `invalid`; as reasons of drops, `xdp_aborted`, `xdp_drop`,
+//! `xdp_invalid`, with the program as the place. Fates: `redirected`, `redirect-failed`, `aborted`, `tx-failed`, `other-failed`.
+//! Points that need `fentry` are in `points` only where the kernel has it.
+//! Outcomes: `under-way`, `redirected`, `consumed`, `merged`, `delivered`, `dropped`.
 
 use packet_traits::core::Value as TraitValue;
 use serde::Serialize;
@@ -37,7 +40,7 @@ pub const VERSION: u32 = 1;
 pub fn start(tracer: &Tracer<'_>, registry: &str, id_key: &str, kernel: &str) -> Value {
     let keys: Vec<Value> =
         tracer.keys().iter().map(|key| json!({"name": key.name(), "type": key.entry.key.key_type().name()})).collect();
-    let points: Vec<Value> = Point::ALL.iter().map(|p| json!({"name": p.name(), "hook": p.hook()})).collect();
+    let points: Vec<Value> = tracer.points().map(|p| json!({"name": p.name(), "hook": p.hook()})).collect();
     json!({
         "v": VERSION, "type": "start", "kernel": kernel, "registry": registry, "id_key": id_key,
         "assigns_ids": tracer.assigns_ids(), "keys": keys, "points": points, "notes": tracer.notes(),
@@ -134,7 +137,14 @@ pub fn event(
         Point::Consume => {
             more.insert("place".into(), names.place(event.place()).into());
         }
-        Point::Deliver => {
+        Point::XdpVerdict => {
+            if let Some((verdict, program)) = event.verdict() {
+                more.insert("verdict".into(), verdict.name().into());
+                more.insert("program".into(), program.name().into());
+                more.insert("program_id".into(), program.id.into());
+            }
+        }
+        Point::Deliver | Point::Peek => {
             more.insert("bytes".into(), event.delivered().into());
             let (pid, comm) = event.process().unwrap_or_default();
             more.insert("pid".into(), pid.into());
@@ -214,6 +224,11 @@ pub fn packet(packet: &Packet, names: &mut Names) -> Value {
                 Detail::Held => one["result"] = "held".into(),
                 Detail::Table(number) => one["table"] = table(*number).into(),
                 Detail::Icmp(kind, code) => one["icmp"] = vec![*kind, *code].into(),
+                Detail::Verdict(verdict, program) => {
+                    one["verdict"] = verdict.name().into();
+                    one["program"] = program.name().into();
+                    one["program_id"] = program.id.into();
+                }
                 Detail::Delivered { bytes, pid, comm, socket } => {
                     if *socket != 0 {
                         one["socket"] = format!("{socket:x}").into();
@@ -266,12 +281,32 @@ pub fn summary(summary: &Summary, counters: &Counters, given_up: u64, names: &mu
             })
         })
         .collect();
+    let verdicts: Vec<Value> = summary
+        .verdicts
+        .iter()
+        .map(|((program, verdict), count)| {
+            json!({
+                "program": program.name(), "program_id": program.id, "verdict": verdict.name(), "packets": count,
+            })
+        })
+        .collect();
+    let xdp: Vec<Value> = counters
+        .xdp
+        .iter()
+        .map(|count| {
+            json!({
+                "fate": count.fate.name(), "dev": count.interface.name, "ifindex": count.interface.index,
+                "netns": count.netns, "netns_name": count.namespace, "program": count.program.name(),
+                "program_id": count.program.id, "packets": count.packets,
+            })
+        })
+        .collect();
     let drops: Vec<Value> = summary
         .drops
         .iter()
         .map(|(drop, count)| {
             json!({
-                "reason": names.reason(drop.reason), "place": names.place(drop.place).to_owned(), "netns": drop.netns,
+                "reason": names.drop_reason(&drop.cause), "place": names.drop_place(&drop.cause), "netns": drop.netns,
                 "netns_name": names.namespace(drop.netns), "packets": count,
             })
         })
@@ -292,5 +327,6 @@ pub fn summary(summary: &Summary, counters: &Counters, given_up: u64, names: &mu
         "retransmits": summary.retransmits,
         "lost": counters.lost_events(), "lost_points": lost_points(counters), "no_room": counters.no_room,
         "too_early": counters.too_early, "unfollowed": counters.unfollowed, "given_up": given_up, "points": points, "drops": drops, "values": values,
+        "verdicts": verdicts, "xdp": xdp,
     })
 }

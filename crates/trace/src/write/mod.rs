@@ -66,7 +66,10 @@ pub(crate) fn detail(event: &Event<'_>, packet: Option<&Packet>, names: &mut Nam
         },
         Point::Route => event.table().map(|number| format!("table {}", table(number))).unwrap_or_default(),
         Point::Icmp => event.icmp().map(|(kind, code)| format!("type {kind} code {code}")).unwrap_or_default(),
-        Point::Deliver => {
+        Point::XdpVerdict => {
+            event.verdict().map(|(verdict, program)| format!("{verdict} by {program}")).unwrap_or_default()
+        }
+        Point::Deliver | Point::Peek => {
             let bytes = event.delivered().unwrap_or(0);
             match event.process() {
                 Some((pid, comm)) => format!("{bytes} bytes to {comm}[{pid}]"),

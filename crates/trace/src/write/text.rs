@@ -128,6 +128,7 @@ pub(crate) fn detail(detail: &Detail, names: &mut Names) -> String {
         Detail::Held => "held".to_owned(),
         Detail::Table(number) => table(*number),
         Detail::Icmp(kind, code) => format!("type {kind} code {code}"),
+        Detail::Verdict(verdict, program) => format!("{verdict} by {program}"),
         Detail::Delivered { bytes, pid, comm, .. } if comm.is_empty() => format!("{bytes} bytes to {pid}"),
         Detail::Delivered { bytes, pid, comm, .. } => format!("{bytes} bytes to {comm}[{pid}]"),
         Detail::Freed(place) => names.place(*place).to_owned(),
@@ -165,16 +166,23 @@ pub fn summary(summary: &Summary, counters: &Counters, names: &mut Names) -> Vec
             lines.push(format!("{:>10} {count:>9} {bar}", time(start)));
         }
     }
+    if !summary.verdicts.is_empty() {
+        lines.push(String::new());
+        lines.push(format!("{:>9}  {:<28}{}", "PACKETS", "XDP VERDICT", "OF PROGRAM"));
+        for ((program, verdict), count) in &summary.verdicts {
+            lines.push(format!("{count:>9}  {verdict:<28}{program}"));
+        }
+    }
     if !summary.drops.is_empty() {
         lines.push(String::new());
         lines.push(format!("{:>9}  {:<28}{}", "DROPPED", "REASON", "AT"));
         let mut drops: Vec<_> = summary.drops.iter().collect();
         drops.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
         for (drop, count) in drops {
-            let place = names.place(drop.place).to_owned();
+            let place = names.drop_place(&drop.cause);
             let netns = names.namespace(drop.netns);
             let netns = if netns.is_empty() { netns } else { format!(" in {netns}") };
-            lines.push(format!("{count:>9}  {:<28}{place}{netns}", names.reason(drop.reason)));
+            lines.push(format!("{count:>9}  {:<28}{place}{netns}", names.drop_reason(&drop.cause)));
         }
     }
     let mut key = "";
@@ -229,6 +237,15 @@ pub fn unseen(counters: &Counters) -> Vec<String> {
             lines.push(String::new());
             lines.push(format!("LOST: {lost} events did not fit into the ring buffer: {}.", points.join(", ")));
             lines.push("Make it larger by --buffer, or trace less: a filter, --sample, --only-drops.".to_owned());
+        }
+    }
+    if !counters.xdp.is_empty() {
+        lines.push(String::new());
+        lines.push("What XDP programs of others did, the kernel does not say to which packets:".to_owned());
+        for count in &counters.xdp {
+            let at = if count.namespace.is_empty() { "" } else { "@" };
+            let place = format!("{}{at}{}", count.interface.name, count.namespace);
+            lines.push(format!("{:>9}  {:<16} {place:<20} {}", count.packets, count.fate.name(), count.program));
         }
     }
     if counters.no_room != 0 {

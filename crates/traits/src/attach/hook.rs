@@ -48,6 +48,8 @@ pub enum Hook {
     SocketFilter,
     /// A tracepoint with BTF arguments.
     TpBtf,
+    /// The start or the end of a function.
+    Function,
     /// An entry of a DEVMAP: runs on frames redirected through it.
     Devmap,
     /// An entry of a CPUMAP: runs on frames redirected through it.
@@ -66,6 +68,7 @@ impl fmt::Display for Hook {
             Self::Cgroup(hook) => write!(f, "cgroup {hook}"),
             Self::SocketFilter => f.write_str("socket filter"),
             Self::TpBtf => f.write_str("tp_btf"),
+            Self::Function => f.write_str("fentry or fexit"),
             Self::Devmap => f.write_str("devmap"),
             Self::Cpumap => f.write_str("cpumap"),
         }

@@ -32,7 +32,7 @@ pub(super) fn create(
     own(unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), target, attach_type, options) })
 }
 
-/// Attaches a program to the tracepoint it was loaded for.
+/// Attaches a program to the tracepoint or function it was loaded for.
 pub(super) fn open_raw_tracepoint(program: BorrowedFd<'_>) -> Result<OwnedFd, i32> {
     // SAFETY: a null name is how the kernel is told to take the tracepoint from the program.
     own(unsafe { libbpf_sys::bpf_raw_tracepoint_open(std::ptr::null(), program.as_raw_fd()) })

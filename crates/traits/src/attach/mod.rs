@@ -12,6 +12,7 @@
 //! | cgroup ingress, egress, sockops, socket options, sock_release | [`cgroup::attach`] | 5.7 (links) | – |
 //! | one socket's filter | [`socket::attach`] | 3.19 | – |
 //! | tracepoint with BTF arguments (`tp_btf`) | [`tracing::attach`] | 5.5 | – |
+//! | function of the kernel or of a BPF program (`fentry`, `fexit`) | [`tracing::attach_function`] | 5.5, where it is not switched off | – |
 //! | entry of a DEVMAP or CPUMAP | [`redirect_map`] | 5.8, 5.9 | – |
 //!
 //! An interface index, and the namespace a netfilter program is attached in, are those of the network namespace of the

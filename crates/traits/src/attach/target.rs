@@ -43,6 +43,11 @@ pub enum Target {
         /// Its name, such as `kfree_skb`.
         name: String,
     },
+    /// A function of the kernel, or of a BPF program.
+    Function {
+        /// Its name, such as `ip_defrag`.
+        name: String,
+    },
     /// An entry of a BPF map.
     MapEntry {
         /// The map's id, as `bpftool map` shows it.
@@ -86,7 +91,7 @@ impl fmt::Display for Target {
             Self::Cgroup { path: Some(path), .. } => write!(f, "{}", path.display()),
             Self::Cgroup { id, path: None } => write!(f, "cgroup id {id}"),
             Self::Socket { inode } => write!(f, "socket {inode}"),
-            Self::Tracepoint { name } => f.write_str(name),
+            Self::Tracepoint { name } | Self::Function { name } => f.write_str(name),
             Self::MapEntry { map, key } => write!(f, "entry {key} of map {map}"),
         }
     }

@@ -105,7 +105,7 @@ fn explain(attempt: &Attempt, ifindex: u32, mode: XdpMode, errno: i32) -> Attach
 }
 
 fn busy(attempt: &Attempt, ifindex: u32, errno: i32) -> AttachError {
-    let (holder, hint) = match holder(ifindex) {
+    let (holder, hint) = match attached(ifindex) {
         Some((id, mode)) => {
             let program = Program::by_id(id).map_or_else(|| format!("program {id}"), |it| it.to_string());
             let off = match mode {
@@ -129,8 +129,8 @@ fn busy(attempt: &Attempt, ifindex: u32, errno: i32) -> AttachError {
     AttachError::Busy { attempt: attempt.clone(), holder, hint, errno }
 }
 
-/// The program an interface has, and its mode.
-fn holder(ifindex: u32) -> Option<(u32, XdpMode)> {
+/// The id of the XDP program that an interface has, and its mode. `None` also if there is no such interface.
+pub fn attached(ifindex: u32) -> Option<(u32, XdpMode)> {
     let mut query = bpf_xdp_query_opts {
         // Up to the feature flags, which would cost a second request.
         sz: offset_of!(bpf_xdp_query_opts, feature_flags) as libbpf_sys::size_t,

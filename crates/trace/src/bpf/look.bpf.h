@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * Looking at an skb: whether it has an id, whether the conditions hold, and reporting it.
+ */
+#ifndef __TRACE_LOOK_BPF_H
+#define __TRACE_LOOK_BPF_H
+
+#include "trace.bpf.h"
+
+/* What an event has beside the packet. */
+struct detail {
+	__u64 place;
+	__u64 sock;
+	__u64 comm[2]; /* the process that has to do with it */
+	__u32 pid;
+	__u32 reason;
+	__u32 value;
+	__u32 netns;
+	__u16 point;
+	_Bool queued; /* in a socket's queue, where UDP keeps other things in place of the interface (udp_dev_scratch) */
+	_Bool inferred;
+};
+
+/* The packet's id if it is to be traced, else 0. */
+static __always_inline __u64 traced_id(const struct trait_view *view)
+{
+	__u64 id, at = slot_in(view, config.id_bit, config.id_dist, config.id_merge);
+
+	if (!at)
+		return 0;
+	id = __trait_kernel_word(at, 0);
+	if (config.id_size == 4)
+		id = (__u32)id;
+	if (config.run)
+		return id >> 48 == config.run ? id : 0;
+	return config.sample > 1 && id % config.sample ? 0 : id;
+}
+
+static __always_inline _Bool netns_wanted(__u32 netns)
+{
+	int i;
+
+	if (!config.netns[0])
+		return 1;
+#pragma unroll
+	for (i = 0; i < NAMESPACES; i++)
+		if (config.netns[i] && config.netns[i] == netns)
+			return 1;
+	return 0;
+}
+
+/* Reads the IP header at `at` and the ports behind it. */
+static __noinline void read_headers(__u64 at, __u32 len, struct headers *h)
+{
+	__u8 ip[40] = {};
+	__u8 fragment = 0;
+	__u32 transport;
+	__be16 port[2] = {};
+
+	if (bpf_probe_read_kernel(ip, sizeof(ip), (const void *)at))
+		return;
+	h->word[FIELD_LENGTH][0] = len;
+	if (ip[0] >> 4 == 4) {
+		h->word[FIELD_FAMILY][0] = 4;
+		h->word[FIELD_PROTOCOL][0] = ip[9];
+		h->word[FIELD_SOURCE][0] = *(__u32 *)&ip[12];
+		h->word[FIELD_DESTINATION][0] = *(__u32 *)&ip[16];
+		transport = (ip[0] & 15) * 4;
+		fragment = (ip[6] & 0x1f) || ip[7];
+	} else if (ip[0] >> 4 == 6) {
+		h->word[FIELD_FAMILY][0] = 6;
+		h->word[FIELD_PROTOCOL][0] = ip[6];
+		h->word[FIELD_SOURCE][0] = *(__u64 *)&ip[8];
+		h->word[FIELD_SOURCE][1] = *(__u64 *)&ip[16];
+		h->word[FIELD_DESTINATION][0] = *(__u64 *)&ip[24];
+		h->word[FIELD_DESTINATION][1] = *(__u64 *)&ip[32];
+		transport = 40;
+	} else {
+		return;
+	}
+	if (fragment || (h->word[FIELD_PROTOCOL][0] != IPPROTO_TCP && h->word[FIELD_PROTOCOL][0] != IPPROTO_UDP))
+		return;
+	if (bpf_probe_read_kernel(port, sizeof(port), (const void *)(at + transport)))
+		return;
+	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(port[0]);
+	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(port[1]);
+}
+
+/* Looks at a packet that has an id, and reports it. Returns whether it passed the filter. */
+static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *view, __u64 id, struct detail *detail)
+{
+	struct skb_shared_info___trace *shared;
+	struct net_device___trace *dev = detail->queued ? (void *)0 : skb->dev;
+	struct sock___trace *sk = skb->sk;
+	__u64 now, entered = 0, at, from, head = (__u64)skb->head;
+	__u32 netns = detail->netns, network = skb->network_header, mac = skb->mac_header, linear;
+	_Bool with_mac = mac != 0xffff && mac < network;
+	struct event *e;
+
+	/* the traits first: their cache line is at hand */
+	if (!traits_hold(view))
+		return 0;
+	if (config.header_conditions && !config.run) {
+		struct headers h = {};
+
+		read_headers(head + network, skb->len, &h);
+		if (!headers_hold(&h))
+			return 0;
+	}
+	if (!netns && dev)
+		netns = dev->nd_net.net->ns.inum;
+	if (!netns && sk)
+		netns = sk->__sk_common.skc_net.net->ns.inum;
+	if (!netns_wanted(netns))
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (config.entered_bit) {
+		at = slot_in(view, config.entered_bit, config.entered_dist, config.entered_merge);
+		if (at)
+			entered = __trait_kernel_word(at, 0);
+	}
+	/* who does not give out ids himself waits for the first packet that matches where all come by */
+	if (!config.run && !armed) {
+		if (detail->point == POINT_RECEIVE)
+			__sync_fetch_and_add(&counters.too_early, 1);
+		return 0;
+	}
+	if (config.slower_ns && !late(now, entered))
+		return 1;
+	if (config.only_drops && detail->point != POINT_DROP)
+		return 1;
+	e = reserve(detail->point);
+	if (!e)
+		return 1;
+	__builtin_memset(e, 0, sizeof(*e));
+	e->id = id;
+	e->at = now;
+	e->entered = entered;
+	e->skb = (__u64)skb;
+	e->place = detail->place;
+	e->sock = detail->sock;
+	e->len = skb->len;
+	e->mark = skb->mark;
+	e->reason = detail->reason;
+	e->value = detail->value;
+	e->point = detail->point;
+	e->cpu = bpf_get_smp_processor_id();
+	shared = bpf_rdonly_cast((const void *)(head + skb->end),
+				 bpf_core_type_id_kernel(struct skb_shared_info___trace));
+	e->segments = shared->gso_segs;
+	if (BPF_CORE_READ_BITFIELD(skb, cloned) && (shared->dataref.counter & 0xffff) > 1)
+		e->flags |= EVENT_CLONE;
+	if (entered)
+		e->flags |= EVENT_ENTERED;
+	if (detail->inferred)
+		e->flags |= EVENT_INFERRED;
+	if (dev)
+		set_device(e, dev);
+	if (netns)
+		e->netns = netns;
+	e->pid = detail->pid;
+	e->comm[0] = detail->comm[0];
+	e->comm[1] = detail->comm[1];
+	from = head + network;
+	if (with_mac) {
+		from = head + mac;
+		e->network = network - mac;
+		e->flags |= EVENT_MAC;
+	}
+	linear = head + skb->tail - from;
+	append(e, view, from, linear);
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	return 1;
+}
+
+/* Reports the packet if it has an id. Returns the id of a packet that passed the filter, else 0. */
+static __always_inline __u64 look(struct sk_buff *skb, struct detail *detail)
+{
+	struct trait_view view;
+	__u64 id;
+
+	if (__trait_view_skb(skb, &view))
+		return 0;
+	id = traced_id(&view);
+	if (!id || !report((struct sk_buff___trace *)skb, &view, id, detail))
+		return 0;
+	return id;
+}
+
+/*
+ * The same in the context of a process that has to do with the packet. Not in report(): up to 6.14 only programs on
+ * tracepoints and functions may ask for the process, and its verifier looks at all of a function for all its callers.
+ */
+static __always_inline void look_from_process(struct sk_buff *skb, struct detail *detail)
+{
+	struct trait_view view;
+	__u64 id;
+
+	if (__trait_view_skb(skb, &view))
+		return;
+	id = traced_id(&view);
+	if (!id)
+		return;
+	detail->pid = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(detail->comm, sizeof(detail->comm));
+	report((struct sk_buff___trace *)skb, &view, id, detail);
+}
+
+#define LOOK(skb, ...)                                                                                                 \
+	({                                                                                                             \
+		struct detail __detail = { __VA_ARGS__ };                                                              \
+		look((struct sk_buff *)(skb), &__detail);                                                              \
+	})
+
+#endif /* __TRACE_LOOK_BPF_H */

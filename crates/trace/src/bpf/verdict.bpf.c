@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
+/*
+ * What an XDP program of someone else has decided: runs when that program returns. Loaded once for each of them.
+ */
+#include "devices.bpf.h"
+#include "frame.bpf.h"
+#include "look.bpf.h"
+
+struct xdp_buff;
+
+/* The program, filled in before the object is loaded; XdpProgram in ../xdp.rs. */
+const volatile struct {
+	__u64 id;
+	__u64 name[2];
+} target SEC(".rodata.target");
+
+/*
+ * The packet's traits as the program leaves them: in front of the frame; or, as XDP starts with no metadata, in the skb
+ * that is behind it.
+ */
+static __always_inline __u64 find_id(struct xdp_buff___trace *xdp, const struct net_device___trace *dev,
+				     struct trait_view *view)
+{
+	long meta_len = (__u64)xdp->data - (__u64)xdp->data_meta;
+	struct sk_buff *skb;
+	__u64 id;
+
+	if (!trait_area.flow_nonce)
+		return 0;
+	if (meta_len >= (long)trait_area.flow_len && !__trait_view_kernel((__u64)xdp->data, meta_len, view)) {
+		id = traced_id(view);
+		if (id)
+			return id;
+	}
+	skb = skb_of(xdp, dev);
+	return skb && !__trait_view_skb(skb, view) ? traced_id(view) : 0;
+}
+
+SEC("fexit")
+int BPF_PROG(trace_verdict, struct xdp_buff *ctx_xdp, int verdict)
+{
+	struct xdp_buff___trace *xdp = (void *)ctx_xdp;
+	const struct net_device___trace *dev = xdp->rxq->dev;
+	__u64 id, now, entered = 0, at, data = (__u64)xdp->data;
+	__u32 len = (__u64)xdp->data_end - data, network;
+	struct trait_view view = {};
+	struct device device;
+	struct event *e;
+
+	if (!config.run && !armed)
+		return 0;
+	if (config.only_drops && (__u32)verdict > XDP_DROP && (__u32)verdict <= XDP_REDIRECT)
+		return 0;
+	if (!is_traced(dev, &device)) /* bpf_prog_test_run, or an interface that shares the program */
+		return 0;
+	id = find_id(xdp, dev, &view);
+	if (!id)
+		return 0;
+	network = find_network(data, len);
+	if (config.header_conditions && !config.run) {
+		struct headers h = {};
+
+		if (network)
+			read_headers(data + network, len - network, &h);
+		if (!headers_hold(&h))
+			return 0;
+	}
+	if (!traits_hold(&view))
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (config.entered_bit) {
+		at = slot_in(&view, config.entered_bit, config.entered_dist, config.entered_merge);
+		if (at)
+			entered = __trait_kernel_word(at, 0);
+	}
+	if (config.slower_ns && !late(now, entered))
+		return 0;
+	e = reserve(POINT_XDP_VERDICT);
+	if (!e)
+		return 0;
+	__builtin_memset(e, 0, sizeof(*e));
+	e->id = id;
+	e->at = now;
+	e->entered = entered;
+	e->place = target.id;
+	e->comm[0] = target.name[0];
+	e->comm[1] = target.name[1];
+	e->len = len;
+	e->value = verdict;
+	e->point = POINT_XDP_VERDICT;
+	e->cpu = bpf_get_smp_processor_id();
+	e->network = network;
+	e->flags = EVENT_MAC | (entered ? EVENT_ENTERED : 0);
+	set_device(e, dev);
+	append(e, &view, data, len);
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

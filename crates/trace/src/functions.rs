@@ -1,0 +1,305 @@
+//! Points that functions of the kernel show, and other people's XDP programs: `fentry` and `fexit`, where the kernel lets us.
+//!
+//! Whether it does is found by trying; where it does not there are fewer points, and nothing else changes. A function that
+//! is not in this kernel, or at which it refuses a program, is left out by itself.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use libbpf_rs::{
+    MapCore, MapFlags, MapHandle,
+    btf::{Btf, types},
+};
+use packet_traits::{
+    attach::{Attachment, tracing as function},
+    bind::{BindError, BoundObject, LoadedObject},
+    registry::Registry,
+};
+
+use crate::{
+    namespace::{Interface, Namespace},
+    point::Point,
+    tracer::{TraceError, libbpf},
+    xdp::{self, Attached, Fate, XdpCount},
+};
+
+static FUNCTIONS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/fentry.bpf.o"));
+static VERDICT_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/verdict.bpf.o"));
+static COUNTS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/xdp_counts.bpf.o"));
+
+/// The program that sees each datagram that a process takes.
+const DELIVERY: &str = "trace_udp";
+
+/// Programs at functions, in the order in which they are attached, and the point that each shows.
+const FUNCTIONS: [(&str, Point); 10] = [
+    (DELIVERY, Point::Peek),
+    ("trace_out_of_order", Point::OutOfOrder),
+    ("trace_backlog", Point::Backlog),
+    ("trace_tcp4", Point::Tcp),
+    ("trace_tcp6", Point::Tcp),
+    ("trace_neighbour", Point::Neighbour),
+    ("trace_fragment4", Point::Fragment),
+    ("trace_fragment6", Point::Fragment),
+    ("trace_defrag4", Point::Defrag),
+    ("trace_defrag6", Point::Defrag),
+];
+
+/// Counts of verdicts, by tracepoints.
+const COUNTS: [&str; 3] = ["count_exception", "count_redirect", "count_redirect_failed"];
+
+/// Sets an object up as the tracer's others are, before it is loaded.
+type Setup<'s> = &'s dyn Fn(&mut BoundObject<'_>) -> Result<(), TraceError>;
+
+/// The programs that are loaded.
+#[derive(Default)]
+pub(crate) struct Functions {
+    /// Those at the kernel's functions.
+    kernel: Option<LoadedObject>,
+    /// One for each XDP program of someone else.
+    verdicts: Vec<(LoadedObject, Attached)>,
+    /// What tracepoints tell of those programs, and the interfaces they are at.
+    counts: Option<(LoadedObject, Vec<(Namespace, Interface)>)>,
+}
+
+impl Functions {
+    /// Loads what this kernel takes; `notes` gets what it does not.
+    pub(crate) fn load(
+        registry: &Registry,
+        setup: Setup<'_>,
+        places: &[(Namespace, Interface)],
+        only_drops: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<Functions, TraceError> {
+        let mut all = Functions::default();
+        let programs = xdp::attached(places)
+            .map_err(|source| TraceError::System { action: "enter a network namespace".to_owned(), source })?;
+        let fentry = function::try_functions().inspect_err(|errno| {
+            let error = std::io::Error::from_raw_os_error(*errno);
+            tracing::debug!("this kernel lets no program run at its functions, so there are fewer points: {error}");
+        });
+        let fentry = fentry.is_ok();
+        if fentry && !only_drops {
+            all.kernel = load_kernel(registry, setup, notes)?;
+        }
+        if programs.is_empty() {
+            return Ok(all);
+        }
+        let counts = load_counts(registry, setup, places, notes)?;
+        if fentry {
+            let devices = map(&counts, "devices")?;
+            for id in programs {
+                match load_verdict(registry, setup, &devices, id) {
+                    Ok(loaded) => all.verdicts.push(loaded),
+                    Err(why) => {
+                        let program = xdp::program(id);
+                        notes.push(format!("verdicts of the XDP program {program} are not seen: {why}"));
+                    }
+                }
+            }
+        }
+        all.counts = Some((counts, places.to_vec()));
+        Ok(all)
+    }
+
+    /// Attaches all. Returns whether the delivery of datagrams is seen.
+    pub(crate) fn attach(
+        &self,
+        attachments: &mut Vec<Attachment>,
+        notes: &mut Vec<String>,
+    ) -> Result<bool, TraceError> {
+        let mut delivery = false;
+        if let Some(kernel) = &self.kernel {
+            for (name, _) in FUNCTIONS {
+                let Some(program) = kernel.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
+                match function::attach_function(program.as_fd(), &function_of(&program.section().to_string_lossy())) {
+                    Ok(attachment) => {
+                        attachments.push(attachment);
+                        delivery |= name == DELIVERY;
+                    }
+                    Err(error) => notes.push(format!("{error}: what it would show is not seen")),
+                }
+            }
+        }
+        if let Some((counts, _)) = &self.counts {
+            for name in COUNTS {
+                let Some(program) = counts.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
+                attachments.push(function::attach(program.as_fd())?);
+            }
+        }
+        for (object, attached) in &self.verdicts {
+            let Some(program) = object.program("trace_verdict") else { continue };
+            match function::attach_function(program.as_fd(), &attached.function) {
+                Ok(attachment) => attachments.push(attachment),
+                Err(error) => {
+                    notes.push(format!("verdicts of the XDP program {} are not seen: {error}", attached.program));
+                }
+            }
+        }
+        Ok(delivery)
+    }
+
+    /// The points that there are because of them.
+    pub(crate) fn has(&self, point: Point) -> bool {
+        let loaded = |name: &str| {
+            self.kernel.as_ref().and_then(|kernel| kernel.program(name)).is_some_and(|program| program.autoload())
+        };
+        match point {
+            Point::XdpVerdict => !self.verdicts.is_empty(),
+            point => FUNCTIONS.iter().any(|(name, shown)| *shown == point && loaded(name)),
+        }
+    }
+
+    /// All objects that report events.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &LoadedObject> {
+        self.kernel.iter().chain(self.verdicts.iter().map(|(object, _)| object))
+    }
+
+    /// What was counted by tracepoints.
+    pub(crate) fn xdp_counts(&self) -> Result<Vec<XdpCount>, TraceError> {
+        let Some((object, places)) = &self.counts else { return Ok(Vec::new()) };
+        let map = map(object, "xdp_counts")?;
+        let mut all = Vec::new();
+        for key in map.keys() {
+            let value = map.lookup(&key, MapFlags::ANY).map_err(libbpf("read the tracer's counters"))?;
+            let (words, _) = key.as_chunks();
+            let [netns, ifindex, program, fate] = words else { continue };
+            let [netns, ifindex, program, fate] = [netns, ifindex, program, fate].map(|word| u32::from_ne_bytes(*word));
+            let place = places.iter().find(|(namespace, it)| namespace.inode() == netns && it.index == ifindex);
+            let Some(((namespace, interface), packets)) =
+                place.zip(value.as_deref().and_then(<[u8]>::first_chunk).map(|bytes| u64::from_ne_bytes(*bytes)))
+            else {
+                continue;
+            };
+            let known = self.verdicts.iter().map(|(_, attached)| attached.program).find(|known| known.id == program);
+            all.push(XdpCount {
+                fate: Fate::from_code(fate),
+                interface: interface.clone(),
+                netns,
+                namespace: namespace.name().to_owned(),
+                program: known.unwrap_or_else(|| xdp::program(program)),
+                packets,
+            });
+        }
+        all.sort_by(|one, other| {
+            let order = |count: &XdpCount| (count.netns, count.interface.index, count.program, count.fate);
+            order(one).cmp(&order(other))
+        });
+        Ok(all)
+    }
+}
+
+/// Opens an object of which only these programs are to be loaded.
+fn open<'r>(
+    bytes: &[u8],
+    registry: &'r Registry,
+    setup: Setup<'_>,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<BoundObject<'r>, TraceError> {
+    let mut bound = BoundObject::from_bytes(bytes, "the tracer's programs", registry)?;
+    setup(&mut bound)?;
+    for mut program in bound.open_object_mut().progs_mut() {
+        let load = wanted(&program.name().to_string_lossy());
+        program.set_autoload(load);
+    }
+    Ok(bound)
+}
+
+/// The function in `fentry/FUNCTION`.
+fn function_of(section: &str) -> String {
+    section.split_once('/').map_or(section, |(_, function)| function).to_owned()
+}
+
+fn load_kernel(
+    registry: &Registry,
+    setup: Setup<'_>,
+    notes: &mut Vec<String>,
+) -> Result<Option<LoadedObject>, TraceError> {
+    let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
+    let mut wanted = Vec::new();
+    for program in open(FUNCTIONS_OBJECT, registry, setup, |_| true)?.open_object_mut().progs_mut() {
+        let (name, function) =
+            (program.name().to_string_lossy().into_owned(), function_of(&program.section().to_string_lossy()));
+        if btf.type_by_name::<types::Func<'_>>(&function).is_some() {
+            wanted.push(name);
+        } else {
+            notes.push(format!("this kernel has no function {function}: what it would show is not seen"));
+        }
+    }
+    let load = |names: &[String]| {
+        open(FUNCTIONS_OBJECT, registry, setup, |name| names.iter().any(|wanted| wanted == name))
+            .and_then(|bound| Ok(bound.load()?))
+    };
+    match load(&wanted) {
+        Ok(loaded) => return Ok(Some(loaded)),
+        Err(error) => tracing::debug!("not all programs at functions can be loaded: {error}"),
+    }
+    wanted.retain(|name| match load(std::slice::from_ref(name)) {
+        Ok(_) => true,
+        Err(error) => {
+            notes.push(format!("this kernel refuses {name}: what it would show is not seen: {error}"));
+            false
+        }
+    });
+    if wanted.is_empty() { Ok(None) } else { load(&wanted).map(Some) }
+}
+
+fn load_counts(
+    registry: &Registry,
+    setup: Setup<'_>,
+    places: &[(Namespace, Interface)],
+    notes: &mut Vec<String>,
+) -> Result<LoadedObject, TraceError> {
+    let mut bound = open(COUNTS_OBJECT, registry, setup, |_| true)?;
+    crate::tracer::leave_out_unknown_tracepoints(&mut bound, notes)?;
+    for mut map in bound.open_object_mut().maps_mut() {
+        if map.name() == "devices" {
+            map.set_max_entries(places.len() as u32).map_err(libbpf("set how many interfaces are traced"))?;
+        }
+    }
+    let loaded = bound.load()?;
+    let devices = map(&loaded, "devices")?;
+    for (namespace, interface) in places {
+        let key = [namespace.inode().to_ne_bytes(), interface.index.to_ne_bytes()].concat();
+        devices.update(&key, &[0; 4], MapFlags::ANY).map_err(libbpf("say which interfaces are traced"))?;
+    }
+    Ok(loaded)
+}
+
+/// Loads the program that runs when an XDP program returns.
+fn load_verdict(
+    registry: &Registry,
+    setup: Setup<'_>,
+    devices: &MapHandle,
+    id: u32,
+) -> Result<(LoadedObject, Attached), String> {
+    let (attached, fd) = Attached::open(id)?;
+    let changed = || "the tracer's programs are not of this version".to_owned();
+    let mut bound = open(VERDICT_OBJECT, registry, setup, |_| true).map_err(|error| error.to_string())?;
+    let object = bound.open_object_mut();
+    for mut map in object.maps_mut() {
+        match map.name().to_str() {
+            Some("devices") => map.reuse_fd(devices.as_fd()).map_err(|error| error.to_string())?,
+            Some(".rodata.target") => {
+                let bytes = attached.program.bytes();
+                let value = map.initial_value_mut().and_then(|value| value.get_mut(..bytes.len()));
+                value.ok_or_else(changed)?.copy_from_slice(&bytes);
+            }
+            _ => {}
+        }
+    }
+    for mut program in object.progs_mut() {
+        let target = program.set_attach_target(fd.as_raw_fd(), Some(attached.function.clone()));
+        target.map_err(|error| format!("its function {} is not found: {error}", attached.function))?;
+    }
+    let loaded = bound.load().map_err(|error| match &error {
+        BindError::Load { log, .. } if !log.is_empty() => {
+            format!("{error}: {}", log.lines().last().unwrap_or_default())
+        }
+        error => error.to_string(),
+    })?;
+    Ok((loaded, attached))
+}
+
+fn map(object: &LoadedObject, name: &str) -> Result<MapHandle, TraceError> {
+    let map = object.map(name).ok_or_else(|| TraceError::Option(format!("the tracer has no map {name}")))?;
+    MapHandle::try_from(&map).map_err(libbpf("keep a map open"))
+}

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Runs a command as root on another kernel: the one that `tools/setup.sh test` put into target/kernel, in an emulated
+# machine that sees this machine's files, read-only, at the same paths. Its exit status is the command's.
+#
+#     tools/on-kernel.sh target/debug/deps/packet_path-0123456789abcdef --nocapture
+#     tools/on-kernel.sh bash -c 'uname -r; target/debug/traits demo'
+#     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$PWD/tools/on-kernel.sh cargo test -p packet-traits --test packet_path
+#
+# Environment and current folder are those it was started with. /tmp, /run and target/tmp are empty and forgotten
+# afterwards; there is no network, and no standard input. It boots in some four seconds; all runs about ten times slower
+# than here. What the command prints is printed; the kernel's messages are shown if it dies.
+# ON_KERNEL_TIMEOUT: seconds the machine may live, 600 unless set. ON_KERNEL_MEMORY: its memory in MiB, 2048.
+# Status 125: the machine could not be started, died or was too slow.
+set -euo pipefail
+
+project=$(cd "$(dirname "$0")/.." && pwd)
+target=$(realpath -m "${CARGO_TARGET_DIR:-$project/target}")
+kernel=$target/kernel
+memory=${ON_KERNEL_MEMORY:-2048}
+limit=${ON_KERNEL_TIMEOUT:-600}
+
+fail() {
+	echo "on-kernel: $*" >&2
+	exit 125
+}
+
+[ $# -gt 0 ] || fail "usage: tools/on-kernel.sh COMMAND [ARGUMENT...]"
+[ -e "$kernel/vmlinuz" ] || fail "there is no kernel in $kernel; run: tools/setup.sh test"
+[ "$(id -u)" = 0 ] || fail "serving files to the machine needs root; run: sudo -E $0 $*"
+for virtiofsd in /usr/lib/qemu/virtiofsd /usr/libexec/virtiofsd; do
+	[ ! -x "$virtiofsd" ] || break
+done
+[ -x "$virtiofsd" ] || fail "there is no virtiofsd, which serves files to the machine; run: tools/setup.sh test"
+
+# What the machine reads and writes. The cleaner removes it when this process is gone, however it ended: its input ends.
+files=$(mktemp -d /var/tmp/on-kernel.XXXXXXXX)
+coproc cleaner { trap '' INT TERM HUP; cat >/dev/null; rm -rf "$files"; }
+
+{
+	export -p
+	printf 'export TMPDIR=/tmp\n'
+	printf 'cd %q\n' "$PWD"
+	printf '%q ' "$@"
+} >"$files/command"
+
+# Children die with this process; so nothing is left when it is killed.
+bound=(setpriv --pdeathsig KILL)
+
+"${bound[@]}" "$virtiofsd" --socket-path="$files/socket" -o source=/ -o sandbox=chroot -o cache=always \
+	>"$files/virtiofsd" 2>&1 &
+for _ in $(seq 100); do
+	[ ! -S "$files/socket" ] || break
+	sleep 0.05
+done
+[ -S "$files/socket" ] || fail "virtiofsd did not start: $(tail -3 "$files/virtiofsd")"
+
+# shellcheck disable=SC2054 # commas are within QEMU's options
+# Emulated even where there is KVM: the same everywhere.
+machine=(
+	-accel tcg,thread=multi -cpu max -smp 2 -m "$memory" -nodefaults -no-reboot -display none
+	-object "memory-backend-memfd,id=memory,size=${memory}M,share=on" -numa node,memdev=memory
+	-chardev "socket,id=files,path=$files/socket" -device vhost-user-fs-pci,chardev=files,tag=host
+	-serial "file:$files/console"
+	-device virtio-serial-pci
+	-chardev stdio,id=output,signal=on -device virtserialport,chardev=output,name=output
+	-chardev "file,id=status,path=$files/status" -device virtserialport,chardev=status,name=status
+	-kernel "$kernel/vmlinuz"
+	-append "console=ttyS0 panic=-1 oops=panic root=host rootfstype=virtiofs ro init=$project/tools/on-kernel-init.sh -- $files $kernel $target"
+)
+ended=0
+# Its input is the silent cleaner: at an end of input it would take no output either.
+"${bound[@]}" timeout --foreground --kill-after=5 "$limit" "${bound[@]}" qemu-system-x86_64 "${machine[@]}" <&"${cleaner[0]}" || ended=$?
+
+if [ -s "$files/status" ]; then
+	exit "$(cat "$files/status")"
+fi
+{
+	echo "on-kernel: the last messages of the kernel:"
+	tail -40 "$files/console" 2>/dev/null || true
+} >&2
+[ "$ended" != 124 ] || fail "still not done after $limit seconds (ON_KERNEL_TIMEOUT)"
+fail "the machine died before the command had ended (qemu-system-x86_64: status $ended)"
