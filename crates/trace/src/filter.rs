@@ -1,6 +1,8 @@
 //! Which packets are reported: conditions on traits and header fields, checked in the kernel.
 //!
-//! A condition is `FIELD OPERATOR VALUE`, such as `tenant == 7`, `dst == 10.0.0.0/8` or `port == 53`. All must hold.
+//! A condition is `FIELD OPERATOR VALUE`, such as `tenant == 7`, `dst == 10.0.0.0/8` or `port == 53`. All must hold. As in
+//! policies, none holds on what a packet does not have, also not by `!=`: a trait that is not set, any header field of what is
+//! not IP, ports of what is neither TCP nor UDP or is a fragment other than the first.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 

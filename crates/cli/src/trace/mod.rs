@@ -70,9 +70,11 @@ Examples:
 A CONDITION is FIELD OPERATOR VALUE; all must hold, and they are checked in the
 kernel. FIELD is a key of the registry, or family, proto, src, dst, host, sport,
 dport, port or len (trait.NAME is always a key); OPERATOR is == != < <= > or >=.
-src, dst and host take prefixes. If the command assigns the ids, header fields
-are looked at where a packet enters, and it is followed from there, also through
-tunnels and NAT; else at every point.
+src, dst and host take prefixes. No condition holds on what a packet does not
+have, also not by !=: a trait that is not set, ports of ICMP or of a fragment
+other than the first, any header field of what is not IP. If the command assigns
+the ids, header fields are looked at where a packet enters, and it is followed
+from there, also through tunnels and NAT; else at every point.
 
 A ~ in front of a packet: the kernel said that it happened, but not to which
 packet; that is known by what the CPU was at, or by the order in the socket's

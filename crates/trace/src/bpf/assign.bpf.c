@@ -98,6 +98,7 @@ static __always_inline void read_frame(struct xdp_md *ctx, struct headers *h)
 		return;
 	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(port[0]);
 	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(port[1]);
+	h->ports = 1;
 }
 
 /*
