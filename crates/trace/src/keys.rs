@@ -54,6 +54,12 @@ impl Keys {
         })
     }
 
+    /// Whether all of them are still registered as they were.
+    pub(crate) fn hold(&self, registry: &Registry) -> Result<bool, RegistryError> {
+        let keys: Vec<_> = self.iter().map(|key| (key.entry.key.number(), key.entry.generation)).collect();
+        registry.still_valid(&keys)
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &TracedKey> {
         self.keys.iter()

@@ -42,6 +42,8 @@ pub const RING_LEN: usize = 1 << 24;
 /// include/uapi/linux/netfilter_ipv4.h). If the number is taken, the next is tried.
 const PRIORITY: i32 = -500;
 const PRIORITIES: i32 = 16;
+/// How often the programs are loaded anew if keys go meanwhile.
+const LOAD_ATTEMPTS: u32 = 10;
 /// How long the kernel may take to forget programs that were closed.
 const UNLOAD: Duration = Duration::from_secs(2);
 
@@ -216,6 +218,16 @@ impl TraceError {
             _ => None,
         }
     }
+
+    /// Whether keys went between their registration and the loading of programs that use them, as they do when another
+    /// tracer ends then.
+    fn keys_changed(&self) -> bool {
+        match self {
+            TraceError::Bind(error) => matches!(**error, BindError::Changed { .. } | BindError::UnknownKey { .. }),
+            TraceError::NoKey { key, .. } => [ID_KEY, ENTERED_KEY].contains(&&**key),
+            _ => false,
+        }
+    }
 }
 
 impl From<BindError> for TraceError {
@@ -283,28 +295,30 @@ pub struct Tracer<'r> {
     _own_keys: Option<OwnKeys<'r>>,
 }
 
-impl<'r> Tracer<'r> {
-    /// Starts tracing.
-    ///
-    /// # Errors
-    /// See [`TraceError`]; then nothing is left attached.
-    pub fn start(registry: &'r Registry, options: &Options) -> Result<Tracer<'r>, TraceError> {
-        check(options)?;
-        let interfaces = interfaces(options)?;
-        let own_keys = if options.id.is_none() { Some(OwnKeys::register(registry)?) } else { None };
+/// The programs in the kernel, before they are attached.
+struct Loaded {
+    keys: Keys,
+    run: u64,
+    trace: LoadedObject,
+    assign: Option<LoadedObject>,
+    notes: Vec<String>,
+}
+
+impl Loaded {
+    fn load(registry: &Registry, options: &Options, own_keys: Option<&OwnKeys<'_>>) -> Result<Loaded, TraceError> {
+        own_keys.map_or(Ok(()), OwnKeys::register)?;
         let keys = Keys::read(registry)?;
         let config = configure(registry, options, &keys)?;
-        let run = config.run;
 
         let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
         prepare(&mut bound, &config, options)?;
         let mut notes = Vec::new();
         leave_out_unknown_tracepoints(&mut bound, &mut notes)?;
         let trace = bound.load()?;
-        let events = handle(&trace, "events")?;
 
         let assign = if own_keys.is_some() {
-            let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
+            let name = "the tracer's XDP program";
+            let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, name, registry)?;
             prepare(&mut bound, &config, options)?;
             for mut map in bound.open_object_mut().maps_mut() {
                 if let Some(name @ ("events" | "before_xdp")) = map.name().to_str() {
@@ -316,6 +330,33 @@ impl<'r> Tracer<'r> {
         } else {
             None
         };
+        // the configuration has places that were read before the programs were bound
+        if !keys.hold(registry)? {
+            let object = "the tracer's programs".to_owned();
+            return Err(BindError::Changed { object, registry: registry.name().to_string() }.into());
+        }
+        Ok(Loaded { keys, run: config.run, trace, assign, notes })
+    }
+}
+
+impl<'r> Tracer<'r> {
+    /// Starts tracing.
+    ///
+    /// # Errors
+    /// See [`TraceError`]; then nothing is left attached.
+    pub fn start(registry: &'r Registry, options: &Options) -> Result<Tracer<'r>, TraceError> {
+        check(options)?;
+        let interfaces = interfaces(options)?;
+        let own_keys = options.id.is_none().then_some(OwnKeys(registry));
+        let mut attempts = LOAD_ATTEMPTS;
+        let Loaded { keys, run, trace, assign, notes } = loop {
+            attempts -= 1;
+            match Loaded::load(registry, options, own_keys.as_ref()) {
+                Err(error) if attempts > 0 && error.keys_changed() => tracing::debug!("once more: {error}"),
+                loaded => break loaded?,
+            }
+        };
+        let events = handle(&trace, "events")?;
         let mut tracer = Tracer {
             assigning: Vec::new(),
             attachments: RefCell::default(),
@@ -559,23 +600,24 @@ impl Reader<'_> {
 /// An interface, in its namespace.
 type Place = (Namespace, Interface);
 
-/// The tracer's own keys. Dropping it removes them, unless another tracer uses them.
+/// The tracer's own keys. Dropping it removes them, unless another tracer uses them: one whose programs are loaded. One that
+/// is about to load its programs registers them again.
 struct OwnKeys<'r>(&'r Registry);
 
-impl<'r> OwnKeys<'r> {
-    fn register(registry: &'r Registry) -> Result<OwnKeys<'r>, TraceError> {
+impl OwnKeys<'_> {
+    /// Registers them, if they are not.
+    fn register(&self) -> Result<(), TraceError> {
         let keys = [
             (ID_KEY, KeyType::U64, "traits trace: tells packets from each other"),
             (ENTERED_KEY, KeyType::Timestamp, "traits trace: when XDP saw the packet"),
         ];
-        let own = OwnKeys(registry);
         for (name, key_type, description) in keys {
             let spec = KeySpec::new(key_name(name)?, key_type)
                 .merge(Merge::KeepFirst)
                 .description(Description::new(description).unwrap_or_default());
-            registry.register(&spec)?;
+            self.0.register(&spec)?;
         }
-        Ok(own)
+        Ok(())
     }
 }
 

@@ -348,3 +348,26 @@ fn two_tracers_do_not_see_each_others_packets() {
     drop(second);
     assert_eq!(left(&home.registry), 0, "after {:?}", started.elapsed());
 }
+
+#[test]
+fn tracers_that_start_and_end_at_the_same_time_do_not_take_each_others_keys() {
+    if !enabled() {
+        return;
+    }
+    let home = Home::new();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            let home = &home;
+            scope.spawn(move || {
+                let pair = Pair::new().unwrap();
+                // standing by, it starts and ends sooner
+                let options = Options { standby: true, ..in_namespaces(&[pair.rx().netns()]) };
+                for _ in 0..12 {
+                    drop(start(&home.registry, &options));
+                }
+            });
+        }
+    });
+    let left: Vec<_> = home.registry.list().unwrap().iter().map(|entry| entry.key.name().to_string()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
