@@ -387,6 +387,60 @@ fn a_slow_packet_is_shown_with_its_whole_path() {
 }
 
 #[test]
+fn dropped_packets_are_shown_with_their_whole_path() {
+    let Some(rig) = Rig::new("drops") else { return };
+    let (pcapng, chrome, html) = (rig.file("x.pcapng"), rig.file("x.json"), rig.file("x.html"));
+    let files = ["-w", &pcapng, "--chrome", &chrome, "--html", &html];
+    let points = |packet: &Value| -> Vec<String> {
+        packet["steps"].as_array().unwrap().iter().map(|step| step["point"].as_str().unwrap().to_owned()).collect()
+    };
+    let tracing = rig.start(&[&["--json", "--per-packet", "--only-drops", "proto == udp"], &files[..]].concat());
+    rig.traffic();
+    let seen = objects(&tracing.end());
+    let packets = of_type(&seen, "packet");
+    assert_eq!(packets.len(), 2, "{packets:?}");
+    for packet in packets {
+        assert_eq!(packet["outcome"], "dropped", "{packet}");
+        let points = points(packet);
+        assert_eq!((&*points[0], &**points.last().unwrap()), ("xdp", "drop"), "{packet}");
+        assert!(points.contains(&"local-in".to_owned()), "{packet}");
+    }
+    let summary = seen.last().unwrap();
+    assert_eq!((&summary["packets"], &summary["dropped"], &summary["delivered"]), (&2.into(), &2.into(), &0.into()));
+    // a file of events has the drops, one of paths has the paths
+    let frames = text(&tool("tshark", &["-r", &pcapng, "-T", "fields", "-e", "frame.interface_name"]).stdout);
+    assert_eq!(frames, "drop\ndrop\n");
+    let slices = fs::read_to_string(&chrome).unwrap();
+    let starts = |name: &str| slices.matches(&format!("\"name\":\"{name}\",\"ph\":\"b\"")).count();
+    assert_eq!((starts("xdp"), starts("local-in"), starts("drop"), starts("deliver")), (2, 2, 2, 0), "{slices}");
+    assert!(fs::read_to_string(&html).unwrap().contains(">local-in<"));
+
+    // lines of events beside such a file are of drops
+    let tracing = rig.start(&["--only-drops", "--chrome", &chrome, "proto == udp"]);
+    rig.traffic();
+    let out = tracing.end();
+    assert_eq!(out.lines().skip(1).take_while(|line| line.contains(" drop ")).count(), 2, "{out}");
+    assert_eq!(fs::read_to_string(&chrome).unwrap().matches("\"name\":\"local-in\"").count(), 4, "starts and ends");
+
+    // those are quick, and what is slow is delivered, but for what waits in a socket that is closed
+    let tracing = rig.start(&["--json", "--per-packet", "--only-drops", "--slower", "200000", "proto == udp"]);
+    rig.traffic();
+    let (tx, rx) = (rig.pair.tx(), rig.pair.rx());
+    let closing = udp_socket(rx.netns(), rx.addr(Family::V4, SERVED + 1)).unwrap();
+    let socket = udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap();
+    for port in [SERVED, SERVED + 1] {
+        send_numbered(&socket, rx.addr(Family::V4, port), 7..8, 64).unwrap();
+    }
+    thread::sleep(Duration::from_millis(250));
+    assert_eq!(recv_numbered(&rig.server).unwrap(), 7);
+    drop(closing);
+    let seen = objects(&tracing.end());
+    let [packet] = of_type(&seen, "packet")[..] else { panic!("{seen:?}") };
+    assert_eq!(packet["headers"]["destination_port"], SERVED + 1, "{packet}");
+    assert!(points(packet).contains(&"cgroup".to_owned()), "{packet}");
+}
+
+#[test]
 fn ctrl_c_ends_it_in_a_flood_that_it_cannot_keep_up_with() {
     let Some(rig) = Rig::new("flood") else { return };
     let tracing = rig.start(&["--json", "--buffer", "1", "proto == udp"]);

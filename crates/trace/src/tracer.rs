@@ -31,6 +31,8 @@ use crate::{
     filter::{self, Condition, FilterError},
     keys::{ENTERED_KEY, ID_KEY, Keys, TracedKey},
     namespace::{Interface, Namespace},
+    path::{Outcome, Packet},
+    point::Point,
 };
 
 static TRACE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
@@ -96,8 +98,8 @@ pub struct Options {
     pub only_drops: bool,
     /// Report what is older than that when it is seen.
     pub slower: Option<Duration>,
-    /// Report all else as well, if packets that are slow are to be told by their [`Packet::duration`](crate::Packet::duration),
-    /// so that their whole paths are known.
+    /// Report all else as well, so that whole paths are known of the packets that [`wants`](Options::wants) chooses: those
+    /// dropped, if `only_drops`, and those slow as a whole, if `slower`.
     pub whole_paths: bool,
     /// Report one packet in so many.
     pub sample: u32,
@@ -127,6 +129,20 @@ impl Default for Options {
             standby: false,
             ring_len: RING_LEN,
         }
+    }
+}
+
+impl Options {
+    /// Whether a packet of which nothing more is expected is one that `only_drops` and `slower` ask for.
+    pub fn wants(&self, packet: &Packet) -> bool {
+        (!self.only_drops || packet.outcome == Outcome::Dropped)
+            && self.slower.is_none_or(|slower| u128::from(packet.duration()) >= slower.as_nanos())
+    }
+
+    /// Whether an event, so many nanoseconds after its packet entered, is one that is reported without `whole_paths`.
+    pub fn wants_event(&self, event: &Event<'_>, since_entered: u64) -> bool {
+        (!self.only_drops || event.point() == Point::Drop)
+            && self.slower.is_none_or(|slower| u128::from(since_entered) >= slower.as_nanos())
     }
 }
 
@@ -367,7 +383,7 @@ impl<'r> Tracer<'r> {
             keys,
             run,
             ring_events: options.ring_len / EVENT_LEN + 1,
-            only_drops: options.only_drops,
+            only_drops: options.only_drops && !options.whole_paths,
             notes: RefCell::new(notes),
             _own_keys: own_keys,
         };
@@ -764,7 +780,7 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Conf
         } else {
             Vec::new()
         },
-        only_drops: options.only_drops,
+        only_drops: options.only_drops && !options.whole_paths,
         conditions,
     })
 }

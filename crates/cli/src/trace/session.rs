@@ -79,14 +79,14 @@ impl Session {
         let id_key = self.options.id.as_deref().unwrap_or(ID_KEY);
         outputs.start(&tracer, self.registry.name().as_str(), id_key, &kernel_release())?;
 
-        let slower = self.options.slower.filter(|_| self.options.whole_paths);
         let state = RefCell::new(State {
             paths: Paths::default(),
             summary: Summary::default(),
             names,
             outputs,
-            slower,
+            options: &self.options,
             count: ends.events,
+            taken: 0,
             failed: None,
         });
         let reader = tracer.reader(|event| state.borrow_mut().add(&event))?;
@@ -101,7 +101,7 @@ impl Session {
                 state.outputs.flush()?;
             }
             let done = self.interrupt.came()
-                || ends.events.is_some_and(|events| state.summary.events >= events)
+                || state.has_enough()
                 || ends.seconds.is_some_and(|seconds| started.elapsed().as_secs() >= seconds);
             state.finish(Clock::now()?)?;
             if looked.elapsed() >= LOST_INTERVAL {
@@ -141,23 +141,30 @@ struct State<'o> {
     summary: Summary,
     names: Names,
     outputs: &'o mut Outputs,
-    /// Only packets that took longer count, with their whole paths.
-    slower: Option<Duration>,
+    options: &'o Options,
     /// Events after which no more are taken.
     count: Option<u64>,
+    /// Events that were taken.
+    taken: u64,
     failed: Option<Box<dyn Error>>,
 }
 
 impl State<'_> {
+    fn has_enough(&self) -> bool {
+        self.count.is_some_and(|count| self.taken >= count)
+    }
+
     fn add(&mut self, event: &Event<'_>) {
-        if self.failed.is_some() || self.count.is_some_and(|count| self.summary.events >= count) {
+        if self.failed.is_some() || self.has_enough() {
             return;
         }
         let Some((added, packet)) = self.paths.add(event) else { return };
-        if self.slower.is_some() {
+        if !self.options.whole_paths {
+            self.summary.add(event, added, packet);
+        } else if !self.options.wants_event(event, added.since_entered) {
             return;
         }
-        self.summary.add(event, added, packet);
+        self.taken += 1;
         self.failed = self.outputs.event(event, added, packet, &mut self.names).err();
     }
 
@@ -178,8 +185,8 @@ impl State<'_> {
 
     fn pass_on(&mut self, packets: &[Packet]) -> Outcome {
         for packet in packets {
-            if let Some(slower) = self.slower {
-                if u128::from(packet.duration()) < slower.as_nanos() {
+            if self.options.whole_paths {
+                if !self.options.wants(packet) {
                     continue;
                 }
                 self.summary.add_path(packet);
