@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{BufRead, BufReader, Read},
+    os::fd::AsRawFd,
     path::PathBuf,
     process::{Child, ChildStderr, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -65,6 +66,18 @@ impl Rig {
             assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "it ended: {said}");
         }
         Tracing { child, stderr }
+    }
+
+    /// The server's socket, as lines have it.
+    fn server_cookie(&self) -> String {
+        let (mut cookie, mut len) = (0u64, 8);
+        // SAFETY: both are valid for writing, and `len` says how much of `cookie` is.
+        let status = unsafe {
+            let to = (&raw mut cookie).cast();
+            libc::getsockopt(self.server.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, to, &raw mut len)
+        };
+        assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
+        format!("sk:{cookie:x}")
     }
 
     /// Three datagrams that are delivered, and two that are dropped.
@@ -198,9 +211,11 @@ fn a_line_per_packet_has_its_whole_path() {
     let lines: Vec<&str> = out.lines().filter(|line| line.starts_with('#')).collect();
     assert_eq!(lines.len(), 5, "{out}");
     let delivered = lines.iter().find(|line| line.contains("delivered in")).unwrap();
-    let points = ["[rx0@", " xdp+", " gro+", " tc-ingress+", " prerouting+", " route(main)+", " local-in+", " cgroup+"];
+    let points = ["[rx0@", " xdp+", " gro+", " tc-ingress+", " prerouting+", " route(main)+", " local-in+"];
+    // the socket where it is known first
+    let cgroup = format!(" cgroup({})+", rig.server_cookie());
     let mut rest = *delivered;
-    for point in points.into_iter().chain([" enqueue+", " deliver(64 bytes to "]) {
+    for point in points.into_iter().chain([&*cgroup, " enqueue+", " deliver(64 bytes to "]) {
         let place = rest.find(point).unwrap_or_else(|| panic!("{point} in {delivered}"));
         rest = &rest[place + point.len()..];
     }
@@ -219,6 +234,12 @@ fn a_line_per_packet_has_its_whole_path() {
         assert_eq!(steps[0]["point"], "xdp", "{packet}");
         let sum: u64 = steps.iter().map(|step| step["since_step_ns"].as_u64().unwrap()).sum();
         assert_eq!(sum, steps.last().unwrap()["since_entered_ns"].as_u64().unwrap(), "{packet}");
+        let at_sockets: Vec<_> = steps.iter().filter(|step| step["socket"].is_string()).collect();
+        let served = packet["outcome"] == "delivered";
+        assert_eq!(at_sockets.len(), if served { 3 } else { 0 }, "cgroup, enqueue, deliver: {packet}");
+        assert!(
+            at_sockets.iter().all(|step| rig.server_cookie() == format!("sk:{}", step["socket"].as_str().unwrap()))
+        );
     }
 }
 
@@ -232,6 +253,11 @@ fn live_lines_and_the_numbers_at_the_end_are_for_people() {
     let drop = out.lines().find(|line| line.contains(" drop ")).unwrap();
     assert!(drop.contains("rx0") && drop.contains("UDP 10.77.0.1:") && drop.contains("NO_SOCKET at "), "{drop}");
     assert!(out.contains("From entering to delivery:"), "{out}");
+    let cookie = rig.server_cookie();
+    for point in [" cgroup ", " enqueue ", " deliver "] {
+        let mut lines = out.lines().filter(|line| line.contains(point) && line.contains('#'));
+        assert!(lines.clone().count() == 3 && lines.all(|line| line.ends_with(&format!(" {cookie}"))), "{out}");
+    }
     let tracing = rig.start(&["--summary", "--only-drops", "proto == udp"]);
     rig.traffic();
     let out = tracing.end();

@@ -74,6 +74,8 @@ pub enum Detail {
     Table(u32),
     /// Type and code of the ICMP error that was sent.
     Icmp(u8, u8),
+    /// The cookie of the socket that it is for.
+    Socket(u64),
     /// Who took how many bytes.
     Delivered {
         /// Bytes.
@@ -94,6 +96,16 @@ pub enum Detail {
         /// An address in the kernel.
         place: u64,
     },
+}
+
+impl Detail {
+    /// The cookie of the socket that the packet is for; 0 if it is not known here.
+    pub fn socket(&self) -> u64 {
+        match self {
+            Detail::Socket(socket) | Detail::Delivered { socket, .. } => *socket,
+            _ => 0,
+        }
+    }
 }
 
 /// What became of a packet, as far as it was seen.
@@ -441,6 +453,9 @@ fn detail_of(event: &Event<'_>) -> Detail {
         }
         Point::Consume => Detail::Freed(event.place()),
         Point::Drop => Detail::Dropped { reason: event.reason(), place: event.place() },
-        _ => Detail::None,
+        _ => match event.socket() {
+            0 => Detail::None,
+            cookie => Detail::Socket(cookie),
+        },
     }
 }

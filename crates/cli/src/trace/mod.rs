@@ -89,6 +89,9 @@ as a whole, with both options those that did both. So does --summary with
 --slower alone. For this the kernel reports the steps of all packets, which costs
 as much as without these options. A pcapng file has events in any case.
 
+sk: and a number is the cookie of the socket that a packet is for, as `ss -e` prints
+it: at the cgroup, in its queue, when a process takes the packet.
+
 With --json, objects of type start, event (or packet), lost and summary, each
 with a version v; new members may come, none goes without a new version.
 

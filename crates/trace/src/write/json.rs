@@ -7,7 +7,7 @@
 //! | type | when | members |
 //! |---|---|---|
 //! | `start` | first | `kernel`, `registry`, `id_key`, `assigns_ids`, `keys`: [{`name`, `type`}], `points`: [{`name`, `hook`}], `notes`: list of text |
-//! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first` (xdp), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver), `socket`: its cookie (cgroup, enqueue, queue-full, deliver), `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
+//! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first` (xdp), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver), `socket`: its cookie in hexadecimal (cgroup, enqueue, queue-full, deliver), `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
 //! | `packet` | with `--per-packet`, a packet of which nothing more is expected | `id`, `entered_ns`, `duration_ns`, `outcome`, `headers`, `traits`, `merged`, `clones`, `retransmit_of`, `steps`: [{`point`, `since_entered_ns`, `since_step_ns`, `netns`, `netns_name`, `dev`, `copy`, `inferred`; where known the members that events have there}], `more_steps` |
 //! | `lost` | events did not fit into the ring buffer | `events`, so far, `points`: {name: count} |
 //! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `lost_points`: {name: count}, `no_room`, `too_early`, `unfollowed`, `given_up`, `points`, `drops`, `values` |
@@ -205,6 +205,9 @@ pub fn packet(packet: &Packet, names: &mut Names) -> Value {
                 "inferred": step.inferred,
             });
             before = step.at;
+            if step.detail.socket() != 0 {
+                one["socket"] = format!("{:x}", step.detail.socket()).into();
+            }
             match &step.detail {
                 Detail::None => {}
                 Detail::Merged(into) => {
@@ -214,10 +217,8 @@ pub fn packet(packet: &Packet, names: &mut Names) -> Value {
                 Detail::Held => one["result"] = "held".into(),
                 Detail::Table(number) => one["table"] = table(*number).into(),
                 Detail::Icmp(kind, code) => one["icmp"] = vec![*kind, *code].into(),
-                Detail::Delivered { bytes, pid, comm, socket } => {
-                    if *socket != 0 {
-                        one["socket"] = format!("{socket:x}").into();
-                    }
+                Detail::Socket(_) => {}
+                Detail::Delivered { bytes, pid, comm, .. } => {
                     one["bytes"] = (*bytes).into();
                     one["pid"] = (*pid).into();
                     one["comm"] = comm.clone().into();
