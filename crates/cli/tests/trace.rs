@@ -344,6 +344,51 @@ fn files_open_in_the_tools_they_are_for() {
 }
 
 #[test]
+fn an_output_that_fails_is_named_and_the_others_are_whole() {
+    let Some(rig) = Rig::new("full") else { return };
+    let chrome = rig.file("x.json");
+    let slices = || {
+        let trace: Value = serde_json::from_str(&fs::read_to_string(&chrome).unwrap()).unwrap();
+        trace["traceEvents"].as_array().unwrap().len()
+    };
+    let ends = |mut tracing: Tracing| {
+        let (mut out, mut said) = (String::new(), String::new());
+        tracing.child.stdout.take().map(|mut stdout| stdout.read_to_string(&mut out)).transpose().unwrap();
+        tracing.stderr.read_to_string(&mut said).unwrap();
+        (tracing.child.wait().unwrap().code(), out, said)
+    };
+    let tracing = rig.start(&["-w", "/dev/full", "--chrome", &chrome, "--html", "/dev/full", "proto == udp"]);
+    rig.traffic();
+    tracing.signal(libc::SIGTERM);
+    let (status, out, said) = ends(tracing);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.starts_with("traits: cannot write /dev/full: ") && said.contains("No space left"), "{said}");
+    assert!(out.contains("packets, ") && slices() > 1, "{out}");
+
+    // who reads the lines has seen enough
+    let mut tracing = rig.start(&["--chrome", &chrome, "proto == udp"]);
+    drop(tracing.child.stdout.take());
+    rig.traffic();
+    let (status, _, said) = ends(tracing);
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+    assert!(slices() >= 1);
+
+    let full = format!(
+        "{} --bpffs {} trace --netns {} --json > /dev/full",
+        env!("CARGO_BIN_EXE_traits"),
+        rig.traits.bpffs.path().display(),
+        rig.netns()
+    );
+    let output = tool("sh", &["-c", &full]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("cannot write to standard output: No space left"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
 fn nothing_is_left_however_it_ends() {
     let Some(rig) = Rig::new("ends") else { return };
     // a registry that others use as well
@@ -525,6 +570,8 @@ fn mistakes_are_named_with_what_to_do() {
             assert!(said.contains(part), "{part} in {said}");
         }
     };
+    // the tracer's own keys are not what is meant
+    fails(&format!("trace --netns {netns} tenant==7"), 1, &["`tenant`", "it has none"]);
     rig.traits.ok("registry create");
     rig.traits.ok("keys add tenant u32");
     rig.traits.ok("keys add owner mac");
@@ -539,7 +586,8 @@ fn mistakes_are_named_with_what_to_do() {
     fails(&format!("trace --netns {netns} --id tenant --slower 5"), 1, &["--entered"]);
     fails("trace --entered tenant", 2, &["--id"]);
     fails(&format!("trace --netns {netns} -w /nowhere/x.pcapng"), 1, &["/nowhere/x.pcapng"]);
-    fails(&format!("trace --netns {netns} --buffer 3"), 1, &["power of two"]);
+    fails(&format!("trace --netns {netns} --buffer 3"), 1, &["--buffer 3", "power of two"]);
+    fails(&format!("trace --netns {netns} --buffer 18446744073709551615"), 1, &["1024 MiB"]);
     fails(&format!("top --netns {netns}"), 1, &["terminal", "traits trace --summary"]);
     assert!(!rig.has_xdp());
 }

@@ -8,7 +8,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use packet_traits::core::{KeyType, Merge, Value};
 
-use crate::keys::{Keys, TracedKey};
+use crate::keys::Keys;
 
 /// How many conditions there may be; `CONDITIONS` in bpf/trace.bpf.h.
 pub const CONDITIONS_MAX: usize = 8;
@@ -254,13 +254,8 @@ impl Condition {
     }
 
     fn about_trait(&self, name: &str, keys: &Keys) -> Result<KernelCondition, FilterError> {
-        let key = keys.find(name).ok_or_else(|| FilterError::Field {
-            field: self.field.clone(),
-            keys: match keys.iter().map(TracedKey::name).collect::<Vec<_>>().join(", ") {
-                none if none.is_empty() => "none".to_owned(),
-                some => some,
-            },
-        })?;
+        let key =
+            keys.find(name).ok_or_else(|| FilterError::Field { field: self.field.clone(), keys: keys.names() })?;
         let key_type = key.entry.key.key_type();
         let ordered = matches!(
             key_type,

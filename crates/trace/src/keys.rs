@@ -65,6 +65,15 @@ impl Keys {
         self.keys.iter()
     }
 
+    /// Their names but for the tracer's own, for errors.
+    pub(crate) fn names(&self) -> String {
+        let others = self.iter().map(TracedKey::name).filter(|name| ![ID_KEY, ENTERED_KEY].contains(name));
+        match others.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => "none".to_owned(),
+            names => names,
+        }
+    }
+
     /// The key of this name.
     pub fn find(&self, name: &str) -> Option<&TracedKey> {
         self.keys.iter().find(|key| key.name() == name)

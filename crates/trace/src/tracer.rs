@@ -723,15 +723,8 @@ fn id_type_fits(key_type: KeyType) -> bool {
 }
 
 fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Config, TraceError> {
-    let find = |name: &str| {
-        keys.find(name).ok_or_else(|| TraceError::NoKey {
-            key: name.to_owned(),
-            keys: match keys.iter().map(TracedKey::name).collect::<Vec<_>>().join(", ") {
-                none if none.is_empty() => "none".to_owned(),
-                names => names,
-            },
-        })
-    };
+    let find =
+        |name: &str| keys.find(name).ok_or_else(|| TraceError::NoKey { key: name.to_owned(), keys: keys.names() });
     let place = |key: &TracedKey| config::Place {
         bit: key.entry.key.bit(),
         dist: key.entry.key.slot().distance() as u32,

@@ -9,7 +9,7 @@ use std::{
 
 use packet_traits::registry::{Registry, RegistryError};
 use packet_traits_lab::Bpffs;
-use packet_traits_trace::{Event, ID_KEY, Names, Options, Packet, Paths, Summary, Tracer, write::Clock};
+use packet_traits_trace::{Counters, Event, ID_KEY, Names, Options, Packet, Paths, Summary, Tracer, write::Clock};
 
 use super::{options::What, outputs::Outputs};
 use crate::{
@@ -77,7 +77,7 @@ impl Session {
         }
         output::note(format_args!("traits: tracing {}; Ctrl-C ends it", self.describe));
         let id_key = self.options.id.as_deref().unwrap_or(ID_KEY);
-        outputs.start(&tracer, self.registry.name().as_str(), id_key, &kernel_release())?;
+        let printed = outputs.start(&tracer, self.registry.name().as_str(), id_key, &kernel_release());
 
         let state = RefCell::new(State {
             paths: Paths::default(),
@@ -87,7 +87,7 @@ impl Session {
             options: &self.options,
             count: ends.events,
             taken: 0,
-            failed: None,
+            failed: printed.err(),
         });
         let reader = tracer.reader(|event| state.borrow_mut().add(&event))?;
         let started = Instant::now();
@@ -96,20 +96,20 @@ impl Session {
             tracer.arm_if_wanted()?;
             let count = reader.read()?;
             let mut state = state.borrow_mut();
-            state.check()?;
             if count == 0 {
-                state.outputs.flush()?;
+                state.flush();
             }
             let done = self.interrupt.came()
+                || state.failed.is_some()
                 || state.has_enough()
                 || ends.seconds.is_some_and(|seconds| started.elapsed().as_secs() >= seconds);
-            state.finish(Clock::now()?)?;
+            state.finish(Clock::now()?);
             if looked.elapsed() >= LOST_INTERVAL {
                 looked = Instant::now();
                 let counters = tracer.counters()?;
                 if counters.lost_events() != lost {
                     lost = counters.lost_events();
-                    state.outputs.lost(&counters)?;
+                    state.lost(&counters);
                 }
             }
             drop(state);
@@ -127,11 +127,12 @@ impl Session {
         let notes = tracer.notes();
         drop(tracer);
         let mut state = state.into_inner();
-        state.check()?;
-        state.finish_all()?;
+        state.finish_all();
         let given_up = state.paths.given_up();
-        let State { summary, outputs, mut names, .. } = state;
-        outputs.end(&self.describe, &notes, &summary, &counters, given_up, &mut names)
+        let State { summary, outputs, mut names, failed, .. } = state;
+        // also after a failure: the files that can be written are to be whole
+        let ended = outputs.end(&self.describe, &notes, &summary, &counters, given_up, &mut names);
+        ended.and(failed.map_or(Ok(()), Err))
     }
 }
 
@@ -146,6 +147,7 @@ struct State<'o> {
     count: Option<u64>,
     /// Events that were taken.
     taken: u64,
+    /// The first output that could not be written. No events are added after that.
     failed: Option<Box<dyn Error>>,
 }
 
@@ -168,22 +170,18 @@ impl State<'_> {
         self.failed = self.outputs.event(event, added, packet, &mut self.names).err();
     }
 
-    fn check(&mut self) -> Outcome {
-        self.failed.take().map_or(Ok(()), Err)
-    }
-
     /// Passes on the packets of which nothing more is expected.
-    fn finish(&mut self, now: u64) -> Outcome {
+    fn finish(&mut self, now: u64) {
         let packets = self.paths.take_finished(now);
-        self.pass_on(&packets)
+        self.pass_on(&packets);
     }
 
-    fn finish_all(&mut self) -> Outcome {
+    fn finish_all(&mut self) {
         let packets = self.paths.take_all();
-        self.pass_on(&packets)
+        self.pass_on(&packets);
     }
 
-    fn pass_on(&mut self, packets: &[Packet]) -> Outcome {
+    fn pass_on(&mut self, packets: &[Packet]) {
         for packet in packets {
             if self.options.whole_paths {
                 if !self.options.wants(packet) {
@@ -192,9 +190,23 @@ impl State<'_> {
                 self.summary.add_path(packet);
             }
             self.summary.add_finished(packet);
-            self.outputs.packet(packet, &mut self.names)?;
+            let written = self.outputs.packet(packet, &mut self.names);
+            self.keep_failure(written);
         }
-        Ok(())
+    }
+
+    fn lost(&mut self, counters: &Counters) {
+        let printed = self.outputs.lost(counters);
+        self.keep_failure(printed);
+    }
+
+    fn flush(&mut self) {
+        let flushed = self.outputs.flush();
+        self.keep_failure(flushed);
+    }
+
+    fn keep_failure(&mut self, outcome: Outcome) {
+        self.failed = self.failed.take().or(outcome.err());
     }
 }
 
