@@ -54,9 +54,24 @@ impl Keys {
         })
     }
 
+    /// Whether all of them are still registered as they were.
+    pub(crate) fn hold(&self, registry: &Registry) -> Result<bool, RegistryError> {
+        let keys: Vec<_> = self.iter().map(|key| (key.entry.key.number(), key.entry.generation)).collect();
+        registry.still_valid(&keys)
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &TracedKey> {
         self.keys.iter()
+    }
+
+    /// Their names but for the tracer's own, for errors.
+    pub(crate) fn names(&self) -> String {
+        let others = self.iter().map(TracedKey::name).filter(|name| ![ID_KEY, ENTERED_KEY].contains(name));
+        match others.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => "none".to_owned(),
+            names => names,
+        }
     }
 
     /// The key of this name.

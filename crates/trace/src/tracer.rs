@@ -32,6 +32,7 @@ use crate::{
     functions::Functions,
     keys::{ENTERED_KEY, ID_KEY, Keys, TracedKey},
     namespace::{Interface, Namespace},
+    path::{Outcome, Packet},
     point::Point,
     standby::{Change, Pace, Standby},
     xdp::XdpCount,
@@ -46,6 +47,8 @@ pub const RING_LEN: usize = 1 << 24;
 /// include/uapi/linux/netfilter_ipv4.h). If the number is taken, the next is tried.
 const PRIORITY: i32 = -500;
 const PRIORITIES: i32 = 16;
+/// How often the programs are loaded anew if keys go meanwhile.
+const LOAD_ATTEMPTS: u32 = 10;
 /// How long the kernel may take to forget programs that were closed.
 const UNLOAD: Duration = Duration::from_secs(2);
 
@@ -102,8 +105,8 @@ pub struct Options {
     pub only_drops: bool,
     /// Report what is older than that when it is seen.
     pub slower: Option<Duration>,
-    /// Report all else as well, if packets that are slow are to be told by their [`Packet::duration`](crate::Packet::duration),
-    /// so that their whole paths are known.
+    /// Report all else as well, so that whole paths are known of the packets that [`wants`](Options::wants) chooses: those
+    /// dropped, if `only_drops`, and those slow as a whole, if `slower`.
     pub whole_paths: bool,
     /// Report one packet in so many.
     pub sample: u32,
@@ -132,6 +135,20 @@ impl Default for Options {
             standby: Standby::Never,
             ring_len: RING_LEN,
         }
+    }
+}
+
+impl Options {
+    /// Whether a packet of which nothing more is expected is one that `only_drops` and `slower` ask for.
+    pub fn wants(&self, packet: &Packet) -> bool {
+        (!self.only_drops || packet.outcome == Outcome::Dropped)
+            && self.slower.is_none_or(|slower| u128::from(packet.duration()) >= slower.as_nanos())
+    }
+
+    /// Whether an event, so many nanoseconds after its packet entered, is one that is reported without `whole_paths`.
+    pub fn wants_event(&self, event: &Event<'_>, since_entered: u64) -> bool {
+        (!self.only_drops || event.point() == Point::Drop)
+            && self.slower.is_none_or(|slower| u128::from(since_entered) >= slower.as_nanos())
     }
 }
 
@@ -223,6 +240,16 @@ impl TraceError {
             _ => None,
         }
     }
+
+    /// Whether keys went between their registration and the loading of programs that use them, as they do when another
+    /// tracer ends then.
+    fn keys_changed(&self) -> bool {
+        match self {
+            TraceError::Bind(error) => matches!(**error, BindError::Changed { .. } | BindError::UnknownKey { .. }),
+            TraceError::NoKey { key, .. } => [ID_KEY, ENTERED_KEY].contains(&&**key),
+            _ => false,
+        }
+    }
 }
 
 impl From<BindError> for TraceError {
@@ -301,25 +328,32 @@ pub struct Tracer<'r> {
     _own_keys: Option<OwnKeys<'r>>,
 }
 
-impl<'r> Tracer<'r> {
-    /// Starts tracing.
-    ///
-    /// # Errors
-    /// See [`TraceError`]; then nothing is left attached.
-    pub fn start(registry: &'r Registry, options: &Options) -> Result<Tracer<'r>, TraceError> {
-        check(options)?;
-        let interfaces = interfaces(options)?;
-        let own_keys = if options.id.is_none() { Some(OwnKeys::register(registry)?) } else { None };
+/// The programs in the kernel, before they are attached.
+struct Loaded {
+    keys: Keys,
+    run: u64,
+    trace: LoadedObject,
+    functions: Functions,
+    assign: Option<LoadedObject>,
+    notes: Vec<String>,
+}
+
+impl Loaded {
+    fn load(
+        registry: &Registry,
+        options: &Options,
+        interfaces: &[Place],
+        own_keys: Option<&OwnKeys<'_>>,
+    ) -> Result<Loaded, TraceError> {
+        own_keys.map_or(Ok(()), OwnKeys::register)?;
         let keys = Keys::read(registry)?;
         let config = configure(registry, options, &keys)?;
-        let run = config.run;
 
         let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
         prepare(&mut bound, &config, options)?;
         let mut notes = Vec::new();
         leave_out_unknown_tracepoints(&mut bound, &mut notes)?;
         let trace = bound.load()?;
-        let events = handle(&trace, "events")?;
 
         let share = |bound: &mut BoundObject<'_>| {
             prepare(bound, &config, options)?;
@@ -331,7 +365,8 @@ impl<'r> Tracer<'r> {
             }
             Ok(())
         };
-        let functions = Functions::load(registry, &share, &interfaces, options.only_drops, &mut notes)?;
+        let functions =
+            Functions::load(registry, &share, interfaces, options.only_drops && !options.whole_paths, &mut notes)?;
 
         let assign = if own_keys.is_some() {
             let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
@@ -340,15 +375,47 @@ impl<'r> Tracer<'r> {
         } else {
             None
         };
-        // what sees drops only is cheap
-        let standby = if options.only_drops { Standby::Never } else { options.standby };
+        // the configuration has places that were read before the programs were bound
+        if !keys.hold(registry)? {
+            let object = "the tracer's programs".to_owned();
+            return Err(BindError::Changed { object, registry: registry.name().to_string() }.into());
+        }
+        Ok(Loaded { keys, run: config.run, trace, functions, assign, notes })
+    }
+}
+
+impl<'r> Tracer<'r> {
+    /// Starts tracing.
+    ///
+    /// # Errors
+    /// See [`TraceError`]; then nothing is left attached.
+    pub fn start(registry: &'r Registry, options: &Options) -> Result<Tracer<'r>, TraceError> {
+        check(options)?;
+        let interfaces = interfaces(options)?;
+        let own_keys = options.id.is_none().then_some(OwnKeys(registry));
+        let mut attempts = LOAD_ATTEMPTS;
+        let Loaded { keys, run, trace, functions, assign, notes } = loop {
+            attempts -= 1;
+            match Loaded::load(registry, options, &interfaces, own_keys.as_ref()) {
+                Err(error) if attempts > 0 && error.keys_changed() => tracing::debug!("once more: {error}"),
+                loaded => break loaded?,
+            }
+        };
+        let events = handle(&trace, "events")?;
+        let only_drops = options.only_drops && !options.whole_paths;
+        let standby = match options.standby {
+            // what sees drops only is cheap
+            _ if only_drops => Standby::Never,
+            // without conditions everything matches
+            Standby::Auto if options.conditions.is_empty() => Standby::Never,
+            standby => standby,
+        };
         let mut tracer = Tracer {
             assigning: Vec::new(),
             attachments: RefCell::default(),
             receive: RefCell::default(),
             places: (options.namespaces.clone(), interfaces),
-            // without conditions everything matches
-            standby: if options.conditions.is_empty() && standby == Standby::Auto { Standby::Never } else { standby },
+            standby,
             armed: Cell::new(false),
             pace: RefCell::new(Pace::new(Instant::now())),
             too_early: Cell::new(0),
@@ -360,7 +427,7 @@ impl<'r> Tracer<'r> {
             keys,
             run,
             ring_events: options.ring_len / EVENT_LEN + 1,
-            only_drops: options.only_drops,
+            only_drops,
             notes: RefCell::new(notes),
             _own_keys: own_keys,
         };
@@ -680,23 +747,24 @@ impl Reader<'_> {
 /// An interface, in its namespace.
 type Place = (Namespace, Interface);
 
-/// The tracer's own keys. Dropping it removes them, unless another tracer uses them.
+/// The tracer's own keys. Dropping it removes them, unless another tracer uses them: one whose programs are loaded. One that
+/// is about to load its programs registers them again.
 struct OwnKeys<'r>(&'r Registry);
 
-impl<'r> OwnKeys<'r> {
-    fn register(registry: &'r Registry) -> Result<OwnKeys<'r>, TraceError> {
+impl OwnKeys<'_> {
+    /// Registers them, if they are not.
+    fn register(&self) -> Result<(), TraceError> {
         let keys = [
             (ID_KEY, KeyType::U64, "traits trace: tells packets from each other"),
             (ENTERED_KEY, KeyType::Timestamp, "traits trace: when XDP saw the packet"),
         ];
-        let own = OwnKeys(registry);
         for (name, key_type, description) in keys {
             let spec = KeySpec::new(key_name(name)?, key_type)
                 .merge(Merge::KeepFirst)
                 .description(Description::new(description).unwrap_or_default());
-            registry.register(&spec)?;
+            self.0.register(&spec)?;
         }
-        Ok(own)
+        Ok(())
     }
 }
 
@@ -786,15 +854,8 @@ fn id_type_fits(key_type: KeyType) -> bool {
 }
 
 fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Config, TraceError> {
-    let find = |name: &str| {
-        keys.find(name).ok_or_else(|| TraceError::NoKey {
-            key: name.to_owned(),
-            keys: match keys.iter().map(TracedKey::name).collect::<Vec<_>>().join(", ") {
-                none if none.is_empty() => "none".to_owned(),
-                names => names,
-            },
-        })
-    };
+    let find =
+        |name: &str| keys.find(name).ok_or_else(|| TraceError::NoKey { key: name.to_owned(), keys: keys.names() });
     let place = |key: &TracedKey| config::Place {
         bit: key.entry.key.bit(),
         dist: key.entry.key.slot().distance() as u32,
@@ -843,7 +904,7 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Conf
         } else {
             Vec::new()
         },
-        only_drops: options.only_drops,
+        only_drops: options.only_drops && !options.whole_paths,
         conditions,
     })
 }

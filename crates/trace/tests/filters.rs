@@ -18,7 +18,11 @@ use packet_traits::{
     core::{KeyName, KeyType, Merge, Value},
     registry::{KeySpec, Registry},
 };
-use packet_traits_lab::{Family, Pair, recv_numbered, send_numbered, udp_socket};
+use packet_traits_lab::{
+    Family, PacketSocket, Pair,
+    frame::{Flow, ethernet},
+    recv_numbered, send_numbered, udp_socket,
+};
 use packet_traits_trace::{
     Change, Options, Outcome, Packet,
     Point::{self, Deliver, Drop, Xdp},
@@ -119,6 +123,48 @@ fn header_conditions_decide_who_gets_an_id() {
         assert_eq!(ports(&seen), expected, "{conditions:?}");
         assert_eq!(seen.counters.assigned, 10 * expected.len() as u64, "{conditions:?}");
         assert_eq!(seen.packets.len(), 10 * expected.len(), "{conditions:?}");
+    }
+}
+
+/// A datagram, and what has no ports: the same as ICMP, as a later fragment, and a frame that is not IP.
+fn frames_with_and_without_ports(rig: &Rig) -> [Vec<u8>; 4] {
+    let (tx, rx) = (rig.pair.tx(), rig.pair.rx());
+    let datagram = Flow::between(tx, rx, Family::V4, 4000, 7003).udp(&[0; 64]);
+    let (mut icmp, mut fragment) = (datagram.clone(), datagram.clone());
+    icmp[14 + 9] = 1; // protocol
+    fragment[14 + 7] = 0x10; // offset
+    [datagram, icmp, fragment, ethernet(rx.mac(), tx.mac(), 0x88b5, &[0; 64])]
+}
+
+#[test]
+fn conditions_hold_only_for_packets_that_have_the_field() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let from = PacketSocket::on(rig.pair.tx()).unwrap();
+    let send = || frames_with_and_without_ports(&rig).iter().for_each(|frame| from.send(frame).unwrap());
+    // among packets that are not of the kernel's own
+    let cases: [(&[&str], usize); 6] = [
+        (&["dport < 1024"], 0),
+        (&["port != 9"], 1),
+        (&["sport >= 0"], 1),
+        (&["src == 10.77.0.0/16"], 3),
+        (&["family != ipv6", "proto != tcp"], 3),
+        (&["family != ipv6", "len < 1000"], 3),
+    ];
+    for (conditions, expected) in cases {
+        let tracer = start(&rig.home.registry, &rig.options(conditions));
+        let seen = watch(&tracer, send);
+        assert_eq!(seen.packets.len(), expected, "{conditions:?}: {:?}", seen.packets);
+    }
+    // the same where the ids are someone else's, who gives them to fragments too
+    let _policy = policy(&rig);
+    for (condition, expected) in [("dport < 1024", 0), ("dport != 9", 1), ("proto == udp", 2)] {
+        let options = Options { id: Some("packet_id".to_owned()), ..rig.options(&[condition]) };
+        let tracer = start(&rig.home.registry, &options);
+        let seen = watch(&tracer, send);
+        assert_eq!(seen.packets.len(), expected, "{condition}: {:?}", seen.packets);
     }
 }
 
@@ -363,4 +409,27 @@ fn two_tracers_do_not_see_each_others_packets() {
     let started = Instant::now();
     drop(second);
     assert_eq!(left(&home.registry), 0, "after {:?}", started.elapsed());
+}
+
+#[test]
+fn tracers_that_start_and_end_at_the_same_time_do_not_take_each_others_keys() {
+    if !enabled() {
+        return;
+    }
+    let home = Home::new();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            let home = &home;
+            scope.spawn(move || {
+                let pair = Pair::new().unwrap();
+                // standing by, it starts and ends sooner
+                let options = Options { standby: Standby::FromStart, ..in_namespaces(&[pair.rx().netns()]) };
+                for _ in 0..12 {
+                    drop(start(&home.registry, &options));
+                }
+            });
+        }
+    });
+    let left: Vec<_> = home.registry.list().unwrap().iter().map(|entry| entry.key.name().to_string()).collect();
+    assert!(left.is_empty(), "{left:?}");
 }

@@ -74,6 +74,7 @@ static __always_inline void read_frame(struct xdp_md *ctx, struct headers *h)
 		return;
 	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(port[0]);
 	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(port[1]);
+	h->ports = 1;
 }
 
 /* Takes over what the packet brought along. Returns whether it was an id of this tracer. */

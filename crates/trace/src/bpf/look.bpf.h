@@ -84,6 +84,7 @@ static __noinline void read_headers(__u64 at, __u32 len, struct headers *h)
 		return;
 	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(port[0]);
 	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(port[1]);
+	h->ports = 1;
 }
 
 /* Looks at a packet that has an id, and reports it. Returns whether it passed the filter. */

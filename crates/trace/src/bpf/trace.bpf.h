@@ -276,8 +276,10 @@ static __always_inline void load_words(__u64 address, __u64 to[2])
  * Conditions.
  */
 
+/* Of a packet that is not IP, all is 0: it has none of the fields. */
 struct headers {
 	__u64 word[FIELDS_MAX][2];
+	_Bool ports; /* it has ports: fragments but for the first, and most protocols, have none */
 };
 
 static __always_inline _Bool compare(const volatile struct condition *c, const __u64 word[2])
@@ -294,10 +296,13 @@ static __always_inline _Bool compare(const volatile struct condition *c, const _
 	}
 }
 
+/* As in policies, no condition holds on a field that the packet does not have, also not by `!=`. */
 static __always_inline _Bool headers_hold(const struct headers *h)
 {
 	int i;
 
+	if (!h->word[FIELD_FAMILY][0])
+		return 0;
 #pragma unroll
 	for (i = 0; i < CONDITIONS; i++) {
 		const volatile struct condition *c = &config.condition[i];
@@ -305,6 +310,8 @@ static __always_inline _Bool headers_hold(const struct headers *h)
 
 		if (i >= config.header_conditions)
 			break;
+		if ((c->field == FIELD_SOURCE_PORT || c->field == FIELD_DESTINATION_PORT) && !h->ports)
+			return 0;
 		holds = compare(c, h->word[c->field % FIELDS_MAX]) || compare(c, h->word[c->other % FIELDS_MAX]);
 		if (c->family && h->word[FIELD_FAMILY][0] != c->family)
 			holds = 0;
