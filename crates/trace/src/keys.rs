@@ -10,6 +10,11 @@ pub const ID_KEY: &str = "trace.id";
 /// Name of the tracer's own key for when a packet entered.
 pub const ENTERED_KEY: &str = "trace.entered";
 
+/// The same behind other people's XDP programs, at TC ingress.
+pub const TC_ID_KEY: &str = "trace.tc_id";
+/// And when a packet came there.
+pub const TC_ENTERED_KEY: &str = "trace.tc_entered";
+
 /// The keys of a registry when tracing started.
 #[derive(Clone, Debug)]
 pub struct Keys {
@@ -67,7 +72,7 @@ impl Keys {
 
     /// Their names but for the tracer's own, for errors.
     pub(crate) fn names(&self) -> String {
-        let others = self.iter().map(TracedKey::name).filter(|name| ![ID_KEY, ENTERED_KEY].contains(name));
+        let others = self.iter().map(TracedKey::name).filter(|name| !name.starts_with("trace."));
         match others.collect::<Vec<_>>().join(", ") {
             none if none.is_empty() => "none".to_owned(),
             names => names,

@@ -61,7 +61,7 @@ pub use config::CAPTURE_MAX;
 pub use event::{Event, GroResult};
 pub use filter::{CONDITIONS_MAX, Condition, FilterError};
 pub use histogram::Histogram;
-pub use keys::{ENTERED_KEY, ID_KEY, Keys, TracedKey};
+pub use keys::{ENTERED_KEY, ID_KEY, Keys, TC_ENTERED_KEY, TC_ID_KEY, TracedKey};
 pub use names::Names;
 pub use namespace::{Interface, Namespace};
 pub use packet::{Headers, Tcp};

@@ -277,7 +277,7 @@ impl Paths {
         }
         let headers = event.headers();
         let mut detail = detail_of(event);
-        let retransmit_of = if point == Point::Xdp && event.is_first() { self.seen_before(headers, id) } else { None };
+        let retransmit_of = if event.is_first() { self.seen_before(headers, id) } else { None };
         let merged_into = self.follow_gro(event, headers, &mut detail);
         if let Some(target) = merged_into.and_then(|target| self.packets.get_mut(&target)) {
             target.merged += 1;

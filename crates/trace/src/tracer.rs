@@ -30,15 +30,16 @@ use crate::{
     event::{EVENT_LEN, Event},
     filter::{self, Condition, FilterError},
     functions::Functions,
-    keys::{ENTERED_KEY, ID_KEY, Keys, TracedKey},
+    keys::{ENTERED_KEY, ID_KEY, Keys, TC_ENTERED_KEY, TC_ID_KEY, TracedKey},
     namespace::{Interface, Namespace},
     path::{Outcome, Packet},
     point::Point,
     standby::{Change, Pace, Standby},
-    xdp::XdpCount,
+    xdp::{self as other_xdp, XdpCount},
 };
 
 static TRACE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
+static ENTER_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/enter.bpf.o"));
 static ASSIGN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/assign.bpf.o"));
 
 /// Size of the ring buffer, unless it is said: 16 MiB.
@@ -316,6 +317,10 @@ pub struct Tracer<'r> {
     too_early: Cell<u64>,
     read: Cell<u64>,
     assign: Option<LoadedObject>,
+    /// The entry behind other people's XDP programs; it counts in the map of `assign`.
+    enter: Option<LoadedObject>,
+    /// The interfaces that have such a program.
+    occupied: Vec<PlaceId>,
     functions: Functions,
     trace: LoadedObject,
     events: MapHandle,
@@ -335,6 +340,7 @@ struct Loaded {
     trace: LoadedObject,
     functions: Functions,
     assign: Option<LoadedObject>,
+    enter: Option<LoadedObject>,
     notes: Vec<String>,
 }
 
@@ -343,27 +349,28 @@ impl Loaded {
         registry: &Registry,
         options: &Options,
         interfaces: &[Place],
+        occupied: &[PlaceId],
         own_keys: Option<&OwnKeys<'_>>,
     ) -> Result<Loaded, TraceError> {
+        let mut notes = Vec::new();
         own_keys.map_or(Ok(()), OwnKeys::register)?;
+        let behind_xdp = own_keys.filter(|_| !occupied.is_empty()).is_some_and(|own_keys| {
+            own_keys
+                .register_behind_xdp()
+                .inspect_err(|error| notes.push(format!("packets get no id behind other XDP programs: {error}")))
+                .is_ok()
+        });
         let keys = Keys::read(registry)?;
-        let config = configure(registry, options, &keys)?;
+        let config = configure(registry, options, &keys, behind_xdp)?;
 
         let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
         prepare(&mut bound, &config, options)?;
-        let mut notes = Vec::new();
         leave_out_unknown_tracepoints(&mut bound, &mut notes)?;
         let trace = bound.load()?;
 
         let share = |bound: &mut BoundObject<'_>| {
             prepare(bound, &config, options)?;
-            for mut map in bound.open_object_mut().maps_mut() {
-                if let Some(name @ ("events" | "before_xdp")) = map.name().to_str() {
-                    let shared = handle(&trace, name)?;
-                    map.reuse_fd(shared.as_fd()).map_err(libbpf("share maps between the tracer's programs"))?;
-                }
-            }
-            Ok(())
+            share_maps(bound, &trace, &["events", "before_xdp"])
         };
         let functions =
             Functions::load(registry, &share, interfaces, options.only_drops && !options.whole_paths, &mut notes)?;
@@ -375,12 +382,22 @@ impl Loaded {
         } else {
             None
         };
+        let enter = match &assign {
+            Some(assign) if behind_xdp => {
+                let mut bound = BoundObject::from_bytes(ENTER_OBJECT, "the tracer's TC program", registry)?;
+                share(&mut bound)?;
+                // both give out ids, each only once
+                share_maps(&mut bound, assign, &[".data.counters"])?;
+                Some(bound.load()?)
+            }
+            _ => None,
+        };
         // the configuration has places that were read before the programs were bound
         if !keys.hold(registry)? {
             let object = "the tracer's programs".to_owned();
             return Err(BindError::Changed { object, registry: registry.name().to_string() }.into());
         }
-        Ok(Loaded { keys, run: config.run, trace, functions, assign, notes })
+        Ok(Loaded { keys, run: config.run, trace, functions, assign, enter, notes })
     }
 }
 
@@ -392,15 +409,19 @@ impl<'r> Tracer<'r> {
     pub fn start(registry: &'r Registry, options: &Options) -> Result<Tracer<'r>, TraceError> {
         check(options)?;
         let interfaces = interfaces(options)?;
-        let own_keys = options.id.is_none().then_some(OwnKeys(registry));
+        let own_keys = options.id.is_none().then(|| OwnKeys::new(registry));
+        let mut occupied = if own_keys.is_some() { occupied(&interfaces)? } else { Vec::new() };
         let mut attempts = LOAD_ATTEMPTS;
-        let Loaded { keys, run, trace, functions, assign, notes } = loop {
+        let Loaded { keys, run, trace, functions, assign, enter, notes } = loop {
             attempts -= 1;
-            match Loaded::load(registry, options, &interfaces, own_keys.as_ref()) {
+            match Loaded::load(registry, options, &interfaces, &occupied, own_keys.as_ref()) {
                 Err(error) if attempts > 0 && error.keys_changed() => tracing::debug!("once more: {error}"),
                 loaded => break loaded?,
             }
         };
+        if enter.is_none() {
+            occupied.clear();
+        }
         let events = handle(&trace, "events")?;
         let only_drops = options.only_drops && !options.whole_paths;
         let standby = match options.standby {
@@ -421,6 +442,8 @@ impl<'r> Tracer<'r> {
             too_early: Cell::new(0),
             read: Cell::new(0),
             assign,
+            enter,
+            occupied,
             functions,
             trace,
             events,
@@ -484,14 +507,14 @@ impl<'r> Tracer<'r> {
     }
 
     fn set_armed(&self, armed: bool) -> Result<(), TraceError> {
-        for object in self.objects() {
+        for object in self.objects().chain(&self.enter) {
             switch(object, ".data.armed", armed)?;
         }
         self.armed.set(armed);
         Ok(())
     }
 
-    /// All objects that report events.
+    /// All objects that have counters of their own.
     fn objects(&self) -> impl Iterator<Item = &LoadedObject> {
         [Some(&self.trace), self.assign.as_ref()].into_iter().flatten().chain(self.functions.objects())
     }
@@ -567,10 +590,11 @@ impl<'r> Tracer<'r> {
         for namespace in namespaces.iter().filter(|_| !self.only_drops) {
             self.attach_netfilter(namespace, &mut attachments)?;
         }
-        for (namespace, interface) in interfaces {
+        for place @ (namespace, interface) in interfaces {
             for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)]
             {
-                if !self.needs(name) {
+                let entry = direction == Direction::Ingress && self.occupied.contains(&place_id(place));
+                if entry || !self.needs(name) {
                     continue;
                 }
                 let program = fd_of(&self.trace, name)?;
@@ -628,7 +652,11 @@ impl<'r> Tracer<'r> {
         let Some(assign) = &self.assign else { return Ok(()) };
         let program = fd_of(assign, "trace_xdp")?;
         let mut refused = Vec::new();
-        for (namespace, interface) in &self.places.1 {
+        for place @ (namespace, interface) in &self.places.1 {
+            if self.occupied.contains(&place_id(place)) {
+                self.assigning.push(self.attach_behind_xdp(place)?);
+                continue;
+            }
             let attached = namespace.enter(|| xdp::attach(program.as_fd(), interface.index, options.xdp_mode));
             match attached.map_err(system("enter a network namespace"))? {
                 Ok((attachment, mode)) => {
@@ -646,6 +674,26 @@ impl<'r> Tracer<'r> {
         }
         refused.into_iter().for_each(|why| self.note(format!("packets that enter there get no id: {why}")));
         Ok(())
+    }
+
+    /// Has packets get their ids at TC ingress.
+    fn attach_behind_xdp(&self, (namespace, interface): &Place) -> Result<Attachment, TraceError> {
+        let enter = self.enter.as_ref().ok_or_else(|| TraceError::Option("the tracer has no TC program".to_owned()))?;
+        let program = fd_of(enter, "trace_tc_enter")?;
+        let options = TcxOptions::new(Direction::Ingress).position(Position::First);
+        let attached = namespace.enter(|| {
+            let theirs = xdp::attached(interface.index).map(|(id, _)| other_xdp::program(id));
+            (theirs, tcx::attach(program.as_fd(), interface.index, &options))
+        });
+        let (theirs, attached) = attached.map_err(system("enter a network namespace"))?;
+        let theirs = theirs.map_or_else(String::new, |program| format!(" {program}"));
+        self.note(format!(
+            "{} has the XDP program{theirs}: packets get their ids behind it, at TC ingress, if it gave them traits; if it \
+             gave them ids, name the key by `--id KEY` ({}) to see them before",
+            interface.name,
+            id_candidates(&self.keys)
+        ));
+        Ok(attached?)
     }
 
     /// What people should know of this tracing: what is not seen, and why.
@@ -746,23 +794,50 @@ impl Reader<'_> {
 
 /// An interface, in its namespace.
 type Place = (Namespace, Interface);
+/// The namespace's inode number, the interface's index.
+type PlaceId = (u32, u32);
+
+fn place_id((namespace, interface): &Place) -> PlaceId {
+    (namespace.inode(), interface.index)
+}
 
 /// The tracer's own keys. Dropping it removes them, unless another tracer uses them: one whose programs are loaded. One that
 /// is about to load its programs registers them again.
-struct OwnKeys<'r>(&'r Registry);
+struct OwnKeys<'r> {
+    registry: &'r Registry,
+    names: RefCell<Vec<&'static str>>,
+}
 
-impl OwnKeys<'_> {
-    /// Registers them, if they are not.
+impl<'r> OwnKeys<'r> {
+    fn new(registry: &'r Registry) -> OwnKeys<'r> {
+        OwnKeys { registry, names: RefCell::default() }
+    }
+
+    /// Registers those that XDP sets, if they are not.
     fn register(&self) -> Result<(), TraceError> {
-        let keys = [
-            (ID_KEY, KeyType::U64, "traits trace: tells packets from each other"),
-            (ENTERED_KEY, KeyType::Timestamp, "traits trace: when XDP saw the packet"),
-        ];
-        for (name, key_type, description) in keys {
-            let spec = KeySpec::new(key_name(name)?, key_type)
-                .merge(Merge::KeepFirst)
-                .description(Description::new(description).unwrap_or_default());
-            self.0.register(&spec)?;
+        let keep_first = Merge::KeepFirst;
+        self.add(ID_KEY, KeyType::U64, keep_first, "traits trace: tells packets from each other")?;
+        self.add(ENTERED_KEY, KeyType::Timestamp, keep_first, "traits trace: when XDP saw the packet")
+    }
+
+    /// Registers those that TC sets, behind other people's XDP programs.
+    fn register_behind_xdp(&self) -> Result<(), TraceError> {
+        self.add(TC_ID_KEY, KeyType::U64, Merge::Block, "traits trace: tells packets from each other")?;
+        self.add(TC_ENTERED_KEY, KeyType::Timestamp, Merge::Block, "traits trace: when TC saw the packet")
+    }
+
+    fn add(
+        &self,
+        name: &'static str,
+        key_type: KeyType,
+        merge: Merge,
+        description: &'static str,
+    ) -> Result<(), TraceError> {
+        let description = Description::new(description).unwrap_or_default();
+        self.registry.register(&KeySpec::new(key_name(name)?, key_type).merge(merge).description(description))?;
+        let mut names = self.names.borrow_mut();
+        if !names.contains(&name) {
+            names.push(name);
         }
         Ok(())
     }
@@ -771,10 +846,10 @@ impl OwnKeys<'_> {
 impl Drop for OwnKeys<'_> {
     fn drop(&mut self) {
         let deadline = Instant::now() + UNLOAD;
-        for name in [ID_KEY, ENTERED_KEY] {
+        for &name in self.names.borrow().iter() {
             let Ok(name) = key_name(name) else { continue };
             loop {
-                match self.0.unregister(&name, false) {
+                match self.registry.unregister(&name, false) {
                     // closed programs go when all CPUs have left them
                     Err(RegistryError::KeyInUse { .. }) if Instant::now() < deadline => {
                         thread::sleep(Duration::from_millis(10));
@@ -843,6 +918,18 @@ fn interfaces(options: &Options) -> Result<Vec<Place>, TraceError> {
     Ok(found)
 }
 
+/// Those that have an XDP program, of someone else.
+fn occupied(places: &[Place]) -> Result<Vec<PlaceId>, TraceError> {
+    let mut found = Vec::new();
+    for place @ (namespace, interface) in places {
+        let theirs = namespace.enter(|| xdp::attached(interface.index));
+        if theirs.map_err(system("enter a network namespace"))?.is_some() {
+            found.push(place_id(place));
+        }
+    }
+    Ok(found)
+}
+
 fn id_candidates(keys: &Keys) -> String {
     let fits = |key: &&TracedKey| id_type_fits(key.entry.key.key_type()) && !key.name().starts_with("trace.");
     let names: Vec<&str> = keys.iter().filter(fits).map(TracedKey::name).collect();
@@ -853,7 +940,7 @@ fn id_type_fits(key_type: KeyType) -> bool {
     matches!(key_type, KeyType::U32 | KeyType::U64)
 }
 
-fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Config, TraceError> {
+fn configure(registry: &Registry, options: &Options, keys: &Keys, behind_xdp: bool) -> Result<Config, TraceError> {
     let find =
         |name: &str| keys.find(name).ok_or_else(|| TraceError::NoKey { key: name.to_owned(), keys: keys.names() });
     let place = |key: &TracedKey| config::Place {
@@ -892,6 +979,8 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Conf
     Ok(Config {
         id: place(id),
         entered: entered.map(place).unwrap_or_default(),
+        tc_id: if behind_xdp { place(find(TC_ID_KEY)?) } else { config::Place::default() },
+        tc_entered: if behind_xdp { place(find(TC_ENTERED_KEY)?) } else { config::Place::default() },
         run,
         slower_ns: options.slower.filter(|_| !options.whole_paths).map_or(0, |time| time.as_nanos() as u64),
         sample: options.sample,
@@ -946,6 +1035,17 @@ pub(crate) fn leave_out_unknown_tracepoints(
         if btf.type_by_name::<types::Typedef<'_>>(&format!("btf_trace_{name}")).is_none() {
             notes.push(format!("this kernel has no tracepoint {name}: what it would show is not seen"));
             program.set_autoload(false);
+        }
+    }
+    Ok(())
+}
+
+/// Has an object use these maps of another, before it is loaded.
+fn share_maps(bound: &mut BoundObject<'_>, with: &LoadedObject, names: &[&str]) -> Result<(), TraceError> {
+    for mut map in bound.open_object_mut().maps_mut() {
+        if let Some(name) = map.name().to_str().filter(|name| names.contains(name)) {
+            let shared = handle(with, name)?;
+            map.reuse_fd(shared.as_fd()).map_err(libbpf("share maps between the tracer's programs"))?;
         }
     }
     Ok(())

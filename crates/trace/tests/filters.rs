@@ -261,6 +261,10 @@ fn a_taken_entry_is_refused_with_what_to_do() {
     }
     let rig = Rig::new();
     let _policy = policy(&rig);
+    // no room is left for an id that TC could set
+    let filler = |number| KeySpec::new(KeyName::new(&format!("filler{number}")).unwrap(), KeyType::U32);
+    let filled = (0..64).take_while(|number| rig.home.registry.register(&filler(*number)).is_ok()).count();
+    assert!(filled > 0 && filled < 64, "{filled}");
     let Err(error @ TraceError::NoEntry { .. }) = Tracer::start(&rig.home.registry, &rig.options(&[])) else {
         panic!("it should not start");
     };
@@ -348,6 +352,67 @@ fn it_is_also_if_ids_are_other_peoples() {
     let slower = Some(Duration::from_nanos(1));
     let options = Options { entered: Some("arrived".to_owned()), slower, ..rig.options(&["tenant == 7"]) };
     waits_for_a_match(&rig, Options { id: Some("packet_id".to_owned()), ..options });
+}
+
+#[test]
+fn behind_other_peoples_xdp_packets_get_their_ids_at_tc() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let _policy = policy(&rig);
+    let cases: [(&[&str], &[u16]); 4] = [
+        (&["tenant == 7"], &[7007]),
+        (&["dport == 7003"], &[7003]),
+        (&["balance >= 3", "dport != 7009"], &[7008]),
+        (&["tenant == 12"], &[]),
+    ];
+    for (conditions, expected) in cases {
+        let tracer = start(&rig.home.registry, &rig.options(conditions));
+        assert!(tracer.notes()[0].contains("has the XDP program assign["), "{:?}", tracer.notes());
+        let seen = watch(&tracer, || rig.send(10));
+        assert_eq!(ports(&seen), expected, "{conditions:?}");
+        assert_eq!((seen.packets.len(), seen.counters.assigned), (10 * expected.len(), 10 * expected.len() as u64));
+        for packet in &seen.packets {
+            let path = points(packet);
+            assert_eq!(path[..2], [Point::TcIngress, Point::PreRouting], "{path:?}");
+            assert!((1..1_000_000).contains(&(packet.steps[0].at - packet.entered)), "{packet:?}");
+            let end = if SERVED.contains(&port(packet).unwrap()) { Outcome::Delivered } else { Outcome::Dropped };
+            assert_eq!(packet.outcome, end, "{packet:?}");
+        }
+        let mut ids: Vec<u64> = seen.packets.iter().map(|packet| packet.id).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, (1..=10 * expected.len() as u64).collect::<Vec<_>>());
+    }
+    let sampled = rig.seen(&Options { sample: 5, ..rig.options(&["dport == 7000"]) }, 20);
+    assert_eq!(sampled.packets.len(), 4);
+    let left = rig.home.registry.list().unwrap();
+    assert!(left.iter().all(|entry| !entry.key.name().as_str().starts_with("trace.")), "{left:?}");
+    waits_for_a_match(&rig, rig.options(&["tenant == 7"]));
+}
+
+#[test]
+fn packets_that_other_peoples_xdp_gave_no_traits_get_no_id() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let _policy = policy(&rig);
+    let tracer = start(&rig.home.registry, &rig.options(&[]));
+    let seen = watch(&tracer, || {
+        rig.send(5);
+        // the policy is for UDP
+        tcp_refused(&rig.pair);
+    });
+    assert_eq!(seen.packets.len(), 50);
+    assert_eq!(ports(&seen).len(), 10);
+}
+
+/// Tries to connect to where nobody listens.
+fn tcp_refused(pair: &Pair) {
+    let to = pair.rx().addr(Family::V4, 7000);
+    let error = pair.tx().netns().enter(|| std::net::TcpStream::connect(to)).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 #[test]

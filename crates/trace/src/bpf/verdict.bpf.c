@@ -41,7 +41,7 @@ int BPF_PROG(trace_verdict, struct xdp_buff *ctx_xdp, int verdict)
 {
 	struct xdp_buff___trace *xdp = (void *)ctx_xdp;
 	const struct net_device___trace *dev = xdp->rxq->dev;
-	__u64 id, now, entered = 0, at, data = (__u64)xdp->data;
+	__u64 id, now, entered, data = (__u64)xdp->data;
 	__u32 len = (__u64)xdp->data_end - data, network;
 	struct trait_view view = {};
 	struct device device;
@@ -68,11 +68,7 @@ int BPF_PROG(trace_verdict, struct xdp_buff *ctx_xdp, int verdict)
 	if (!traits_hold(&view))
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (config.entered_bit) {
-		at = slot_in(&view, config.entered_bit, config.entered_dist, config.entered_merge);
-		if (at)
-			entered = __trait_kernel_word(at, 0);
-	}
+	entered = entry_time(&view);
 	if (config.slower_ns && !late(now, entered))
 		return 0;
 	e = reserve(POINT_XDP_VERDICT);
