@@ -29,9 +29,10 @@ lint: setup-test
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 
-# Everything: lint, unit, property, kernel and command tests.
+# Everything: lint, unit, property, kernel and command tests; some of the kernel's on another kernel as well.
 test: lint
 	$(if $(AS_ROOT),CARGO_TARGET_$(HOST)_RUNNER="$(AS_ROOT)") $(CARGO) test --workspace --no-fail-fast
+	$(CARGO) test --workspace --no-run --quiet --message-format=json | $(AS_ROOT) tools/test-on-kernel.py
 
 bench: all
 	$(AS_ROOT) target/release/traits bench ops

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Installs the system packages that building (and, with `test`, testing) needs, if they are missing.
+# With `test` it also puts another kernel into target/kernel, for tools/on-kernel.sh. Nothing of that is installed.
 # Usage: tools/setup.sh [build|test]
 set -eu
 
@@ -7,6 +8,9 @@ what=${1:-build}
 # where system tools are, which is not on every user's PATH
 PATH=$PATH:/usr/sbin:/sbin
 missing=""
+# the other kernel: a package of Debian's that stands for its newest update
+kernel_package=linux-image-6.12-cloud-amd64
+kernel=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/kernel
 
 # need PACKAGE REASON TEST...: notes PACKAGE if the command TEST fails
 need() {
@@ -48,9 +52,17 @@ if [ "$what" = test ]; then
 	need bpftrace "what traits bench trace compares with" have bpftrace
 fi
 
-[ -n "$missing" ] || exit 0
+wants_kernel() {
+	[ "$what" = test ] && ! { [ -e "$kernel/vmlinuz" ] && have qemu-system-x86_64 && have depmod; } >/dev/null
+}
+
+[ -n "$missing" ] || wants_kernel || exit 0
 
 if ! have apt-get >/dev/null; then
+	if [ -z "$missing" ]; then
+		echo "setup: no apt-get here, so no other kernel to test on"
+		exit 0
+	fi
 	echo "setup: no apt-get here; install with your package manager:$missing" >&2
 	exit 1
 fi
@@ -62,11 +74,47 @@ if [ "$(id -u)" != 0 ]; then
 	fi
 	as_root=sudo
 fi
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-# shellcheck disable=SC2086 # a list of words
-if ! { $as_root apt-get update && $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1; then
-	tail -20 "$log" >&2
-	echo "setup: could not install$missing" >&2
-	exit 1
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+log=$scratch/log
+
+# or_stop WHAT COMMAND...: runs COMMAND quietly; if it fails, shows what it said and stops
+or_stop() {
+	doing=$1
+	shift
+	if ! "$@" >>"$log" 2>&1; then
+		tail -20 "$log" >&2
+		echo "setup: could not $doing" >&2
+		exit 1
+	fi
+}
+
+# install PACKAGES
+install() {
+	# shellcheck disable=SC2086 # a list of words
+	or_stop "install$1" $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $1
+}
+
+or_stop "read the lists of packages" $as_root apt-get update
+[ -z "$missing" ] || install "$missing"
+
+wants_kernel || exit 0
+version=$(apt-cache depends --important "$kernel_package" 2>/dev/null | sed -n 's/^ *Depends: linux-image-//p')
+if [ -z "$version" ]; then
+	echo "setup: no package $kernel_package here, so no other kernel to test on"
+	exit 0
 fi
+missing=""
+need qemu-system-x86 "runs tests on another kernel" have qemu-system-x86_64
+need kmod "loads that kernel's modules" have depmod
+[ -z "$missing" ] || install "$missing"
+echo "setup: fetching linux-image-$version: the kernel that tests are run on beside this machine's"
+# apt would fetch as a user who may not write here
+(cd "$scratch" && or_stop "fetch linux-image-$version" apt-get -o APT::Sandbox::User=root download "linux-image-$version")
+or_stop "unpack linux-image-$version" dpkg-deb --extract "$scratch"/linux-image-*.deb "$scratch/package"
+or_stop "list the modules of linux-image-$version" depmod --basedir "$scratch/package" "$version"
+# Complete or not there: vmlinuz comes last.
+rm -rf "$kernel"
+mkdir -p "$kernel"
+mv "$scratch/package/lib" "$kernel/lib"
+mv "$scratch/package/boot/vmlinuz-$version" "$kernel/vmlinuz"

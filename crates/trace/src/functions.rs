@@ -16,10 +16,11 @@ use packet_traits::{
 };
 
 use crate::{
+    config::Config,
     namespace::{Interface, Namespace},
     point::Point,
     tracer::{TraceError, libbpf},
-    xdp::{self, Attached, Fate, XdpCount},
+    xdp::{self, Attached, Fate, XdpCount, XdpProgram},
 };
 
 static FUNCTIONS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/fentry.bpf.o"));
@@ -43,6 +44,10 @@ const FUNCTIONS: [(&str, Point); 10] = [
     ("trace_defrag6", Point::Defrag),
 ];
 
+/// Programs at the end and at the start of an XDP program.
+const VERDICT: &str = "trace_verdict";
+const BEFORE_VERDICT: &str = "trace_before_verdict";
+
 /// Counts of verdicts, by tracepoints.
 const COUNTS: [&str; 3] = ["count_exception", "count_redirect", "count_redirect_failed"];
 
@@ -56,8 +61,16 @@ pub(crate) struct Functions {
     kernel: Option<LoadedObject>,
     /// One for each XDP program of someone else.
     verdicts: Vec<(LoadedObject, Attached)>,
-    /// What tracepoints tell of those programs, and the interfaces they are at.
-    counts: Option<(LoadedObject, Vec<(Namespace, Interface)>)>,
+    counts: Option<Counts>,
+}
+
+/// What tracepoints tell of those programs. They fire for rare verdicts only, so they stay attached.
+struct Counts {
+    object: LoadedObject,
+    _attachments: Vec<Attachment>,
+    places: Vec<(Namespace, Interface)>,
+    /// The programs there are at the start.
+    programs: Vec<XdpProgram>,
 }
 
 impl Functions {
@@ -66,7 +79,7 @@ impl Functions {
         registry: &Registry,
         setup: Setup<'_>,
         places: &[(Namespace, Interface)],
-        only_drops: bool,
+        config: &Config,
         notes: &mut Vec<String>,
     ) -> Result<Functions, TraceError> {
         let mut all = Functions::default();
@@ -77,35 +90,33 @@ impl Functions {
             tracing::debug!("this kernel lets no program run at its functions, so there are fewer points: {error}");
         });
         let fentry = fentry.is_ok();
-        if fentry && !only_drops {
+        if fentry && !config.only_drops {
             all.kernel = load_kernel(registry, setup, notes)?;
         }
         if programs.is_empty() {
             return Ok(all);
         }
-        let counts = load_counts(registry, setup, places, notes)?;
-        if fentry {
-            let devices = map(&counts, "devices")?;
-            for id in programs {
-                match load_verdict(registry, setup, &devices, id) {
-                    Ok(loaded) => all.verdicts.push(loaded),
-                    Err(why) => {
-                        let program = xdp::program(id);
-                        notes.push(format!("verdicts of the XDP program {program} are not seen: {why}"));
-                    }
-                }
+        let programs: Vec<XdpProgram> = programs.into_iter().map(xdp::program).collect();
+        let object = load_counts(registry, setup, places, notes)?;
+        let devices = map(&object, "devices")?;
+        for program in programs.iter().filter(|_| fentry) {
+            match load_verdict(registry, setup, &devices, program.id, config.run != 0) {
+                Ok(loaded) => all.verdicts.push(loaded),
+                Err(why) => notes.push(format!("verdicts of the XDP program {program} are not seen: {why}")),
             }
         }
-        all.counts = Some((counts, places.to_vec()));
+        let mut attachments = Vec::new();
+        for name in COUNTS {
+            if let Some(program) = object.program(name).filter(libbpf_rs::ProgramImpl::autoload) {
+                attachments.push(function::attach(program.as_fd())?);
+            }
+        }
+        all.counts = Some(Counts { object, _attachments: attachments, places: places.to_vec(), programs });
         Ok(all)
     }
 
     /// Attaches all. Returns whether the delivery of datagrams is seen.
-    pub(crate) fn attach(
-        &self,
-        attachments: &mut Vec<Attachment>,
-        notes: &mut Vec<String>,
-    ) -> Result<bool, TraceError> {
+    pub(crate) fn attach(&self, attachments: &mut Vec<Attachment>, notes: &mut Vec<String>) -> bool {
         let mut delivery = false;
         if let Some(kernel) = &self.kernel {
             for (name, _) in FUNCTIONS {
@@ -119,22 +130,18 @@ impl Functions {
                 }
             }
         }
-        if let Some((counts, _)) = &self.counts {
-            for name in COUNTS {
-                let Some(program) = counts.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
-                attachments.push(function::attach(program.as_fd())?);
-            }
-        }
         for (object, attached) in &self.verdicts {
-            let Some(program) = object.program("trace_verdict") else { continue };
-            match function::attach_function(program.as_fd(), &attached.function) {
-                Ok(attachment) => attachments.push(attachment),
-                Err(error) => {
-                    notes.push(format!("verdicts of the XDP program {} are not seen: {error}", attached.program));
+            for name in [VERDICT, BEFORE_VERDICT] {
+                let Some(program) = object.program(name).filter(libbpf_rs::ProgramImpl::autoload) else { continue };
+                match function::attach_function(program.as_fd(), &attached.function) {
+                    Ok(attachment) => attachments.push(attachment),
+                    Err(error) => {
+                        notes.push(format!("verdicts of the XDP program {} are not seen: {error}", attached.program));
+                    }
                 }
             }
         }
-        Ok(delivery)
+        delivery
     }
 
     /// The points that there are because of them.
@@ -155,7 +162,7 @@ impl Functions {
 
     /// What was counted by tracepoints.
     pub(crate) fn xdp_counts(&self) -> Result<Vec<XdpCount>, TraceError> {
-        let Some((object, places)) = &self.counts else { return Ok(Vec::new()) };
+        let Some(Counts { object, places, programs, .. }) = &self.counts else { return Ok(Vec::new()) };
         let map = map(object, "xdp_counts")?;
         let mut all = Vec::new();
         for key in map.keys() {
@@ -169,13 +176,13 @@ impl Functions {
             else {
                 continue;
             };
-            let known = self.verdicts.iter().map(|(_, attached)| attached.program).find(|known| known.id == program);
+            let known = programs.iter().find(|known| known.id == program);
             all.push(XdpCount {
                 fate: Fate::from_code(fate),
                 interface: interface.clone(),
                 netns,
                 namespace: namespace.name().to_owned(),
-                program: known.unwrap_or_else(|| xdp::program(program)),
+                program: known.copied().unwrap_or_else(|| XdpProgram::new(program, "")),
                 packets,
             });
         }
@@ -270,10 +277,12 @@ fn load_verdict(
     setup: Setup<'_>,
     devices: &MapHandle,
     id: u32,
+    own_ids: bool,
 ) -> Result<(LoadedObject, Attached), String> {
     let (attached, fd) = Attached::open(id)?;
     let changed = || "the tracer's programs are not of this version".to_owned();
-    let mut bound = open(VERDICT_OBJECT, registry, setup, |_| true).map_err(|error| error.to_string())?;
+    let wanted = |name: &str| own_ids || name == VERDICT;
+    let mut bound = open(VERDICT_OBJECT, registry, setup, wanted).map_err(|error| error.to_string())?;
     let object = bound.open_object_mut();
     for mut map in object.maps_mut() {
         match map.name().to_str() {

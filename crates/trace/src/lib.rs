@@ -7,16 +7,29 @@
 //! `trace.id` and `trace.entered`. Ids of two tracers that run at the same time differ in their high 16 bits.
 //!
 //! # Points
-//! [`Point`] lists them, with the hook that each uses. All are tracepoints with BTF arguments and hooks that this process
-//! holds by links: no kprobe, no fentry, so it works where the kernel refuses those. Programs on tracepoints see the packets
+//! [`Point`] lists them, with the hook that each uses. Most are tracepoints with BTF arguments and hooks that this process
+//! holds by links, so it works where the kernel refuses kprobes and fentry. Where the kernel lets programs run at functions,
+//! which is found by trying, there are more ([`Point::is_of_function`], [`Tracer::points`]), and the delivery of a datagram is
+//! seen. Each is left out by itself if its function is not in this kernel. Programs on tracepoints and functions see the packets
 //! of all namespaces; one without an id costs them a few loads.
 //!
+//! # XDP programs of others
+//! Where another program is attached the tracer cannot attach its own, and packets have the ids that it assigns. With fentry,
+//! [`Point::XdpVerdict`] shows what it decided for each packet that has an id when it returns or, if the tracer assigns ids, had
+//! one when it was called. The program is looked up when tracing starts, and needs type information (`clang -g`); of a dispatcher
+//! what all its programs together decided is seen. Packets of test runs, and of interfaces that are not traced, are left out.
+//! On every kernel, what tracepoints tell of such programs is counted ([`Counters::xdp`]): how many packets they redirected, and
+//! how many were dropped because the program failed, or to redirect or send them did. Not which packets, so these are packets
+//! that the tracer cannot tell.
+//!
 //! # What is not seen
-//! - **XDP programs of others.** The kernel has no tracepoint for a packet that passes or is dropped in XDP. Where another
-//!   program is attached the tracer cannot attach its own, and tracing starts behind it, by the ids that it assigns.
-//! - **The delivery of a datagram** has no tracepoint that shows the packet (6.18, when it is in one piece). What is reported
-//!   is when a process received from its socket and the datagram was no longer in the queue: `inferred`. Two processes that
-//!   read the same socket at the same instant may be taken for each other.
+//! - **XDP programs of others**, without fentry: tracing starts behind them. A packet that such a program drops does not bring
+//!   back the points of a tracer that stands by ([`Standby`]).
+//! - **The delivery of a datagram** has no tracepoint that shows the packet (6.18, when it is in one piece). Without fentry,
+//!   what is reported is when a process received from its socket and the datagram was no longer in the queue: `inferred`. Two
+//!   processes that read the same socket at the same instant may be taken for each other.
+//! - **Fragments**: the whole has the id of the first; what the kernel itself cuts a packet into has none. Over IPv6 with
+//!   connection tracking, fragments are put together in a module whose functions are not looked at.
 //! - **Routing** and **being put into a socket's queue** are known by what the CPU was at: `inferred` as well.
 //! - **Packets that a socket of this host sends** have no traits until they enter somewhere.
 //! - **Acceptance by TCP.** Between the socket's queue and the process's read, TCP may merge or copy data.
@@ -32,6 +45,8 @@
 //! | `filter`, `config` | which packets are reported; what the programs are told |
 //! | `namespace` | namespaces and interfaces by name |
 //! | `tracer` | loading, attaching, reading |
+//! | `functions` | the same for what runs at functions, and with XDP programs of others |
+//! | `xdp` | which those are, and what they decide |
 //! | `standby` | when points that nothing matches are taken away |
 //! | `path` | events put together to packets' ways |
 //! | `histogram`, `summary` | many packets in a few numbers |

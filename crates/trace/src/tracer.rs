@@ -372,8 +372,7 @@ impl Loaded {
             prepare(bound, &config, options)?;
             share_maps(bound, &trace, &["events", "before_xdp"])
         };
-        let functions =
-            Functions::load(registry, &share, interfaces, options.only_drops && !options.whole_paths, &mut notes)?;
+        let functions = Functions::load(registry, &share, interfaces, &config, &mut notes)?;
 
         let assign = if own_keys.is_some() {
             let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
@@ -568,7 +567,7 @@ impl<'r> Tracer<'r> {
     fn attach(&self) -> Result<(), TraceError> {
         let (namespaces, interfaces) = &self.places;
         let mut attachments = self.attachments.borrow_mut();
-        let exact = self.functions.attach(&mut attachments, &mut self.notes.borrow_mut())?;
+        let exact = self.functions.attach(&mut attachments, &mut self.notes.borrow_mut());
         if exact {
             switch(&self.trace, ".data.delivery", true)?;
         }

@@ -80,8 +80,15 @@ from there, also through tunnels and NAT; else at every point.
 
 A ~ in front of a packet: the kernel said that it happened, but not to which
 packet; that is known by what the CPU was at, or by the order in the socket's
-queue. XDP programs of others are not seen: the
-kernel's tracepoints xdp:* tell that a packet was redirected or refused, not which.
+queue.
+
+Where the kernel lets programs run at its functions (fentry), there are more points:
+xdp-verdict, what the interface's XDP program decided if it is someone else's (drop
+and aborted are drops, by that program), defrag, fragment, neighbour, tcp, backlog,
+out-of-order and peek; and delivery of datagrams is seen. traits -v trace says if it
+does not. The summary has, on every kernel, how many packets XDP programs of others
+redirected, and how many were dropped because the program, a redirect or sending
+failed: of these the kernel does not say which they were.
 
 --only-drops and --slower choose events: drops, and points at which a packet was
 late already. With --per-packet, --chrome or --html they choose packets, which

@@ -56,9 +56,10 @@ int BPF_PROG(trace_udp, struct sock *sk, struct sk_buff *skb, int len)
 		.netns = netns_of(sk),
 		.sock = cookie_of(sk),
 		.queued = 1,
+		.process = 1,
 	};
 
-	look_from_process(skb, &detail);
+	look(skb, &detail);
 	return 0;
 }
 

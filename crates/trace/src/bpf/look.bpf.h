@@ -11,8 +11,6 @@
 struct detail {
 	__u64 place;
 	__u64 sock;
-	__u64 comm[2]; /* the process that has to do with it */
-	__u32 pid;
 	__u32 reason;
 	__u32 value;
 	__u32 netns;
@@ -20,6 +18,11 @@ struct detail {
 	_Bool queued; /* in a socket's queue, where UDP keeps other things in place of the interface (udp_dev_scratch) */
 	_Bool inferred;
 	_Bool new_id;
+	/*
+	 * Runs in the context of the process that has to do with it. A word of its own: so the verifier knows it, and
+	 * lets programs load that may not ask for the process (of TC before 6.15).
+	 */
+	__u64 process;
 };
 
 static __always_inline _Bool netns_wanted(__u32 netns)
@@ -143,9 +146,10 @@ static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *v
 		set_device(e, dev);
 	if (netns)
 		e->netns = netns;
-	e->pid = detail->pid;
-	e->comm[0] = detail->comm[0];
-	e->comm[1] = detail->comm[1];
+	if (detail->process) {
+		e->pid = bpf_get_current_pid_tgid() >> 32;
+		bpf_get_current_comm(e->comm, sizeof(e->comm));
+	}
 	from = head + network;
 	if (with_mac) {
 		from = head + mac;
@@ -170,25 +174,6 @@ static __always_inline __u64 look(struct sk_buff *skb, struct detail *detail)
 	if (!id || !report((struct sk_buff___trace *)skb, &view, id, detail))
 		return 0;
 	return id;
-}
-
-/*
- * The same in the context of a process that has to do with the packet. Not in report(): up to 6.14 only programs on
- * tracepoints and functions may ask for the process, and its verifier looks at all of a function for all its callers.
- */
-static __always_inline void look_from_process(struct sk_buff *skb, struct detail *detail)
-{
-	struct trait_view view;
-	__u64 id;
-
-	if (__trait_view_skb(skb, &view))
-		return;
-	id = traced_id(&view);
-	if (!id)
-		return;
-	detail->pid = bpf_get_current_pid_tgid() >> 32;
-	bpf_get_current_comm(detail->comm, sizeof(detail->comm));
-	report((struct sk_buff___trace *)skb, &view, id, detail);
 }
 
 #define LOOK(skb, ...)                                                                                                 \

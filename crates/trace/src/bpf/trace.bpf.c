@@ -531,7 +531,7 @@ SEC("tp_btf/skb_copy_datagram_iovec")
 int BPF_PROG(trace_copy, struct sk_buff *skb, int len)
 {
 	struct sock___trace *sk = ((struct sk_buff___trace *)skb)->sk;
-	struct detail detail = { .point = POINT_DELIVER, .value = len };
+	struct detail detail = { .point = POINT_DELIVER, .value = len, .process = 1 };
 
 	/* a datagram in pieces: sock_recv_length or skb_consume_udp follows */
 	if (sk ? sk->sk_protocol == IPPROTO_UDP : is_udp((struct sk_buff___trace *)skb))
@@ -540,7 +540,7 @@ int BPF_PROG(trace_copy, struct sk_buff *skb, int len)
 		detail.netns = sk->__sk_common.skc_net.net->ns.inum;
 		detail.sock = sk->__sk_common.skc_cookie.counter;
 	}
-	look_from_process(skb, &detail);
+	look(skb, &detail);
 	return 0;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /*
- * What an XDP program of someone else has decided: runs when that program returns. Loaded once for each of them.
+ * What an XDP program of someone else has decided: runs when that program returns, and before it to know the id of a
+ * packet that it may write its own traits over. Loaded once for each such program.
  */
 #include "devices.bpf.h"
 #include "frame.bpf.h"
@@ -36,14 +37,49 @@ static __always_inline __u64 find_id(struct xdp_buff___trace *xdp, const struct 
 	return skb && !__trait_view_skb(skb, view) ? traced_id(view) : 0;
 }
 
+/* What a packet had when the program was called. */
+struct brought {
+	__u64 xdp;
+	__u64 id;
+	__u64 entered;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct brought);
+} brought SEC(".maps");
+
+/* Only if the tracer assigns the ids: others' are assigned by such programs. */
+SEC("fentry")
+int BPF_PROG(trace_before_verdict, struct xdp_buff *ctx_xdp)
+{
+	struct xdp_buff___trace *xdp = (void *)ctx_xdp;
+	struct trait_view view = {};
+	struct brought *had;
+	__u32 zero = 0;
+
+	had = bpf_map_lookup_elem(&brought, &zero);
+	if (!had)
+		return 0;
+	had->id = find_id(xdp, xdp->rxq->dev, &view);
+	if (!had->id)
+		return 0;
+	had->xdp = (__u64)xdp;
+	had->entered = entry_time(&view);
+	return 0;
+}
+
 SEC("fexit")
 int BPF_PROG(trace_verdict, struct xdp_buff *ctx_xdp, int verdict)
 {
 	struct xdp_buff___trace *xdp = (void *)ctx_xdp;
 	const struct net_device___trace *dev = xdp->rxq->dev;
 	__u64 id, now, entered, data = (__u64)xdp->data;
-	__u32 len = (__u64)xdp->data_end - data, network;
+	__u32 len = (__u64)xdp->data_end - data, network, zero = 0;
 	struct trait_view view = {};
+	struct brought *had;
 	struct device device;
 	struct event *e;
 
@@ -54,6 +90,14 @@ int BPF_PROG(trace_verdict, struct xdp_buff *ctx_xdp, int verdict)
 	if (!is_traced(dev, &device)) /* bpf_prog_test_run, or an interface that shares the program */
 		return 0;
 	id = find_id(xdp, dev, &view);
+	entered = entry_time(&view);
+	if (config.run && !id) {
+		had = bpf_map_lookup_elem(&brought, &zero);
+		if (!had || had->xdp != (__u64)xdp)
+			return 0;
+		id = had->id;
+		entered = had->entered;
+	}
 	if (!id)
 		return 0;
 	network = find_network(data, len);
@@ -68,7 +112,6 @@ int BPF_PROG(trace_verdict, struct xdp_buff *ctx_xdp, int verdict)
 	if (!traits_hold(&view))
 		return 0;
 	now = bpf_ktime_get_ns();
-	entered = entry_time(&view);
 	if (config.slower_ns && !late(now, entered))
 		return 0;
 	e = reserve(POINT_XDP_VERDICT);
