@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Traits, text};
+use common::{Traits, soon, text};
 use packet_traits_lab::{Family, Pair, RECV_TIMEOUT, recv_numbered, send_numbered, udp_socket};
 use serde_json::Value;
 
@@ -623,18 +623,52 @@ impl Drop for Tmux {
     }
 }
 
-#[test]
-fn top_fills_a_terminal_of_80_by_24() {
-    let Some(rig) = Rig::new("top") else { return };
-    let tmux = Tmux(format!("traits-test-{}", std::process::id()));
+/// `traits top` in a terminal of 80 by 24, which shows its status when it has ended.
+fn top(rig: &Rig, name: &str) -> Tmux {
+    let tmux = Tmux(format!("traits-test-{name}-{}", std::process::id()));
     let command = format!(
-        "{} --bpffs {} top --netns {} 'proto == udp'; echo ended with $?; sleep 30",
+        "{} --bpffs {} top --netns {} 'proto == udp'; echo ended with $?; stty -a; sleep 30",
         env!("CARGO_BIN_EXE_traits"),
         rig.traits.bpffs.path().display(),
         rig.netns()
     );
     tmux.run(&["new-session", "-d", "-x", "80", "-y", "24", &command]);
     tmux.wait_for("it starts", |screen| screen.contains("POINT") && screen.contains("q quit"));
+    tmux
+}
+
+/// The number of a process whose command line has this in it.
+fn process_with(part: &str) -> Option<i32> {
+    fs::read_dir("/proc").unwrap().find_map(|entry| {
+        let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        (line.starts_with(env!("CARGO_BIN_EXE_traits")) && line.contains(part)).then_some(pid)
+    })
+}
+
+#[test]
+fn top_leaves_the_terminal_as_it_was_and_ends_with_it() {
+    let Some(rig) = Rig::new("top-ends") else { return };
+    let process = || process_with(&format!("top --netns {} ", rig.netns()));
+    let restored = |screen: &str| {
+        screen.contains("ended with 0") && [" icanon", " echo "].iter().all(|mode| screen.contains(mode))
+    };
+    let tmux = top(&rig, "ctrl-c");
+    tmux.run(&["send-keys", "C-c"]);
+    tmux.wait_for("Ctrl-C ends it", restored);
+    let tmux = top(&rig, "term");
+    // SAFETY: takes numbers only; the process runs as long as nobody ends it.
+    assert_eq!(unsafe { libc::kill(process().unwrap(), libc::SIGTERM) }, 0);
+    tmux.wait_for("SIGTERM ends it", restored);
+    drop(top(&rig, "gone"));
+    soon("it ends when its terminal is gone", || process().is_none() && !rig.has_xdp());
+}
+
+#[test]
+fn top_fills_a_terminal_of_80_by_24() {
+    let Some(rig) = Rig::new("top") else { return };
+    let tmux = top(&rig, "80-by-24");
     rig.traffic();
     let screen = tmux.wait_for("packets are counted", |screen| screen.contains("5 packets, 3 delivered, 2 dropped"));
     assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
