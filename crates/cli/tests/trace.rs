@@ -586,6 +586,7 @@ fn mistakes_are_named_with_what_to_do() {
     fails(&format!("trace --netns {netns} --id tenant --slower 5"), 1, &["--entered"]);
     fails("trace --entered tenant", 2, &["--id"]);
     fails(&format!("trace --netns {netns} -w /nowhere/x.pcapng"), 1, &["/nowhere/x.pcapng"]);
+    fails(&format!("trace --netns {netns} -w -"), 1, &["standard output"]);
     fails(&format!("trace --netns {netns} --buffer 3"), 1, &["--buffer 3", "power of two"]);
     fails(&format!("trace --netns {netns} --buffer 18446744073709551615"), 1, &["1024 MiB"]);
     fails(&format!("top --netns {netns}"), 1, &["terminal", "traits trace --summary"]);

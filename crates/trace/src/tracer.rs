@@ -282,7 +282,7 @@ const POINTS_MAX: usize = 32;
 pub struct Counters {
     /// Packets that got an id of the tracer.
     pub assigned: u64,
-    /// Events that did not fit into the ring buffer, by the number of their [`Point`](crate::Point).
+    /// Events that did not fit into the ring buffer, by the number of their [`Point`].
     pub lost: [u64; POINTS_MAX],
     /// Packets that have no room for an id in front of them.
     pub no_room: u64,

@@ -94,11 +94,12 @@ failed: of these the kernel does not say which they were.
 late already. With --per-packet, --chrome or --html they choose packets, which
 are shown with all their steps: those that were dropped, those that took longer
 as a whole, with both options those that did both. So does --summary with
---slower alone. For this the kernel reports the steps of all packets, which costs
-as much as without these options. A pcapng file has events in any case.
+--slower alone. For this the kernel reports the steps of all packets, which
+costs as much as without these options. A pcapng file has events in any case.
 
-sk: and a number is the cookie of the socket that a packet is for, as `ss -e` prints
-it: at the cgroup, in its queue, when a process takes the packet.
+sk: and a number is the cookie of the socket that a packet is for, as `ss -e`
+prints it. What policies log is not shown: each of those events goes to one
+reader, which is `traits log`.
 
 In place, the points cost every packet of the host a part of a microsecond, also
 those that do not match. So while more than 10,000 packets a second come in and
@@ -111,8 +112,9 @@ which each one counts. --standby: they are not there until the first match.
 With --json, objects of type start, event (or packet), lost and summary, each
 with a version v; new members may come, none goes without a new version.
 
-Ctrl-C ends it and prints the numbers. Exit status: 0 also after Ctrl-C, 130 if that
-came before tracing had started, 1 it could not run, 2 wrong usage.";
+Ctrl-C ends it and prints the numbers. Exit status: 0 also after Ctrl-C, 130 if
+that came before tracing had started, 1 it could not run or an output could not be
+written, 2 wrong usage.";
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let view = match (options.per_packet, options.summary) {

@@ -46,6 +46,9 @@ pub(super) struct Outputs {
 }
 
 fn create(path: &Path) -> Result<BufWriter<File>, Box<dyn Error>> {
+    if path == Path::new("-") {
+        return Err("no file goes to standard output, which has the lines: give a name, or in bash >(COMMAND)".into());
+    }
     match File::create(path) {
         Ok(file) => Ok(BufWriter::new(file)),
         Err(error) => Err(format!("cannot create {}: {error}", path.display()).into()),

@@ -52,6 +52,8 @@ the screen; Space holds it, c starts counting anew; q ends it.";
 const PAGE: isize = 10;
 /// How often keys and events are looked at.
 const TICK: Duration = Duration::from_millis(20);
+/// After so many events nobody waits: the smallest ring buffer has room for twice as many.
+const MANY: usize = 1 << 10;
 
 /// What is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -456,7 +458,7 @@ fn watch(
     terminal.draw(|frame| screen.draw(frame))?;
     while !session.interrupt.came() {
         tracer.adapt()?;
-        reader.read()?;
+        let read = reader.read()?;
         let mut state = state.borrow_mut();
         let (paths, summary) = &mut *state;
         paths.take_finished(Clock::now()?).iter().for_each(|packet| summary.add_finished(packet));
@@ -486,19 +488,19 @@ fn watch(
         if changed {
             terminal.draw(|frame| screen.draw(frame))?;
         }
-        if !wait_for_key()? {
+        if !wait_for_key(if read < MANY { TICK } else { Duration::ZERO })? {
             break;
         }
     }
     Ok(())
 }
 
-/// Waits for a key, at most [`TICK`]. Returns whether the terminal is still there: reading events of one that is gone would
+/// Waits for a key, at most so long. Returns whether the terminal is still there: reading events of one that is gone would
 /// never end.
-fn wait_for_key() -> io::Result<bool> {
+fn wait_for_key(time: Duration) -> io::Result<bool> {
     let mut terminal = libc::pollfd { fd: io::stdout().as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: `terminal` is valid for writing, and is the one that is told of.
-    if unsafe { libc::poll(&raw mut terminal, 1, TICK.as_millis() as i32) } < 0 {
+    if unsafe { libc::poll(&raw mut terminal, 1, time.as_millis() as i32) } < 0 {
         let error = io::Error::last_os_error();
         // a signal, as when the terminal's size changes
         return if error.kind() == io::ErrorKind::Interrupted { Ok(true) } else { Err(error) };
@@ -639,7 +641,7 @@ mod tests {
         screen.key(KeyEvent::new(KeyCode::Up, KeyModifiers::NONE));
         assert!(lines_of(&screen, 80, 24)[2].ends_with("21-39 of 40 (arrows)"), "it goes up at once");
         screen.rows[View::Traits as usize].clear();
-        assert!(lines_of(&screen, 80, 24)[4].starts_with("No packets so far"));
+        assert!(lines_of(&screen, 80, 24)[4].starts_with("No packet with traits"));
     }
 
     #[test]
