@@ -14,7 +14,9 @@
 //! of all namespaces; one without an id costs them a few loads.
 //!
 //! # XDP programs of others
-//! Where another program is attached the tracer cannot attach its own, and packets have the ids that it assigns. With fentry,
+//! Where another program is attached the tracer cannot attach its own. Packets have the ids that it assigns, if it does
+//! ([`Options::id`]); else a program at TC ingress gives ids to those that it gave traits, with two keys more, in the region
+//! that TC can write: `trace.tc_id` and `trace.tc_entered`. Conditions on traits are looked at there too. With fentry,
 //! [`Point::XdpVerdict`] shows what it decided for each packet that has an id when it returns or, if the tracer assigns ids, had
 //! one when it was called. The program is looked up when tracing starts, and needs type information (`clang -g`); of a dispatcher
 //! what all its programs together decided is seen. Packets of test runs, and of interfaces that are not traced, are left out.

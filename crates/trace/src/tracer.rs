@@ -687,10 +687,8 @@ impl<'r> Tracer<'r> {
         let (theirs, attached) = attached.map_err(system("enter a network namespace"))?;
         let theirs = theirs.map_or_else(String::new, |program| format!(" {program}"));
         self.note(format!(
-            "{} has the XDP program{theirs}: packets get their ids behind it, at TC ingress, if it gave them traits; if it \
-             gave them ids, name the key by `--id KEY` ({}) to see them before",
-            interface.name,
-            id_candidates(&self.keys)
+            "{} has the XDP program{theirs}: packets get their ids behind it, at TC ingress, if it gave them traits",
+            interface.name
         ));
         Ok(attached?)
     }

@@ -78,6 +78,10 @@ other than the first, any header field of what is not IP. If the command assigns
 the ids, header fields are looked at where a packet enters, and it is followed
 from there, also through tunnels and NAT; else at every point.
 
+An interface that has an XDP program, as by a policy, takes no second one. There
+packets get their ids behind it, at TC ingress, if it gave them traits. If it
+gives out ids itself, --id KEY also shows the points before.
+
 A ~ in front of a packet: the kernel said that it happened, but not to which
 packet; that is known by what the CPU was at, or by the order in the socket's
 queue.
