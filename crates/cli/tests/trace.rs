@@ -49,8 +49,13 @@ impl Rig {
         self.pair.rx().netns().path().display().to_string()
     }
 
-    /// Starts `traits trace` in the receiver's namespace, and waits until it traces.
+    /// Starts `traits trace` in the receiver's namespace, and waits until it traces. It does not stand by: other tests may
+    /// send many packets at the same time.
     fn start(&self, arguments: &[&str]) -> Tracing {
+        self.start_as_told(&[&["--standby=never"], arguments].concat())
+    }
+
+    fn start_as_told(&self, arguments: &[&str]) -> Tracing {
         let mut child = Command::new(env!("CARGO_BIN_EXE_traits"))
             .arg("--bpffs")
             .arg(self.traits.bpffs.path())
@@ -108,6 +113,12 @@ impl Drop for Rig {
     }
 }
 
+/// Sends a signal to a child that has not been waited for, so that the number is still its.
+fn signal(pid: u32, number: i32) {
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::kill(i32::try_from(pid).unwrap(), number) }, 0);
+}
+
 /// A `traits trace` that runs.
 struct Tracing {
     child: Child,
@@ -115,10 +126,15 @@ struct Tracing {
 }
 
 impl Tracing {
-    fn signal(&self, signal: i32) {
-        let pid = i32::try_from(self.child.id()).unwrap();
-        // SAFETY: takes numbers only; the child has not been waited for, so the number is still its.
-        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    fn signal(&self, number: i32) {
+        signal(self.child.id(), number);
+    }
+
+    /// The next line on standard error; empty if it has ended.
+    fn says(&mut self) -> String {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        line
     }
 
     /// Ends it as Ctrl-C does, and returns what it printed.
@@ -512,6 +528,61 @@ fn dropped_packets_are_shown_with_their_whole_path() {
 }
 
 #[test]
+fn it_says_that_it_stands_by_and_that_it_follows_again() {
+    let Some(rig) = Rig::new("standby") else { return };
+    let mut tracing = rig.start_as_told(&["--json", "--summary", "dport == 7007"]);
+    let (stop, child) = (AtomicBool::new(false), tracing.child.id());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (tx, rx) = (rig.pair.tx(), rig.pair.rx());
+            let socket = udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap();
+            let started = Instant::now();
+            while !stop.load(Ordering::Relaxed) {
+                send_numbered(&socket, rx.addr(Family::V4, CLOSED), 0..1000, 64).unwrap();
+                // so that the test ends, too
+                if started.elapsed() > Duration::from_secs(60) {
+                    signal(child, libc::SIGKILL);
+                    break;
+                }
+            }
+        });
+        let said = tracing.says();
+        stop.store(true, Ordering::Relaxed);
+        assert!(said.contains("all points but the first are taken away"), "{said}");
+    });
+    rig.traffic();
+    let said = tracing.says();
+    assert!(said.contains("packets are followed from now on"), "{said}");
+    rig.traffic();
+    let seen = objects(&tracing.end());
+    let summary = seen.last().unwrap();
+    let number = |member: &str| summary[member].as_u64().unwrap();
+    assert!(number("too_early") >= 1 && number("packets") >= 3, "{summary}");
+    assert_eq!(number("too_early") + number("packets"), 6, "{summary}");
+}
+
+#[test]
+fn a_policy_that_is_up_needs_no_ids_to_be_traced() {
+    let Some(rig) = Rig::new("policy") else { return };
+    let policy = rig.traits.policy("tenants", "key tenant u32\nxdp {\n\tudp dport 7007  set tenant = 7\n}\n");
+    let rx = rig.pair.rx();
+    rig.traits.ok("registry create");
+    rx.netns().enter(|| rig.traits.ok(&format!("up {} --dev {}", policy.display(), rx.name())));
+    let tracing = rig.start(&["--json", "--per-packet", "tenant == 7"]);
+    rig.traffic();
+    let seen = objects(&tracing.end());
+    let notes = of_type(&seen, "start")[0]["notes"].to_string();
+    assert!(notes.contains("has the XDP program") && notes.contains("at TC ingress"), "{notes}");
+    let packets = of_type(&seen, "packet");
+    assert_eq!(packets.len(), 3, "{seen:?}");
+    for packet in packets {
+        assert_eq!((&packet["traits"]["tenant"], &packet["outcome"]), (&7.into(), &"delivered".into()), "{packet}");
+        assert_eq!(packet["steps"][0]["point"], "tc-ingress", "{packet}");
+    }
+    assert!(rig.has_xdp(), "the policy's program stays");
+}
+
+#[test]
 fn ctrl_c_ends_it_in_a_flood_that_it_cannot_keep_up_with() {
     let Some(rig) = Rig::new("flood") else { return };
     let tracing = rig.start(&["--json", "--buffer", "1", "proto == udp"]);
@@ -589,7 +660,7 @@ fn mistakes_are_named_with_what_to_do() {
     fails(&format!("trace --netns {netns} -w -"), 1, &["standard output"]);
     fails(&format!("trace --netns {netns} --buffer 3"), 1, &["--buffer 3", "power of two"]);
     fails(&format!("trace --netns {netns} --buffer 18446744073709551615"), 1, &["1024 MiB"]);
-    fails(&format!("top --netns {netns}"), 1, &["terminal", "traits trace --summary"]);
+    fails(&format!("top --standby=never --netns {netns}"), 1, &["terminal", "traits trace --summary"]);
     assert!(!rig.has_xdp());
 }
 
@@ -628,7 +699,7 @@ impl Drop for Tmux {
 fn top(rig: &Rig, name: &str) -> Tmux {
     let tmux = Tmux(format!("traits-test-{name}-{}", std::process::id()));
     let command = format!(
-        "{} --bpffs {} top --netns {} 'proto == udp'; echo ended with $?; stty -a; sleep 30",
+        "{} --bpffs {} top --standby=never --netns {} 'proto == udp'; echo ended with $?; stty -a; sleep 30",
         env!("CARGO_BIN_EXE_traits"),
         rig.traits.bpffs.path().display(),
         rig.netns()
@@ -651,7 +722,7 @@ fn process_with(part: &str) -> Option<i32> {
 #[test]
 fn top_leaves_the_terminal_as_it_was_and_ends_with_it() {
     let Some(rig) = Rig::new("top-ends") else { return };
-    let process = || process_with(&format!("top --netns {} ", rig.netns()));
+    let process = || process_with(&format!("top --standby=never --netns {} ", rig.netns()));
     let restored = |screen: &str| {
         screen.contains("ended with 0") && [" icanon", " echo "].iter().all(|mode| screen.contains(mode))
     };
