@@ -117,12 +117,12 @@ static __always_inline struct sk_buff *skb_of(struct xdp_buff___trace *xdp, cons
 		return bpf_rdonly_cast((const void *)before->skb, bpf_core_type_id_kernel(struct sk_buff___trace));
 	if (ops && bpf_core_type_exists(struct veth_xdp_buff___trace) &&
 	    (__u32)__trait_kernel_word((__u64)ops->kind, 0) == *(const __u32 *)"veth") {
-		struct veth_xdp_buff___trace *veth =
-			bpf_rdonly_cast(xdp, bpf_core_type_id_kernel(struct veth_xdp_buff___trace));
-
-		skb = veth->skb;
+		/* no cast: where veth is a module, so is the type, and casts know only the kernel's own */
+		skb = (void *)__trait_kernel_word((__u64)xdp + bpf_core_field_offset(struct veth_xdp_buff___trace, skb),
+						  0);
+		skb = bpf_rdonly_cast(skb, bpf_core_type_id_kernel(struct sk_buff___trace));
 		if (skb && skb->head == xdp->data_hard_start)
-			return bpf_rdonly_cast(skb, bpf_core_type_id_kernel(struct sk_buff___trace));
+			return (struct sk_buff *)skb;
 	}
 	return (void *)0;
 }
