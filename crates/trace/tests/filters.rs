@@ -25,7 +25,7 @@ use packet_traits_lab::{
 };
 use packet_traits_trace::{
     Change, Options, Outcome, Packet,
-    Point::{self, Deliver, Drop, Xdp},
+    Point::{self, Consume, Deliver, Drop, Xdp},
     QUIET, Standby, TraceError, Tracer,
 };
 
@@ -210,7 +210,8 @@ fn only_slow_packets_are_seen_where_they_are_slow() {
         assert_eq!(recv_numbered(&rig.servers[1]).unwrap(), 77);
     });
     assert_eq!(seen.packets.len(), 1, "{:?}", seen.packets);
-    assert_eq!(points(&seen.packets[0])[0], Deliver);
+    // on 6.12 its memory is freed before it is known to have been delivered, on 6.18 after that
+    assert_eq!(points(&seen.packets[0]).iter().find(|point| **point != Consume), Some(&Deliver));
     assert!(seen.packets[0].duration() >= SLOW.as_nanos() as u64);
 }
 
