@@ -4,7 +4,7 @@
     cargo test --workspace --no-run --message-format=json | sudo -E tools/test-on-kernel.py
 
 Cargo says where it put them. Without the other kernel, or with TRAITS_SKIP_KERNEL=1, says so and which tests are not
-run; where CI is set, there must be one.
+run; on Debian, which has it, there must be one where CI is set.
 """
 
 import json
@@ -48,13 +48,17 @@ def why_not():
     return None
 
 
+def is_debian():
+    return "\nID=debian\n" in "\n" + Path("/etc/os-release").read_text()
+
+
 def main():
     executables = built(sys.stdin)
     tests = list(wanted())
     if reason := why_not():
         for crate, test, _ in tests:
             print(f"skipped: {crate} {test} on another kernel ({reason})")
-        if os.environ.get("CI") and os.environ.get("TRAITS_SKIP_KERNEL") != "1":
+        if os.environ.get("CI") and os.environ.get("TRAITS_SKIP_KERNEL") != "1" and is_debian():
             sys.exit("test-on-kernel: CI is set, so the other kernel must be there")
         return
     script = ["failed=0"]

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{BufRead, BufReader, Read},
+    os::fd::AsRawFd,
     path::PathBuf,
     process::{Child, ChildStderr, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Traits, text};
+use common::{Traits, soon, text};
 use packet_traits_lab::{Family, Pair, RECV_TIMEOUT, recv_numbered, send_numbered, udp_socket};
 use serde_json::Value;
 
@@ -48,8 +49,13 @@ impl Rig {
         self.pair.rx().netns().path().display().to_string()
     }
 
-    /// Starts `traits trace` in the receiver's namespace, and waits until it traces.
+    /// Starts `traits trace` in the receiver's namespace, and waits until it traces. It does not stand by: other tests may
+    /// send many packets at the same time.
     fn start(&self, arguments: &[&str]) -> Tracing {
+        self.start_as_told(&[&["--standby=never"], arguments].concat())
+    }
+
+    fn start_as_told(&self, arguments: &[&str]) -> Tracing {
         let mut child = Command::new(env!("CARGO_BIN_EXE_traits"))
             .arg("--bpffs")
             .arg(self.traits.bpffs.path())
@@ -65,6 +71,18 @@ impl Rig {
             assert_ne!(stderr.read_line(&mut said).unwrap(), 0, "it ended: {said}");
         }
         Tracing { child, stderr }
+    }
+
+    /// The server's socket, as lines have it.
+    fn server_cookie(&self) -> String {
+        let (mut cookie, mut len) = (0u64, 8);
+        // SAFETY: both are valid for writing, and `len` says how much of `cookie` is.
+        let status = unsafe {
+            let to = (&raw mut cookie).cast();
+            libc::getsockopt(self.server.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, to, &raw mut len)
+        };
+        assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
+        format!("sk:{cookie:x}")
     }
 
     /// Three datagrams that are delivered, and two that are dropped.
@@ -95,6 +113,12 @@ impl Drop for Rig {
     }
 }
 
+/// Sends a signal to a child that has not been waited for, so that the number is still its.
+fn signal(pid: u32, number: i32) {
+    // SAFETY: takes numbers only.
+    assert_eq!(unsafe { libc::kill(i32::try_from(pid).unwrap(), number) }, 0);
+}
+
 /// A `traits trace` that runs.
 struct Tracing {
     child: Child,
@@ -102,10 +126,15 @@ struct Tracing {
 }
 
 impl Tracing {
-    fn signal(&self, signal: i32) {
-        let pid = i32::try_from(self.child.id()).unwrap();
-        // SAFETY: takes numbers only; the child has not been waited for, so the number is still its.
-        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    fn signal(&self, number: i32) {
+        signal(self.child.id(), number);
+    }
+
+    /// The next line on standard error; empty if it has ended.
+    fn says(&mut self) -> String {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        line
     }
 
     /// Ends it as Ctrl-C does, and returns what it printed.
@@ -198,9 +227,11 @@ fn a_line_per_packet_has_its_whole_path() {
     let lines: Vec<&str> = out.lines().filter(|line| line.starts_with('#')).collect();
     assert_eq!(lines.len(), 5, "{out}");
     let delivered = lines.iter().find(|line| line.contains("delivered in")).unwrap();
-    let points = ["[rx0@", " xdp+", " gro+", " tc-ingress+", " prerouting+", " route(main)+", " local-in+", " cgroup+"];
+    let points = ["[rx0@", " xdp+", " gro+", " tc-ingress+", " prerouting+", " route(main)+", " local-in+"];
+    // the socket where it is known first
+    let cgroup = format!(" cgroup({})+", rig.server_cookie());
     let mut rest = *delivered;
-    for point in points.into_iter().chain([" enqueue+", " deliver(64 bytes to "]) {
+    for point in points.into_iter().chain([&*cgroup, " enqueue+", " deliver(64 bytes to "]) {
         let place = rest.find(point).unwrap_or_else(|| panic!("{point} in {delivered}"));
         rest = &rest[place + point.len()..];
     }
@@ -219,6 +250,12 @@ fn a_line_per_packet_has_its_whole_path() {
         assert_eq!(steps[0]["point"], "xdp", "{packet}");
         let sum: u64 = steps.iter().map(|step| step["since_step_ns"].as_u64().unwrap()).sum();
         assert_eq!(sum, steps.last().unwrap()["since_entered_ns"].as_u64().unwrap(), "{packet}");
+        let at_sockets: Vec<_> = steps.iter().filter(|step| step["socket"].is_string()).collect();
+        let served = packet["outcome"] == "delivered";
+        assert_eq!(at_sockets.len(), if served { 3 } else { 0 }, "cgroup, enqueue, deliver: {packet}");
+        assert!(
+            at_sockets.iter().all(|step| rig.server_cookie() == format!("sk:{}", step["socket"].as_str().unwrap()))
+        );
     }
 }
 
@@ -232,6 +269,11 @@ fn live_lines_and_the_numbers_at_the_end_are_for_people() {
     let drop = out.lines().find(|line| line.contains(" drop ")).unwrap();
     assert!(drop.contains("rx0") && drop.contains("UDP 10.77.0.1:") && drop.contains("NO_SOCKET at "), "{drop}");
     assert!(out.contains("From entering to delivery:"), "{out}");
+    let cookie = rig.server_cookie();
+    for point in [" cgroup ", " enqueue ", " deliver "] {
+        let mut lines = out.lines().filter(|line| line.contains(point) && line.contains('#'));
+        assert!(lines.clone().count() == 3 && lines.all(|line| line.ends_with(&format!(" {cookie}"))), "{out}");
+    }
     let tracing = rig.start(&["--summary", "--only-drops", "proto == udp"]);
     rig.traffic();
     let out = tracing.end();
@@ -318,6 +360,51 @@ fn files_open_in_the_tools_they_are_for() {
 }
 
 #[test]
+fn an_output_that_fails_is_named_and_the_others_are_whole() {
+    let Some(rig) = Rig::new("full") else { return };
+    let chrome = rig.file("x.json");
+    let slices = || {
+        let trace: Value = serde_json::from_str(&fs::read_to_string(&chrome).unwrap()).unwrap();
+        trace["traceEvents"].as_array().unwrap().len()
+    };
+    let ends = |mut tracing: Tracing| {
+        let (mut out, mut said) = (String::new(), String::new());
+        tracing.child.stdout.take().map(|mut stdout| stdout.read_to_string(&mut out)).transpose().unwrap();
+        tracing.stderr.read_to_string(&mut said).unwrap();
+        (tracing.child.wait().unwrap().code(), out, said)
+    };
+    let tracing = rig.start(&["-w", "/dev/full", "--chrome", &chrome, "--html", "/dev/full", "proto == udp"]);
+    rig.traffic();
+    tracing.signal(libc::SIGTERM);
+    let (status, out, said) = ends(tracing);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.starts_with("traits: cannot write /dev/full: ") && said.contains("No space left"), "{said}");
+    assert!(out.contains("packets, ") && slices() > 1, "{out}");
+
+    // who reads the lines has seen enough
+    let mut tracing = rig.start(&["--chrome", &chrome, "proto == udp"]);
+    drop(tracing.child.stdout.take());
+    rig.traffic();
+    let (status, _, said) = ends(tracing);
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+    assert!(slices() >= 1);
+
+    let full = format!(
+        "{} --bpffs {} trace --netns {} --json > /dev/full",
+        env!("CARGO_BIN_EXE_traits"),
+        rig.traits.bpffs.path().display(),
+        rig.netns()
+    );
+    let output = tool("sh", &["-c", &full]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("cannot write to standard output: No space left"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
 fn nothing_is_left_however_it_ends() {
     let Some(rig) = Rig::new("ends") else { return };
     // a registry that others use as well
@@ -387,6 +474,115 @@ fn a_slow_packet_is_shown_with_its_whole_path() {
 }
 
 #[test]
+fn dropped_packets_are_shown_with_their_whole_path() {
+    let Some(rig) = Rig::new("drops") else { return };
+    let (pcapng, chrome, html) = (rig.file("x.pcapng"), rig.file("x.json"), rig.file("x.html"));
+    let files = ["-w", &pcapng, "--chrome", &chrome, "--html", &html];
+    let points = |packet: &Value| -> Vec<String> {
+        packet["steps"].as_array().unwrap().iter().map(|step| step["point"].as_str().unwrap().to_owned()).collect()
+    };
+    let tracing = rig.start(&[&["--json", "--per-packet", "--only-drops", "proto == udp"], &files[..]].concat());
+    rig.traffic();
+    let seen = objects(&tracing.end());
+    let packets = of_type(&seen, "packet");
+    assert_eq!(packets.len(), 2, "{packets:?}");
+    for packet in packets {
+        assert_eq!(packet["outcome"], "dropped", "{packet}");
+        let points = points(packet);
+        assert_eq!((&*points[0], &**points.last().unwrap()), ("xdp", "drop"), "{packet}");
+        assert!(points.contains(&"local-in".to_owned()), "{packet}");
+    }
+    let summary = seen.last().unwrap();
+    assert_eq!((&summary["packets"], &summary["dropped"], &summary["delivered"]), (&2.into(), &2.into(), &0.into()));
+    // a file of events has the drops, one of paths has the paths
+    let frames = text(&tool("tshark", &["-r", &pcapng, "-T", "fields", "-e", "frame.interface_name"]).stdout);
+    assert_eq!(frames, "drop\ndrop\n");
+    let slices = fs::read_to_string(&chrome).unwrap();
+    let starts = |name: &str| slices.matches(&format!("\"name\":\"{name}\",\"ph\":\"b\"")).count();
+    assert_eq!((starts("xdp"), starts("local-in"), starts("drop"), starts("deliver")), (2, 2, 2, 0), "{slices}");
+    assert!(fs::read_to_string(&html).unwrap().contains(">local-in<"));
+
+    // lines of events beside such a file are of drops
+    let tracing = rig.start(&["--only-drops", "--chrome", &chrome, "proto == udp"]);
+    rig.traffic();
+    let out = tracing.end();
+    assert_eq!(out.lines().skip(1).take_while(|line| line.contains(" drop ")).count(), 2, "{out}");
+    assert_eq!(fs::read_to_string(&chrome).unwrap().matches("\"name\":\"local-in\"").count(), 4, "starts and ends");
+
+    // those are quick, and what is slow is delivered, but for what waits in a socket that is closed
+    let tracing = rig.start(&["--json", "--per-packet", "--only-drops", "--slower", "200000", "proto == udp"]);
+    rig.traffic();
+    let (tx, rx) = (rig.pair.tx(), rig.pair.rx());
+    let closing = udp_socket(rx.netns(), rx.addr(Family::V4, SERVED + 1)).unwrap();
+    let socket = udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap();
+    for port in [SERVED, SERVED + 1] {
+        send_numbered(&socket, rx.addr(Family::V4, port), 7..8, 64).unwrap();
+    }
+    thread::sleep(Duration::from_millis(250));
+    assert_eq!(recv_numbered(&rig.server).unwrap(), 7);
+    drop(closing);
+    let seen = objects(&tracing.end());
+    let [packet] = of_type(&seen, "packet")[..] else { panic!("{seen:?}") };
+    assert_eq!(packet["headers"]["destination_port"], SERVED + 1, "{packet}");
+    assert!(points(packet).contains(&"cgroup".to_owned()), "{packet}");
+}
+
+#[test]
+fn it_says_that_it_stands_by_and_that_it_follows_again() {
+    let Some(rig) = Rig::new("standby") else { return };
+    let mut tracing = rig.start_as_told(&["--json", "--summary", "dport == 7007"]);
+    let (stop, child) = (AtomicBool::new(false), tracing.child.id());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (tx, rx) = (rig.pair.tx(), rig.pair.rx());
+            let socket = udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap();
+            let started = Instant::now();
+            while !stop.load(Ordering::Relaxed) {
+                send_numbered(&socket, rx.addr(Family::V4, CLOSED), 0..1000, 64).unwrap();
+                // so that the test ends, too
+                if started.elapsed() > Duration::from_secs(60) {
+                    signal(child, libc::SIGKILL);
+                    break;
+                }
+            }
+        });
+        let said = tracing.says();
+        stop.store(true, Ordering::Relaxed);
+        assert!(said.contains("all points but the first are taken away"), "{said}");
+    });
+    rig.traffic();
+    let said = tracing.says();
+    assert!(said.contains("packets are followed from now on"), "{said}");
+    rig.traffic();
+    let seen = objects(&tracing.end());
+    let summary = seen.last().unwrap();
+    let number = |member: &str| summary[member].as_u64().unwrap();
+    assert!(number("too_early") >= 1 && number("packets") >= 3, "{summary}");
+    assert_eq!(number("too_early") + number("packets"), 6, "{summary}");
+}
+
+#[test]
+fn a_policy_that_is_up_needs_no_ids_to_be_traced() {
+    let Some(rig) = Rig::new("policy") else { return };
+    let policy = rig.traits.policy("tenants", "key tenant u32\nxdp {\n\tudp dport 7007  set tenant = 7\n}\n");
+    let rx = rig.pair.rx();
+    rig.traits.ok("registry create");
+    rx.netns().enter(|| rig.traits.ok(&format!("up {} --dev {}", policy.display(), rx.name())));
+    let tracing = rig.start(&["--json", "--per-packet", "tenant == 7"]);
+    rig.traffic();
+    let seen = objects(&tracing.end());
+    let notes = of_type(&seen, "start")[0]["notes"].to_string();
+    assert!(notes.contains("has the XDP program") && notes.contains("at TC ingress"), "{notes}");
+    let packets = of_type(&seen, "packet");
+    assert_eq!(packets.len(), 3, "{seen:?}");
+    for packet in packets {
+        assert_eq!((&packet["traits"]["tenant"], &packet["outcome"]), (&7.into(), &"delivered".into()), "{packet}");
+        assert_eq!(packet["steps"][0]["point"], "tc-ingress", "{packet}");
+    }
+    assert!(rig.has_xdp(), "the policy's program stays");
+}
+
+#[test]
 fn ctrl_c_ends_it_in_a_flood_that_it_cannot_keep_up_with() {
     let Some(rig) = Rig::new("flood") else { return };
     let tracing = rig.start(&["--json", "--buffer", "1", "proto == udp"]);
@@ -445,6 +641,8 @@ fn mistakes_are_named_with_what_to_do() {
             assert!(said.contains(part), "{part} in {said}");
         }
     };
+    // the tracer's own keys are not what is meant
+    fails(&format!("trace --netns {netns} tenant==7"), 1, &["`tenant`", "it has none"]);
     rig.traits.ok("registry create");
     rig.traits.ok("keys add tenant u32");
     rig.traits.ok("keys add owner mac");
@@ -459,8 +657,10 @@ fn mistakes_are_named_with_what_to_do() {
     fails(&format!("trace --netns {netns} --id tenant --slower 5"), 1, &["--entered"]);
     fails("trace --entered tenant", 2, &["--id"]);
     fails(&format!("trace --netns {netns} -w /nowhere/x.pcapng"), 1, &["/nowhere/x.pcapng"]);
-    fails(&format!("trace --netns {netns} --buffer 3"), 1, &["power of two"]);
-    fails(&format!("top --netns {netns}"), 1, &["terminal", "traits trace --summary"]);
+    fails(&format!("trace --netns {netns} -w -"), 1, &["standard output"]);
+    fails(&format!("trace --netns {netns} --buffer 3"), 1, &["--buffer 3", "power of two"]);
+    fails(&format!("trace --netns {netns} --buffer 18446744073709551615"), 1, &["1024 MiB"]);
+    fails(&format!("top --standby=never --netns {netns}"), 1, &["terminal", "traits trace --summary"]);
     assert!(!rig.has_xdp());
 }
 
@@ -495,18 +695,52 @@ impl Drop for Tmux {
     }
 }
 
-#[test]
-fn top_fills_a_terminal_of_80_by_24() {
-    let Some(rig) = Rig::new("top") else { return };
-    let tmux = Tmux(format!("traits-test-{}", std::process::id()));
+/// `traits top` in a terminal of 80 by 24, which shows its status when it has ended.
+fn top(rig: &Rig, name: &str) -> Tmux {
+    let tmux = Tmux(format!("traits-test-{name}-{}", std::process::id()));
     let command = format!(
-        "{} --bpffs {} top --netns {} 'proto == udp'; echo ended with $?; sleep 30",
+        "{} --bpffs {} top --standby=never --netns {} 'proto == udp'; echo ended with $?; stty -a; sleep 30",
         env!("CARGO_BIN_EXE_traits"),
         rig.traits.bpffs.path().display(),
         rig.netns()
     );
     tmux.run(&["new-session", "-d", "-x", "80", "-y", "24", &command]);
     tmux.wait_for("it starts", |screen| screen.contains("POINT") && screen.contains("q quit"));
+    tmux
+}
+
+/// The number of a process whose command line has this in it.
+fn process_with(part: &str) -> Option<i32> {
+    fs::read_dir("/proc").unwrap().find_map(|entry| {
+        let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        (line.starts_with(env!("CARGO_BIN_EXE_traits")) && line.contains(part)).then_some(pid)
+    })
+}
+
+#[test]
+fn top_leaves_the_terminal_as_it_was_and_ends_with_it() {
+    let Some(rig) = Rig::new("top-ends") else { return };
+    let process = || process_with(&format!("top --standby=never --netns {} ", rig.netns()));
+    let restored = |screen: &str| {
+        screen.contains("ended with 0") && [" icanon", " echo "].iter().all(|mode| screen.contains(mode))
+    };
+    let tmux = top(&rig, "ctrl-c");
+    tmux.run(&["send-keys", "C-c"]);
+    tmux.wait_for("Ctrl-C ends it", restored);
+    let tmux = top(&rig, "term");
+    // SAFETY: takes numbers only; the process runs as long as nobody ends it.
+    assert_eq!(unsafe { libc::kill(process().unwrap(), libc::SIGTERM) }, 0);
+    tmux.wait_for("SIGTERM ends it", restored);
+    drop(top(&rig, "gone"));
+    soon("it ends when its terminal is gone", || process().is_none() && !rig.has_xdp());
+}
+
+#[test]
+fn top_fills_a_terminal_of_80_by_24() {
+    let Some(rig) = Rig::new("top") else { return };
+    let tmux = top(&rig, "80-by-24");
     rig.traffic();
     let screen = tmux.wait_for("packets are counted", |screen| screen.contains("5 packets, 3 delivered, 2 dropped"));
     assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");

@@ -10,7 +10,9 @@ pub(crate) const NAMESPACES_MAX: usize = 8;
 pub const CAPTURE_MAX: usize = 256;
 
 /// `sizeof(config)`.
-const LEN: usize = 104 + CONDITIONS_MAX * 64;
+const LEN: usize = BEFORE_CONDITIONS + CONDITIONS_MAX * 64;
+/// Of these, before the conditions.
+const BEFORE_CONDITIONS: usize = 128;
 
 /// A key, as the programs find it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +28,9 @@ pub(crate) struct Place {
 pub(crate) struct Config {
     pub(crate) id: Place,
     pub(crate) entered: Place,
+    /// The same behind other people's XDP programs.
+    pub(crate) tc_id: Place,
+    pub(crate) tc_entered: Place,
     pub(crate) run: u64,
     pub(crate) slower_ns: u64,
     pub(crate) sample: u32,
@@ -50,15 +55,15 @@ impl Config {
 
     fn bytes(&self) -> Vec<u8> {
         let mut to = Writer(Vec::with_capacity(LEN));
-        to.u64s(&[self.id.bit, self.entered.bit, self.run, self.slower_ns]);
-        to.u32s(&[self.id.dist, self.entered.dist, self.sample, self.event_len]);
-        to.u32s(&[self.flow_slots, self.packet_slots, self.capture]);
+        to.u64s(&[self.id.bit, self.entered.bit, self.run, self.slower_ns, self.tc_id.bit, self.tc_entered.bit]);
+        to.u32s(&[self.id.dist, self.entered.dist, self.tc_id.dist, self.tc_entered.dist]);
+        to.u32s(&[self.sample, self.event_len, self.flow_slots, self.packet_slots, self.capture]);
         let netns: Vec<u32> = (0..NAMESPACES_MAX).map(|at| self.netns.get(at).copied().unwrap_or(0)).collect();
         to.u32s(&netns);
         let (headers, traits) = &self.conditions;
         let counts = [headers.len() as u8, (headers.len() + traits.len()) as u8];
         to.u8s(&[self.id.size, self.id.merge, self.entered.merge, self.only_drops.into(), counts[0], counts[1], 0, 0]);
-        to.0.resize(104, 0);
+        to.0.resize(BEFORE_CONDITIONS, 0);
         for condition in headers.iter().chain(traits) {
             to.u64s(&[condition.bit]);
             to.u64s(&condition.value);
@@ -105,7 +110,8 @@ mod tests {
         };
         let bytes = config.bytes();
         assert_eq!(bytes.len(), LEN);
-        assert_eq!((bytes[56], bytes[60], bytes[95], bytes[96], bytes[97]), (96, 5, 1, 0, 1));
-        assert_eq!((bytes[104], bytes[104 + 48], bytes[104 + 57]), (7, 24, 1));
+        assert_eq!((bytes[80], bytes[84], bytes[119], bytes[120], bytes[121]), (96, 5, 1, 0, 1));
+        let first = &bytes[BEFORE_CONDITIONS..];
+        assert_eq!((first[0], first[48], first[57]), (7, 24, 1));
     }
 }

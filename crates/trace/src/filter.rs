@@ -1,12 +1,14 @@
 //! Which packets are reported: conditions on traits and header fields, checked in the kernel.
 //!
-//! A condition is `FIELD OPERATOR VALUE`, such as `tenant == 7`, `dst == 10.0.0.0/8` or `port == 53`. All must hold.
+//! A condition is `FIELD OPERATOR VALUE`, such as `tenant == 7`, `dst == 10.0.0.0/8` or `port == 53`. All must hold. As in
+//! policies, none holds on what a packet does not have, also not by `!=`: a trait that is not set, any header field of what is
+//! not IP, ports of what is neither TCP nor UDP or is a fragment other than the first.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use packet_traits::core::{KeyType, Merge, Value};
 
-use crate::keys::{Keys, TracedKey};
+use crate::keys::Keys;
 
 /// How many conditions there may be; `CONDITIONS` in bpf/trace.bpf.h.
 pub const CONDITIONS_MAX: usize = 8;
@@ -252,13 +254,8 @@ impl Condition {
     }
 
     fn about_trait(&self, name: &str, keys: &Keys) -> Result<KernelCondition, FilterError> {
-        let key = keys.find(name).ok_or_else(|| FilterError::Field {
-            field: self.field.clone(),
-            keys: match keys.iter().map(TracedKey::name).collect::<Vec<_>>().join(", ") {
-                none if none.is_empty() => "none".to_owned(),
-                some => some,
-            },
-        })?;
+        let key =
+            keys.find(name).ok_or_else(|| FilterError::Field { field: self.field.clone(), keys: keys.names() })?;
         let key_type = key.entry.key.key_type();
         let ordered = matches!(
             key_type,

@@ -10,6 +10,11 @@ pub const ID_KEY: &str = "trace.id";
 /// Name of the tracer's own key for when a packet entered.
 pub const ENTERED_KEY: &str = "trace.entered";
 
+/// The same behind other people's XDP programs, at TC ingress.
+pub const TC_ID_KEY: &str = "trace.tc_id";
+/// And when a packet came there.
+pub const TC_ENTERED_KEY: &str = "trace.tc_entered";
+
 /// The keys of a registry when tracing started.
 #[derive(Clone, Debug)]
 pub struct Keys {
@@ -54,9 +59,24 @@ impl Keys {
         })
     }
 
+    /// Whether all of them are still registered as they were.
+    pub(crate) fn hold(&self, registry: &Registry) -> Result<bool, RegistryError> {
+        let keys: Vec<_> = self.iter().map(|key| (key.entry.key.number(), key.entry.generation)).collect();
+        registry.still_valid(&keys)
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &TracedKey> {
         self.keys.iter()
+    }
+
+    /// Their names but for the tracer's own, for errors.
+    pub(crate) fn names(&self) -> String {
+        let others = self.iter().map(TracedKey::name).filter(|name| !name.starts_with("trace."));
+        match others.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => "none".to_owned(),
+            names => names,
+        }
     }
 
     /// The key of this name.

@@ -14,7 +14,9 @@
 //! of all namespaces; one without an id costs them a few loads.
 //!
 //! # XDP programs of others
-//! Where another program is attached the tracer cannot attach its own, and packets have the ids that it assigns. With fentry,
+//! Where another program is attached the tracer cannot attach its own. Packets have the ids that it assigns, if it does
+//! ([`Options::id`]); else a program at TC ingress gives ids to those that it gave traits, with two keys more, in the region
+//! that TC can write: `trace.tc_id` and `trace.tc_entered`. Conditions on traits are looked at there too. With fentry,
 //! [`Point::XdpVerdict`] shows what it decided for each packet that has an id when it returns or, if the tracer assigns ids, had
 //! one when it was called. The program is looked up when tracing starts, and needs type information (`clang -g`); of a dispatcher
 //! what all its programs together decided is seen. Packets of test runs, and of interfaces that are not traced, are left out.
@@ -33,6 +35,8 @@
 //! - **Routing** and **being put into a socket's queue** are known by what the CPU was at: `inferred` as well.
 //! - **Packets that a socket of this host sends** have no traits until they enter somewhere.
 //! - **Acceptance by TCP.** Between the socket's queue and the process's read, TCP may merge or copy data.
+//! - **What policies log.** Their ring buffer gives each record to one reader, which is `traits log`, and a record names a
+//!   packet's id only if the rules beside it use that key.
 //! - A packet that the kernel copies anew (`pskb_expand_head`) loses its traits, and with them its trace.
 //!
 //! # Files
@@ -76,7 +80,7 @@ pub use config::CAPTURE_MAX;
 pub use event::{Event, GroResult};
 pub use filter::{CONDITIONS_MAX, Condition, FilterError};
 pub use histogram::Histogram;
-pub use keys::{ENTERED_KEY, ID_KEY, Keys, TracedKey};
+pub use keys::{ENTERED_KEY, ID_KEY, Keys, TC_ENTERED_KEY, TC_ID_KEY, TracedKey};
 pub use names::Names;
 pub use namespace::{Interface, Namespace};
 pub use packet::{Headers, Tcp};

@@ -77,6 +77,8 @@ pub enum Detail {
     Icmp(u8, u8),
     /// What an XDP program of someone else decided.
     Verdict(Verdict, XdpProgram),
+    /// The cookie of the socket that it is for.
+    Socket(u64),
     /// Who took, or looked at, how many bytes.
     Delivered {
         /// Bytes.
@@ -97,6 +99,16 @@ pub enum Detail {
         /// An address in the kernel.
         place: u64,
     },
+}
+
+impl Detail {
+    /// The cookie of the socket that the packet is for; 0 if it is not known here.
+    pub fn socket(&self) -> u64 {
+        match self {
+            Detail::Socket(socket) | Detail::Delivered { socket, .. } => *socket,
+            _ => 0,
+        }
+    }
 }
 
 /// Why a packet was dropped, and by what.
@@ -265,7 +277,7 @@ impl Paths {
         }
         let headers = event.headers();
         let mut detail = detail_of(event);
-        let retransmit_of = if point == Point::Xdp && event.is_first() { self.seen_before(headers, id) } else { None };
+        let retransmit_of = if event.is_first() { self.seen_before(headers, id) } else { None };
         let merged_into = self.follow_gro(event, headers, &mut detail);
         if let Some(target) = merged_into.and_then(|target| self.packets.get_mut(&target)) {
             target.merged += 1;
@@ -487,6 +499,9 @@ fn detail_of(event: &Event<'_>) -> Detail {
         }
         Point::Consume => Detail::Freed(event.place()),
         Point::Drop => Detail::Dropped { reason: event.reason(), place: event.place() },
-        _ => Detail::None,
+        _ => match event.socket() {
+            0 => Detail::None,
+            cookie => Detail::Socket(cookie),
+        },
     }
 }

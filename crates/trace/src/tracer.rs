@@ -30,14 +30,16 @@ use crate::{
     event::{EVENT_LEN, Event},
     filter::{self, Condition, FilterError},
     functions::Functions,
-    keys::{ENTERED_KEY, ID_KEY, Keys, TracedKey},
+    keys::{ENTERED_KEY, ID_KEY, Keys, TC_ENTERED_KEY, TC_ID_KEY, TracedKey},
     namespace::{Interface, Namespace},
+    path::{Outcome, Packet},
     point::Point,
     standby::{Change, Pace, Standby},
-    xdp::XdpCount,
+    xdp::{self as other_xdp, XdpCount},
 };
 
 static TRACE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
+static ENTER_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/enter.bpf.o"));
 static ASSIGN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/assign.bpf.o"));
 
 /// Size of the ring buffer, unless it is said: 16 MiB.
@@ -46,6 +48,8 @@ pub const RING_LEN: usize = 1 << 24;
 /// include/uapi/linux/netfilter_ipv4.h). If the number is taken, the next is tried.
 const PRIORITY: i32 = -500;
 const PRIORITIES: i32 = 16;
+/// How often the programs are loaded anew if keys go meanwhile.
+const LOAD_ATTEMPTS: u32 = 10;
 /// How long the kernel may take to forget programs that were closed.
 const UNLOAD: Duration = Duration::from_secs(2);
 
@@ -102,8 +106,8 @@ pub struct Options {
     pub only_drops: bool,
     /// Report what is older than that when it is seen.
     pub slower: Option<Duration>,
-    /// Report all else as well, if packets that are slow are to be told by their [`Packet::duration`](crate::Packet::duration),
-    /// so that their whole paths are known.
+    /// Report all else as well, so that whole paths are known of the packets that [`wants`](Options::wants) chooses: those
+    /// dropped, if `only_drops`, and those slow as a whole, if `slower`.
     pub whole_paths: bool,
     /// Report one packet in so many.
     pub sample: u32,
@@ -132,6 +136,20 @@ impl Default for Options {
             standby: Standby::Never,
             ring_len: RING_LEN,
         }
+    }
+}
+
+impl Options {
+    /// Whether a packet of which nothing more is expected is one that `only_drops` and `slower` ask for.
+    pub fn wants(&self, packet: &Packet) -> bool {
+        (!self.only_drops || packet.outcome == Outcome::Dropped)
+            && self.slower.is_none_or(|slower| u128::from(packet.duration()) >= slower.as_nanos())
+    }
+
+    /// Whether an event, so many nanoseconds after its packet entered, is one that is reported without `whole_paths`.
+    pub fn wants_event(&self, event: &Event<'_>, since_entered: u64) -> bool {
+        (!self.only_drops || event.point() == Point::Drop)
+            && self.slower.is_none_or(|slower| u128::from(since_entered) >= slower.as_nanos())
     }
 }
 
@@ -223,6 +241,16 @@ impl TraceError {
             _ => None,
         }
     }
+
+    /// Whether keys went between their registration and the loading of programs that use them, as they do when another
+    /// tracer ends then.
+    fn keys_changed(&self) -> bool {
+        match self {
+            TraceError::Bind(error) => matches!(**error, BindError::Changed { .. } | BindError::UnknownKey { .. }),
+            TraceError::NoKey { key, .. } => [ID_KEY, ENTERED_KEY].contains(&&**key),
+            _ => false,
+        }
+    }
 }
 
 impl From<BindError> for TraceError {
@@ -254,7 +282,7 @@ const POINTS_MAX: usize = 32;
 pub struct Counters {
     /// Packets that got an id of the tracer.
     pub assigned: u64,
-    /// Events that did not fit into the ring buffer, by the number of their [`Point`](crate::Point).
+    /// Events that did not fit into the ring buffer, by the number of their [`Point`].
     pub lost: [u64; POINTS_MAX],
     /// Packets that have no room for an id in front of them.
     pub no_room: u64,
@@ -289,6 +317,10 @@ pub struct Tracer<'r> {
     too_early: Cell<u64>,
     read: Cell<u64>,
     assign: Option<LoadedObject>,
+    /// The entry behind other people's XDP programs; it counts in the map of `assign`.
+    enter: Option<LoadedObject>,
+    /// The interfaces that have such a program.
+    occupied: Vec<PlaceId>,
     functions: Functions,
     trace: LoadedObject,
     events: MapHandle,
@@ -301,38 +333,47 @@ pub struct Tracer<'r> {
     _own_keys: Option<OwnKeys<'r>>,
 }
 
-impl<'r> Tracer<'r> {
-    /// Starts tracing.
-    ///
-    /// # Errors
-    /// See [`TraceError`]; then nothing is left attached.
-    pub fn start(registry: &'r Registry, options: &Options) -> Result<Tracer<'r>, TraceError> {
-        check(options)?;
-        let interfaces = interfaces(options)?;
-        let own_keys = if options.id.is_none() { Some(OwnKeys::register(registry)?) } else { None };
+/// The programs in the kernel, before they are attached.
+struct Loaded {
+    keys: Keys,
+    run: u64,
+    trace: LoadedObject,
+    functions: Functions,
+    assign: Option<LoadedObject>,
+    enter: Option<LoadedObject>,
+    notes: Vec<String>,
+}
+
+impl Loaded {
+    fn load(
+        registry: &Registry,
+        options: &Options,
+        interfaces: &[Place],
+        occupied: &[PlaceId],
+        own_keys: Option<&OwnKeys<'_>>,
+    ) -> Result<Loaded, TraceError> {
+        let mut notes = Vec::new();
+        own_keys.map_or(Ok(()), OwnKeys::register)?;
+        let behind_xdp = own_keys.filter(|_| !occupied.is_empty()).is_some_and(|own_keys| {
+            own_keys
+                .register_behind_xdp()
+                .inspect_err(|error| notes.push(format!("packets get no id behind other XDP programs: {error}")))
+                .is_ok()
+        });
         let keys = Keys::read(registry)?;
-        let config = configure(registry, options, &keys)?;
-        let run = config.run;
+        let config = configure(registry, options, &keys, behind_xdp)?;
 
         let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
         prepare(&mut bound, &config, options)?;
-        let mut notes = Vec::new();
         let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
         leave_out_unknown(&mut bound, &btf, &mut notes);
         let trace = bound.load()?;
-        let events = handle(&trace, "events")?;
 
         let share = |bound: &mut BoundObject<'_>| {
             prepare(bound, &config, options)?;
-            for mut map in bound.open_object_mut().maps_mut() {
-                if let Some(name @ ("events" | "before_xdp")) = map.name().to_str() {
-                    let shared = handle(&trace, name)?;
-                    map.reuse_fd(shared.as_fd()).map_err(libbpf("share maps between the tracer's programs"))?;
-                }
-            }
-            Ok(())
+            share_maps(bound, &trace, &["events", "before_xdp"])
         };
-        let functions = Functions::load(registry, &share, &btf, &interfaces, &config, &mut notes)?;
+        let functions = Functions::load(registry, &share, &btf, interfaces, &config, &mut notes)?;
 
         let assign = if own_keys.is_some() {
             let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
@@ -341,27 +382,75 @@ impl<'r> Tracer<'r> {
         } else {
             None
         };
-        // what sees drops only is cheap
-        let standby = if options.only_drops { Standby::Never } else { options.standby };
+        let enter = match &assign {
+            Some(assign) if behind_xdp => {
+                let mut bound = BoundObject::from_bytes(ENTER_OBJECT, "the tracer's TC program", registry)?;
+                share(&mut bound)?;
+                // both give out ids, each only once
+                share_maps(&mut bound, assign, &[".data.counters"])?;
+                Some(bound.load()?)
+            }
+            _ => None,
+        };
+        // the configuration has places that were read before the programs were bound
+        if !keys.hold(registry)? {
+            let object = "the tracer's programs".to_owned();
+            return Err(BindError::Changed { object, registry: registry.name().to_string() }.into());
+        }
+        Ok(Loaded { keys, run: config.run, trace, functions, assign, enter, notes })
+    }
+}
+
+impl<'r> Tracer<'r> {
+    /// Starts tracing.
+    ///
+    /// # Errors
+    /// See [`TraceError`]; then nothing is left attached.
+    pub fn start(registry: &'r Registry, options: &Options) -> Result<Tracer<'r>, TraceError> {
+        check(options)?;
+        let interfaces = interfaces(options)?;
+        let own_keys = options.id.is_none().then(|| OwnKeys::new(registry));
+        let mut occupied = if own_keys.is_some() { occupied(&interfaces)? } else { Vec::new() };
+        let mut attempts = LOAD_ATTEMPTS;
+        let Loaded { keys, run, trace, functions, assign, enter, notes } = loop {
+            attempts -= 1;
+            match Loaded::load(registry, options, &interfaces, &occupied, own_keys.as_ref()) {
+                Err(error) if attempts > 0 && error.keys_changed() => tracing::debug!("once more: {error}"),
+                loaded => break loaded?,
+            }
+        };
+        if enter.is_none() {
+            occupied.clear();
+        }
+        let events = handle(&trace, "events")?;
+        let only_drops = options.only_drops && !options.whole_paths;
+        let standby = match options.standby {
+            // what sees drops only is cheap
+            _ if only_drops => Standby::Never,
+            // without conditions everything matches
+            Standby::Auto if options.conditions.is_empty() => Standby::Never,
+            standby => standby,
+        };
         let mut tracer = Tracer {
             assigning: Vec::new(),
             attachments: RefCell::default(),
             receive: RefCell::default(),
             places: (options.namespaces.clone(), interfaces),
-            // without conditions everything matches
-            standby: if options.conditions.is_empty() && standby == Standby::Auto { Standby::Never } else { standby },
+            standby,
             armed: Cell::new(false),
             pace: RefCell::new(Pace::new(Instant::now())),
             too_early: Cell::new(0),
             read: Cell::new(0),
             assign,
+            enter,
+            occupied,
             functions,
             trace,
             events,
             keys,
             run,
             ring_events: options.ring_len / EVENT_LEN + 1,
-            only_drops: options.only_drops,
+            only_drops,
             notes: RefCell::new(notes),
             _own_keys: own_keys,
         };
@@ -418,12 +507,16 @@ impl<'r> Tracer<'r> {
     }
 
     fn set_armed(&self, armed: bool) -> Result<(), TraceError> {
-        let objects = [Some(&self.trace), self.assign.as_ref()].into_iter().flatten();
-        for object in objects.chain(self.functions.objects()) {
-            set(object, ".data.armed", armed)?;
+        for object in self.objects().chain(&self.enter) {
+            switch(object, ".data.armed", armed)?;
         }
         self.armed.set(armed);
         Ok(())
+    }
+
+    /// All objects that have counters of their own.
+    fn objects(&self) -> impl Iterator<Item = &LoadedObject> {
+        [Some(&self.trace), self.assign.as_ref()].into_iter().flatten().chain(self.functions.objects())
     }
 
     /// Stands by if nothing matches, and attaches all points again when a packet does: see [`Standby`]. To be called
@@ -477,7 +570,7 @@ impl<'r> Tracer<'r> {
         let mut attachments = self.attachments.borrow_mut();
         let exact = self.functions.attach(&mut attachments, &mut self.notes.borrow_mut());
         if exact {
-            set(&self.trace, ".data.delivery", true)?;
+            switch(&self.trace, ".data.delivery", true)?;
         }
         for name in TRACEPOINTS.into_iter().filter(|name| self.needs(name) && !(exact && *name == "trace_received")) {
             attachments.extend(self.attach_tracepoint(name)?);
@@ -497,10 +590,11 @@ impl<'r> Tracer<'r> {
         for namespace in namespaces.iter().filter(|_| !self.only_drops) {
             self.attach_netfilter(namespace, &mut attachments)?;
         }
-        for (namespace, interface) in interfaces {
+        for place @ (namespace, interface) in interfaces {
             for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)]
             {
-                if !self.needs(name) {
+                let entry = direction == Direction::Ingress && self.occupied.contains(&place_id(place));
+                if entry || !self.needs(name) {
                     continue;
                 }
                 let program = fd_of(&self.trace, name)?;
@@ -558,7 +652,11 @@ impl<'r> Tracer<'r> {
         let Some(assign) = &self.assign else { return Ok(()) };
         let program = fd_of(assign, "trace_xdp")?;
         let mut refused = Vec::new();
-        for (namespace, interface) in &self.places.1 {
+        for place @ (namespace, interface) in &self.places.1 {
+            if self.occupied.contains(&place_id(place)) {
+                self.assigning.push(self.attach_behind_xdp(place)?);
+                continue;
+            }
             let attached = namespace.enter(|| xdp::attach(program.as_fd(), interface.index, options.xdp_mode));
             match attached.map_err(system("enter a network namespace"))? {
                 Ok((attachment, mode)) => {
@@ -576,6 +674,24 @@ impl<'r> Tracer<'r> {
         }
         refused.into_iter().for_each(|why| self.note(format!("packets that enter there get no id: {why}")));
         Ok(())
+    }
+
+    /// Has packets get their ids at TC ingress.
+    fn attach_behind_xdp(&self, (namespace, interface): &Place) -> Result<Attachment, TraceError> {
+        let enter = self.enter.as_ref().ok_or_else(|| TraceError::Option("the tracer has no TC program".to_owned()))?;
+        let program = fd_of(enter, "trace_tc_enter")?;
+        let options = TcxOptions::new(Direction::Ingress).position(Position::First);
+        let attached = namespace.enter(|| {
+            let theirs = xdp::attached(interface.index).map(|(id, _)| other_xdp::program(id));
+            (theirs, tcx::attach(program.as_fd(), interface.index, &options))
+        });
+        let (theirs, attached) = attached.map_err(system("enter a network namespace"))?;
+        let theirs = theirs.map_or_else(String::new, |program| format!(" {program}"));
+        self.note(format!(
+            "{} has the XDP program{theirs}: packets get their ids behind it, at TC ingress, if it gave them traits",
+            interface.name
+        ));
+        Ok(attached?)
     }
 
     /// What people should know of this tracing: what is not seen, and why.
@@ -604,8 +720,7 @@ impl<'r> Tracer<'r> {
     /// The kernel does not let the counters be read.
     pub fn counters(&self) -> Result<Counters, TraceError> {
         let mut sum = Counters::default();
-        let objects = [Some(&self.trace), self.assign.as_ref()].into_iter().flatten();
-        for object in objects.chain(self.functions.objects()) {
+        for object in self.objects() {
             let map = handle(object, ".data.counters")?;
             let value = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(libbpf("read the tracer's counters"))?;
             let value = value.unwrap_or_default();
@@ -677,34 +792,62 @@ impl Reader<'_> {
 
 /// An interface, in its namespace.
 type Place = (Namespace, Interface);
+/// The namespace's inode number, the interface's index.
+type PlaceId = (u32, u32);
 
-/// The tracer's own keys. Dropping it removes them, unless another tracer uses them.
-struct OwnKeys<'r>(&'r Registry);
+fn place_id((namespace, interface): &Place) -> PlaceId {
+    (namespace.inode(), interface.index)
+}
+
+/// The tracer's own keys. Dropping it removes them, unless another tracer uses them: one whose programs are loaded. One that
+/// is about to load its programs registers them again.
+struct OwnKeys<'r> {
+    registry: &'r Registry,
+    names: RefCell<Vec<&'static str>>,
+}
 
 impl<'r> OwnKeys<'r> {
-    fn register(registry: &'r Registry) -> Result<OwnKeys<'r>, TraceError> {
-        let keys = [
-            (ID_KEY, KeyType::U64, "traits trace: tells packets from each other"),
-            (ENTERED_KEY, KeyType::Timestamp, "traits trace: when XDP saw the packet"),
-        ];
-        let own = OwnKeys(registry);
-        for (name, key_type, description) in keys {
-            let spec = KeySpec::new(key_name(name)?, key_type)
-                .merge(Merge::KeepFirst)
-                .description(Description::new(description).unwrap_or_default());
-            registry.register(&spec)?;
+    fn new(registry: &'r Registry) -> OwnKeys<'r> {
+        OwnKeys { registry, names: RefCell::default() }
+    }
+
+    /// Registers those that XDP sets, if they are not.
+    fn register(&self) -> Result<(), TraceError> {
+        let keep_first = Merge::KeepFirst;
+        self.add(ID_KEY, KeyType::U64, keep_first, "traits trace: tells packets from each other")?;
+        self.add(ENTERED_KEY, KeyType::Timestamp, keep_first, "traits trace: when XDP saw the packet")
+    }
+
+    /// Registers those that TC sets, behind other people's XDP programs.
+    fn register_behind_xdp(&self) -> Result<(), TraceError> {
+        self.add(TC_ID_KEY, KeyType::U64, Merge::Block, "traits trace: tells packets from each other")?;
+        self.add(TC_ENTERED_KEY, KeyType::Timestamp, Merge::Block, "traits trace: when TC saw the packet")
+    }
+
+    fn add(
+        &self,
+        name: &'static str,
+        key_type: KeyType,
+        merge: Merge,
+        description: &'static str,
+    ) -> Result<(), TraceError> {
+        let description = Description::new(description).unwrap_or_default();
+        self.registry.register(&KeySpec::new(key_name(name)?, key_type).merge(merge).description(description))?;
+        let mut names = self.names.borrow_mut();
+        if !names.contains(&name) {
+            names.push(name);
         }
-        Ok(own)
+        Ok(())
     }
 }
 
 impl Drop for OwnKeys<'_> {
     fn drop(&mut self) {
         let deadline = Instant::now() + UNLOAD;
-        for name in [ID_KEY, ENTERED_KEY] {
+        for &name in self.names.borrow().iter() {
             let Ok(name) = key_name(name) else { continue };
             loop {
-                match self.0.unregister(&name, false) {
+                match self.registry.unregister(&name, false) {
                     // closed programs go when all CPUs have left them
                     Err(RegistryError::KeyInUse { .. }) if Instant::now() < deadline => {
                         thread::sleep(Duration::from_millis(10));
@@ -773,6 +916,18 @@ fn interfaces(options: &Options) -> Result<Vec<Place>, TraceError> {
     Ok(found)
 }
 
+/// Those that have an XDP program, of someone else.
+fn occupied(places: &[Place]) -> Result<Vec<PlaceId>, TraceError> {
+    let mut found = Vec::new();
+    for place @ (namespace, interface) in places {
+        let theirs = namespace.enter(|| xdp::attached(interface.index));
+        if theirs.map_err(system("enter a network namespace"))?.is_some() {
+            found.push(place_id(place));
+        }
+    }
+    Ok(found)
+}
+
 fn id_candidates(keys: &Keys) -> String {
     let fits = |key: &&TracedKey| id_type_fits(key.entry.key.key_type()) && !key.name().starts_with("trace.");
     let names: Vec<&str> = keys.iter().filter(fits).map(TracedKey::name).collect();
@@ -783,16 +938,9 @@ fn id_type_fits(key_type: KeyType) -> bool {
     matches!(key_type, KeyType::U32 | KeyType::U64)
 }
 
-fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Config, TraceError> {
-    let find = |name: &str| {
-        keys.find(name).ok_or_else(|| TraceError::NoKey {
-            key: name.to_owned(),
-            keys: match keys.iter().map(TracedKey::name).collect::<Vec<_>>().join(", ") {
-                none if none.is_empty() => "none".to_owned(),
-                names => names,
-            },
-        })
-    };
+fn configure(registry: &Registry, options: &Options, keys: &Keys, behind_xdp: bool) -> Result<Config, TraceError> {
+    let find =
+        |name: &str| keys.find(name).ok_or_else(|| TraceError::NoKey { key: name.to_owned(), keys: keys.names() });
     let place = |key: &TracedKey| config::Place {
         bit: key.entry.key.bit(),
         dist: key.entry.key.slot().distance() as u32,
@@ -829,6 +977,8 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Conf
     Ok(Config {
         id: place(id),
         entered: entered.map(place).unwrap_or_default(),
+        tc_id: if behind_xdp { place(find(TC_ID_KEY)?) } else { config::Place::default() },
+        tc_entered: if behind_xdp { place(find(TC_ENTERED_KEY)?) } else { config::Place::default() },
         run,
         slower_ns: options.slower.filter(|_| !options.whole_paths).map_or(0, |time| time.as_nanos() as u64),
         sample: options.sample,
@@ -841,7 +991,7 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys) -> Result<Conf
         } else {
             Vec::new()
         },
-        only_drops: options.only_drops,
+        only_drops: options.only_drops && !options.whole_paths,
         conditions,
     })
 }
@@ -889,17 +1039,27 @@ pub(crate) fn leave_out_unknown(bound: &mut BoundObject<'_>, btf: &Btf<'_>, note
     }
 }
 
+/// Has an object use these maps of another, before it is loaded.
+fn share_maps(bound: &mut BoundObject<'_>, with: &LoadedObject, names: &[&str]) -> Result<(), TraceError> {
+    for mut map in bound.open_object_mut().maps_mut() {
+        if let Some(name) = map.name().to_str().filter(|name| names.contains(name)) {
+            let shared = handle(with, name)?;
+            map.reuse_fd(shared.as_fd()).map_err(libbpf("share maps between the tracer's programs"))?;
+        }
+    }
+    Ok(())
+}
+
 fn fd_of(object: &LoadedObject, name: &str) -> Result<OwnedFd, TraceError> {
     let program =
         object.program(name).ok_or_else(|| TraceError::Option(format!("the tracer has no program {name}")))?;
     program.as_fd().try_clone_to_owned().map_err(system("keep a program open"))
 }
 
-/// Sets a switch of the programs: a section with one word.
-fn set(object: &LoadedObject, section: &str, on: bool) -> Result<(), TraceError> {
+/// Sets a switch of an object's programs: a section with one word.
+fn switch(object: &LoadedObject, section: &str, on: bool) -> Result<(), TraceError> {
     let (key, value) = (0u32.to_ne_bytes(), u64::from(on).to_ne_bytes());
-    let set = handle(object, section)?.update(&key, &value, MapFlags::ANY);
-    set.map_err(libbpf("tell the programs which points are in place"))
+    handle(object, section)?.update(&key, &value, MapFlags::ANY).map_err(libbpf("switch the tracer's programs"))
 }
 
 fn handle(object: &LoadedObject, name: &str) -> Result<MapHandle, TraceError> {

@@ -61,7 +61,8 @@ Examples:
   traits trace                                       everything that enters this namespace
   traits trace --dev eth0 'dport == 53' --per-packet
   traits trace --id flow_id 'tenant == 7'            by the ids that a policy in XDP assigns
-  traits trace --only-drops
+  traits trace --only-drops                          where and why, at little cost
+  traits trace --only-drops --per-packet             and how they got there
   traits trace --standby=never 'src == 192.0.2.7'    each such packet, whatever it costs the others
   traits trace --slower 500 --summary                what takes longer than 500 µs
   traits trace --sample 1000 --duration 10 --html report.html
@@ -71,9 +72,15 @@ Examples:
 A CONDITION is FIELD OPERATOR VALUE; all must hold, and they are checked in the
 kernel. FIELD is a key of the registry, or family, proto, src, dst, host, sport,
 dport, port or len (trait.NAME is always a key); OPERATOR is == != < <= > or >=.
-src, dst and host take prefixes. If the command assigns the ids, header fields
-are looked at where a packet enters, and it is followed from there, also through
-tunnels and NAT; else at every point.
+src, dst and host take prefixes. No condition holds on what a packet does not
+have, also not by !=: a trait that is not set, ports of ICMP or of a fragment
+other than the first, any header field of what is not IP. If the command assigns
+the ids, header fields are looked at where a packet enters, and it is followed
+from there, also through tunnels and NAT; else at every point.
+
+An interface that has an XDP program, as by a policy, takes no second one. There
+packets get their ids behind it, at TC ingress, if it gave them traits. If it
+gives out ids itself, --id KEY also shows the points before.
 
 A ~ in front of a packet: the kernel said that it happened, but not to which
 packet; that is known by what the CPU was at, or by the order in the socket's
@@ -87,9 +94,16 @@ does not. The summary has, on every kernel, how many packets XDP programs of oth
 redirected, and how many were dropped because the program, a redirect or sending
 failed: of these the kernel does not say which they were.
 
---slower tells, in lines of events, at which points a packet was late already. With
---per-packet or --summary, and without -w, packets that took longer as a whole are
-shown with all their steps; for that, the kernel reports the steps of all packets.
+--only-drops and --slower choose events: drops, and points at which a packet was
+late already. With --per-packet, --chrome or --html they choose packets, which
+are shown with all their steps: those that were dropped, those that took longer
+as a whole, with both options those that did both. So does --summary with
+--slower alone. For this the kernel reports the steps of all packets, which
+costs as much as without these options. A pcapng file has events in any case.
+
+sk: and a number is the cookie of the socket that a packet is for, as `ss -e`
+prints it. What policies log is not shown: each of those events goes to one
+reader, which is `traits log`.
 
 In place, the points cost every packet of the host a part of a microsecond, also
 those that do not match. So while more than 10,000 packets a second come in and
@@ -102,8 +116,9 @@ which each one counts. --standby: they are not there until the first match.
 With --json, objects of type start, event (or packet), lost and summary, each
 with a version v; new members may come, none goes without a new version.
 
-Ctrl-C ends it and prints the numbers. Exit status: 0 also after Ctrl-C, 130 if that
-came before tracing had started, 1 it could not run, 2 wrong usage.";
+Ctrl-C ends it and prints the numbers. Exit status: 0 also after Ctrl-C, 130 if
+that came before tracing had started, 1 it could not run or an output could not be
+written, 2 wrong usage.";
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let view = match (options.per_packet, options.summary) {
@@ -112,8 +127,10 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
         _ => View::Events,
     };
     let mut session = Session::prepare(&options.what, global)?;
-    // a pcapng file is written event by event
-    session.options.whole_paths = view != View::Events && options.write.is_none();
+    let (drops, slow) = (session.options.only_drops, session.options.slower.is_some());
+    let paths = view == View::Packets || options.chrome.is_some() || options.html.is_some();
+    // where a packet is dropped is known when it is: numbers of drops need no other points
+    session.options.whole_paths = if paths { drops || slow } else { view == View::Summary && slow && !drops };
     let files = Files { pcapng: options.write.clone(), chrome: options.chrome.clone(), html: options.html.clone() };
     let mut outputs = Outputs::open(view, options.json, &files)?;
     session.run(&Ends { events: options.count, seconds: options.duration }, &mut outputs)

@@ -7,6 +7,9 @@ use packet_traits_trace::{CAPTURE_MAX, Condition, Namespace, Options, Standby};
 
 use crate::mode::Mode;
 
+/// Most MiB for events, as of [`Options::ring_len`].
+const BUFFER_MAX: usize = 1 << 10;
+
 /// When the tracer stands by.
 #[derive(Clone, Copy, ValueEnum)]
 enum When {
@@ -85,6 +88,9 @@ impl What {
         if self.capture > CAPTURE_MAX {
             return Err(format!("--capture {}: at most {CAPTURE_MAX} bytes can be looked at", self.capture).into());
         }
+        if !self.buffer.is_power_of_two() || self.buffer > BUFFER_MAX {
+            return Err(format!("--buffer {}: give a power of two, up to {BUFFER_MAX} MiB", self.buffer).into());
+        }
         Ok(Options {
             namespaces,
             devices: self.dev.clone(),
@@ -98,7 +104,7 @@ impl What {
             sample: self.sample,
             capture: self.capture,
             standby: self.standby.into(),
-            ring_len: self.buffer.checked_mul(1 << 20).unwrap_or(0),
+            ring_len: self.buffer << 20,
         })
     }
 

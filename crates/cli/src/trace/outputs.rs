@@ -2,11 +2,13 @@
 
 use std::{
     error::Error,
+    fmt,
     fs::File,
     io::{self, BufWriter, StdoutLock, Write},
     path::{Path, PathBuf},
 };
 
+use crate::{Outcome, output};
 use packet_traits_trace::{
     Added, Counters, Event, Names, Packet, Summary, Tracer,
     write::{
@@ -15,9 +17,6 @@ use packet_traits_trace::{
         json, pcapng, text,
     },
 };
-use serde_json::Value;
-
-use crate::{Outcome, output};
 
 /// What is printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,16 +39,31 @@ pub(super) struct Outputs {
     json: bool,
     out: BufWriter<StdoutLock<'static>>,
     line: String,
-    pcapng: Option<pcapng::File<BufWriter<File>>>,
-    chrome: Option<chrome::File<BufWriter<File>>>,
+    pcapng: Option<(PathBuf, pcapng::File<BufWriter<File>>)>,
+    chrome: Option<(PathBuf, chrome::File<BufWriter<File>>)>,
     html: Option<(PathBuf, BufWriter<File>, Slowest)>,
     lost: u64,
 }
 
 fn create(path: &Path) -> Result<BufWriter<File>, Box<dyn Error>> {
+    if path == Path::new("-") {
+        return Err("no file goes to standard output, which has the lines: give a name, or in bash >(COMMAND)".into());
+    }
     match File::create(path) {
         Ok(file) => Ok(BufWriter::new(file)),
         Err(error) => Err(format!("cannot create {}: {error}", path.display()).into()),
+    }
+}
+
+fn cannot_write<E: fmt::Display>(path: &Path) -> impl Fn(E) -> Box<dyn Error> {
+    move |error| format!("cannot write {}: {error}", path.display()).into()
+}
+
+/// That nobody reads any more is no failure, and stays what it is.
+fn cannot_print(error: io::Error) -> Box<dyn Error> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => error.into(),
+        _ => format!("cannot write to standard output: {error}").into(),
     }
 }
 
@@ -57,11 +71,14 @@ impl Outputs {
     /// Creates the files, so that tracing does not start if one cannot be written.
     pub(super) fn open(view: View, json: bool, files: &Files) -> Result<Outputs, Box<dyn Error>> {
         let pcapng = match &files.pcapng {
-            Some(path) => Some(pcapng::File::new(create(path)?, Clock::read()?)?),
+            Some(path) => {
+                let file = pcapng::File::new(create(path)?, Clock::read()?).map_err(cannot_write(path))?;
+                Some((path.clone(), file))
+            }
             None => None,
         };
         let chrome = match &files.chrome {
-            Some(path) => Some(chrome::File::new(create(path)?)?),
+            Some(path) => Some((path.clone(), chrome::File::new(create(path)?).map_err(cannot_write(path))?)),
             None => None,
         };
         let html = match &files.html {
@@ -72,41 +89,44 @@ impl Outputs {
         Ok(Outputs { view, json, out, line: String::new(), pcapng, chrome, html, lost: 0 })
     }
 
-    fn json(&mut self, value: &Value) -> Outcome {
-        Ok(writeln!(self.out, "{value}")?)
+    fn print(&mut self, line: impl fmt::Display) -> Outcome {
+        writeln!(self.out, "{line}").map_err(cannot_print)
+    }
+
+    fn print_line(&mut self) -> Outcome {
+        self.line.push('\n');
+        self.out.write_all(self.line.as_bytes()).map_err(cannot_print)
     }
 
     pub(super) fn start(&mut self, tracer: &Tracer<'_>, registry: &str, id_key: &str, kernel: &str) -> Outcome {
         if self.json {
-            self.json(&json::start(tracer, registry, id_key, kernel))?;
+            self.print(json::start(tracer, registry, id_key, kernel))?;
         } else if self.view == View::Events {
-            writeln!(self.out, "{}", text::EVENT_TITLES)?;
+            self.print(text::EVENT_TITLES)?;
         }
         self.flush()
     }
 
     pub(super) fn event(&mut self, event: &Event<'_>, added: Added, packet: &Packet, names: &mut Names) -> Outcome {
-        if let Some(file) = &mut self.pcapng {
-            file.write(event, added.since_entered, Some(packet), names)?;
+        if let Some((path, file)) = &mut self.pcapng {
+            file.write(event, added.since_entered, Some(packet), names).map_err(cannot_write(path))?;
         }
         if self.view != View::Events {
             return Ok(());
         }
         if self.json {
             let line = json::event(event, added.since_entered, Some(packet), names)?;
-            writeln!(self.out, "{line}")?;
-            return Ok(());
+            return self.print(line);
         }
         self.line.clear();
         text::event(&mut self.line, event, added.since_entered, Some(packet), names);
-        self.line.push('\n');
-        Ok(self.out.write_all(self.line.as_bytes())?)
+        self.print_line()
     }
 
     /// A packet of which nothing more is expected.
     pub(super) fn packet(&mut self, packet: &Packet, names: &mut Names) -> Outcome {
-        if let Some(file) = &mut self.chrome {
-            file.write(packet, names)?;
+        if let Some((path, file)) = &mut self.chrome {
+            file.write(packet, names).map_err(cannot_write(path))?;
         }
         if let Some((_, _, slowest)) = &mut self.html {
             slowest.add(packet);
@@ -115,18 +135,17 @@ impl Outputs {
             return Ok(());
         }
         if self.json {
-            return self.json(&json::packet(packet, names));
+            return self.print(json::packet(packet, names));
         }
         self.line.clear();
         text::packet(&mut self.line, packet, names);
-        self.line.push('\n');
-        Ok(self.out.write_all(self.line.as_bytes())?)
+        self.print_line()
     }
 
     /// Events were lost: so many, all in all.
     pub(super) fn lost(&mut self, counters: &Counters) -> Outcome {
         if self.json {
-            self.json(&json::lost(counters))?;
+            self.print(json::lost(counters))?;
         } else {
             let (now, all) = (counters.lost_events() - self.lost, counters.lost_events());
             output::note(format_args!("traits: {now} events lost, {all} so far: the ring buffer is full"));
@@ -136,10 +155,10 @@ impl Outputs {
     }
 
     pub(super) fn flush(&mut self) -> Outcome {
-        Ok(self.out.flush()?)
+        self.out.flush().map_err(cannot_print)
     }
 
-    /// Prints the numbers and ends the files.
+    /// Ends the files and prints the numbers, as far as each can be.
     pub(super) fn end(
         &mut self,
         title: &str,
@@ -149,29 +168,30 @@ impl Outputs {
         given_up: u64,
         names: &mut Names,
     ) -> Outcome {
-        if let Some(file) = self.pcapng.take() {
-            file.finish()?;
-        }
-        if let Some(file) = self.chrome.take() {
-            file.finish()?;
-        }
-        if let Some((path, mut file, slowest)) = self.html.take() {
+        let ended = self.pcapng.take().map_or(Ok(()), |(path, file)| file.finish().map_err(cannot_write(&path)));
+        let chrome = self.chrome.take().map_or(Ok(()), |(path, file)| file.finish().map_err(cannot_write(&path)));
+        let html = self.html.take().map_or(Ok(()), |(path, mut file, slowest)| {
             let report = Report { title, notes, summary, counters, slowest: slowest.packets() };
-            html::write(&mut file, &report, names)
-                .and_then(|()| file.flush())
-                .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        }
+            html::write(&mut file, &report, names).and_then(|()| file.flush()).map_err(cannot_write(&path))
+        });
+        let numbers = self.numbers(summary, counters, given_up, names);
+        ended.and(chrome).and(html).and(numbers)
+    }
+
+    fn numbers(&mut self, summary: &Summary, counters: &Counters, given_up: u64, names: &mut Names) -> Outcome {
         if self.json {
-            self.json(&json::summary(summary, counters, given_up, names))?;
+            self.print(json::summary(summary, counters, given_up, names))?;
         } else {
             if self.view != View::Summary {
-                writeln!(self.out)?;
+                self.print("")?;
             }
             for line in text::summary(summary, counters, names) {
-                writeln!(self.out, "{line}")?;
+                self.print(line)?;
             }
             if given_up != 0 {
-                writeln!(self.out, "{given_up} packets were given up before their end: too many were under way.")?;
+                self.print(format_args!(
+                    "{given_up} packets were given up before their end: too many were under way."
+                ))?;
             }
         }
         self.flush()

@@ -9,7 +9,9 @@ use std::{
 
 use packet_traits::registry::{Registry, RegistryError};
 use packet_traits_lab::Bpffs;
-use packet_traits_trace::{Change, Event, ID_KEY, Names, Options, Packet, Paths, Summary, Tracer, write::Clock};
+use packet_traits_trace::{
+    Change, Counters, Event, ID_KEY, Names, Options, Packet, Paths, Summary, Tracer, write::Clock,
+};
 
 use super::{options::What, outputs::Outputs};
 use crate::{
@@ -77,17 +79,17 @@ impl Session {
         }
         output::note(format_args!("traits: tracing {}; Ctrl-C ends it", self.describe));
         let id_key = self.options.id.as_deref().unwrap_or(ID_KEY);
-        outputs.start(&tracer, self.registry.name().as_str(), id_key, &kernel_release())?;
+        let printed = outputs.start(&tracer, self.registry.name().as_str(), id_key, &kernel_release());
 
-        let slower = self.options.slower.filter(|_| self.options.whole_paths);
         let state = RefCell::new(State {
             paths: Paths::default(),
             summary: Summary::default(),
             names,
             outputs,
-            slower,
+            options: &self.options,
             count: ends.events,
-            failed: None,
+            taken: 0,
+            failed: printed.err(),
         });
         let reader = tracer.reader(|event| state.borrow_mut().add(&event))?;
         let started = Instant::now();
@@ -98,20 +100,20 @@ impl Session {
             }
             let count = reader.read()?;
             let mut state = state.borrow_mut();
-            state.check()?;
             if count == 0 {
-                state.outputs.flush()?;
+                state.flush();
             }
             let done = self.interrupt.came()
-                || ends.events.is_some_and(|events| state.summary.events >= events)
+                || state.failed.is_some()
+                || state.has_enough()
                 || ends.seconds.is_some_and(|seconds| started.elapsed().as_secs() >= seconds);
-            state.finish(Clock::now()?)?;
+            state.finish(Clock::now()?);
             if looked.elapsed() >= LOST_INTERVAL {
                 looked = Instant::now();
                 let counters = tracer.counters()?;
                 if counters.lost_events() != lost {
                     lost = counters.lost_events();
-                    state.outputs.lost(&counters)?;
+                    state.lost(&counters);
                 }
             }
             drop(state);
@@ -129,11 +131,12 @@ impl Session {
         let notes = tracer.notes();
         drop(tracer);
         let mut state = state.into_inner();
-        state.check()?;
-        state.finish_all()?;
+        state.finish_all();
         let given_up = state.paths.given_up();
-        let State { summary, outputs, mut names, .. } = state;
-        outputs.end(&self.describe, &notes, &summary, &counters, given_up, &mut names)
+        let State { summary, outputs, mut names, failed, .. } = state;
+        // also after a failure: the files that can be written are to be whole
+        let ended = outputs.end(&self.describe, &notes, &summary, &counters, given_up, &mut names);
+        ended.and(failed.map_or(Ok(()), Err))
     }
 }
 
@@ -143,53 +146,71 @@ struct State<'o> {
     summary: Summary,
     names: Names,
     outputs: &'o mut Outputs,
-    /// Only packets that took longer count, with their whole paths.
-    slower: Option<Duration>,
+    options: &'o Options,
     /// Events after which no more are taken.
     count: Option<u64>,
+    /// Events that were taken.
+    taken: u64,
+    /// The first output that could not be written. No events are added after that.
     failed: Option<Box<dyn Error>>,
 }
 
 impl State<'_> {
+    fn has_enough(&self) -> bool {
+        self.count.is_some_and(|count| self.taken >= count)
+    }
+
     fn add(&mut self, event: &Event<'_>) {
-        if self.failed.is_some() || self.count.is_some_and(|count| self.summary.events >= count) {
+        if self.failed.is_some() || self.has_enough() {
             return;
         }
         let Some((added, packet)) = self.paths.add(event) else { return };
-        if self.slower.is_some() {
+        if !self.options.whole_paths {
+            self.summary.add(event, added, packet);
+        } else if !self.options.wants_event(event, added.since_entered) {
             return;
         }
-        self.summary.add(event, added, packet);
+        self.taken += 1;
         self.failed = self.outputs.event(event, added, packet, &mut self.names).err();
     }
 
-    fn check(&mut self) -> Outcome {
-        self.failed.take().map_or(Ok(()), Err)
-    }
-
     /// Passes on the packets of which nothing more is expected.
-    fn finish(&mut self, now: u64) -> Outcome {
+    fn finish(&mut self, now: u64) {
         let packets = self.paths.take_finished(now);
-        self.pass_on(&packets)
+        self.pass_on(&packets);
     }
 
-    fn finish_all(&mut self) -> Outcome {
+    fn finish_all(&mut self) {
         let packets = self.paths.take_all();
-        self.pass_on(&packets)
+        self.pass_on(&packets);
     }
 
-    fn pass_on(&mut self, packets: &[Packet]) -> Outcome {
+    fn pass_on(&mut self, packets: &[Packet]) {
         for packet in packets {
-            if let Some(slower) = self.slower {
-                if u128::from(packet.duration()) < slower.as_nanos() {
+            if self.options.whole_paths {
+                if !self.options.wants(packet) {
                     continue;
                 }
                 self.summary.add_path(packet);
             }
             self.summary.add_finished(packet);
-            self.outputs.packet(packet, &mut self.names)?;
+            let written = self.outputs.packet(packet, &mut self.names);
+            self.keep_failure(written);
         }
-        Ok(())
+    }
+
+    fn lost(&mut self, counters: &Counters) {
+        let printed = self.outputs.lost(counters);
+        self.keep_failure(printed);
+    }
+
+    fn flush(&mut self) {
+        let flushed = self.outputs.flush();
+        self.keep_failure(flushed);
+    }
+
+    fn keep_failure(&mut self, outcome: Outcome) {
+        self.failed = self.failed.take().or(outcome.err());
     }
 }
 

@@ -1,10 +1,11 @@
 //! `traits top`: a full-screen view of what is traced: points, values of traits, drops.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     error::Error,
     io::{self, IsTerminal},
+    os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 
@@ -14,10 +15,10 @@ use packet_traits_trace::{
 use ratatui::{
     Frame,
     crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
-    layout::{Constraint, Layout},
+    layout::{Constraint, Layout, Rect},
     style::{Modifier, Style},
     text::Line,
-    widgets::{Cell, Row, Table},
+    widgets::{self, Paragraph, Row, Table, Wrap},
 };
 
 use super::{options::What, session::Session};
@@ -44,10 +45,15 @@ Examples:
   traits top --id flow_id --entered rx_ts --sample 100
 
 Keys: p points, t traits, d drops, Tab the next of them; s sorts by the next column,
-r the other way round; Space holds the screen, c starts counting anew; q ends it.";
+r the other way round; arrows and Page Up, Page Down go through what does not fit on
+the screen; Space holds it, c starts counting anew; q ends it.";
 
+/// Rows that Page Up and Page Down go.
+const PAGE: isize = 10;
 /// How often keys and events are looked at.
 const TICK: Duration = Duration::from_millis(20);
+/// After so many events nobody waits: the smallest ring buffer has room for twice as many.
+const MANY: usize = 1 << 10;
 
 /// What is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,22 +74,94 @@ impl View {
         }
     }
 
-    fn titles(self) -> &'static [&'static str] {
+    fn columns(self) -> &'static [Column] {
         match self {
-            View::Points => &["POINT", "EVENTS/S", "EVENTS", "P50", "P99", "MAX", "P50 STEP"],
-            View::Traits => &["TRAIT", "VALUE", "PACKETS/S", "PACKETS", "LOSS %", "P50", "P99"],
-            View::Drops => &["REASON", "AT", "NAMESPACE", "DROPS/S", "DROPS"],
+            View::Points => &POINTS,
+            View::Traits => &TRAITS,
+            View::Drops => &DROPS,
         }
     }
 
-    fn widths(self) -> Vec<Constraint> {
-        let widths: &[u16] = match self {
-            View::Points => &[14, 10, 11, 10, 10, 10, 9],
-            View::Traits => &[16, 18, 10, 10, 7, 7, 6],
-            View::Drops => &[24, 24, 12, 9, 7],
-        };
-        widths.iter().map(|width| Constraint::Length(*width)).collect()
+    /// What is shown where there is nothing to show.
+    fn nothing(self) -> &'static str {
+        match self {
+            View::Points => "No packets so far.",
+            View::Traits => "No packet with traits has come to its end so far.",
+            View::Drops => "No drops so far.",
+        }
     }
+}
+
+/// A column of a table.
+struct Column {
+    title: &'static str,
+    /// The least that it takes.
+    width: u16,
+    /// Numbers stand on the right.
+    number: bool,
+    /// Takes what is left of the line.
+    grows: bool,
+}
+
+const POINTS: [Column; 7] = [
+    Column::text("POINT", 14),
+    Column::number("EVENTS/S", 10),
+    Column::number("EVENTS", 11),
+    Column::number("P50", 9),
+    Column::number("P99", 9),
+    Column::number("MAX", 9),
+    Column::number("P50 STEP", 9),
+];
+
+const TRAITS: [Column; 7] = [
+    Column::growing("TRAIT", 12),
+    Column::growing("VALUE", 12),
+    Column::number("PACKETS/S", 9),
+    Column::number("PACKETS", 10),
+    Column::number("LOSS %", 6),
+    Column::number("P50", 8),
+    Column::number("P99", 8),
+];
+
+const DROPS: [Column; 5] = [
+    Column::growing("REASON", 12),
+    Column::growing("AT", 12),
+    Column::text("NAMESPACE", 12),
+    Column::number("DROPS/S", 8),
+    Column::number("DROPS", 9),
+];
+
+impl Column {
+    const fn text(title: &'static str, width: u16) -> Column {
+        Column { title, width, number: false, grows: false }
+    }
+
+    const fn growing(title: &'static str, width: u16) -> Column {
+        Column { title, width, number: false, grows: true }
+    }
+
+    const fn number(title: &'static str, width: u16) -> Column {
+        Column { title, width, number: true, grows: false }
+    }
+
+    fn constraint(&self) -> Constraint {
+        if self.grows { Constraint::Min(self.width) } else { Constraint::Length(self.width) }
+    }
+
+    fn cell<'t>(&self, text: &'t str) -> widgets::Cell<'t> {
+        let line = Line::raw(text);
+        widgets::Cell::from(if self.number { line.right_aligned() } else { line })
+    }
+}
+
+/// How many of the columns a line of so many characters has room for; at least one.
+fn columns_that_fit(columns: &[Column], line: u16) -> usize {
+    let mut used = 0;
+    let fits = columns.iter().take_while(|column| {
+        used += column.width + 1;
+        used <= line.saturating_add(1)
+    });
+    fits.count().max(1)
 }
 
 /// A cell: what is shown, and what it is sorted by.
@@ -137,21 +215,27 @@ struct Screen {
     sort: [usize; View::ALL.len()],
     reverse: bool,
     paused: bool,
+    /// Rows of the view that are above the screen.
+    above: Cell<usize>,
     title: String,
+    /// What people should know of this tracing.
+    notes: String,
     head: String,
     alert: String,
     rows: [Vec<Vec<Value>>; View::ALL.len()],
 }
 
 impl Screen {
-    fn new(title: String) -> Screen {
+    fn new(title: String, notes: &[String]) -> Screen {
         Screen {
             view: View::Points,
             // points in their order, the rest by how many
-            sort: [usize::MAX, 3, 4],
+            sort: [0, 3, 4],
             reverse: false,
             paused: false,
+            above: Cell::default(),
             title,
+            notes: notes.join("; "),
             head: String::new(),
             alert: String::new(),
             rows: Default::default(),
@@ -172,7 +256,7 @@ impl Screen {
             summary.retransmits
         );
         self.alert = match counters.lost_events() {
-            0 => String::new(),
+            0 => text::unseen(counters).into_iter().next().unwrap_or_else(|| self.notes.clone()),
             lost => format!("{lost} EVENTS LOST: use --buffer, --sample or a condition"),
         };
         self.rows[View::Points as usize] = summary
@@ -180,7 +264,8 @@ impl Screen {
             .iter()
             .map(|(point, seen)| {
                 vec![
-                    Value::Text(point.name().to_owned()),
+                    // in their order, not that of their names
+                    Value::Number(-f64::from(*point as u16), point.name().to_owned()),
                     rate(per_second(seen.events, before.points.get(point))),
                     count(seen.events),
                     time(seen.since_entered.quantile(0.5)),
@@ -229,19 +314,32 @@ impl Screen {
             KeyCode::Char('q') | KeyCode::Esc => return Next::End,
             KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Next::End,
             KeyCode::Char('c') => return Next::Reset,
-            KeyCode::Char('p') => self.view = View::Points,
-            KeyCode::Char('t') => self.view = View::Traits,
-            KeyCode::Char('d') => self.view = View::Drops,
-            KeyCode::Tab => self.view = View::ALL[(self.view as usize + 1) % View::ALL.len()],
+            KeyCode::Char('p') => self.show(View::Points),
+            KeyCode::Char('t') => self.show(View::Traits),
+            KeyCode::Char('d') => self.show(View::Drops),
+            KeyCode::Tab => self.show(View::ALL[(self.view as usize + 1) % View::ALL.len()]),
             KeyCode::Char('s') => {
                 let sort = &mut self.sort[self.view as usize];
-                *sort = sort.wrapping_add(1) % self.view.titles().len();
+                *sort = (*sort + 1) % self.view.columns().len();
             }
+            KeyCode::Up => self.scroll(-1),
+            KeyCode::Down => self.scroll(1),
+            KeyCode::PageUp => self.scroll(-PAGE),
+            KeyCode::PageDown => self.scroll(PAGE),
             KeyCode::Char('r') => self.reverse = !self.reverse,
             KeyCode::Char(' ') => self.paused = !self.paused,
             _ => {}
         }
         Next::GoOn
+    }
+
+    fn show(&mut self, view: View) {
+        self.view = view;
+        self.above.set(0);
+    }
+
+    fn scroll(&self, rows: isize) {
+        self.above.set(self.above.get().saturating_add_signed(rows));
     }
 
     fn sorted(&self) -> Vec<&Vec<Value>> {
@@ -271,22 +369,43 @@ impl Screen {
         let held = if self.paused { " (held)" } else { "" };
         frame.render_widget(Line::styled(format!("traits top: {}{held}", self.title), bold), title);
         frame.render_widget(Line::raw(&*self.head), head);
-        frame.render_widget(Line::styled(&*self.alert, inverse), alert);
         let view = self.view;
-        let column = self.sort[view as usize];
-        let titles = view
-            .titles()
+        let sorted = self.sorted();
+        // below the titles
+        let room = usize::from(table.height).saturating_sub(1);
+        let above = self.above.get().min(sorted.len().saturating_sub(room));
+        self.above.set(above);
+        let shown = &sorted[above..sorted.len().min(above + room)];
+        let place = match sorted.len() {
+            all if all > room => format!("{}-{} of {all} (arrows)", above + 1, above + shown.len()),
+            _ => String::new(),
+        };
+        let [alert, at] =
+            Layout::horizontal([Constraint::Fill(1), Constraint::Length(place.len() as u16)]).areas(alert);
+        frame.render_widget(Line::styled(&*self.alert, inverse), alert);
+        frame.render_widget(Line::raw(place), at);
+        let columns = view.columns();
+        let columns = &columns[..columns_that_fit(columns, table.width)];
+        let sort = self.sort[view as usize];
+        let titles = columns
             .iter()
             .enumerate()
-            .map(|(at, title)| Cell::from(*title).style(if at == column { inverse } else { bold }));
-        let rows = self.sorted().into_iter().map(|row| Row::new(row.iter().map(|value| Cell::from(value.text()))));
-        frame.render_widget(Table::new(rows, view.widths()).header(Row::new(titles)), table);
+            .map(|(at, column)| column.cell(column.title).style(if at == sort { inverse } else { bold }));
+        let rows = shown
+            .iter()
+            .map(|row| Row::new(columns.iter().zip(row.iter()).map(|(column, value)| column.cell(value.text()))));
+        let widths = columns.iter().map(Column::constraint);
+        frame.render_widget(Table::new(rows, widths).header(Row::new(titles)), table);
+        if sorted.is_empty() {
+            let below = Rect { y: table.y.saturating_add(1), height: table.height.saturating_sub(1), ..table };
+            frame.render_widget(Paragraph::new(view.nothing()).wrap(Wrap::default()), below);
+        }
         let views: Vec<String> = View::ALL
             .iter()
             .map(|other| if *other == view { format!("[{}]", other.name()) } else { other.name().to_owned() })
             .collect();
         let keys = "Tab next  s sort  r reverse  Space hold  c anew  q quit";
-        frame.render_widget(Line::styled(format!("{}   {keys}", views.join(" ")), inverse), help);
+        frame.render_widget(Paragraph::new(format!("{}   {keys}", views.join(" "))).style(inverse), help);
     }
 }
 
@@ -332,14 +451,14 @@ fn watch(
             summary.add(&event, added, packet);
         }
     })?;
-    let mut screen = Screen::new(session.describe.clone());
+    let mut screen = Screen::new(session.describe.clone(), &tracer.notes());
     let mut before = Before::default();
     let interval = Duration::from_secs(options.interval);
     let mut looked = Instant::now();
     terminal.draw(|frame| screen.draw(frame))?;
     while !session.interrupt.came() {
         tracer.adapt()?;
-        reader.read()?;
+        let read = reader.read()?;
         let mut state = state.borrow_mut();
         let (paths, summary) = &mut *state;
         paths.take_finished(Clock::now()?).iter().for_each(|packet| summary.add_finished(packet));
@@ -369,9 +488,24 @@ fn watch(
         if changed {
             terminal.draw(|frame| screen.draw(frame))?;
         }
-        event::poll(TICK)?;
+        if !wait_for_key(if read < MANY { TICK } else { Duration::ZERO })? {
+            break;
+        }
     }
     Ok(())
+}
+
+/// Waits for a key, at most so long. Returns whether the terminal is still there: reading events of one that is gone would
+/// never end.
+fn wait_for_key(time: Duration) -> io::Result<bool> {
+    let mut terminal = libc::pollfd { fd: io::stdout().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: `terminal` is valid for writing, and is the one that is told of.
+    if unsafe { libc::poll(&raw mut terminal, 1, time.as_millis() as i32) } < 0 {
+        let error = io::Error::last_os_error();
+        // a signal, as when the terminal's size changes
+        return if error.kind() == io::ErrorKind::Interrupted { Ok(true) } else { Err(error) };
+    }
+    Ok(terminal.revents & !libc::POLLIN == 0)
 }
 
 /// What the next key or change of size asks for; `None` if there is none.
@@ -392,14 +526,19 @@ mod tests {
     use super::*;
 
     fn screen() -> Screen {
-        let mut screen = Screen::new("this namespace; dport == 53".to_owned());
+        let mut screen = Screen::new("this namespace; dport == 53".to_owned(), &[]);
         screen.head = "10 packets/s; 100 packets".to_owned();
         let row = |name: &str, number: f64| {
             let number = || Value::Number(number, format!("{number}"));
             vec![Value::Text(name.to_owned()), number(), number(), number(), number(), number(), number()]
         };
+        let point = |place: f64, name: &str, number: f64| {
+            let mut row = row(name, number);
+            row[0] = Value::Number(-place, name.to_owned());
+            row
+        };
         screen.rows = [
-            vec![row("xdp", 1.0), row("gro", 3.0), row("drop", 2.0)],
+            vec![point(0.0, "xdp", 1.0), point(1.0, "gro", 3.0), point(2.0, "drop", 2.0)],
             vec![row("tenant", 7.0)],
             vec![row("NETFILTER_DROP", 1.0)],
         ];
@@ -407,10 +546,14 @@ mod tests {
     }
 
     fn lines(screen: &Screen) -> Vec<String> {
-        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        lines_of(screen, 80, 24)
+    }
+
+    fn lines_of(screen: &Screen, width: u16, height: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| screen.draw(frame)).unwrap();
         let buffer = terminal.backend().buffer().clone();
-        buffer.content.chunks(80).map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect()).collect()
+        buffer.content.chunks(width.into()).map(|row| row.iter().map(ratatui::buffer::Cell::symbol).collect()).collect()
     }
 
     fn press(screen: &mut Screen, key: char) -> Next {
@@ -426,8 +569,8 @@ mod tests {
             assert_eq!(lines.len(), 24);
             assert!(lines[0].starts_with("traits top: this namespace; dport == 53"), "{lines:#?}");
             assert!(lines[3].starts_with(title), "{lines:#?}");
-            let last = screen.view.titles().last().unwrap();
-            assert!(lines[3].contains(last), "{last} in {lines:#?}");
+            let last = screen.view.columns().last().unwrap().title;
+            assert!(lines[3].trim_end().ends_with(last), "{last} in {lines:#?}");
             assert!(lines[23].trim_end().ends_with("q quit"), "{lines:#?}");
         }
     }
@@ -449,11 +592,56 @@ mod tests {
         let first = |screen: &Screen| screen.sorted().iter().map(|row| row[0].text().to_owned()).collect::<Vec<_>>();
         assert_eq!(first(&screen), ["xdp", "gro", "drop"]);
         press(&mut screen, 's');
-        assert_eq!(first(&screen), ["drop", "gro", "xdp"]);
-        press(&mut screen, 's');
         assert_eq!(first(&screen), ["gro", "drop", "xdp"], "most events first");
         press(&mut screen, 'r');
         assert_eq!(first(&screen), ["xdp", "drop", "gro"]);
+        press(&mut screen, 'r');
+        (2..=View::Points.columns().len()).for_each(|_| _ = press(&mut screen, 's'));
+        assert_eq!(first(&screen), ["xdp", "gro", "drop"], "in their order again");
+    }
+
+    #[test]
+    fn numbers_stand_on_the_right_and_names_take_what_is_left() {
+        let mut screen = screen();
+        screen.rows[View::Drops as usize] = vec![vec![
+            Value::Text("SKB_DROP_REASON_OF_A_LONG_NAME".to_owned()),
+            Value::Text("a_function_in_the_kernel_of_a_long_name+0x3e8".to_owned()),
+            Value::Text("blue".to_owned()),
+            rate(5.0),
+            count(1234),
+        ]];
+        press(&mut screen, 'd');
+        let wide = lines_of(&screen, 120, 24);
+        assert!(wide[4].starts_with("SKB_DROP_REASON_OF_A_LONG_NAME "), "{wide:#?}");
+        assert!(wide[4].contains(" a_function_in_the_kernel_of_a_long_name"), "{wide:#?}");
+        assert!(wide[3].ends_with("    DROPS") && wide[4].ends_with("     1234"), "{wide:#?}");
+        press(&mut screen, 'p');
+        let narrow = lines_of(&screen, 40, 24);
+        assert_eq!(narrow[3].trim_end(), "POINT            EVENTS/S      EVENTS", "whole columns only");
+        assert_eq!(narrow[5].trim_end(), "gro                     3           3");
+    }
+
+    #[test]
+    fn what_does_not_fit_can_be_scrolled_to() {
+        let mut screen = screen();
+        let row =
+            |number: u64| vec![Value::Text("tenant".to_owned()), Value::Number(-(number as f64), number.to_string())];
+        screen.rows[View::Traits as usize] = (1..=40).map(row).collect();
+        screen.sort[View::Traits as usize] = 1;
+        press(&mut screen, 't');
+        let lines = lines_of(&screen, 80, 24);
+        assert!(lines[2].ends_with("1-19 of 40 (arrows)"), "{lines:#?}");
+        assert!(lines[4].contains("tenant") && lines[4].contains(" 1 "), "{lines:#?}");
+        for _ in 0..9 {
+            screen.key(KeyEvent::new(KeyCode::PageDown, KeyModifiers::NONE));
+        }
+        let lines = lines_of(&screen, 80, 24);
+        assert!(lines[2].ends_with("22-40 of 40 (arrows)"), "{lines:#?}");
+        assert!(lines[22].contains(" 40 "), "{lines:#?}");
+        screen.key(KeyEvent::new(KeyCode::Up, KeyModifiers::NONE));
+        assert!(lines_of(&screen, 80, 24)[2].ends_with("21-39 of 40 (arrows)"), "it goes up at once");
+        screen.rows[View::Traits as usize].clear();
+        assert!(lines_of(&screen, 80, 24)[4].starts_with("No packet with traits"));
     }
 
     #[test]

@@ -74,23 +74,22 @@ static __always_inline void read_frame(struct xdp_md *ctx, struct headers *h)
 		return;
 	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(port[0]);
 	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(port[1]);
+	h->ports = 1;
 }
 
-/* Takes over what the packet brought along. Returns whether it was an id of this tracer. */
+/* Takes over what the packet brought along. Returns whether there was an id of this tracer. */
 static __always_inline _Bool carry_over(struct xdp_md *ctx, struct sk_buff *skb)
 {
 	__u32 zero = 0, flow_len = trait_area.flow_len, packet_len = trait_area.packet_len, i;
 	struct saved *old = bpf_map_lookup_elem(&saved, &zero);
 	struct trait_view view;
-	__u64 id = 0, at;
+	__u64 id;
 	int offset;
 	void *area;
 
 	if (!old || !trait_area.flow_nonce || packet_len + flow_len > AREA_MAX || __trait_view_skb(skb, &view))
 		return 0;
-	at = slot_in(&view, config.id_bit, config.id_dist, config.id_merge);
-	if (at)
-		id = __trait_kernel_word(at, 0);
+	id = traced_id(&view);
 	__builtin_memset(old, 0, sizeof(*old));
 	if (view.packet_end && packet_len)
 		bpf_probe_read_kernel(old, packet_len, (const void *)(view.packet_end - packet_len));
@@ -106,20 +105,16 @@ static __always_inline _Bool carry_over(struct xdp_md *ctx, struct sk_buff *skb)
 	for (i = 0; i < AREA_MAX / 8; i++)
 		if (8 * i + 8 <= packet_len + flow_len && 8 * i + 8 != packet_len && 8 * i + 8 != packet_len + flow_len)
 			((volatile __u64 *)area)[i] = old->word[i];
-	return id >> 48 == config.run;
+	return id != 0;
 }
 
-static __always_inline void report(struct xdp_md *ctx, struct xdp_buff___trace *xdp,
-				   const struct net_device___trace *dev, __u32 len, __u32 network, __u8 flags)
+static __always_inline void report(struct xdp_buff___trace *xdp, const struct net_device___trace *dev, __u32 len,
+				   __u32 network, __u8 flags)
 {
 	struct trait_view view = {};
-	__u64 id = 0, entered = 0, now = bpf_ktime_get_ns();
+	__u64 entered, now = bpf_ktime_get_ns();
 	struct event *e;
 
-	trait_get(ctx, trace_id, &id);
-	trait_get(ctx, trace_entered, &entered);
-	if (config.slower_ns && !late(now, entered))
-		return;
 	if (config.only_drops)
 		return;
 	/* the area is open and fills the metadata, or is sealed */
@@ -128,13 +123,16 @@ static __always_inline void report(struct xdp_md *ctx, struct xdp_buff___trace *
 	view.flow_present = __trait_kernel_word(view.flow_end - 16, 0);
 	if (trait_area.packet_len)
 		view.packet_present = __trait_kernel_word(view.packet_end - 16, 0);
+	entered = entry_time(&view);
+	if (config.slower_ns && !late(now, entered))
+		return;
 	if (!traits_hold(&view))
 		return;
 	e = reserve(POINT_XDP);
 	if (!e)
 		return;
 	__builtin_memset(e, 0, sizeof(*e));
-	e->id = id;
+	e->id = traced_id(&view);
 	e->at = now;
 	e->entered = entered;
 	e->len = len;
@@ -180,7 +178,7 @@ int trace_xdp(struct xdp_md *ctx)
 	}
 	trait_seal(ctx);
 	network = find_network((__u64)xdp->data, len);
-	report(ctx, xdp, dev, len, network, flags);
+	report(xdp, dev, len, network, flags);
 	return XDP_PASS;
 pass:
 	trait_seal(ctx);

@@ -17,27 +17,13 @@ struct detail {
 	__u16 point;
 	_Bool queued; /* in a socket's queue, where UDP keeps other things in place of the interface (udp_dev_scratch) */
 	_Bool inferred;
+	_Bool new_id;
 	/*
 	 * Runs in the context of the process that has to do with it. A word of its own: so the verifier knows it, and
 	 * lets programs load that may not ask for the process (of TC before 6.15).
 	 */
 	__u64 process;
 };
-
-/* The packet's id if it is to be traced, else 0. */
-static __always_inline __u64 traced_id(const struct trait_view *view)
-{
-	__u64 id, at = slot_in(view, config.id_bit, config.id_dist, config.id_merge);
-
-	if (!at)
-		return 0;
-	id = __trait_kernel_word(at, 0);
-	if (config.id_size == 4)
-		id = (__u32)id;
-	if (config.run)
-		return id >> 48 == config.run ? id : 0;
-	return config.sample > 1 && id % config.sample ? 0 : id;
-}
 
 static __always_inline _Bool netns_wanted(__u32 netns)
 {
@@ -87,6 +73,7 @@ static __noinline void read_headers(__u64 at, __u32 len, struct headers *h)
 		return;
 	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(port[0]);
 	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(port[1]);
+	h->ports = 1;
 }
 
 /* Looks at a packet that has an id, and reports it. Returns whether it passed the filter. */
@@ -95,7 +82,7 @@ static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *v
 	struct skb_shared_info___trace *shared;
 	struct net_device___trace *dev = detail->queued ? (void *)0 : skb->dev;
 	struct sock___trace *sk = skb->sk;
-	__u64 now, entered = 0, at, from, head = (__u64)skb->head;
+	__u64 now, entered, from, head = (__u64)skb->head;
 	__u32 netns = detail->netns, network = skb->network_header, mac = skb->mac_header, linear;
 	_Bool with_mac = mac != 0xffff && mac < network;
 	struct event *e;
@@ -117,11 +104,7 @@ static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *v
 	if (!netns_wanted(netns))
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (config.entered_bit) {
-		at = slot_in(view, config.entered_bit, config.entered_dist, config.entered_merge);
-		if (at)
-			entered = __trait_kernel_word(at, 0);
-	}
+	entered = entry_time(view);
 	/* who does not give out ids himself waits for the first packet that matches where all come by */
 	if (!config.run && !armed) {
 		if (detail->point == POINT_RECEIVE)
@@ -157,6 +140,8 @@ static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *v
 		e->flags |= EVENT_ENTERED;
 	if (detail->inferred)
 		e->flags |= EVENT_INFERRED;
+	if (detail->new_id)
+		e->flags |= EVENT_NEW_ID;
 	if (dev)
 		set_device(e, dev);
 	if (netns)

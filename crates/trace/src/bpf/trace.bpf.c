@@ -341,7 +341,6 @@ static __always_inline void wait_for_delivery(struct sk_buff___trace *skb, __u64
 	struct waiting_packet *packet;
 	struct trait_view view;
 	__u32 zero = 0, tail;
-	__u64 at;
 
 	if (!w) {
 		const void *none = bpf_map_lookup_elem(&none_waiting, &zero);
@@ -364,11 +363,8 @@ static __always_inline void wait_for_delivery(struct sk_buff___trace *skb, __u64
 	packet->skb = (__u64)skb;
 	packet->id = id;
 	packet->entered = 0;
-	if (config.entered_bit && !__trait_view_skb((struct sk_buff *)skb, &view)) {
-		at = slot_in(&view, config.entered_bit, config.entered_dist, config.entered_merge);
-		if (at)
-			packet->entered = __trait_kernel_word(at, 0);
-	}
+	if (config.entered_bit && !__trait_view_skb((struct sk_buff *)skb, &view))
+		packet->entered = entry_time(&view);
 	__sync_fetch_and_add(&w->tail, 1);
 	if (!counters.followed)
 		counters.followed = 1;

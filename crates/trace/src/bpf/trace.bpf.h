@@ -55,7 +55,7 @@ enum {
 	EVENT_MAC = 2, /* `bytes` starts at the MAC header, else at the network header */
 	EVENT_INFERRED = 4, /* the tracepoint does not show the packet */
 	EVENT_ENTERED = 8, /* `entered` is known */
-	EVENT_NEW_ID = 16, /* XDP: the packet got its id here, it did not bring one along */
+	EVENT_NEW_ID = 16, /* XDP, TC_INGRESS: the packet got its id here, it did not bring one along */
 };
 
 /* One packet at one point. The flow region's slots, the packet region's and the packet's first bytes follow. */
@@ -135,8 +135,12 @@ const volatile struct {
 	__u64 entered_bit; /* 0: there is no timestamp key */
 	__u64 run; /* the tracer's own ids have these high 16 bits; 0: ids are someone else's */
 	__u64 slower_ns; /* report what is older than that; 0: everything */
+	__u64 tc_id_bit; /* keys of enter.bpf.c; 0: it is not used */
+	__u64 tc_entered_bit;
 	__u32 id_dist;
 	__u32 entered_dist;
+	__u32 tc_id_dist;
+	__u32 tc_entered_dist;
 	__u32 sample; /* report one id in so many */
 	__u32 event_len; /* struct event and what follows */
 	__u32 flow_slots; /* bytes that follow of each region */
@@ -276,8 +280,10 @@ static __always_inline void load_words(__u64 address, __u64 to[2])
  * Conditions.
  */
 
+/* Of a packet that is not IP, all is 0: it has none of the fields. */
 struct headers {
 	__u64 word[FIELDS_MAX][2];
+	_Bool ports; /* it has ports: fragments but for the first, and most protocols, have none */
 };
 
 static __always_inline _Bool compare(const volatile struct condition *c, const __u64 word[2])
@@ -294,10 +300,13 @@ static __always_inline _Bool compare(const volatile struct condition *c, const _
 	}
 }
 
+/* As in policies, no condition holds on a field that the packet does not have, also not by `!=`. */
 static __always_inline _Bool headers_hold(const struct headers *h)
 {
 	int i;
 
+	if (!h->word[FIELD_FAMILY][0])
+		return 0;
 #pragma unroll
 	for (i = 0; i < CONDITIONS; i++) {
 		const volatile struct condition *c = &config.condition[i];
@@ -305,6 +314,8 @@ static __always_inline _Bool headers_hold(const struct headers *h)
 
 		if (i >= config.header_conditions)
 			break;
+		if ((c->field == FIELD_SOURCE_PORT || c->field == FIELD_DESTINATION_PORT) && !h->ports)
+			return 0;
 		holds = compare(c, h->word[c->field % FIELDS_MAX]) || compare(c, h->word[c->other % FIELDS_MAX]);
 		if (c->family && h->word[FIELD_FAMILY][0] != c->family)
 			holds = 0;
@@ -320,6 +331,44 @@ static __always_inline __u64 slot_in(const struct trait_view *view, __u64 bit, _
 	if (merge == TRAIT_KEEP_FIRST)
 		return view->packet_present & bit ? view->packet_end - (dist - trait_area.flow_len) : 0;
 	return view->flow_present & bit ? view->flow_end - dist : 0;
+}
+
+/* The id that the tracer gave the packet behind someone else's XDP program, or 0. */
+static __always_inline __u64 tc_id(const struct trait_view *view)
+{
+	__u64 id;
+
+	if (!config.tc_id_bit || !(view->flow_present & config.tc_id_bit))
+		return 0;
+	id = __trait_kernel_word(view->flow_end - config.tc_id_dist, 0);
+	return id >> 48 == config.run ? id : 0;
+}
+
+/* The packet's id if it is to be traced, else 0. */
+static __always_inline __u64 traced_id(const struct trait_view *view)
+{
+	__u64 id, at = slot_in(view, config.id_bit, config.id_dist, config.id_merge);
+
+	if (!at)
+		return tc_id(view);
+	id = __trait_kernel_word(at, 0);
+	if (config.id_size == 4)
+		id = (__u32)id;
+	if (config.run)
+		return id >> 48 == config.run ? id : tc_id(view);
+	return config.sample > 1 && id % config.sample ? 0 : id;
+}
+
+/* When the packet entered, or 0. */
+static __always_inline __u64 entry_time(const struct trait_view *view)
+{
+	__u64 at = 0;
+
+	if (config.tc_entered_bit && tc_id(view))
+		at = view->flow_end - config.tc_entered_dist;
+	else if (config.entered_bit)
+		at = slot_in(view, config.entered_bit, config.entered_dist, config.entered_merge);
+	return at ? __trait_kernel_word(at, 0) : 0;
 }
 
 static __always_inline _Bool traits_hold(const struct trait_view *view)

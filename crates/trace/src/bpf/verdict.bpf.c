@@ -51,16 +51,6 @@ struct {
 	__type(value, struct brought);
 } brought SEC(".maps");
 
-static __always_inline __u64 when_entered(const struct trait_view *view)
-{
-	__u64 at;
-
-	if (!config.entered_bit)
-		return 0;
-	at = slot_in(view, config.entered_bit, config.entered_dist, config.entered_merge);
-	return at ? __trait_kernel_word(at, 0) : 0;
-}
-
 /* Only if the tracer assigns the ids: others' are assigned by such programs. */
 SEC("fentry")
 int BPF_PROG(trace_before_verdict, struct xdp_buff *ctx_xdp)
@@ -77,7 +67,7 @@ int BPF_PROG(trace_before_verdict, struct xdp_buff *ctx_xdp)
 	if (!had->id)
 		return 0;
 	had->xdp = (__u64)xdp;
-	had->entered = when_entered(&view);
+	had->entered = entry_time(&view);
 	return 0;
 }
 
@@ -93,12 +83,14 @@ int BPF_PROG(trace_verdict, struct xdp_buff *ctx_xdp, int verdict)
 	struct device device;
 	struct event *e;
 
+	if (!config.run && !armed)
+		return 0;
 	if (config.only_drops && (__u32)verdict > XDP_DROP && (__u32)verdict <= XDP_REDIRECT)
 		return 0;
 	if (!is_traced(dev, &device)) /* bpf_prog_test_run, or an interface that shares the program */
 		return 0;
 	id = find_id(xdp, dev, &view);
-	entered = when_entered(&view);
+	entered = entry_time(&view);
 	if (config.run && !id) {
 		had = bpf_map_lookup_elem(&brought, &zero);
 		if (!had || had->xdp != (__u64)xdp)

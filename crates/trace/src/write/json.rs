@@ -7,7 +7,7 @@
 //! | type | when | members |
 //! |---|---|---|
 //! | `start` | first | `kernel`, `registry`, `id_key`, `assigns_ids`, `keys`: [{`name`, `type`}], `points`: [{`name`, `hook`}], `notes`: list of text |
-//! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first` (xdp), `verdict`, `program` and `program_id` (xdp-verdict), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver, peek), `socket`: its cookie (cgroup, backlog, out-of-order, enqueue, queue-full, deliver, peek), `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
+//! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first`: it got its id here (xdp, tc-ingress), `verdict`, `program` and `program_id` (xdp-verdict), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver, peek), `socket`: its cookie in hexadecimal (cgroup, backlog, out-of-order, enqueue, queue-full, deliver, peek), `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
 //! | `packet` | with `--per-packet`, a packet of which nothing more is expected | `id`, `entered_ns`, `duration_ns`, `outcome`, `headers`, `traits`, `merged`, `clones`, `retransmit_of`, `steps`: [{`point`, `since_entered_ns`, `since_step_ns`, `netns`, `netns_name`, `dev`, `copy`, `inferred`; where known the members that events have there}], `more_steps` |
 //! | `lost` | events did not fit into the ring buffer | `events`, so far, `points`: {name: count} |
 //! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `lost_points`: {name: count}, `no_room`, `too_early`, `unfollowed`, `given_up`, `points`, `drops`, `values`, `verdicts`: [{`program`, `program_id`, `verdict`, `packets`}] of XDP programs of others, `xdp`: packets that the tracer cannot tell, by what XDP programs of others did with them: [{`fate`, `dev`, `ifindex`, `netns`, `netns_name`, `program`, `program_id`, `packets`}], traced or not |
@@ -127,7 +127,7 @@ pub fn event(
     let mut more = Map::new();
     let step = packet.and_then(|packet| packet.step_of(event));
     match event.point() {
-        Point::Xdp => {
+        Point::Xdp | Point::TcIngress => {
             more.insert("first".into(), event.is_first().into());
         }
         Point::Drop => {
@@ -215,6 +215,9 @@ pub fn packet(packet: &Packet, names: &mut Names) -> Value {
                 "inferred": step.inferred,
             });
             before = step.at;
+            if step.detail.socket() != 0 {
+                one["socket"] = format!("{:x}", step.detail.socket()).into();
+            }
             match &step.detail {
                 Detail::None => {}
                 Detail::Merged(into) => {
@@ -229,10 +232,8 @@ pub fn packet(packet: &Packet, names: &mut Names) -> Value {
                     one["program"] = program.name().into();
                     one["program_id"] = program.id.into();
                 }
-                Detail::Delivered { bytes, pid, comm, socket } => {
-                    if *socket != 0 {
-                        one["socket"] = format!("{socket:x}").into();
-                    }
+                Detail::Socket(_) => {}
+                Detail::Delivered { bytes, pid, comm, .. } => {
                     one["bytes"] = (*bytes).into();
                     one["pid"] = (*pid).into();
                     one["comm"] = comm.clone().into();

@@ -57,7 +57,7 @@ impl Clock {
 pub(crate) fn detail(event: &Event<'_>, packet: Option<&Packet>, names: &mut Names) -> String {
     use crate::{names::table, path::Detail, point::Point};
     let of_packet = packet.and_then(|packet| packet.step_of(event)).map(|step| &step.detail);
-    match event.point() {
+    let what = match event.point() {
         Point::GroResult => match of_packet {
             Some(Detail::Merged(Some(target))) => format!("merged into #{target}"),
             Some(Detail::Merged(None)) => "merged into a packet that is not traced".to_owned(),
@@ -84,5 +84,6 @@ pub(crate) fn detail(event: &Event<'_>, packet: Option<&Packet>, names: &mut Nam
         Point::Xdp if !event.is_first() => "again".to_owned(),
         _ if event.is_clone() => "clone".to_owned(),
         _ => String::new(),
-    }
+    };
+    text::with_socket(what, event.socket())
 }

@@ -85,7 +85,7 @@ pub fn packet(to: &mut String, packet: &Packet, names: &mut Names) {
     }
     let total = packet.duration();
     let _ = write!(to, ": {} in {}:", packet.outcome.name(), time(total));
-    let (mut place, mut before) = (String::new(), packet.entered);
+    let (mut place, mut socket, mut before) = (String::new(), 0, packet.entered);
     for step in &packet.steps {
         let here = place_of(step, names);
         if !here.is_empty() && here != place {
@@ -96,7 +96,13 @@ pub fn packet(to: &mut String, packet: &Packet, names: &mut Names) {
         if step.copy != 0 {
             let _ = write!(to, "(clone {})", step.copy);
         }
-        let detail = detail(&step.detail, names);
+        let mut detail = without_socket(&step.detail, names);
+        // once is enough, as long as it is the same
+        let here = step.detail.socket();
+        if here != 0 && here != socket {
+            detail = with_socket(detail, here);
+            socket = here;
+        }
         if !detail.is_empty() {
             let _ = write!(to, "({detail})");
         }
@@ -121,8 +127,21 @@ fn place_of(step: &Step, names: &mut Names) -> String {
 
 /// What is known of a step only.
 pub(crate) fn detail(detail: &Detail, names: &mut Names) -> String {
+    with_socket(without_socket(detail, names), detail.socket())
+}
+
+/// Adds a socket's cookie, if it is known, as `ss --extended` prints it: `sk:1f`.
+pub(crate) fn with_socket(mut what: String, cookie: u64) -> String {
+    if cookie != 0 {
+        let space = if what.is_empty() { "" } else { " " };
+        let _ = write!(what, "{space}sk:{cookie:x}");
+    }
+    what
+}
+
+fn without_socket(detail: &Detail, names: &mut Names) -> String {
     match detail {
-        Detail::None => String::new(),
+        Detail::None | Detail::Socket(_) => String::new(),
         Detail::Merged(Some(target)) => format!("merged into #{target}"),
         Detail::Merged(None) => "merged".to_owned(),
         Detail::Held => "held".to_owned(),

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
+/*
+ * The tracer's entry behind someone else's XDP program: TC ingress gives packets an id and the time, if that program has
+ * given them traits, and reports them. It goes into the flow region, the one that TC can write; GRO, which compares that,
+ * is over.
+ */
+#include "look.bpf.h"
+
+TRAIT_KEY_NAMED(trace_tc_id, "trace.tc_id", __u64);
+TRAIT_KEY_NAMED(trace_tc_entered, "trace.tc_entered", __u64);
+
+#define TC_PASS -1 /* TCX_NEXT, include/uapi/linux/bpf.h */
+
+/* Whether the packet is to be followed, by what it is and has when it comes here. A function for the sake of the stack. */
+static __noinline _Bool wanted(struct sk_buff___trace *skb, const struct trait_view *view)
+{
+	if (!traits_hold(view))
+		return 0;
+	if (config.header_conditions) {
+		struct headers h = {};
+
+		read_headers((__u64)skb->head + skb->network_header, skb->len, &h);
+		if (!headers_hold(&h))
+			return 0;
+	}
+	return config.sample <= 1 || __sync_fetch_and_add(&counters.sampled, 1) % config.sample == 0;
+}
+
+SEC("tc")
+int trace_tc_enter(struct __sk_buff *ctx)
+{
+	struct sk_buff *skb = bpf_cast_to_kern_ctx(ctx);
+	struct detail detail = { .point = POINT_TC_INGRESS };
+	struct before_xdp *before;
+	struct trait_view view;
+	__u32 zero = 0;
+
+	/* generic XDP is over */
+	before = bpf_map_lookup_elem(&before_xdp, &zero);
+	if (before && before->head)
+		before->head = 0;
+	if (__trait_view_skb(skb, &view))
+		return TC_PASS;
+	if (!traced_id(&view)) {
+		if (!wanted((struct sk_buff___trace *)skb, &view))
+			return TC_PASS;
+		if (!armed) {
+			__sync_fetch_and_add(&counters.too_early, 1);
+			return TC_PASS;
+		}
+		/* the time first: who has an id has one */
+		if (trait_tc_set(ctx, trace_tc_entered, bpf_ktime_get_ns()) ||
+		    trait_tc_set(ctx, trace_tc_id,
+				 config.run << 48 | (__sync_fetch_and_add(&counters.next_id, 1) + 1))) {
+			__sync_fetch_and_add(&counters.no_room, 1);
+			return TC_PASS;
+		}
+		detail.new_id = 1;
+	}
+	look(skb, &detail);
+	return TC_PASS;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
