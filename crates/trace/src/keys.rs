@@ -5,6 +5,8 @@ use packet_traits::{
     registry::{KeyEntry, Registry, RegistryError},
 };
 
+/// How the names of the tracer's own keys begin.
+pub(crate) const OWN_KEYS: &str = "trace.";
 /// Name of the tracer's own key for ids.
 pub const ID_KEY: &str = "trace.id";
 /// Name of the tracer's own key for when a packet entered.
@@ -72,7 +74,7 @@ impl Keys {
 
     /// Their names but for the tracer's own, for errors.
     pub(crate) fn names(&self) -> String {
-        let others = self.iter().map(TracedKey::name).filter(|name| !name.starts_with("trace."));
+        let others = self.iter().map(TracedKey::name).filter(|name| !name.starts_with(OWN_KEYS));
         match others.collect::<Vec<_>>().join(", ") {
             none if none.is_empty() => "none".to_owned(),
             names => names,

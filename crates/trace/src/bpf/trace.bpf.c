@@ -53,7 +53,7 @@ struct current_packet {
 	__u64 sock; /* whose queue that is */
 	__u64 cookie;
 	__u64 gro_id; /* packet in napi_gro_receive */
-	__u64 received; /* count of packets; CURRENT_RECEIVED in ../tracer.rs is its place */
+	__u64 received; /* count of packets; CURRENT_RECEIVED in ../tracer/attach.rs is its place */
 };
 
 struct {

@@ -162,7 +162,7 @@ struct {
 	__uint(max_entries, 1 << 12); /* set by the loader */
 } events SEC(".maps");
 
-/* What is counted instead of reported; Counters in ../tracer.rs. */
+/* What is counted instead of reported; Counters in ../tracer/mod.rs. */
 struct {
 	__u64 next_id;
 	__u64 sampled; /* packets that XDP looked at, for 1 in N */

@@ -11,7 +11,7 @@ use packet_traits::core::{Region, Value};
 pub(crate) use self::raw::EVENT_LEN;
 use self::raw::at;
 use crate::{
-    keys::{Keys, TracedKey},
+    keys::{Keys, OWN_KEYS, TracedKey},
     packet::{self, Headers},
     point::Point,
     xdp::{Verdict, XdpProgram},
@@ -238,7 +238,7 @@ impl<'a> Event<'a> {
     /// All traits it had there, but for the tracer's own, in the order of their keys' numbers.
     pub fn traits(&self) -> impl Iterator<Item = (&'a TracedKey, Value)> + use<'a> {
         let event = *self;
-        let keys = event.keys.iter().filter(move |key| event.run == 0 || !key.name().starts_with("trace."));
+        let keys = event.keys.iter().filter(move |key| event.run == 0 || !key.name().starts_with(OWN_KEYS));
         keys.filter_map(move |key| Some((key, event.value_of(key)?)))
     }
 }

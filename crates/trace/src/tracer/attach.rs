@@ -1,0 +1,196 @@
+//! Attaching the programs.
+
+use std::os::fd::AsFd;
+
+use libbpf_rs::ProgramImpl;
+use packet_traits::attach::{
+    AttachError, Attachment, CgroupHook, Direction, NetfilterFamily, NetfilterHook, NetfilterOptions, Position,
+    TcxOptions, cgroup, netfilter, tcx, tracing as tracepoint, xdp,
+};
+
+use super::{
+    Tracer,
+    error::{TraceError, system},
+    load::{fd_of, id_candidates, switch},
+    options::{Options, Place, place_id},
+};
+use crate::{namespace::Namespace, xdp as other_xdp};
+
+/// Where the netfilter programs run: before defragmentation, and with it everything else (`NF_IP_PRI_CONNTRACK_DEFRAG`,
+/// include/uapi/linux/netfilter_ipv4.h). If the number is taken, the next is tried.
+const PRIORITY: i32 = -500;
+const PRIORITIES: i32 = 16;
+/// The program at a point that every packet passes that enters the stack.
+pub(super) const RECEIVE: &str = "trace_receive";
+/// Place of the count of these, in words of `struct current_packet` of bpf/trace.bpf.c.
+pub(super) const CURRENT_RECEIVED: usize = 7;
+
+/// The other programs on tracepoints. The kernel may lack one: then what it would show is not seen.
+const TRACEPOINTS: [&str; 15] = [
+    "trace_drop",
+    "trace_consume",
+    "trace_udp_fail",
+    "trace_queue_full",
+    "trace_copy",
+    "trace_received",
+    "trace_enqueue",
+    "trace_icmp",
+    "trace_route4",
+    "trace_route6",
+    "trace_xmit",
+    "trace_queue",
+    "trace_gro_result",
+    "trace_gro",
+    "trace_netif_rx",
+];
+
+/// Netfilter programs and their hooks.
+const NETFILTER: [(&str, NetfilterHook); 5] = [
+    ("trace_local_in", NetfilterHook::LocalIn),
+    ("trace_forward", NetfilterHook::Forward),
+    ("trace_local_out", NetfilterHook::LocalOut),
+    ("trace_post_routing", NetfilterHook::PostRouting),
+    ("trace_pre_routing", NetfilterHook::PreRouting),
+];
+
+impl Tracer<'_> {
+    pub(super) fn attach_tracepoint(&self, name: &str) -> Result<Option<Attachment>, TraceError> {
+        let program = self.trace.program(name).filter(ProgramImpl::autoload);
+        Ok(program.map(|program| tracepoint::attach(program.as_fd())).transpose()?)
+    }
+
+    pub(super) fn attach(&self) -> Result<(), TraceError> {
+        let (namespaces, interfaces) = &self.places;
+        let mut attachments = self.attachments.borrow_mut();
+        let mut notes = Vec::new();
+        let exact = self.functions.attach(&mut attachments, &mut notes);
+        notes.into_iter().for_each(|note| self.note(note));
+        if exact {
+            switch(&self.trace, ".data.delivery", true)?;
+        }
+        for name in TRACEPOINTS.into_iter().filter(|name| self.needs(name) && !(exact && *name == "trace_received")) {
+            attachments.extend(self.attach_tracepoint(name)?);
+        }
+        let mut receive = self.receive.borrow_mut();
+        if receive.is_none() && self.needs(RECEIVE) {
+            *receive = self.attach_tracepoint(RECEIVE)?;
+        }
+        match cgroup::cgroup_root() {
+            _ if !self.needs("trace_cgroup") => {}
+            Ok(root) => {
+                let program = fd_of(&self.trace, "trace_cgroup")?;
+                attachments.push(cgroup::attach_path(program.as_fd(), root, CgroupHook::Ingress)?);
+            }
+            Err(error) => self.note(format!("{error}: sockets' queues and delivery of datagrams are not seen")),
+        }
+        for namespace in namespaces.iter().filter(|_| !self.only_drops) {
+            self.attach_netfilter(namespace, &mut attachments)?;
+        }
+        for place @ (namespace, interface) in interfaces {
+            for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)]
+            {
+                let entry = direction == Direction::Ingress && self.occupied.contains(&place_id(place));
+                if entry || !self.needs(name) {
+                    continue;
+                }
+                let program = fd_of(&self.trace, name)?;
+                let options = TcxOptions::new(direction).position(Position::First);
+                let attached = namespace.enter(|| tcx::attach(program.as_fd(), interface.index, &options));
+                attachments.push(attached.map_err(system("enter a network namespace"))??);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this program is of use. For drops only, few are: those that see drops, and those that let an id survive a
+    /// second XDP program of the tracer.
+    fn needs(&self, program: &str) -> bool {
+        !self.only_drops
+            || match program {
+                "trace_drop" => true,
+                RECEIVE | "trace_tc_ingress" => self.assign.is_some(),
+                _ => false,
+            }
+    }
+
+    /// Notes what people should know, once.
+    fn note(&self, note: String) {
+        let mut notes = self.notes.borrow_mut();
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+
+    fn attach_netfilter(&self, namespace: &Namespace, attachments: &mut Vec<Attachment>) -> Result<(), TraceError> {
+        for (name, hook) in NETFILTER {
+            let program = fd_of(&self.trace, name)?;
+            for family in [NetfilterFamily::Ipv4, NetfilterFamily::Ipv6] {
+                let attach = || {
+                    let mut attached = None;
+                    for priority in PRIORITY..PRIORITY + PRIORITIES {
+                        let options = NetfilterOptions::new(family, hook).priority(priority);
+                        attached = Some(netfilter::attach(program.as_fd(), &options));
+                        if !matches!(attached, Some(Err(AttachError::Busy { .. }))) {
+                            break;
+                        }
+                    }
+                    attached
+                };
+                match namespace.enter(attach).map_err(system("enter a network namespace"))? {
+                    Some(Ok(attachment)) => attachments.push(attachment),
+                    Some(Err(AttachError::Refused { errno: libc::EAFNOSUPPORT, .. })) | None => {
+                        self.note(format!("this kernel has no netfilter for {family}: {hook} is not seen"));
+                    }
+                    Some(Err(error)) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn attach_entry(&mut self, options: &Options) -> Result<(), TraceError> {
+        let Some(assign) = &self.assign else { return Ok(()) };
+        let program = fd_of(assign, "trace_xdp")?;
+        let mut refused = Vec::new();
+        for place @ (namespace, interface) in &self.places.1 {
+            if self.occupied.contains(&place_id(place)) {
+                self.assigning.push(self.attach_behind_xdp(place)?);
+                continue;
+            }
+            let attached = namespace.enter(|| xdp::attach(program.as_fd(), interface.index, options.xdp_mode));
+            match attached.map_err(system("enter a network namespace"))? {
+                Ok((attachment, mode)) => {
+                    tracing::debug!("assigning ids at {} in {mode} mode", interface.name);
+                    self.assigning.push(attachment);
+                }
+                Err(error @ (AttachError::Busy { .. } | AttachError::Refused { .. })) => {
+                    refused.push(error.to_string());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if self.assigning.is_empty() {
+            return Err(TraceError::NoEntry { why: refused.swap_remove(0), keys: id_candidates(&self.keys) });
+        }
+        refused.into_iter().for_each(|why| self.note(format!("packets that enter there get no id: {why}")));
+        Ok(())
+    }
+
+    /// Has packets get their ids at TC ingress.
+    fn attach_behind_xdp(&self, (namespace, interface): &Place) -> Result<Attachment, TraceError> {
+        let enter = self.enter.as_ref().ok_or_else(|| TraceError::Option("the tracer has no TC program".to_owned()))?;
+        let program = fd_of(enter, "trace_tc_enter")?;
+        let options = TcxOptions::new(Direction::Ingress).position(Position::First);
+        let attached = namespace.enter(|| {
+            let theirs = xdp::attached(interface.index).map(|(id, _)| other_xdp::program(id));
+            (theirs, tcx::attach(program.as_fd(), interface.index, &options))
+        });
+        let (theirs, attached) = attached.map_err(system("enter a network namespace"))?;
+        let theirs = theirs.map_or_else(String::new, |program| format!(" {program}"));
+        self.note(format!(
+            "{} has the XDP program{theirs}: packets get their ids behind it, at TC ingress, if it gave them traits",
+            interface.name
+        ));
+        Ok(attached?)
+    }
+}

@@ -1,0 +1,243 @@
+//! Loading the programs, as the options and the registry's keys have them.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use libbpf_rs::{
+    MapCore, MapFlags, MapHandle,
+    btf::{Btf, types},
+};
+use packet_traits::{
+    bind::{BindError, BoundObject, LoadedObject},
+    core::KeyType,
+    registry::Registry,
+};
+
+use super::{
+    error::{TraceError, libbpf, system},
+    options::{Options, Place, PlaceId},
+    own_keys::OwnKeys,
+};
+use crate::{
+    config::{self, Config},
+    event::EVENT_LEN,
+    filter,
+    functions::Functions,
+    keys::{ENTERED_KEY, ID_KEY, Keys, OWN_KEYS, TC_ENTERED_KEY, TC_ID_KEY, TracedKey},
+    namespace::Namespace,
+};
+
+static TRACE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
+static ENTER_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/enter.bpf.o"));
+static ASSIGN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/assign.bpf.o"));
+
+/// How often the programs are loaded anew if keys go meanwhile.
+pub(super) const LOAD_ATTEMPTS: u32 = 10;
+/// The programs in the kernel, before they are attached.
+pub(super) struct Loaded {
+    pub(super) keys: Keys,
+    pub(super) run: u64,
+    pub(super) trace: LoadedObject,
+    pub(super) functions: Functions,
+    pub(super) assign: Option<LoadedObject>,
+    pub(super) enter: Option<LoadedObject>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Loaded {
+    pub(super) fn load(
+        registry: &Registry,
+        options: &Options,
+        interfaces: &[Place],
+        occupied: &[PlaceId],
+        own_keys: Option<&OwnKeys<'_>>,
+    ) -> Result<Loaded, TraceError> {
+        let mut notes = Vec::new();
+        own_keys.map_or(Ok(()), OwnKeys::register)?;
+        let behind_xdp = own_keys.filter(|_| !occupied.is_empty()).is_some_and(|own_keys| {
+            own_keys
+                .register_behind_xdp()
+                .inspect_err(|error| notes.push(format!("packets get no id behind other XDP programs: {error}")))
+                .is_ok()
+        });
+        let keys = Keys::read(registry)?;
+        let config = configure(registry, options, &keys, behind_xdp)?;
+
+        let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
+        prepare(&mut bound, &config, options)?;
+        let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
+        leave_out_unknown(&mut bound, &btf, &mut notes);
+        let trace = bound.load()?;
+
+        let share = |bound: &mut BoundObject<'_>| {
+            prepare(bound, &config, options)?;
+            share_maps(bound, &trace, &["events", "before_xdp"])
+        };
+        let functions = Functions::load(registry, &share, &btf, interfaces, &config, &mut notes)?;
+
+        let assign = if own_keys.is_some() {
+            let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
+            share(&mut bound)?;
+            Some(bound.load()?)
+        } else {
+            None
+        };
+        let enter = match &assign {
+            Some(assign) if behind_xdp => {
+                let mut bound = BoundObject::from_bytes(ENTER_OBJECT, "the tracer's TC program", registry)?;
+                share(&mut bound)?;
+                // both give out ids, each only once
+                share_maps(&mut bound, assign, &[".data.counters"])?;
+                Some(bound.load()?)
+            }
+            _ => None,
+        };
+        // the configuration has places that were read before the programs were bound
+        if !keys.hold(registry)? {
+            let object = "the tracer's programs".to_owned();
+            return Err(BindError::Changed { object, registry: registry.name().to_string() }.into());
+        }
+        Ok(Loaded { keys, run: config.run, trace, functions, assign, enter, notes })
+    }
+}
+
+pub(super) fn id_candidates(keys: &Keys) -> String {
+    let fits = |key: &&TracedKey| id_type_fits(key.entry.key.key_type()) && !key.name().starts_with(OWN_KEYS);
+    let names: Vec<&str> = keys.iter().filter(fits).map(TracedKey::name).collect();
+    if names.is_empty() { "the registry has none that could be".to_owned() } else { format!("of {}", names.join(", ")) }
+}
+
+fn id_type_fits(key_type: KeyType) -> bool {
+    matches!(key_type, KeyType::U32 | KeyType::U64)
+}
+
+fn configure(registry: &Registry, options: &Options, keys: &Keys, behind_xdp: bool) -> Result<Config, TraceError> {
+    let find =
+        |name: &str| keys.find(name).ok_or_else(|| TraceError::NoKey { key: name.to_owned(), keys: keys.names() });
+    let place = |key: &TracedKey| config::Place {
+        bit: key.entry.key.bit(),
+        dist: key.entry.key.slot().distance() as u32,
+        size: key.entry.key.key_type().size() as u8,
+        merge: key.entry.merge as u8,
+    };
+    let id = find(options.id.as_deref().unwrap_or(ID_KEY))?;
+    if !id_type_fits(id.entry.key.key_type()) {
+        return Err(TraceError::KeyType {
+            key: id.name().to_owned(),
+            found: id.entry.key.key_type(),
+            expected: "packets' ids are of type u64 or u32",
+        });
+    }
+    let entered = match (&options.entered, &options.id) {
+        (Some(name), _) => Some(find(name)?),
+        (None, None) => Some(find(ENTERED_KEY)?),
+        (None, Some(_)) => None,
+    };
+    if let Some(key) = entered.filter(|key| key.entry.key.key_type() != KeyType::Timestamp) {
+        return Err(TraceError::KeyType {
+            key: key.name().to_owned(),
+            found: key.entry.key.key_type(),
+            expected: "when a packet entered is of type timestamp",
+        });
+    }
+    if options.slower.is_some() && entered.is_none() {
+        return Err(TraceError::NoEntered);
+    }
+    let conditions = filter::resolve(&options.conditions, keys)?;
+    let run = if options.id.is_none() { random_run()? } else { 0 };
+    let lens = [EVENT_LEN, keys.flow_slots, keys.packet_slots, options.capture];
+    tracing::debug!("tracing with the keys of registry '{}'", registry.name());
+    Ok(Config {
+        id: place(id),
+        entered: entered.map(place).unwrap_or_default(),
+        tc_id: if behind_xdp { place(find(TC_ID_KEY)?) } else { config::Place::default() },
+        tc_entered: if behind_xdp { place(find(TC_ENTERED_KEY)?) } else { config::Place::default() },
+        run,
+        slower_ns: options.slower.filter(|_| !options.whole_paths).map_or(0, |time| time.as_nanos() as u64),
+        sample: options.sample,
+        event_len: lens.iter().sum::<usize>().next_multiple_of(8) as u32,
+        flow_slots: keys.flow_slots as u32,
+        packet_slots: keys.packet_slots as u32,
+        capture: options.capture as u32,
+        netns: if options.id.is_some() {
+            options.namespaces.iter().map(Namespace::inode).collect()
+        } else {
+            Vec::new()
+        },
+        only_drops: options.only_drops && !options.whole_paths,
+        conditions,
+    })
+}
+
+/// The high bits of this tracer's ids, by which it tells them from those of others that run at the same time. Not 0.
+fn random_run() -> Result<u64, TraceError> {
+    let mut bytes = [0; 2];
+    loop {
+        // SAFETY: `bytes` is valid for writing its length.
+        if unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } != bytes.len() as isize {
+            return Err(system("get a random number")(io::Error::last_os_error()));
+        }
+        match u16::from_ne_bytes(bytes) {
+            0 => {}
+            run => return Ok(u64::from(run)),
+        }
+    }
+}
+
+/// Sets what must be set before an object is loaded.
+fn prepare(bound: &mut BoundObject<'_>, config: &Config, options: &Options) -> Result<(), TraceError> {
+    let object = bound.open_object_mut();
+    let changed = || TraceError::Option("the tracer's programs are not of this version".to_owned());
+    config.write(object).ok_or_else(changed)?;
+    let mut maps = object.maps_mut();
+    let mut events = maps.find(|map| map.name() == "events").ok_or_else(changed)?;
+    events.set_max_entries(options.ring_len as u32).map_err(libbpf("set the ring buffer's size"))
+}
+
+/// Has programs not loaded whose tracepoint or function this kernel does not have.
+pub(crate) fn leave_out_unknown(bound: &mut BoundObject<'_>, btf: &Btf<'_>, notes: &mut Vec<String>) {
+    for mut program in bound.open_object_mut().progs_mut() {
+        let section = program.section().to_string_lossy().into_owned();
+        let (kind, name, known) = match section.split_once('/') {
+            Some(("tp_btf", name)) => {
+                ("tracepoint", name, btf.type_by_name::<types::Typedef<'_>>(&format!("btf_trace_{name}")).is_some())
+            }
+            Some(("fentry", name)) => ("function", name, btf.type_by_name::<types::Func<'_>>(name).is_some()),
+            _ => continue,
+        };
+        if !known {
+            notes.push(format!("this kernel has no {kind} {name}: what it would show is not seen"));
+            program.set_autoload(false);
+        }
+    }
+}
+
+/// Has an object use these maps of another, before it is loaded.
+fn share_maps(bound: &mut BoundObject<'_>, with: &LoadedObject, names: &[&str]) -> Result<(), TraceError> {
+    for mut map in bound.open_object_mut().maps_mut() {
+        if let Some(name) = map.name().to_str().filter(|name| names.contains(name)) {
+            let shared = handle(with, name)?;
+            map.reuse_fd(shared.as_fd()).map_err(libbpf("share maps between the tracer's programs"))?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn fd_of(object: &LoadedObject, name: &str) -> Result<OwnedFd, TraceError> {
+    let program =
+        object.program(name).ok_or_else(|| TraceError::Option(format!("the tracer has no program {name}")))?;
+    program.as_fd().try_clone_to_owned().map_err(system("keep a program open"))
+}
+
+/// Sets a switch of an object's programs: a section with one word.
+pub(super) fn switch(object: &LoadedObject, section: &str, on: bool) -> Result<(), TraceError> {
+    let (key, value) = (0u32.to_ne_bytes(), u64::from(on).to_ne_bytes());
+    handle(object, section)?.update(&key, &value, MapFlags::ANY).map_err(libbpf("switch the tracer's programs"))
+}
+
+pub(super) fn handle(object: &LoadedObject, name: &str) -> Result<MapHandle, TraceError> {
+    let map = object.map(name).ok_or_else(|| TraceError::Option(format!("the tracer has no map {name}")))?;
+    MapHandle::try_from(&map).map_err(libbpf("keep a map open"))
+}

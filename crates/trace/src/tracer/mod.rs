@@ -1,0 +1,362 @@
+//! Tracing in progress: starting it, standing by, reading what the programs report.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `options` | what to trace, and where that is |
+//! | `own_keys` | the keys that the tracer registers |
+//! | `load` | loading the programs |
+//! | `attach` | attaching them |
+//! | `error` | why tracing did not start |
+//!
+//! Everything is held by descriptors of this process: when it ends, however it ends, all of it is gone. The one thing that
+//! stays after a SIGKILL is the names of the tracer's own keys in the registry, which the next tracer takes over.
+
+mod attach;
+mod error;
+mod load;
+mod options;
+mod own_keys;
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    time::Instant,
+};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
+use packet_traits::{attach::Attachment, bind::LoadedObject, registry::Registry};
+
+use self::{
+    attach::{CURRENT_RECEIVED, RECEIVE},
+    load::{LOAD_ATTEMPTS, Loaded, handle, switch},
+    options::{Place, PlaceId, check, interfaces, occupied},
+    own_keys::OwnKeys,
+};
+pub use self::{
+    error::TraceError,
+    options::{Options, RING_LEN},
+};
+pub(crate) use self::{error::libbpf, load::leave_out_unknown};
+use crate::{
+    event::{EVENT_LEN, Event},
+    functions::Functions,
+    keys::Keys,
+    namespace::Namespace,
+    point::Point,
+    standby::{Change, Pace, Standby},
+    xdp::XdpCount,
+};
+
+/// `POINTS_MAX` in bpf/trace.bpf.h.
+const POINTS_MAX: usize = 32;
+
+/// What was counted rather than reported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that got an id of the tracer.
+    pub assigned: u64,
+    /// Events that did not fit into the ring buffer, by the number of their [`Point`].
+    pub lost: [u64; POINTS_MAX],
+    /// Packets that have no room for an id in front of them.
+    pub no_room: u64,
+    /// Packets that matched while the tracer stood by, and were not followed.
+    pub too_early: u64,
+    /// Datagrams whose delivery is not followed, because too many waited in their socket's queue.
+    pub unfollowed: u64,
+    /// What became of packets by XDP programs of others, where the kernel does not say which packets, traced or not.
+    pub xdp: Vec<XdpCount>,
+}
+
+impl Counters {
+    /// All events that were lost.
+    pub fn lost_events(&self) -> u64 {
+        self.lost.iter().sum()
+    }
+}
+
+/// Tracing in progress. Dropping it ends it.
+pub struct Tracer<'r> {
+    // dropped in this order: who assigns ids first, the keys last
+    assigning: Vec<Attachment>,
+    attachments: RefCell<Vec<Attachment>>,
+    /// The point that stays while the tracer stands by, and counts what is received.
+    receive: RefCell<Option<Attachment>>,
+    /// Where the points behind the entry are attached.
+    places: (Vec<Namespace>, Vec<Place>),
+    standby: Standby,
+    armed: Cell<bool>,
+    pace: RefCell<Pace>,
+    /// `Counters::too_early` when the tracer was armed last.
+    too_early: Cell<u64>,
+    read: Cell<u64>,
+    assign: Option<LoadedObject>,
+    /// The entry behind other people's XDP programs; it counts in the map of `assign`.
+    enter: Option<LoadedObject>,
+    /// The interfaces that have such a program.
+    occupied: Vec<PlaceId>,
+    functions: Functions,
+    trace: LoadedObject,
+    events: MapHandle,
+    keys: Keys,
+    run: u64,
+    /// So many events fit into the ring buffer.
+    ring_events: usize,
+    only_drops: bool,
+    notes: RefCell<Vec<String>>,
+    _own_keys: Option<OwnKeys<'r>>,
+}
+
+impl<'r> Tracer<'r> {
+    /// Starts tracing.
+    ///
+    /// # Errors
+    /// See [`TraceError`]; then nothing is left attached.
+    pub fn start(registry: &'r Registry, options: &Options) -> Result<Tracer<'r>, TraceError> {
+        check(options)?;
+        let interfaces = interfaces(options)?;
+        let own_keys = options.id.is_none().then(|| OwnKeys::new(registry));
+        let mut occupied = if own_keys.is_some() { occupied(&interfaces)? } else { Vec::new() };
+        let mut attempts = LOAD_ATTEMPTS;
+        let Loaded { keys, run, trace, functions, assign, enter, notes } = loop {
+            attempts -= 1;
+            match Loaded::load(registry, options, &interfaces, &occupied, own_keys.as_ref()) {
+                Err(error) if attempts > 0 && error.keys_changed() => tracing::debug!("once more: {error}"),
+                loaded => break loaded?,
+            }
+        };
+        if enter.is_none() {
+            occupied.clear();
+        }
+        let events = handle(&trace, "events")?;
+        let only_drops = options.only_drops && !options.whole_paths;
+        let standby = match options.standby {
+            // what sees drops only is cheap
+            _ if only_drops => Standby::Never,
+            // without conditions everything matches
+            Standby::Auto if options.conditions.is_empty() => Standby::Never,
+            standby => standby,
+        };
+        let mut tracer = Tracer {
+            assigning: Vec::new(),
+            attachments: RefCell::default(),
+            receive: RefCell::default(),
+            places: (options.namespaces.clone(), interfaces),
+            standby,
+            armed: Cell::new(false),
+            pace: RefCell::new(Pace::new(Instant::now())),
+            too_early: Cell::new(0),
+            read: Cell::new(0),
+            assign,
+            enter,
+            occupied,
+            functions,
+            trace,
+            events,
+            keys,
+            run,
+            ring_events: options.ring_len / EVENT_LEN + 1,
+            only_drops,
+            notes: RefCell::new(notes),
+            _own_keys: own_keys,
+        };
+        if tracer.standby == Standby::FromStart {
+            tracer.watch()?;
+        } else {
+            tracer.arm()?;
+        }
+        // the entry last: what has an id is then seen at all points
+        tracer.attach_entry(options)?;
+        Ok(tracer)
+    }
+
+    /// Attaches the points behind the entry, if they are not, and has packets followed from then on. Takes some tens of
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// A program cannot be attached.
+    pub fn arm(&self) -> Result<(), TraceError> {
+        if self.armed.get() {
+            return Ok(());
+        }
+        // what waited when the points were taken away is long gone
+        let waiting = handle(&self.trace, "waiting")?;
+        for key in waiting.keys() {
+            // the kernel may have removed it meanwhile
+            let _ = waiting.delete(&key);
+        }
+        self.attach()?;
+        self.set_armed(true)?;
+        self.too_early.set(self.counters()?.too_early);
+        self.pace.borrow_mut().restart(Instant::now());
+        Ok(())
+    }
+
+    /// Takes the points behind the entry away until a packet matches.
+    fn stand_by(&self) -> Result<(), TraceError> {
+        self.watch()?;
+        self.set_armed(false)?;
+        self.attachments.borrow_mut().clear();
+        if self.assign.is_some() {
+            *self.receive.borrow_mut() = None;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that a packet that matches is noticed while the tracer stands by.
+    fn watch(&self) -> Result<(), TraceError> {
+        // the tracer's own XDP program does that itself
+        if self.assign.is_none() && self.receive.borrow().is_none() {
+            *self.receive.borrow_mut() = self.attach_tracepoint(RECEIVE)?;
+        }
+        Ok(())
+    }
+
+    fn set_armed(&self, armed: bool) -> Result<(), TraceError> {
+        for object in self.objects().chain(&self.enter) {
+            switch(object, ".data.armed", armed)?;
+        }
+        self.armed.set(armed);
+        Ok(())
+    }
+
+    /// All objects that have counters of their own.
+    fn objects(&self) -> impl Iterator<Item = &LoadedObject> {
+        [Some(&self.trace), self.assign.as_ref()].into_iter().flatten().chain(self.functions.objects())
+    }
+
+    /// Stands by if nothing matches, and attaches all points again when a packet does: see [`Standby`]. To be called
+    /// every few milliseconds; returns what has changed.
+    ///
+    /// # Errors
+    /// As [`arm`](Tracer::arm), and if the counters cannot be read.
+    pub fn adapt(&self) -> Result<Option<Change>, TraceError> {
+        if self.standby == Standby::Never {
+            return Ok(None);
+        }
+        if !self.armed.get() {
+            if self.counters()?.too_early == self.too_early.get() {
+                return Ok(None);
+            }
+            self.arm()?;
+            return Ok(Some(Change::Armed));
+        }
+        let now = Instant::now();
+        if self.standby != Standby::Auto || !self.pace.borrow().due(now) {
+            return Ok(None);
+        }
+        let matched = if self.assign.is_some() { self.counters()?.assigned } else { self.read.get() };
+        if !self.pace.borrow_mut().look(now, self.received()?, matched) {
+            return Ok(None);
+        }
+        self.stand_by()?;
+        Ok(Some(Change::StoodBy))
+    }
+
+    /// Whether the points behind the entry are in place.
+    pub fn is_armed(&self) -> bool {
+        self.armed.get()
+    }
+
+    /// Packets that the host received, as far as the programs were attached.
+    fn received(&self) -> Result<u64, TraceError> {
+        let map = handle(&self.trace, "current")?;
+        let values = map.lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(libbpf("count packets"))?;
+        let count = |value: &Vec<u8>| value.as_chunks().0.get(CURRENT_RECEIVED).copied().map_or(0, u64::from_ne_bytes);
+        Ok(values.iter().flatten().map(count).sum())
+    }
+
+    /// What people should know of this tracing: what is not seen, and why.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.borrow().clone()
+    }
+
+    /// The keys that events are decoded by.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The points that this kernel has.
+    pub fn points(&self) -> impl Iterator<Item = Point> {
+        Point::ALL.into_iter().filter(|point| !point.is_of_function() || self.functions.has(*point))
+    }
+
+    /// Whether the tracer assigns the ids.
+    pub fn assigns_ids(&self) -> bool {
+        self.assign.is_some()
+    }
+
+    /// What was counted so far.
+    ///
+    /// # Errors
+    /// The kernel does not let the counters be read.
+    pub fn counters(&self) -> Result<Counters, TraceError> {
+        let mut sum = Counters::default();
+        for object in self.objects() {
+            let map = handle(object, ".data.counters")?;
+            let value = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(libbpf("read the tracer's counters"))?;
+            let value = value.unwrap_or_default();
+            let (words, _) = value.as_chunks();
+            let mut words = words.iter().map(|word| u64::from_ne_bytes(*word));
+            let mut next = || words.next().unwrap_or(0);
+            sum.assigned += next();
+            next();
+            for lost in &mut sum.lost {
+                *lost += next();
+            }
+            sum.no_room += next();
+            next();
+            sum.too_early += next();
+            sum.unfollowed += next();
+        }
+        sum.xdp = self.functions.xdp_counts()?;
+        Ok(sum)
+    }
+
+    /// Ends the assigning of ids. What is under way is still seen.
+    pub fn stop_assigning(&mut self) {
+        self.assigning.clear();
+    }
+
+    /// Reads events, for `sink`.
+    ///
+    /// # Errors
+    /// The ring buffer cannot be mapped.
+    pub fn reader<'a>(&'a self, mut sink: impl FnMut(Event<'_>) + 'a) -> Result<Reader<'a>, TraceError> {
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(&self.events, move |raw| {
+                if let Some(event) = Event::new(raw, &self.keys, self.run) {
+                    self.read.set(self.read.get() + 1);
+                    sink(event);
+                }
+                0
+            })
+            .map_err(libbpf("map the ring buffer"))?;
+        let ring = builder.build().map_err(libbpf("map the ring buffer"))?;
+        Ok(Reader { ring, at_once: self.ring_events })
+    }
+}
+
+/// The reading end of the ring buffer.
+pub struct Reader<'a> {
+    ring: RingBuffer<'a>,
+    at_once: usize,
+}
+
+impl Reader<'_> {
+    /// Takes everything that was reported so far, and returns how much that was. It comes back also if events are reported
+    /// faster than `sink` takes them: no more than a full ring buffer is taken at a time.
+    ///
+    /// The programs wake nobody, which would cost them more than the rest of their work: read again after a few
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// libbpf failed.
+    pub fn read(&self) -> Result<usize, TraceError> {
+        let count = self.ring.consume_raw_n(self.at_once);
+        usize::try_from(count).map_err(|_| TraceError::System {
+            action: "read events".to_owned(),
+            source: io::Error::from_raw_os_error(-count),
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! What to trace: options, what they mean, and whether they make sense.
+
+use std::time::Duration;
+
+use packet_traits::attach::{XdpMode, xdp};
+
+use super::error::{TraceError, system};
+use crate::{
+    config::{CAPTURE_MAX, NAMESPACES_MAX},
+    event::Event,
+    filter::Condition,
+    namespace::{Interface, Namespace},
+    path::{Outcome, Packet},
+    point::Point,
+    standby::Standby,
+};
+
+/// Size of the ring buffer, unless it is said: 16 MiB.
+pub const RING_LEN: usize = 1 << 24;
+/// What to trace, and how.
+#[derive(Debug)]
+pub struct Options {
+    /// The namespaces whose interfaces and netfilter hooks get programs. If the ids are someone else's, only what is
+    /// seen in these is reported.
+    pub namespaces: Vec<Namespace>,
+    /// The interfaces; empty: all that are up, but for loopback.
+    pub devices: Vec<String>,
+    /// How the tracer's own XDP program is attached.
+    pub xdp_mode: XdpMode,
+    /// The key that has packets' ids; none: the tracer assigns ids itself.
+    pub id: Option<String>,
+    /// The key of type timestamp that says when a packet entered, if the ids are someone else's.
+    pub entered: Option<String>,
+    /// All of which must hold.
+    pub conditions: Vec<Condition>,
+    /// Report drops only.
+    pub only_drops: bool,
+    /// Report what is older than that when it is seen.
+    pub slower: Option<Duration>,
+    /// Report all else as well, so that whole paths are known of the packets that [`wants`](Options::wants) chooses: those
+    /// dropped, if `only_drops`, and those slow as a whole, if `slower`.
+    pub whole_paths: bool,
+    /// Report one packet in so many.
+    pub sample: u32,
+    /// Bytes of each packet that are reported, at most [`CAPTURE_MAX`].
+    pub capture: usize,
+    /// Whether the points behind the entry are taken away while nothing matches; then call
+    /// [`Tracer::adapt`](crate::Tracer::adapt) regularly.
+    pub standby: Standby,
+    /// Size of the ring buffer: a power of two, in bytes.
+    pub ring_len: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            namespaces: Vec::new(),
+            devices: Vec::new(),
+            xdp_mode: XdpMode::Auto,
+            id: None,
+            entered: None,
+            conditions: Vec::new(),
+            only_drops: false,
+            slower: None,
+            whole_paths: false,
+            sample: 1,
+            capture: 96,
+            standby: Standby::Never,
+            ring_len: RING_LEN,
+        }
+    }
+}
+
+impl Options {
+    /// Whether a packet of which nothing more is expected is one that `only_drops` and `slower` ask for.
+    pub fn wants(&self, packet: &Packet) -> bool {
+        (!self.only_drops || packet.outcome == Outcome::Dropped)
+            && self.slower.is_none_or(|slower| u128::from(packet.duration()) >= slower.as_nanos())
+    }
+
+    /// Whether an event, so many nanoseconds after its packet entered, is one that is reported without `whole_paths`.
+    pub fn wants_event(&self, event: &Event<'_>, since_entered: u64) -> bool {
+        (!self.only_drops || event.point() == Point::Drop)
+            && self.slower.is_none_or(|slower| u128::from(since_entered) >= slower.as_nanos())
+    }
+}
+
+/// An interface, in its namespace.
+pub(super) type Place = (Namespace, Interface);
+/// The namespace's inode number, the interface's index.
+pub(super) type PlaceId = (u32, u32);
+
+pub(super) fn place_id((namespace, interface): &Place) -> PlaceId {
+    (namespace.inode(), interface.index)
+}
+
+pub(super) fn check(options: &Options) -> Result<(), TraceError> {
+    let wrong = if options.capture > CAPTURE_MAX {
+        format!("{} bytes of each packet: at most {CAPTURE_MAX} can be reported", options.capture)
+    } else if options.sample == 0 {
+        "one packet in 0: give 1 for every packet".to_owned()
+    } else if !options.ring_len.is_power_of_two() || !(1 << 12..=1 << 30).contains(&options.ring_len) {
+        format!("a ring buffer of {} bytes: its size is a power of two from 4096 to 1073741824", options.ring_len)
+    } else if options.namespaces.is_empty() || options.namespaces.len() > NAMESPACES_MAX {
+        format!("{} namespaces: from 1 to {NAMESPACES_MAX} can be traced at once", options.namespaces.len())
+    } else {
+        return Ok(());
+    };
+    Err(TraceError::Option(wrong))
+}
+
+/// The interfaces that the options mean.
+pub(super) fn interfaces(options: &Options) -> Result<Vec<Place>, TraceError> {
+    let mut found = Vec::new();
+    for namespace in &options.namespaces {
+        for interface in namespace.interfaces().map_err(system("list interfaces"))? {
+            let wanted = match &options.devices[..] {
+                [] => interface.up && !interface.loopback,
+                devices => devices.contains(&interface.name),
+            };
+            if wanted {
+                found.push((namespace.clone(), interface));
+            }
+        }
+    }
+    let missing = options.devices.iter().find(|device| !found.iter().any(|(_, found)| found.name == **device));
+    if let Some(device) = missing {
+        return Err(TraceError::NoInterface {
+            what: format!("interface {device}"),
+            why: "there is none of that name in the namespaces that are traced; `ip link` lists them, and `--netns` \
+                  names other namespaces"
+                .to_owned(),
+        });
+    }
+    if found.is_empty() {
+        return Err(TraceError::NoInterface {
+            what: "this network namespace".to_owned(),
+            why: "it has no interface that is up, but for loopback; name one by `--dev`, or another namespace by \
+                  `--netns`"
+                .to_owned(),
+        });
+    }
+    Ok(found)
+}
+
+/// Those that have an XDP program, of someone else.
+pub(super) fn occupied(places: &[Place]) -> Result<Vec<PlaceId>, TraceError> {
+    let mut found = Vec::new();
+    for place @ (namespace, interface) in places {
+        let theirs = namespace.enter(|| xdp::attached(interface.index));
+        if theirs.map_err(system("enter a network namespace"))?.is_some() {
+            found.push(place_id(place));
+        }
+    }
+    Ok(found)
+}

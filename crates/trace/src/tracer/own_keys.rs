@@ -1,0 +1,86 @@
+//! The keys that the tracer itself registers.
+
+use std::{
+    cell::RefCell,
+    thread,
+    time::{Duration, Instant},
+};
+
+use packet_traits::{
+    core::{KeyName, KeyType, Merge},
+    registry::{Description, KeySpec, Registry, RegistryError},
+};
+
+use super::error::TraceError;
+use crate::keys::{ENTERED_KEY, ID_KEY, TC_ENTERED_KEY, TC_ID_KEY};
+
+/// How long the kernel may take to forget programs that were closed.
+const UNLOAD: Duration = Duration::from_secs(2);
+
+/// The tracer's own keys. Dropping it removes them, unless another tracer uses them: one whose programs are loaded. One that
+/// is about to load its programs registers them again.
+pub(super) struct OwnKeys<'r> {
+    registry: &'r Registry,
+    names: RefCell<Vec<&'static str>>,
+}
+
+impl<'r> OwnKeys<'r> {
+    pub(super) fn new(registry: &'r Registry) -> OwnKeys<'r> {
+        OwnKeys { registry, names: RefCell::default() }
+    }
+
+    /// Registers those that XDP sets, if they are not.
+    pub(super) fn register(&self) -> Result<(), TraceError> {
+        let keep_first = Merge::KeepFirst;
+        self.add(ID_KEY, KeyType::U64, keep_first, "traits trace: tells packets from each other")?;
+        self.add(ENTERED_KEY, KeyType::Timestamp, keep_first, "traits trace: when XDP saw the packet")
+    }
+
+    /// Registers those that TC sets, behind other people's XDP programs.
+    pub(super) fn register_behind_xdp(&self) -> Result<(), TraceError> {
+        self.add(TC_ID_KEY, KeyType::U64, Merge::Block, "traits trace: tells packets from each other")?;
+        self.add(TC_ENTERED_KEY, KeyType::Timestamp, Merge::Block, "traits trace: when TC saw the packet")
+    }
+
+    fn add(
+        &self,
+        name: &'static str,
+        key_type: KeyType,
+        merge: Merge,
+        description: &'static str,
+    ) -> Result<(), TraceError> {
+        let description = Description::new(description).unwrap_or_default();
+        self.registry.register(&KeySpec::new(key_name(name)?, key_type).merge(merge).description(description))?;
+        let mut names = self.names.borrow_mut();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for OwnKeys<'_> {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + UNLOAD;
+        for &name in self.names.borrow().iter() {
+            let Ok(name) = key_name(name) else { continue };
+            loop {
+                match self.registry.unregister(&name, false) {
+                    // closed programs go when all CPUs have left them
+                    Err(RegistryError::KeyInUse { .. }) if Instant::now() < deadline => {
+                        thread::sleep(Duration::from_millis(10));
+                    }
+                    Err(error) => {
+                        tracing::debug!("key {name} stays: {error}");
+                        break;
+                    }
+                    Ok(_) => break,
+                }
+            }
+        }
+    }
+}
+
+fn key_name(name: &str) -> Result<KeyName, TraceError> {
+    KeyName::new(name).map_err(|error| TraceError::Option(format!("`{name}` is no key's name: {error}")))
+}
