@@ -4,17 +4,14 @@ mod common;
 
 use std::{
     os::fd::AsFd,
-    path::Path,
-    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use common::{Home, Seen, enabled, in_namespaces, points, port, start, watch};
+use common::{Home, Seen, enabled, in_namespaces, load_object, points, port, start, watch};
 use packet_traits::{
     attach::{Attachment, XdpMode, xdp},
-    bind::BoundObject,
     core::{KeyName, KeyType, Merge, Value},
     registry::{KeySpec, Registry},
 };
@@ -78,19 +75,7 @@ fn policy(rig: &Rig) -> Attachment {
         ("packet_id", KeyType::U64, Merge::KeepFirst),
         ("arrived", KeyType::Timestamp, Merge::KeepFirst),
     ];
-    for (name, key_type, merge) in keys {
-        rig.home.registry.register(&KeySpec::new(KeyName::new(name).unwrap(), key_type).merge(merge)).unwrap();
-    }
-    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new("clang")
-        .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", "-c", "-o", "-"])
-        .arg(format!("-I{}", crate_dir.join("../../include").display()))
-        .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
-        .arg(crate_dir.join("tests/bpf/policy.bpf.c"))
-        .output()
-        .unwrap_or_else(|error| panic!("running clang: {error}; `make test` installs it"));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let object = BoundObject::from_bytes(&output.stdout, "policy.bpf.c", &rig.home.registry).unwrap().load().unwrap();
+    let object = load_object(&rig.home.registry, "policy.bpf.c", &keys);
     let program = object.program("assign").unwrap().as_fd().try_clone_to_owned().unwrap();
     let rx = rig.pair.rx();
     rx.netns().enter(|| xdp::attach(program.as_fd(), rx.ifindex(), XdpMode::Native)).unwrap().0

@@ -1,19 +1,17 @@
 //! An XDP program of someone else, and packets of which it is known what it does to each.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
-use std::{
-    os::fd::{AsFd, OwnedFd},
-    path::Path,
-    process::Command,
-};
+use std::os::fd::{AsFd, OwnedFd};
 
 use packet_traits::{
     attach::{Attachment, XdpMode, xdp},
-    bind::{BoundObject, LoadedObject},
-    core::{KeyName, KeyType, Merge},
-    registry::{KeySpec, Registry},
+    bind::LoadedObject,
+    core::{KeyType, Merge},
+    registry::Registry,
 };
 use packet_traits_lab::{End, Family, send_numbered, udp_socket};
+
+use super::common::load_object;
 
 /// The name of the program, as the kernel cuts it.
 pub const NAME: &str = "judge_by_destin";
@@ -38,18 +36,7 @@ pub struct Judge {
 
 /// Loads the program.
 pub fn load(registry: &Registry) -> Judge {
-    let key = KeySpec::new(KeyName::new("packet_id").unwrap(), KeyType::U64).merge(Merge::KeepFirst);
-    registry.register(&key).unwrap();
-    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new("clang")
-        .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", "-c", "-o", "-"])
-        .arg(format!("-I{}", crate_dir.join("../../include").display()))
-        .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
-        .arg(crate_dir.join("tests/bpf/judge.bpf.c"))
-        .output()
-        .unwrap_or_else(|error| panic!("running clang: {error}; `make test` installs it"));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let object = BoundObject::from_bytes(&output.stdout, "judge.bpf.c", registry).unwrap().load().unwrap();
+    let object = load_object(registry, "judge.bpf.c", &[("packet_id", KeyType::U64, Merge::KeepFirst)]);
     let program = object.program("judge_by_destination_port").unwrap().as_fd().try_clone_to_owned().unwrap();
     Judge { object, program }
 }

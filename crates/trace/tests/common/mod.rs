@@ -1,9 +1,13 @@
 //! What the tracer's tests share: a registry nobody else sees, and a tracer around some traffic.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
-use std::{cell::RefCell, thread, time::Duration};
+use std::{cell::RefCell, path::Path, process::Command, thread, time::Duration};
 
-use packet_traits::registry::Registry;
+use packet_traits::{
+    bind::{BoundObject, LoadedObject},
+    core::{KeyName, KeyType, Merge},
+    registry::{KeySpec, Registry},
+};
 use packet_traits_lab::{Bpffs, Netns, kernel_tests_enabled, require_root};
 use packet_traits_trace::{Counters, Namespace, Options, Packet, Paths, Point, Summary, TraceError, Tracer};
 
@@ -32,6 +36,23 @@ impl Home {
         let bpffs = Bpffs::new().unwrap();
         Home { registry: Registry::options().bpffs(bpffs.path()).create().unwrap(), bpffs }
     }
+}
+
+/// Registers keys, and compiles and loads a file of `tests/bpf` that uses them.
+pub fn load_object(registry: &Registry, file: &str, keys: &[(&str, KeyType, Merge)]) -> LoadedObject {
+    for &(name, key_type, merge) in keys {
+        registry.register(&KeySpec::new(KeyName::new(name).unwrap(), key_type).merge(merge)).unwrap();
+    }
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("clang")
+        .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", "-c", "-o", "-"])
+        .arg(format!("-I{}", crate_dir.join("../../include").display()))
+        .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
+        .arg(crate_dir.join("tests/bpf").join(file))
+        .output()
+        .unwrap_or_else(|error| panic!("running clang: {error}; `make test` installs it"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    BoundObject::from_bytes(&output.stdout, file, registry).unwrap().load().unwrap()
 }
 
 /// Options for these namespaces.
