@@ -23,7 +23,7 @@ use packet_traits_lab::{
 use packet_traits_trace::{
     Change, Options, Outcome, Packet,
     Point::{self, Consume, Deliver, Drop, Xdp},
-    QUIET, Standby, TraceError, Tracer,
+    Standby, TraceError, Tracer,
 };
 
 /// A link, and a server on two of the ports that are sent to; on the others there is nobody.
@@ -409,9 +409,7 @@ fn many_packets_of_which_none_matches_have_a_tracer_stand_by() {
     let rig = Rig::new();
     let options = Options { standby: Standby::Auto, ..rig.options(&["dport == 7007"]) };
     let tracer = start(&rig.home.registry, &options);
-    let quiet = watch(&tracer, || thread::sleep(2 * QUIET));
-    assert!(tracer.is_armed() && quiet.packets.is_empty(), "few packets cost little");
-
+    assert!(tracer.is_armed());
     let enough = AtomicBool::new(false);
     let change = thread::scope(|scope| {
         scope.spawn(|| {
