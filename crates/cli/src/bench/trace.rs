@@ -57,7 +57,7 @@ const EXPECTED_NONE: f64 = 0.97;
 const EXPECTED_EVENTS: f64 = 3.0;
 /// How long the tracer may take to see that nothing matches.
 const STAND_BY_MAX: Duration = Duration::from_secs(10);
-/// How long the last events may take to be printed.
+/// How long what has just changed may take: points that are taken away, the last events that are printed.
 const SETTLE: Duration = Duration::from_millis(300);
 
 /// How long is waited for them at most.
@@ -409,6 +409,10 @@ impl Rig {
                 let began = Instant::now();
                 while !ready.load(Ordering::Relaxed) && began.elapsed() < STAND_BY_MAX {
                     send(sender, receiver, packets.max(BATCH_MIN * BATCHES))?;
+                }
+                if case.how == How::None {
+                    // the kernel is still busy with what the tracer took away
+                    thread::sleep(SETTLE);
                 }
                 let started = Instant::now();
                 Ok((send(sender, receiver, packets)?, started))
