@@ -23,7 +23,7 @@ use packet_traits_lab::{
 use packet_traits_trace::{
     Change, Options, Outcome, Packet,
     Point::{self, Consume, Deliver, Drop, Xdp},
-    Standby, TraceError, Tracer,
+    QUIET, Standby, TraceError, Tracer,
 };
 
 /// A link, and a server on two of the ports that are sent to; on the others there is nobody.
@@ -378,6 +378,68 @@ fn behind_other_peoples_xdp_packets_get_their_ids_at_tc() {
 }
 
 #[test]
+fn an_interface_that_goes_while_a_tracer_stands_by_is_noted() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let other = Pair::new().unwrap();
+    let mut options = in_namespaces(&[rig.pair.rx().netns(), other.rx().netns()]);
+    options.conditions = vec!["dport == 7007".parse().unwrap()];
+    let tracer = start(&rig.home.registry, &Options { standby: Standby::FromStart, ..options });
+    other.rx().netns().ip(&format!("link del {}", other.rx().name())).unwrap();
+    is_armed_by_a_match(&rig, &tracer);
+    let notes = tracer.notes();
+    assert!(notes.iter().any(|note| note.contains("is gone, and is not traced any more")), "{notes:?}");
+}
+
+#[test]
+fn lengths_behind_other_peoples_xdp_are_those_of_ip() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    // 64 bytes of data, and the headers of UDP and IPv4
+    let exact = ["dport == 7000", "len == 92"];
+    assert_eq!(rig.seen(&rig.options(&exact), 5).packets.len(), 5);
+    let _policy = policy(&rig);
+    assert_eq!(rig.seen(&rig.options(&exact), 5).packets.len(), 5);
+    let by_id = Options { id: Some("packet_id".to_owned()), ..rig.options(&exact) };
+    let seen = rig.seen(&by_id, 5);
+    assert_eq!(seen.packets.len(), 5);
+    assert!(points(&seen.packets[0]).contains(&Point::TcIngress), "{:?}", seen.packets[0]);
+}
+
+#[test]
+fn of_two_tracers_behind_one_xdp_program_one_follows_a_packet() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let _policy = policy(&rig);
+    let options = rig.options(&["dport == 7000"]);
+    let (first, second) = (start(&rig.home.registry, &options), start(&rig.home.registry, &options));
+    let seen = watch(&second, || rig.send(10));
+    let of_first = watch(&first, || {});
+    let counts = |seen: &Seen| (seen.packets.len() as u64, seen.counters.assigned, seen.counters.taken);
+    // the second is the first at the hook
+    assert_eq!((counts(&seen), counts(&of_first)), ((10, 10, 0), (0, 0, 10)));
+    assert!(seen.packets.iter().all(|packet| packet.outcome == Outcome::Delivered), "{:?}", seen.packets);
+}
+
+#[test]
+fn a_packet_that_a_capture_has_too_gets_no_id_from_tc() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let _policy = policy(&rig);
+    let _capture = PacketSocket::on(rig.pair.rx()).unwrap();
+    let seen = rig.seen(&rig.options(&["dport == 7000"]), 10);
+    assert_eq!((seen.packets.len(), seen.counters.shared, seen.counters.no_room), (0, 10, 0));
+}
+
+#[test]
 fn packets_that_other_peoples_xdp_gave_no_traits_get_no_id() {
     if !enabled() {
         return;
@@ -401,6 +463,84 @@ fn tcp_refused(pair: &Pair) {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
+/// Floods a port while something is done.
+fn flooded<R>(rig: &Rig, port: u16, during: impl FnOnce() -> R) -> R {
+    let enough = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 0)).unwrap();
+            while !enough.load(Ordering::Relaxed) {
+                send_numbered(&socket, rig.pair.rx().addr(Family::V4, port), 0..1000, 64).unwrap();
+            }
+        });
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(during));
+        enough.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Calls `adapt` until something changes, for half a minute at most.
+fn until_change(tracer: &Tracer<'_>) -> Option<Change> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let change = tracer.adapt().unwrap();
+        if change.is_some() || Instant::now() > deadline {
+            return change;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn the_second_of_rare_packets_in_a_flood_is_followed() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let options = Options { standby: Standby::Auto, ..rig.options(&["dport == 7007"]) };
+    let tracer = start(&rig.home.registry, &options);
+    flooded(&rig, 7003, || {
+        assert_eq!(until_change(&tracer), Some(Change::StoodBy));
+        let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 4000)).unwrap();
+        let send = |number| {
+            send_numbered(&socket, rig.pair.rx().addr(Family::V4, 7007), number..number + 1, 64).unwrap();
+            assert_eq!(recv_numbered(&rig.servers[1]).unwrap(), number);
+        };
+        send(0);
+        assert_eq!(until_change(&tracer), Some(Change::Armed));
+        let seen = watch(&tracer, || {
+            // longer than it waits for the first
+            thread::sleep(3 * QUIET);
+            send(1);
+        });
+        assert!(tracer.is_armed());
+        assert_eq!((seen.packets.len(), seen.counters.too_early), (1, 1));
+        assert_eq!(seen.packets[0].outcome, Outcome::Delivered);
+    });
+}
+
+#[test]
+fn packets_that_match_and_are_not_late_keep_a_tracer_from_standing_by() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let _policy = policy(&rig);
+    let tracer = start(
+        &rig.home.registry,
+        &Options {
+            id: Some("packet_id".to_owned()),
+            entered: Some("arrived".to_owned()),
+            slower: Some(Duration::from_secs(60)),
+            standby: Standby::Auto,
+            ..rig.options(&["tenant == 3"])
+        },
+    );
+    let seen = flooded(&rig, 7003, || watch(&tracer, || thread::sleep(3 * QUIET)));
+    assert!(tracer.is_armed());
+    assert_eq!((seen.packets.len(), seen.counters.too_early), (0, 0));
+}
+
 #[test]
 fn many_packets_of_which_none_matches_have_a_tracer_stand_by() {
     if !enabled() {
@@ -410,25 +550,7 @@ fn many_packets_of_which_none_matches_have_a_tracer_stand_by() {
     let options = Options { standby: Standby::Auto, ..rig.options(&["dport == 7007"]) };
     let tracer = start(&rig.home.registry, &options);
     assert!(tracer.is_armed());
-    let enough = AtomicBool::new(false);
-    let change = thread::scope(|scope| {
-        scope.spawn(|| {
-            let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 4000)).unwrap();
-            while !enough.load(Ordering::Relaxed) {
-                send_numbered(&socket, rig.pair.rx().addr(Family::V4, 7003), 0..1000, 64).unwrap();
-            }
-        });
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let change = loop {
-            let change = tracer.adapt().unwrap();
-            if change.is_some() || Instant::now() > deadline {
-                break change;
-            }
-            thread::sleep(Duration::from_millis(1));
-        };
-        enough.store(true, Ordering::Relaxed);
-        change
-    });
+    let change = flooded(&rig, 7003, || until_change(&tracer));
     assert_eq!(change, Some(Change::StoodBy));
     is_armed_by_a_match(&rig, &tracer);
 }

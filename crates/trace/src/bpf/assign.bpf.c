@@ -77,8 +77,30 @@ static __always_inline void read_frame(struct xdp_md *ctx, struct headers *h)
 	h->ports = 1;
 }
 
-/* Takes over what the packet brought along. Returns whether there was an id of this tracer. */
-static __always_inline _Bool carry_over(struct xdp_md *ctx, struct sk_buff *skb)
+/* Has an id that TC gave the packet be as if XDP had: GRO compares the flow region, and would merge it with no other. */
+static __always_inline void move_tc_id(struct saved *old, const struct trait_view *view)
+{
+	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len;
+	void *packet_end = (void *)old + packet_len, *flow_end = packet_end + flow_len;
+	volatile __u64 *tc_id_at = flow_end - config.tc_id_dist, *tc_entered_at = flow_end - config.tc_entered_dist;
+
+	*(volatile __u64 *)(packet_end - (config.id_dist - flow_len)) = tc_id(view);
+	*(volatile __u64 *)(packet_end - (config.entered_dist - flow_len)) = entry_time(view);
+	*(volatile __u64 *)(packet_end - 16) |= config.id_bit | config.entered_bit;
+	*tc_id_at = 0;
+	*tc_entered_at = 0;
+	*(volatile __u64 *)(flow_end - 16) &= ~(config.tc_id_bit | config.tc_entered_bit);
+}
+
+/* What a packet brought along. */
+enum {
+	BROUGHT_NOTHING,
+	BROUGHT_TRAITS,
+	BROUGHT_ID, /* and it is of this tracer */
+};
+
+/* Takes over what the packet brought along. */
+static __always_inline int carry_over(struct xdp_md *ctx, struct sk_buff *skb)
 {
 	__u32 zero = 0, flow_len = trait_area.flow_len, packet_len = trait_area.packet_len, i;
 	struct saved *old = bpf_map_lookup_elem(&saved, &zero);
@@ -88,24 +110,36 @@ static __always_inline _Bool carry_over(struct xdp_md *ctx, struct sk_buff *skb)
 	void *area;
 
 	if (!old || !trait_area.flow_nonce || packet_len + flow_len > AREA_MAX || __trait_view_skb(skb, &view))
-		return 0;
+		return BROUGHT_NOTHING;
 	id = traced_id(&view);
 	__builtin_memset(old, 0, sizeof(*old));
 	if (view.packet_end && packet_len)
 		bpf_probe_read_kernel(old, packet_len, (const void *)(view.packet_end - packet_len));
 	bpf_probe_read_kernel((void *)old + packet_len, flow_len, (const void *)(view.flow_end - flow_len));
+	if (config.tc_id_bit && tc_id(&view))
+		move_tc_id(old, &view);
 	offset = trait_xdp_open(ctx);
 	if (offset < 0)
-		return 0;
+		return BROUGHT_NOTHING;
 	area = __trait_xdp_area_at(ctx, offset);
 	if (!area)
-		return 0;
+		return BROUGHT_NOTHING;
 	/* all but the nonces: those are in place */
 #pragma unroll
 	for (i = 0; i < AREA_MAX / 8; i++)
 		if (8 * i + 8 <= packet_len + flow_len && 8 * i + 8 != packet_len && 8 * i + 8 != packet_len + flow_len)
 			((volatile __u64 *)area)[i] = old->word[i];
-	return id != 0;
+	return id ? BROUGHT_ID : BROUGHT_TRAITS;
+}
+
+/* A view of the traits: the area is open and fills the metadata, or is sealed. */
+static __always_inline void view_area(const struct xdp_buff___trace *xdp, struct trait_view *view)
+{
+	view->flow_end = (__u64)xdp->data;
+	view->packet_end = view->flow_end - trait_area.flow_len;
+	view->flow_present = __trait_kernel_word(view->flow_end - 16, 0);
+	if (trait_area.packet_len)
+		view->packet_present = __trait_kernel_word(view->packet_end - 16, 0);
 }
 
 static __always_inline void report(struct xdp_buff___trace *xdp, const struct net_device___trace *dev, __u32 len,
@@ -117,12 +151,7 @@ static __always_inline void report(struct xdp_buff___trace *xdp, const struct ne
 
 	if (config.only_drops)
 		return;
-	/* the area is open and fills the metadata, or is sealed */
-	view.flow_end = (__u64)xdp->data;
-	view.packet_end = view.flow_end - trait_area.flow_len;
-	view.flow_present = __trait_kernel_word(view.flow_end - 16, 0);
-	if (trait_area.packet_len)
-		view.packet_present = __trait_kernel_word(view.packet_end - 16, 0);
+	view_area(xdp, &view);
 	entered = entry_time(&view);
 	if (config.slower_ns && !late(now, entered))
 		return;
@@ -146,6 +175,19 @@ static __always_inline void report(struct xdp_buff___trace *xdp, const struct ne
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
 }
 
+/* Whether conditions on traits hold, as far as is known where a packet comes in. */
+static __always_inline _Bool brings_traits(const struct xdp_buff___trace *xdp, int brought)
+{
+	struct trait_view view = {};
+
+	if (config.conditions == config.header_conditions)
+		return 1;
+	if (brought == BROUGHT_NOTHING)
+		return 0;
+	view_area(xdp, &view);
+	return traits_hold(&view);
+}
+
 SEC("xdp")
 int trace_xdp(struct xdp_md *ctx)
 {
@@ -153,9 +195,10 @@ int trace_xdp(struct xdp_md *ctx)
 	const struct net_device___trace *dev = xdp->rxq->dev;
 	__u32 len = (__u64)xdp->data_end - (__u64)xdp->data, network;
 	struct sk_buff *skb = skb_of(xdp, dev);
+	int brought = skb ? carry_over(ctx, skb) : BROUGHT_NOTHING;
 	__u8 flags = 0;
 
-	if (!skb || !carry_over(ctx, skb)) {
+	if (brought != BROUGHT_ID) {
 		if (config.header_conditions) {
 			struct headers h = {};
 
@@ -166,7 +209,8 @@ int trace_xdp(struct xdp_md *ctx)
 		if (config.sample > 1 && __sync_fetch_and_add(&counters.sampled, 1) % config.sample)
 			goto pass;
 		if (!armed) {
-			__sync_fetch_and_add(&counters.too_early, 1);
+			if (brings_traits(xdp, brought))
+				__sync_fetch_and_add(&counters.too_early, 1);
 			goto pass;
 		}
 		if (trait_set(ctx, trace_id, config.run << 48 | (__sync_fetch_and_add(&counters.next_id, 1) + 1)) ||

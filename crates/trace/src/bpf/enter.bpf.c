@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /*
  * The tracer's entry behind someone else's XDP program: TC ingress gives packets an id and the time, if that program has
- * given them traits, and reports them. It goes into the flow region, the one that TC can write; GRO, which compares that,
- * is over.
+ * given them traits, and reports them. It goes into the flow region, the one that TC can write. GRO compares that: here
+ * it is over, but packets that go on to another namespace are not merged there, unless assign.bpf.c is there and moves the
+ * id to the packet region.
  */
 #include "look.bpf.h"
 
@@ -19,7 +20,7 @@ static __noinline _Bool wanted(struct sk_buff___trace *skb, const struct trait_v
 	if (config.header_conditions) {
 		struct headers h = {};
 
-		read_headers((__u64)skb->head + skb->network_header, skb->len, &h);
+		read_skb(skb, &h);
 		if (!headers_hold(&h))
 			return 0;
 	}
@@ -48,16 +49,21 @@ int trace_tc_enter(struct __sk_buff *ctx)
 			__sync_fetch_and_add(&counters.too_early, 1);
 			return TC_PASS;
 		}
+		if (view.flow_present & config.tc_id_bit) {
+			__sync_fetch_and_add(&counters.taken, 1);
+			return TC_PASS;
+		}
 		/* the time first: who has an id has one */
 		if (trait_tc_set(ctx, trace_tc_entered, bpf_ktime_get_ns()) ||
 		    trait_tc_set(ctx, trace_tc_id,
 				 config.run << 48 | (__sync_fetch_and_add(&counters.next_id, 1) + 1))) {
-			__sync_fetch_and_add(&counters.no_room, 1);
+			__sync_fetch_and_add(&counters.shared, 1);
 			return TC_PASS;
 		}
 		detail.new_id = 1;
 	}
-	look(skb, &detail);
+	if (look(skb, &detail))
+		__sync_fetch_and_add(&counters.matched, 1);
 	return TC_PASS;
 }
 

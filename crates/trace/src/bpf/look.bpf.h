@@ -6,6 +6,7 @@
 #define __TRACE_LOOK_BPF_H
 
 #include "trace.bpf.h"
+#include <linux/if_ether.h>
 
 /* What an event has beside the packet. */
 struct detail {
@@ -76,6 +77,15 @@ static __noinline void read_headers(__u64 at, __u32 len, struct headers *h)
 	h->ports = 1;
 }
 
+/* The same of an skb, if it is IP; its length is counted from the IP header on. */
+static __always_inline void read_skb(const struct sk_buff___trace *skb, struct headers *h)
+{
+	__u32 network = skb->network_header;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6))
+		read_headers((__u64)skb->head + network, skb->tail - network + skb->data_len, h);
+}
+
 /* Looks at a packet that has an id, and reports it. Returns whether it passed the filter. */
 static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *view, __u64 id, struct detail *detail)
 {
@@ -93,7 +103,7 @@ static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *v
 	if (config.header_conditions && !config.run) {
 		struct headers h = {};
 
-		read_headers(head + network, skb->len, &h);
+		read_skb(skb, &h);
 		if (!headers_hold(&h))
 			return 0;
 	}

@@ -4,7 +4,7 @@
  * packets of all namespaces; whoever has no id costs them a few loads.
  */
 #include "look.bpf.h"
-#include <packet_traits/rfc.bpf.h>
+#include <packet_traits/rfc.bpf.h> /* has the object bound to every key, so that none goes while it is traced */
 
 #define TC_PASS -1 /* TCX_NEXT, include/uapi/linux/bpf.h */
 #define NF_ACCEPT 1 /* include/uapi/linux/netfilter.h */
@@ -138,7 +138,10 @@ int BPF_PROG(trace_receive, struct sk_buff *skb)
 
 	if (now)
 		now->received++;
-	if (LOOK(skb, .point = POINT_RECEIVE) && config.run) {
+	if (!LOOK(skb, .point = POINT_RECEIVE))
+		return 0;
+	__sync_fetch_and_add(&counters.matched, 1);
+	if (config.run) {
 		before = bpf_map_lookup_elem(&before_xdp, &zero);
 		if (before) {
 			before->head = (__u64)((struct sk_buff___trace *)skb)->head;

@@ -171,6 +171,9 @@ struct {
 	__u64 followed; /* 1 if a datagram's delivery was ever waited for */
 	__u64 too_early; /* packets that matched before the other points were in place */
 	__u64 unfollowed; /* datagrams whose delivery is not followed: too many wait */
+	__u64 matched; /* packets that matched where they came in, and were followed */
+	__u64 taken; /* packets that have another tracer's id, behind other people's XDP programs */
+	__u64 shared; /* packets that TC cannot give an id: others have them as well */
 } counters SEC(".data.counters");
 
 /* Set when the programs at all points are in place. Each object has its own. */
@@ -229,6 +232,7 @@ struct sk_buff___trace {
 	unsigned int len;
 	unsigned int data_len;
 	__u32 mark;
+	__be16 protocol;
 	unsigned char *head;
 	unsigned char *data;
 	__u16 mac_header;

@@ -65,9 +65,7 @@ impl Tracer<'_> {
         let mut notes = Vec::new();
         let exact = self.functions.attach(&mut attachments, &mut notes);
         notes.into_iter().for_each(|note| self.note(note));
-        if exact {
-            switch(&self.trace, ".data.delivery", true)?;
-        }
+        switch(&self.trace, ".data.delivery", exact)?;
         for name in TRACEPOINTS.into_iter().filter(|name| self.needs(name) && !(exact && *name == "trace_received")) {
             attachments.extend(self.attach_tracepoint(name)?);
         }
@@ -96,7 +94,13 @@ impl Tracer<'_> {
                 let program = fd_of(&self.trace, name)?;
                 let options = TcxOptions::new(direction).position(Position::First);
                 let attached = namespace.enter(|| tcx::attach(program.as_fd(), interface.index, &options));
-                attachments.push(attached.map_err(system("enter a network namespace"))??);
+                match attached.map_err(system("enter a network namespace"))? {
+                    Ok(attachment) => attachments.push(attachment),
+                    Err(AttachError::NoDevice { .. }) => {
+                        self.note(format!("{} is gone, and is not traced any more", interface.name));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok(())
@@ -170,7 +174,10 @@ impl Tracer<'_> {
             }
         }
         if self.assigning.is_empty() {
-            return Err(TraceError::NoEntry { why: refused.swap_remove(0), keys: id_candidates(&self.keys) });
+            // the first will do for all, and what else stands in the way
+            refused.truncate(1);
+            refused.extend(self.notes());
+            return Err(TraceError::NoEntry { why: refused.join("; "), keys: id_candidates(&self.keys) });
         }
         refused.into_iter().for_each(|why| self.note(format!("packets that enter there get no id: {why}")));
         Ok(())

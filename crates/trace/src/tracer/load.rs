@@ -33,6 +33,8 @@ static TRACE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf
 static ENTER_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/enter.bpf.o"));
 static ASSIGN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/assign.bpf.o"));
 
+/// The function by which TC writes metadata without a loss for clones of the packet (6.18).
+const TC_WRITE: &str = "bpf_dynptr_from_skb_meta";
 /// How often the programs are loaded anew if keys go meanwhile.
 pub(super) const LOAD_ATTEMPTS: u32 = 10;
 /// The programs in the kernel, before they are attached.
@@ -56,18 +58,21 @@ impl Loaded {
     ) -> Result<Loaded, TraceError> {
         let mut notes = Vec::new();
         own_keys.map_or(Ok(()), OwnKeys::register)?;
+        let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
         let behind_xdp = own_keys.filter(|_| !occupied.is_empty()).is_some_and(|own_keys| {
-            own_keys
-                .register_behind_xdp()
-                .inspect_err(|error| notes.push(format!("packets get no id behind other XDP programs: {error}")))
-                .is_ok()
+            let refused = if btf.type_by_name::<types::Func<'_>>(TC_WRITE).is_none() {
+                Some(format!("this kernel has no {TC_WRITE}, by which TC sets traits and leaves those of clones alone"))
+            } else {
+                own_keys.register_behind_xdp().err().map(|error| error.to_string())
+            };
+            notes.extend(refused.as_ref().map(|why| format!("packets get no id behind other XDP programs: {why}")));
+            refused.is_none()
         });
         let keys = Keys::read(registry)?;
         let config = configure(registry, options, &keys, behind_xdp)?;
 
         let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
         prepare(&mut bound, &config, options)?;
-        let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
         leave_out_unknown(&mut bound, &btf, &mut notes);
         let trace = bound.load()?;
 
@@ -98,6 +103,10 @@ impl Loaded {
         if !keys.hold(registry)? {
             let object = "the tracer's programs".to_owned();
             return Err(BindError::Changed { object, registry: registry.name().to_string() }.into());
+        }
+        if let Some(own_keys) = own_keys {
+            let objects = [Some(&trace), assign.as_ref(), enter.as_ref()];
+            own_keys.used_by(&objects.into_iter().flatten().chain(functions.objects()).collect::<Vec<_>>());
         }
         Ok(Loaded { keys, run: config.run, trace, functions, assign, enter, notes })
     }

@@ -63,6 +63,11 @@ pub struct Counters {
     pub too_early: u64,
     /// Datagrams whose delivery is not followed, because too many waited in their socket's queue.
     pub unfollowed: u64,
+    /// Packets that have the id of another tracer, behind other people's XDP programs, and get none of this one.
+    pub taken: u64,
+    /// Packets that TC could not give an id behind other people's XDP programs, because others have them as well: a
+    /// capture, say.
+    pub shared: u64,
     /// What became of packets by XDP programs of others, where the kernel does not say which packets, traced or not.
     pub xdp: Vec<XdpCount>,
 }
@@ -71,6 +76,38 @@ impl Counters {
     /// All events that were lost.
     pub fn lost_events(&self) -> u64 {
         self.lost.iter().sum()
+    }
+}
+
+/// `counters` of bpf/trace.bpf.h.
+#[derive(Default)]
+struct Counts {
+    assigned: u64,
+    lost: [u64; POINTS_MAX],
+    no_room: u64,
+    too_early: u64,
+    unfollowed: u64,
+    /// Packets that matched where they came in, and were followed.
+    matched: u64,
+    taken: u64,
+    shared: u64,
+}
+
+impl Counts {
+    /// Adds what one object has counted.
+    fn add(&mut self, bytes: &[u8]) {
+        let mut words = bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word));
+        let mut next = || words.next().unwrap_or(0);
+        self.assigned += next();
+        let _sampled = next();
+        self.lost.iter_mut().for_each(|lost| *lost += next());
+        self.no_room += next();
+        let _followed = next();
+        self.too_early += next();
+        self.unfollowed += next();
+        self.matched += next();
+        self.taken += next();
+        self.shared += next();
     }
 }
 
@@ -88,7 +125,6 @@ pub struct Tracer<'r> {
     pace: RefCell<Pace>,
     /// `Counters::too_early` when the tracer was armed last.
     too_early: Cell<u64>,
-    read: Cell<u64>,
     assign: Option<LoadedObject>,
     /// The entry behind other people's XDP programs; it counts in the map of `assign`.
     enter: Option<LoadedObject>,
@@ -101,6 +137,8 @@ pub struct Tracer<'r> {
     run: u64,
     /// So many events fit into the ring buffer.
     ring_events: usize,
+    /// What the programs count, of each object that has counters of its own.
+    counters: Vec<MapHandle>,
     only_drops: bool,
     notes: RefCell<Vec<String>>,
     _own_keys: Option<OwnKeys<'r>>,
@@ -128,6 +166,8 @@ impl<'r> Tracer<'r> {
             occupied.clear();
         }
         let events = handle(&trace, "events")?;
+        let counting = [Some(&trace), assign.as_ref()].into_iter().flatten().chain(functions.objects());
+        let counters = counting.map(|object| handle(object, ".data.counters")).collect::<Result<_, _>>()?;
         let only_drops = options.only_drops && !options.whole_paths;
         let standby = match options.standby {
             // what sees drops only is cheap
@@ -145,7 +185,6 @@ impl<'r> Tracer<'r> {
             armed: Cell::new(false),
             pace: RefCell::new(Pace::new(Instant::now())),
             too_early: Cell::new(0),
-            read: Cell::new(0),
             assign,
             enter,
             occupied,
@@ -155,6 +194,7 @@ impl<'r> Tracer<'r> {
             keys,
             run,
             ring_events: options.ring_len / EVENT_LEN + 1,
+            counters,
             only_drops,
             notes: RefCell::new(notes),
             _own_keys: own_keys,
@@ -184,9 +224,12 @@ impl<'r> Tracer<'r> {
             // the kernel may have removed it meanwhile
             let _ = waiting.delete(&key);
         }
-        self.attach()?;
+        if let Err(error) = self.attach() {
+            self.attachments.borrow_mut().clear();
+            return Err(error);
+        }
         self.set_armed(true)?;
-        self.too_early.set(self.counters()?.too_early);
+        self.too_early.set(self.counts()?.too_early);
         self.pace.borrow_mut().restart(Instant::now());
         Ok(())
     }
@@ -212,16 +255,12 @@ impl<'r> Tracer<'r> {
     }
 
     fn set_armed(&self, armed: bool) -> Result<(), TraceError> {
-        for object in self.objects().chain(&self.enter) {
+        let entries = [Some(&self.trace), self.assign.as_ref(), self.enter.as_ref()];
+        for object in entries.into_iter().flatten().chain(self.functions.objects()) {
             switch(object, ".data.armed", armed)?;
         }
         self.armed.set(armed);
         Ok(())
-    }
-
-    /// All objects that have counters of their own.
-    fn objects(&self) -> impl Iterator<Item = &LoadedObject> {
-        [Some(&self.trace), self.assign.as_ref()].into_iter().flatten().chain(self.functions.objects())
     }
 
     /// Stands by if nothing matches, and attaches all points again when a packet does: see [`Standby`]. To be called
@@ -234,7 +273,7 @@ impl<'r> Tracer<'r> {
             return Ok(None);
         }
         if !self.armed.get() {
-            if self.counters()?.too_early == self.too_early.get() {
+            if self.counts()?.too_early == self.too_early.get() {
                 return Ok(None);
             }
             self.arm()?;
@@ -244,8 +283,8 @@ impl<'r> Tracer<'r> {
         if self.standby != Standby::Auto || !self.pace.borrow().due(now) {
             return Ok(None);
         }
-        let matched = if self.assign.is_some() { self.counters()?.assigned } else { self.read.get() };
-        if !self.pace.borrow_mut().look(now, self.received()?, matched) {
+        let counts = self.counts()?;
+        if !self.pace.borrow_mut().look(now, self.received()?, counts.matched + counts.too_early) {
             return Ok(None);
         }
         self.stand_by()?;
@@ -290,25 +329,17 @@ impl<'r> Tracer<'r> {
     /// # Errors
     /// The kernel does not let the counters be read.
     pub fn counters(&self) -> Result<Counters, TraceError> {
-        let mut sum = Counters::default();
-        for object in self.objects() {
-            let map = handle(object, ".data.counters")?;
+        let Counts { assigned, lost, no_room, too_early, unfollowed, taken, shared, .. } = self.counts()?;
+        let xdp = self.functions.xdp_counts()?;
+        Ok(Counters { assigned, lost, no_room, too_early, unfollowed, taken, shared, xdp })
+    }
+
+    fn counts(&self) -> Result<Counts, TraceError> {
+        let mut sum = Counts::default();
+        for map in &self.counters {
             let value = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(libbpf("read the tracer's counters"))?;
-            let value = value.unwrap_or_default();
-            let (words, _) = value.as_chunks();
-            let mut words = words.iter().map(|word| u64::from_ne_bytes(*word));
-            let mut next = || words.next().unwrap_or(0);
-            sum.assigned += next();
-            next();
-            for lost in &mut sum.lost {
-                *lost += next();
-            }
-            sum.no_room += next();
-            next();
-            sum.too_early += next();
-            sum.unfollowed += next();
+            sum.add(&value.unwrap_or_default());
         }
-        sum.xdp = self.functions.xdp_counts()?;
         Ok(sum)
     }
 
@@ -326,7 +357,6 @@ impl<'r> Tracer<'r> {
         builder
             .add(&self.events, move |raw| {
                 if let Some(event) = Event::new(raw, &self.keys, self.run) {
-                    self.read.set(self.read.get() + 1);
                     sink(event);
                 }
                 0

@@ -2,11 +2,14 @@
 
 use std::{
     cell::RefCell,
+    fs,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     thread,
     time::{Duration, Instant},
 };
 
 use packet_traits::{
+    bind::LoadedObject,
     core::{KeyName, KeyType, Merge},
     registry::{Description, KeySpec, Registry, RegistryError},
 };
@@ -17,28 +20,41 @@ use crate::keys::{ENTERED_KEY, ID_KEY, TC_ENTERED_KEY, TC_ID_KEY};
 /// How long the kernel may take to forget programs that were closed.
 const UNLOAD: Duration = Duration::from_secs(2);
 
+/// A program's id, of which /proc tells.
+fn id_of(program: BorrowedFd<'_>) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
+}
+
 /// The tracer's own keys. Dropping it removes them, unless another tracer uses them: one whose programs are loaded. One that
 /// is about to load its programs registers them again.
 pub(super) struct OwnKeys<'r> {
     registry: &'r Registry,
     names: RefCell<Vec<&'static str>>,
+    /// The tracer's programs.
+    programs: RefCell<Vec<u32>>,
 }
 
 impl<'r> OwnKeys<'r> {
     pub(super) fn new(registry: &'r Registry) -> OwnKeys<'r> {
-        OwnKeys { registry, names: RefCell::default() }
+        OwnKeys { registry, names: RefCell::default(), programs: RefCell::default() }
     }
 
     /// Registers those that XDP sets, if they are not.
     pub(super) fn register(&self) -> Result<(), TraceError> {
         let keep_first = Merge::KeepFirst;
         self.add(ID_KEY, KeyType::U64, keep_first, "traits trace: tells packets from each other")?;
-        self.add(ENTERED_KEY, KeyType::Timestamp, keep_first, "traits trace: when XDP saw the packet")
+        self.add(ENTERED_KEY, KeyType::Timestamp, keep_first, "traits trace: when XDP saw the packet")?;
+        // a tracer that was killed has left them
+        let keys = self.registry.list()?;
+        let left = |name: &&'static str| keys.iter().any(|entry| entry.key.name().as_str() == *name);
+        [TC_ID_KEY, TC_ENTERED_KEY].into_iter().filter(left).for_each(|name| self.remove_at_the_end(name));
+        Ok(())
     }
 
     /// Registers those that TC sets, behind other people's XDP programs.
     pub(super) fn register_behind_xdp(&self) -> Result<(), TraceError> {
-        self.add(TC_ID_KEY, KeyType::U64, Merge::Block, "traits trace: tells packets from each other")?;
+        self.add(TC_ID_KEY, KeyType::U64, Merge::Block, "traits trace: the same, behind other XDP programs")?;
         self.add(TC_ENTERED_KEY, KeyType::Timestamp, Merge::Block, "traits trace: when TC saw the packet")
     }
 
@@ -51,23 +67,36 @@ impl<'r> OwnKeys<'r> {
     ) -> Result<(), TraceError> {
         let description = Description::new(description).unwrap_or_default();
         self.registry.register(&KeySpec::new(key_name(name)?, key_type).merge(merge).description(description))?;
+        self.remove_at_the_end(name);
+        Ok(())
+    }
+
+    fn remove_at_the_end(&self, name: &'static str) {
         let mut names = self.names.borrow_mut();
         if !names.contains(&name) {
             names.push(name);
         }
-        Ok(())
+    }
+
+    /// Says whose end is to be waited for before the keys can go.
+    pub(super) fn used_by(&self, objects: &[&LoadedObject]) {
+        let programs = objects.iter().flat_map(|object| object.object().progs());
+        self.programs.replace(programs.filter_map(|program| id_of(program.as_fd())).collect());
     }
 }
 
 impl Drop for OwnKeys<'_> {
     fn drop(&mut self) {
         let deadline = Instant::now() + UNLOAD;
+        let own = self.programs.borrow();
         for &name in self.names.borrow().iter() {
             let Ok(name) = key_name(name) else { continue };
             loop {
                 match self.registry.unregister(&name, false) {
-                    // closed programs go when all CPUs have left them
-                    Err(RegistryError::KeyInUse { .. }) if Instant::now() < deadline => {
+                    // closed programs go when all CPUs have left them; those of another tracer do not
+                    Err(RegistryError::KeyInUse { programs, .. })
+                        if Instant::now() < deadline && programs.iter().any(|program| own.contains(&program.id)) =>
+                    {
                         thread::sleep(Duration::from_millis(10));
                     }
                     Err(error) => {

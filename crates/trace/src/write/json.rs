@@ -10,7 +10,7 @@
 //! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first`: it got its id here (xdp, tc-ingress), `verdict`, `program` and `program_id` (xdp-verdict), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver, peek), `socket`: its cookie in hexadecimal (cgroup, backlog, out-of-order, enqueue, queue-full, deliver, peek), `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
 //! | `packet` | with `--per-packet`, a packet of which nothing more is expected | `id`, `entered_ns`, `duration_ns`, `outcome`, `headers`, `traits`, `merged`, `clones`, `retransmit_of`, `steps`: [{`point`, `since_entered_ns`, `since_step_ns`, `netns`, `netns_name`, `dev`, `copy`, `inferred`; where known the members that events have there}], `more_steps` |
 //! | `lost` | events did not fit into the ring buffer | `events`, so far, `points`: {name: count} |
-//! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `lost_points`: {name: count}, `no_room`, `too_early`, `unfollowed`, `given_up`, `points`, `drops`, `values`, `verdicts`: [{`program`, `program_id`, `verdict`, `packets`}] of XDP programs of others, `xdp`: packets that the tracer cannot tell, by what XDP programs of others did with them: [{`fate`, `dev`, `ifindex`, `netns`, `netns_name`, `program`, `program_id`, `packets`}], traced or not |
+//! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `lost_points`: {name: count}, `no_room`, `too_early`, `taken`, `shared`, `unfollowed`, `given_up`, `points`, `drops`, `values`, `verdicts`: [{`program`, `program_id`, `verdict`, `packets`}] of XDP programs of others, `xdp`: packets that the tracer cannot tell, by what XDP programs of others did with them: [{`fate`, `dev`, `ifindex`, `netns`, `netns_name`, `program`, `program_id`, `packets`}], traced or not |
 //!
 //! `headers` is `null` or {`protocol`, `source`, `destination`, `source_port`, `destination_port`, `tcp`: {`sequence`, `flags`,
 //! `data`}}. In `traits`, values of up to 32 bits are numbers, flags `true`, all others text as `traits keys` has them.
@@ -327,7 +327,7 @@ pub fn summary(summary: &Summary, counters: &Counters, given_up: u64, names: &mu
         "delivered": summary.delivered, "dropped": summary.dropped, "merged": summary.merged,
         "retransmits": summary.retransmits,
         "lost": counters.lost_events(), "lost_points": lost_points(counters), "no_room": counters.no_room,
-        "too_early": counters.too_early, "unfollowed": counters.unfollowed, "given_up": given_up, "points": points, "drops": drops, "values": values,
+        "too_early": counters.too_early, "taken": counters.taken, "shared": counters.shared, "unfollowed": counters.unfollowed, "given_up": given_up, "points": points, "drops": drops, "values": values,
         "verdicts": verdicts, "xdp": xdp,
     })
 }

@@ -271,6 +271,18 @@ pub fn unseen(counters: &Counters) -> Vec<String> {
         lines
             .push(format!("{} packets had no room for an id in front of them, and were not traced.", counters.no_room));
     }
+    if counters.taken != 0 {
+        let count = counters.taken;
+        lines.push(format!(
+            "{count} packets are followed by another tracer behind the same XDP program, and not by this one."
+        ));
+    }
+    if counters.shared != 0 {
+        let count = counters.shared;
+        lines.push(format!(
+            "{count} packets got no id behind an XDP program, because others have them too: a capture, say."
+        ));
+    }
     if counters.too_early != 0 {
         let count = counters.too_early;
         lines.push(format!(
