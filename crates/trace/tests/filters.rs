@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Home, Seen, enabled, in_namespaces, load_object, points, port, start, watch};
+use common::{Home, POLICY_KEYS, Seen, enabled, in_namespaces, load_object, points, port, start, watch};
 use packet_traits::{
     attach::{Attachment, XdpMode, xdp},
-    core::{KeyName, KeyType, Merge, Value},
+    core::{KeyName, KeyType, Value},
     registry::{KeySpec, Registry},
 };
 use packet_traits_lab::{
@@ -68,14 +68,7 @@ impl Rig {
 
 /// Attaches a program that assigns ids, as a policy would.
 fn policy(rig: &Rig) -> Attachment {
-    let keys = [
-        ("tenant", KeyType::U32, Merge::Block),
-        ("balance", KeyType::I64, Merge::Block),
-        ("marked", KeyType::Flag, Merge::Block),
-        ("packet_id", KeyType::U64, Merge::KeepFirst),
-        ("arrived", KeyType::Timestamp, Merge::KeepFirst),
-    ];
-    let object = load_object(&rig.home.registry, "policy.bpf.c", &keys);
+    let object = load_object(&rig.home.registry, "policy.bpf.c", &POLICY_KEYS);
     let program = object.program("assign").unwrap().as_fd().try_clone_to_owned().unwrap();
     let rx = rig.pair.rx();
     rx.netns().enter(|| xdp::attach(program.as_fd(), rx.ifindex(), XdpMode::Native)).unwrap().0

@@ -2,11 +2,12 @@
 
 mod common;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, os::fd::AsFd, time::Duration};
 
-use common::{Home, enabled, in_namespaces, points, start, watch};
+use common::{Home, POLICY_KEYS, enabled, in_namespaces, load_object, points, start, watch};
+use packet_traits::attach::{XdpMode, xdp};
 use packet_traits_lab::{
-    Family, PacketSocket, Pair, TcpSink, VethOptions,
+    Chain, Family, Feature, PacketSocket, Pair, TcpSink, VethOptions,
     frame::{ACK, Flow},
     recv_numbered, send_numbered, send_together, tcp_transfer, udp_socket,
 };
@@ -44,6 +45,37 @@ fn merged_packets_say_what_they_were_merged_into() {
             assert_eq!(points(packet), [Xdp, Gro, GroResult], "{packet:?}");
             assert_eq!(packet.steps[2].detail, Detail::Merged(Some(first.id)), "{packet:?}");
         }
+    }
+}
+
+#[test]
+fn ids_from_tc_do_not_keep_packets_from_being_merged_where_they_go() {
+    if !enabled() {
+        return;
+    }
+    let (chain, home) = (Chain::with(&VethOptions::new().gro(true)).unwrap(), Home::new());
+    let object = load_object(&home.registry, "policy.bpf.c", &POLICY_KEYS);
+    let program = object.program("same_for_all").unwrap().as_fd().try_clone_to_owned().unwrap();
+    let router = chain.router_in();
+    let attach = || xdp::attach(program.as_fd(), router.ifindex(), XdpMode::Native);
+    let _policy = router.netns().enter(attach).unwrap();
+    // all packets come to the server's namespace as they were sent, and wait there for each other
+    router.netns().set_feature(router.name(), Feature::Gro, false).unwrap();
+    let server = chain.server();
+    server.netns().defer_receive(server.name(), Duration::from_millis(1)).unwrap();
+    let sink = TcpSink::start(server.netns(), server.addr(Family::V4, 0)).unwrap();
+
+    let mut options = in_namespaces(&[router.netns(), server.netns()]);
+    options.conditions = vec!["tenant == 7".parse().unwrap(), "proto == tcp".parse().unwrap()];
+    let tracer = start(&home.registry, &options);
+    let seen = watch(&tracer, || tcp_transfer(chain.client().netns(), sink.addr(), 1_000_000).unwrap());
+    assert_eq!((sink.corrupt(), seen.counters.lost_events()), (0, 0));
+    let merged: Vec<_> = seen.packets.iter().filter(|packet| packet.outcome == Outcome::Merged).collect();
+    assert!(merged.len() > 100, "{} of {}", merged.len(), seen.packets.len());
+    for packet in merged {
+        let path = points(packet);
+        assert_eq!((path[0], packet.steps[0].device()), (TcIngress, router.name()), "{packet:?}");
+        assert!(path.windows(3).any(|three| three == [Xdp, Gro, GroResult]), "{packet:?}");
     }
 }
 

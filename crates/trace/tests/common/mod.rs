@@ -38,6 +38,15 @@ impl Home {
     }
 }
 
+/// The keys of `policy.bpf.c`.
+pub const POLICY_KEYS: [(&str, KeyType, Merge); 5] = [
+    ("tenant", KeyType::U32, Merge::Block),
+    ("balance", KeyType::I64, Merge::Block),
+    ("marked", KeyType::Flag, Merge::Block),
+    ("packet_id", KeyType::U64, Merge::KeepFirst),
+    ("arrived", KeyType::Timestamp, Merge::KeepFirst),
+];
+
 /// Registers keys, and compiles and loads a file of `tests/bpf` that uses them.
 pub fn load_object(registry: &Registry, file: &str, keys: &[(&str, KeyType, Merge)]) -> LoadedObject {
     for &(name, key_type, merge) in keys {
