@@ -580,6 +580,10 @@ fn it_says_that_it_stands_by_and_that_it_follows_again() {
     assert!(said.contains("packets are followed from now on"), "{said}");
     rig.traffic();
     let seen = objects(&tracing.end());
+    assert_eq!(of_type(&seen, "start")[0]["armed"], true);
+    let changes = of_type(&seen, "standby");
+    assert_eq!(changes.iter().map(|change| change["armed"].as_bool()).collect::<Vec<_>>(), [Some(false), Some(true)]);
+    assert!(said.contains(changes[1]["why"].as_str().unwrap()), "{changes:?}");
     let summary = seen.last().unwrap();
     let number = |member: &str| summary[member].as_u64().unwrap();
     assert!(number("too_early") >= 1 && number("packets") >= 3, "{summary}");

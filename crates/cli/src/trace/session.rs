@@ -128,7 +128,7 @@ impl Session {
         let mut looked = started;
         loop {
             if let Some(change) = tracer.adapt()? {
-                output::note(format_args!("traits: {}", explain(change)));
+                state.borrow_mut().changed(change);
             }
             let count = reader.read()?;
             let mut state = state.borrow_mut();
@@ -225,6 +225,12 @@ impl State<'_> {
         self.counters = counters;
     }
 
+    /// Says that the tracer stands by, or no longer does.
+    fn changed(&mut self, change: Change) {
+        let printed = self.outputs.changed(change);
+        self.keep_failure(printed);
+    }
+
     fn flush(&mut self) {
         let flushed = self.outputs.flush();
         self.keep_failure(flushed);
@@ -232,17 +238,6 @@ impl State<'_> {
 
     fn keep_failure(&mut self, outcome: Outcome) {
         self.failed = self.failed.take().or(outcome.err());
-    }
-}
-
-/// What has changed, and what that means.
-fn explain(change: Change) -> &'static str {
-    match change {
-        Change::StoodBy => {
-            "no packet matches, and many come in: all points but the first are taken away, which costs them least; the \
-             next that matches brings the points back, but is not followed itself (--standby=never: all stay)"
-        }
-        Change::Armed => "a packet has matched: packets are followed from now on",
     }
 }
 
