@@ -19,10 +19,12 @@
 //! that TC can write: `trace.tc_id` and `trace.tc_entered`. Conditions on traits are looked at there too. With fentry,
 //! [`Point::XdpVerdict`] shows what it decided for each packet that has an id when it returns or, if the tracer assigns ids, had
 //! one when it was called. The program is looked up when tracing starts, and needs type information (`clang -g`); of a dispatcher
-//! what all its programs together decided is seen. Packets of test runs, and of interfaces that are not traced, are left out.
+//! what all its programs together decided is seen. A program that is traced stays loaded until the trace ends, also if it is
+//! detached before. Packets of test runs, and of interfaces that are not traced, are left out.
 //! On every kernel, what tracepoints tell of such programs is counted ([`Counters::xdp`]): how many packets they redirected, and
 //! how many were dropped because the program failed, or to redirect or send them did. Not which packets, so these are packets
-//! that the tracer cannot tell.
+//! that the tracer cannot tell. Packets that were redirected, but dropped later, when the driver sends those it has collected,
+//! count as redirected.
 //!
 //! # What is not seen
 //! - **XDP programs of others**, without fentry: tracing starts behind them. A packet that such a program drops does not bring
