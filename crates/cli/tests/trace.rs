@@ -137,6 +137,14 @@ impl Tracing {
         line
     }
 
+    /// Waits until it has ended; returns its status, what it printed, and what it said.
+    fn ended(mut self) -> (Option<i32>, String, String) {
+        let (mut out, mut said) = (String::new(), String::new());
+        self.child.stdout.take().map(|mut stdout| stdout.read_to_string(&mut out)).transpose().unwrap();
+        self.stderr.read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code(), out, said)
+    }
+
     /// Ends it as Ctrl-C does, and returns what it printed.
     fn end(mut self) -> String {
         self.signal(libc::SIGINT);
@@ -367,16 +375,10 @@ fn an_output_that_fails_is_named_and_the_others_are_whole() {
         let trace: Value = serde_json::from_str(&fs::read_to_string(&chrome).unwrap()).unwrap();
         trace["traceEvents"].as_array().unwrap().len()
     };
-    let ends = |mut tracing: Tracing| {
-        let (mut out, mut said) = (String::new(), String::new());
-        tracing.child.stdout.take().map(|mut stdout| stdout.read_to_string(&mut out)).transpose().unwrap();
-        tracing.stderr.read_to_string(&mut said).unwrap();
-        (tracing.child.wait().unwrap().code(), out, said)
-    };
     let tracing = rig.start(&["-w", "/dev/full", "--chrome", &chrome, "--html", "/dev/full", "proto == udp"]);
     rig.traffic();
     tracing.signal(libc::SIGTERM);
-    let (status, out, said) = ends(tracing);
+    let (status, out, said) = tracing.ended();
     assert_eq!(status, Some(1), "{said}");
     assert!(said.starts_with("traits: cannot write /dev/full: ") && said.contains("No space left"), "{said}");
     assert!(out.contains("packets, ") && slices() > 1, "{out}");
@@ -385,7 +387,7 @@ fn an_output_that_fails_is_named_and_the_others_are_whole() {
     let mut tracing = rig.start(&["--chrome", &chrome, "proto == udp"]);
     drop(tracing.child.stdout.take());
     rig.traffic();
-    let (status, _, said) = ends(tracing);
+    let (status, _, said) = tracing.ended();
     assert_eq!((status, said.as_str()), (Some(0), ""));
     assert!(slices() >= 1);
 
@@ -402,6 +404,29 @@ fn an_output_that_fails_is_named_and_the_others_are_whole() {
         "{}",
         text(&output.stderr)
     );
+}
+
+#[test]
+fn a_tracer_that_cannot_go_on_is_named_and_what_it_saw_is_whole() {
+    let Some(rig) = Rig::new("broken") else { return };
+    let (chrome, html, pcapng) = (rig.file("x.json"), rig.file("x.html"), rig.file("x.pcapng"));
+    let tracing = rig.start(&["--json", "--chrome", &chrome, "--html", &html, "-w", &pcapng, "proto == udp"]);
+    rig.traffic();
+    // from now on it can open nothing, not even the map of its counters
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the process runs, and the limits are valid for reading.
+    let status = unsafe { libc::prlimit(tracing.child.id() as i32, libc::RLIMIT_NOFILE, &none, std::ptr::null_mut()) };
+    assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
+    let (status, out, said) = tracing.ended();
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.starts_with("traits: ") && said.contains("cannot keep a map open"), "{said}");
+    let seen = objects(&out);
+    assert_eq!(seen.last().unwrap()["packets"], 5, "{seen:?}");
+    let trace: Value = serde_json::from_str(&fs::read_to_string(&chrome).unwrap()).unwrap();
+    assert!(trace["traceEvents"].as_array().unwrap().len() > 1);
+    assert!(fs::read_to_string(&html).unwrap().trim_end().ends_with("</html>"));
+    let packets = tool("tshark", &["-r", &pcapng, "-T", "fields", "-e", "frame.number"]);
+    assert_eq!(text(&packets.stdout).lines().count(), of_type(&seen, "event").len(), "{}", text(&packets.stderr));
 }
 
 #[test]
@@ -555,6 +580,10 @@ fn it_says_that_it_stands_by_and_that_it_follows_again() {
     assert!(said.contains("packets are followed from now on"), "{said}");
     rig.traffic();
     let seen = objects(&tracing.end());
+    assert_eq!(of_type(&seen, "start")[0]["armed"], true);
+    let changes = of_type(&seen, "standby");
+    assert_eq!(changes.iter().map(|change| change["armed"].as_bool()).collect::<Vec<_>>(), [Some(false), Some(true)]);
+    assert!(said.contains(changes[1]["why"].as_str().unwrap()), "{changes:?}");
     let summary = seen.last().unwrap();
     let number = |member: &str| summary[member].as_u64().unwrap();
     assert!(number("too_early") >= 1 && number("packets") >= 3, "{summary}");

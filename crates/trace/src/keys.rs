@@ -18,7 +18,7 @@ pub const TC_ID_KEY: &str = "trace.tc_id";
 pub const TC_ENTERED_KEY: &str = "trace.tc_entered";
 
 /// The keys of a registry when tracing started.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Keys {
     keys: Vec<TracedKey>,
     pub(crate) flow_slots: usize,

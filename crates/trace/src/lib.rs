@@ -16,17 +16,25 @@
 //! # XDP programs of others
 //! Where another program is attached the tracer cannot attach its own. Packets have the ids that it assigns, if it does
 //! ([`Options::id`]); else a program at TC ingress gives ids to those that it gave traits, with two keys more, in the region
-//! that TC can write: `trace.tc_id` and `trace.tc_entered`. Conditions on traits are looked at there too. With fentry,
+//! that TC can write: `trace.tc_id` and `trace.tc_entered`. Conditions on traits are looked at there too. This needs 6.18
+//! (`bpf_dynptr_from_skb_meta`): before, TC would take clones their traits. A packet that others have as well, a capture for
+//! one, gets no id ([`Counters::shared`]), nor does one that another tracer follows ([`Counters::taken`]). GRO compares that
+//! region, so where such packets go on to another namespace, they are merged there only if this tracer is there too and moves
+//! the id over. With fentry,
 //! [`Point::XdpVerdict`] shows what it decided for each packet that has an id when it returns or, if the tracer assigns ids, had
 //! one when it was called. The program is looked up when tracing starts, and needs type information (`clang -g`); of a dispatcher
-//! what all its programs together decided is seen. Packets of test runs, and of interfaces that are not traced, are left out.
+//! what all its programs together decided is seen. A program that is traced stays loaded until the trace ends, also if it is
+//! detached before. Packets of test runs, and of interfaces that are not traced, are left out.
 //! On every kernel, what tracepoints tell of such programs is counted ([`Counters::xdp`]): how many packets they redirected, and
 //! how many were dropped because the program failed, or to redirect or send them did. Not which packets, so these are packets
-//! that the tracer cannot tell.
+//! that the tracer cannot tell. Packets that were redirected, but dropped later, when the driver sends those it has collected,
+//! count as redirected.
 //!
 //! # What is not seen
 //! - **XDP programs of others**, without fentry: tracing starts behind them. A packet that such a program drops does not bring
 //!   back the points of a tracer that stands by ([`Standby`]).
+//! - **What a policy drops in XDP**, by an id that it gives: a policy writes its traits on what it lets pass. `traits status`
+//!   has the hits of its rules.
 //! - **The delivery of a datagram** has no tracepoint that shows the packet (6.18, when it is in one piece). Without fentry,
 //!   what is reported is when a process received from its socket and the datagram was no longer in the queue: `inferred`. Two
 //!   processes that read the same socket at the same instant may be taken for each other.

@@ -355,7 +355,7 @@ fn behind_other_peoples_xdp_packets_get_their_ids_at_tc() {
         for packet in &seen.packets {
             let path = points(packet);
             assert_eq!(path[..2], [Point::TcIngress, Point::PreRouting], "{path:?}");
-            assert!((1..1_000_000).contains(&(packet.steps[0].at - packet.entered)), "{packet:?}");
+            assert!(packet.entered <= packet.steps[0].at, "{packet:?}");
             let end = if SERVED.contains(&port(packet).unwrap()) { Outcome::Delivered } else { Outcome::Dropped };
             assert_eq!(packet.outcome, end, "{packet:?}");
         }

@@ -113,12 +113,13 @@ brings the others back, which takes some tens of milliseconds; those that match
 meanwhile are counted and not followed. --standby=never: all stay, for packets of
 which each one counts. --standby: they are not there until the first match.
 
-With --json, objects of type start, event (or packet), lost and summary, each
-with a version v; new members may come, none goes without a new version.
+With --json, objects of type start, event (or packet), lost, standby and summary,
+each with a version v; new types and members may come, none goes without a new
+version.
 
 Ctrl-C ends it and prints the numbers. Exit status: 0 also after Ctrl-C, 130 if
-that came before tracing had started, 1 it could not run or an output could not be
-written, 2 wrong usage.";
+that came before tracing had started, 1 it could not run or go on, or an output
+could not be written, 2 wrong usage.";
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let view = match (options.per_packet, options.summary) {

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{Outcome, output};
 use packet_traits_trace::{
-    Added, Counters, Event, Names, Packet, Summary, Tracer,
+    Added, Change, Counters, Event, Names, Packet, Summary, Tracer,
     write::{
         Clock, chrome,
         html::{self, Report, Slowest},
@@ -154,6 +154,15 @@ impl Outputs {
         self.flush()
     }
 
+    /// The tracer stands by, or no longer does.
+    pub(super) fn changed(&mut self, change: Change) -> Outcome {
+        output::note(format_args!("traits: {}", explain(change)));
+        if self.json {
+            self.print(json::standby(change == Change::Armed, explain(change)))?;
+        }
+        self.flush()
+    }
+
     pub(super) fn flush(&mut self) -> Outcome {
         self.out.flush().map_err(cannot_print)
     }
@@ -195,5 +204,16 @@ impl Outputs {
             }
         }
         self.flush()
+    }
+}
+
+/// What has changed, and what that means.
+fn explain(change: Change) -> &'static str {
+    match change {
+        Change::StoodBy => {
+            "no packet matches, and many come in: all points but the first are taken away, which costs them least; the \
+             next that matches brings the points back, but is not followed itself (--standby=never: all stay)"
+        }
+        Change::Armed => "a packet has matched: packets are followed from now on",
     }
 }

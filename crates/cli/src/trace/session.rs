@@ -10,7 +10,7 @@ use std::{
 use packet_traits::registry::{Registry, RegistryError};
 use packet_traits_lab::Bpffs;
 use packet_traits_trace::{
-    Change, Counters, Event, ID_KEY, Names, Options, Packet, Paths, Summary, Tracer, write::Clock,
+    Change, Counters, Event, ID_KEY, Names, Options, Packet, Paths, Reader, Summary, Tracer, write::Clock,
 };
 
 use super::{options::What, outputs::Outputs};
@@ -84,6 +84,7 @@ impl Session {
         let state = RefCell::new(State {
             paths: Paths::default(),
             summary: Summary::default(),
+            counters: Counters::default(),
             names,
             outputs,
             options: &self.options,
@@ -91,12 +92,43 @@ impl Session {
             taken: 0,
             failed: printed.err(),
         });
+        // also after a failure: what was seen is to be printed, and the files that can be written are to be whole
+        let followed = self.follow(&tracer, ends, &state);
+        let notes = tracer.notes();
+        drop(tracer);
+        let mut state = state.into_inner();
+        state.finish_all();
+        let given_up = state.paths.given_up();
+        let State { summary, counters, outputs, mut names, failed, .. } = state;
+        let ended = outputs.end(&self.describe, &notes, &summary, &counters, given_up, &mut names);
+        followed.and(ended).and(failed.map_or(Ok(()), Err))
+    }
+
+    /// Reads events until the end, and then what was under way; also if reading was ended by a failure.
+    fn follow(&self, tracer: &Tracer<'_>, ends: &Ends, state: &RefCell<State<'_>>) -> Outcome {
         let reader = tracer.reader(|event| state.borrow_mut().add(&event))?;
+        let followed = self.read_until_end(tracer, &reader, ends, state);
+        thread::sleep(SETTLE);
+        let read = reader.read();
+        let counters = tracer.counters().map(|counters| state.borrow_mut().counters = counters);
+        followed?;
+        read?;
+        Ok(counters?)
+    }
+
+    /// Reads events until something ends it.
+    fn read_until_end(
+        &self,
+        tracer: &Tracer<'_>,
+        reader: &Reader<'_>,
+        ends: &Ends,
+        state: &RefCell<State<'_>>,
+    ) -> Outcome {
         let started = Instant::now();
-        let (mut looked, mut lost) = (Instant::now(), 0);
+        let mut looked = started;
         loop {
             if let Some(change) = tracer.adapt()? {
-                output::note(format_args!("traits: {}", explain(change)));
+                state.borrow_mut().changed(change);
             }
             let count = reader.read()?;
             let mut state = state.borrow_mut();
@@ -110,33 +142,16 @@ impl Session {
             state.finish(Clock::now()?);
             if looked.elapsed() >= LOST_INTERVAL {
                 looked = Instant::now();
-                let counters = tracer.counters()?;
-                if counters.lost_events() != lost {
-                    lost = counters.lost_events();
-                    state.lost(&counters);
-                }
+                state.look(tracer.counters()?);
             }
             drop(state);
             if done {
-                break;
+                return Ok(());
             }
             if count == 0 {
                 thread::sleep(TICK);
             }
         }
-        thread::sleep(SETTLE);
-        reader.read()?;
-        drop(reader);
-        let counters = tracer.counters()?;
-        let notes = tracer.notes();
-        drop(tracer);
-        let mut state = state.into_inner();
-        state.finish_all();
-        let given_up = state.paths.given_up();
-        let State { summary, outputs, mut names, failed, .. } = state;
-        // also after a failure: the files that can be written are to be whole
-        let ended = outputs.end(&self.describe, &notes, &summary, &counters, given_up, &mut names);
-        ended.and(failed.map_or(Ok(()), Err))
     }
 }
 
@@ -144,6 +159,8 @@ impl Session {
 struct State<'o> {
     paths: Paths,
     summary: Summary,
+    /// As of the last look.
+    counters: Counters,
     names: Names,
     outputs: &'o mut Outputs,
     options: &'o Options,
@@ -199,8 +216,18 @@ impl State<'_> {
         }
     }
 
-    fn lost(&mut self, counters: &Counters) {
-        let printed = self.outputs.lost(counters);
+    /// Takes the counters over, and says so if more events were lost.
+    fn look(&mut self, counters: Counters) {
+        if counters.lost_events() != self.counters.lost_events() {
+            let printed = self.outputs.lost(&counters);
+            self.keep_failure(printed);
+        }
+        self.counters = counters;
+    }
+
+    /// Says that the tracer stands by, or no longer does.
+    fn changed(&mut self, change: Change) {
+        let printed = self.outputs.changed(change);
         self.keep_failure(printed);
     }
 
@@ -211,17 +238,6 @@ impl State<'_> {
 
     fn keep_failure(&mut self, outcome: Outcome) {
         self.failed = self.failed.take().or(outcome.err());
-    }
-}
-
-/// What has changed, and what that means.
-fn explain(change: Change) -> &'static str {
-    match change {
-        Change::StoodBy => {
-            "no packet matches, and many come in: all points but the first are taken away, which costs them least; the \
-             next that matches brings the points back, but is not followed itself (--standby=never: all stay)"
-        }
-        Change::Armed => "a packet has matched: packets are followed from now on",
     }
 }
 

@@ -215,6 +215,8 @@ struct Screen {
     sort: [usize; View::ALL.len()],
     reverse: bool,
     paused: bool,
+    /// Nothing matches, and the points are taken away until something does.
+    standing_by: bool,
     /// Rows of the view that are above the screen.
     above: Cell<usize>,
     title: String,
@@ -233,6 +235,7 @@ impl Screen {
             sort: [0, 3, 4],
             reverse: false,
             paused: false,
+            standing_by: false,
             above: Cell::default(),
             title,
             notes: notes.join("; "),
@@ -256,7 +259,10 @@ impl Screen {
             summary.retransmits
         );
         self.alert = match counters.lost_events() {
-            0 => text::unseen(counters).into_iter().next().unwrap_or_else(|| self.notes.clone()),
+            0 => {
+                let unseen = text::unseen(counters).into_iter().find(|line| !line.is_empty());
+                unseen.map_or_else(|| self.notes.clone(), |line| line.trim_end_matches(':').to_owned())
+            }
             lost => format!("{lost} EVENTS LOST: use --buffer, --sample or a condition"),
         };
         self.rows[View::Points as usize] = summary
@@ -367,7 +373,8 @@ impl Screen {
         ])
         .areas(frame.area());
         let held = if self.paused { " (held)" } else { "" };
-        frame.render_widget(Line::styled(format!("traits top: {}{held}", self.title), bold), title);
+        let standing_by = if self.standing_by { " (stands by until a packet matches)" } else { "" };
+        frame.render_widget(Line::styled(format!("traits top{standing_by}: {}{held}", self.title), bold), title);
         frame.render_widget(Line::raw(&*self.head), head);
         let view = self.view;
         let sorted = self.sorted();
@@ -452,17 +459,18 @@ fn watch(
         }
     })?;
     let mut screen = Screen::new(session.describe.clone(), &tracer.notes());
+    screen.standing_by = !tracer.is_armed();
     let mut before = Before::default();
     let interval = Duration::from_secs(options.interval);
     let mut looked = Instant::now();
     terminal.draw(|frame| screen.draw(frame))?;
     while !session.interrupt.came() {
-        tracer.adapt()?;
+        let mut changed = tracer.adapt()?.is_some();
+        screen.standing_by = !tracer.is_armed();
         let read = reader.read()?;
         let mut state = state.borrow_mut();
         let (paths, summary) = &mut *state;
         paths.take_finished(Clock::now()?).iter().for_each(|packet| summary.add_finished(packet));
-        let mut changed = false;
         if looked.elapsed() >= interval {
             if !screen.paused {
                 screen.update(summary, &tracer.counters()?, &before, looked.elapsed().as_secs_f64(), names);
@@ -521,6 +529,7 @@ fn next_key(screen: &mut Screen) -> Result<Option<Next>, Box<dyn Error>> {
 
 #[cfg(test)]
 mod tests {
+    use packet_traits_trace::{Fate, Interface, XdpCount, XdpProgram};
     use ratatui::{Terminal, backend::TestBackend};
 
     use super::*;
@@ -642,6 +651,42 @@ mod tests {
         assert!(lines_of(&screen, 80, 24)[2].ends_with("21-39 of 40 (arrows)"), "it goes up at once");
         screen.rows[View::Traits as usize].clear();
         assert!(lines_of(&screen, 80, 24)[4].starts_with("No packet with traits"));
+    }
+
+    #[test]
+    fn it_says_that_the_tracer_stands_by() {
+        let mut screen = screen();
+        assert!(!lines(&screen)[0].contains("stands by"));
+        screen.standing_by = true;
+        let first = &lines(&screen)[0];
+        assert!(first.starts_with("traits top (stands by until a packet matches): this namespace"), "{first}");
+    }
+
+    #[test]
+    fn an_alert_is_never_empty_where_there_is_something_to_say() {
+        let mut screen = Screen::new(String::new(), &["a note".to_owned()]);
+        let mut names = Names::read(&[]).unwrap();
+        let mut alert = |counters: &Counters| {
+            screen.update(&Summary::default(), counters, &Before::default(), 1.0, &mut names);
+            screen.alert.clone()
+        };
+        let interface = Interface { index: 2, name: "eth0".to_owned(), up: true, loopback: false };
+        let redirected = XdpCount {
+            fate: Fate::Redirected,
+            interface,
+            netns: 0,
+            namespace: String::new(),
+            program: XdpProgram::new(7, "router"),
+            packets: 5,
+        };
+        let mut counters = Counters::default();
+        assert_eq!(alert(&counters), "a note");
+        counters.xdp = vec![redirected];
+        assert_eq!(alert(&counters), "XDP programs of others redirected or dropped 5 packets, unknown which");
+        counters.no_room = 3;
+        assert!(alert(&counters).starts_with("3 packets had no room"));
+        counters.lost[0] = 4;
+        assert!(alert(&counters).starts_with("4 EVENTS LOST"));
     }
 
     #[test]

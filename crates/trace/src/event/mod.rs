@@ -116,6 +116,11 @@ impl<'a> Event<'a> {
         raw::u32(self.raw, at::REASON)
     }
 
+    /// Whether the packet is dropped here: by the kernel, or by an XDP program of someone else.
+    pub fn is_drop(&self) -> bool {
+        self.point == Point::Drop || self.verdict().is_some_and(|(verdict, _)| verdict.drop_reason().is_some())
+    }
+
     /// What GRO did.
     pub fn gro_result(&self) -> Option<GroResult> {
         match (self.point, self.value()) {
@@ -247,4 +252,25 @@ impl<'a> Event<'a> {
 pub(crate) fn text(bytes: &[u8]) -> &str {
     let text = CStr::from_bytes_until_nul(bytes).map_or(bytes, CStr::to_bytes);
     str::from_utf8(text).unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_that_drop_are_drops() {
+        let keys = Keys::default();
+        let is_drop = |point: Point, verdict: u32| {
+            let mut raw = [0; EVENT_LEN];
+            raw[at::POINT..at::POINT + 2].copy_from_slice(&(point as u16).to_ne_bytes());
+            raw[at::VALUE..at::VALUE + 4].copy_from_slice(&verdict.to_ne_bytes());
+            Event::new(&raw, &keys, 0).unwrap().is_drop()
+        };
+        assert!(is_drop(Point::Drop, 0));
+        assert!(!is_drop(Point::Consume, 0));
+        // XDP_ABORTED to XDP_REDIRECT, and what is none of them
+        let verdicts = [true, true, false, false, false, true];
+        assert_eq!([0, 1, 2, 3, 4, 5].map(|verdict| is_drop(Point::XdpVerdict, verdict)), verdicts);
+    }
 }

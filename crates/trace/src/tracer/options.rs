@@ -11,7 +11,6 @@ use crate::{
     filter::Condition,
     namespace::{Interface, Namespace},
     path::{Outcome, Packet},
-    point::Point,
     standby::Standby,
 };
 
@@ -80,7 +79,7 @@ impl Options {
 
     /// Whether an event, so many nanoseconds after its packet entered, is one that is reported without `whole_paths`.
     pub fn wants_event(&self, event: &Event<'_>, since_entered: u64) -> bool {
-        (!self.only_drops || event.point() == Point::Drop)
+        (!self.only_drops || event.is_drop())
             && self.slower.is_none_or(|slower| u128::from(since_entered) >= slower.as_nanos())
     }
 }

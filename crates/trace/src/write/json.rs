@@ -1,15 +1,16 @@
 //! JSON lines: one object a line, of version [`VERSION`].
 //!
-//! Every object has `v`, the version, and `type`. Members are added, none is renamed, removed or changed without a new
-//! version; readers should ignore what they do not know. Numbers that may need more than 53 bits are text: ids in
+//! Every object has `v`, the version, and `type`. Types and members are added, none is renamed, removed or changed without
+//! a new version; readers should ignore what they do not know. Numbers that may need more than 53 bits are text: ids in
 //! decimal, addresses in hexadecimal. Times `*_ns` are nanoseconds; `at_ns` is `CLOCK_MONOTONIC`.
 //!
 //! | type | when | members |
 //! |---|---|---|
-//! | `start` | first | `kernel`, `registry`, `id_key`, `assigns_ids`, `keys`: [{`name`, `type`}], `points`: [{`name`, `hook`}], `notes`: list of text |
+//! | `start` | first | `kernel`, `registry`, `id_key`, `assigns_ids`, `armed`: whether the points behind the entry are in place, `keys`: [{`name`, `type`}], `points`: [{`name`, `hook`}], `notes`: list of text |
 //! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first`: it got its id here (xdp, tc-ingress), `verdict`, `program` and `program_id` (xdp-verdict), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver, peek), `socket`: its cookie in hexadecimal (cgroup, backlog, out-of-order, enqueue, queue-full, deliver, peek), `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
 //! | `packet` | with `--per-packet`, a packet of which nothing more is expected | `id`, `entered_ns`, `duration_ns`, `outcome`, `headers`, `traits`, `merged`, `clones`, `retransmit_of`, `steps`: [{`point`, `since_entered_ns`, `since_step_ns`, `netns`, `netns_name`, `dev`, `copy`, `inferred`; where known the members that events have there}], `more_steps` |
 //! | `lost` | events did not fit into the ring buffer | `events`, so far, `points`: {name: count} |
+//! | `standby` | the points behind the entry were taken away, or are back (`--standby`) | `armed`: whether they are in place now, `why`: text for people |
 //! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `lost_points`: {name: count}, `no_room`, `too_early`, `taken`, `shared`, `unfollowed`, `given_up`, `points`, `drops`, `values`, `verdicts`: [{`program`, `program_id`, `verdict`, `packets`}] of XDP programs of others, `xdp`: packets that the tracer cannot tell, by what XDP programs of others did with them: [{`fate`, `dev`, `ifindex`, `netns`, `netns_name`, `program`, `program_id`, `packets`}], traced or not |
 //!
 //! `headers` is `null` or {`protocol`, `source`, `destination`, `source_port`, `destination_port`, `tcp`: {`sequence`, `flags`,
@@ -43,7 +44,7 @@ pub fn start(tracer: &Tracer<'_>, registry: &str, id_key: &str, kernel: &str) ->
     let points: Vec<Value> = tracer.points().map(|p| json!({"name": p.name(), "hook": p.hook()})).collect();
     json!({
         "v": VERSION, "type": "start", "kernel": kernel, "registry": registry, "id_key": id_key,
-        "assigns_ids": tracer.assigns_ids(), "keys": keys, "points": points, "notes": tracer.notes(),
+        "assigns_ids": tracer.assigns_ids(), "armed": tracer.is_armed(), "keys": keys, "points": points, "notes": tracer.notes(),
     })
 }
 
@@ -267,6 +268,11 @@ fn lost_points(counters: &Counters) -> Map<String, Value> {
     let named =
         |(code, count): (usize, &u64)| Some((Point::from_code(code as u16)?.name().to_owned(), (*count).into()));
     counters.lost.iter().enumerate().filter(|(_, count)| **count != 0).filter_map(named).collect()
+}
+
+/// The points behind the entry are in place again (`armed`), or were taken away.
+pub fn standby(armed: bool, why: &str) -> Value {
+    json!({"v": VERSION, "type": "standby", "armed": armed, "why": why})
 }
 
 /// The last object.

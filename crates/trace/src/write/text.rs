@@ -258,15 +258,6 @@ pub fn unseen(counters: &Counters) -> Vec<String> {
             lines.push("Make it larger by --buffer, or trace less: a filter, --sample, --only-drops.".to_owned());
         }
     }
-    if !counters.xdp.is_empty() {
-        lines.push(String::new());
-        lines.push("What XDP programs of others did, the kernel does not say to which packets:".to_owned());
-        for count in &counters.xdp {
-            let at = if count.namespace.is_empty() { "" } else { "@" };
-            let place = format!("{}{at}{}", count.interface.name, count.namespace);
-            lines.push(format!("{:>9}  {:<16} {place:<20} {}", count.packets, count.fate.name(), count.program));
-        }
-    }
     if counters.no_room != 0 {
         lines
             .push(format!("{} packets had no room for an id in front of them, and were not traced.", counters.no_room));
@@ -292,6 +283,16 @@ pub fn unseen(counters: &Counters) -> Vec<String> {
     if counters.unfollowed != 0 {
         let count = counters.unfollowed;
         lines.push(format!("{count} datagrams waited in too long a queue: whether they were delivered is not known."));
+    }
+    if !counters.xdp.is_empty() {
+        lines.push(String::new());
+        let packets: u64 = counters.xdp.iter().map(|count| count.packets).sum();
+        lines.push(format!("XDP programs of others redirected or dropped {packets} packets, unknown which:"));
+        for count in &counters.xdp {
+            let at = if count.namespace.is_empty() { "" } else { "@" };
+            let place = format!("{}{at}{}", count.interface.name, count.namespace);
+            lines.push(format!("{:>9}  {:<16} {place:<20} {}", count.packets, count.fate.name(), count.program));
+        }
     }
     lines
 }
