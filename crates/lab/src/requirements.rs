@@ -29,3 +29,17 @@ pub fn kernel_tests_enabled() -> bool {
     }
     !skip
 }
+
+/// Whether this kernel has a function: `false`, after saying so on standard error, if it has not.
+///
+/// A test of what not all kernels have starts with `if !kernel_has("NAME") { return }`.
+#[must_use]
+pub fn kernel_has(function: &str) -> bool {
+    let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    let has = symbols.lines().any(|line| line.split(' ').nth(2) == Some(function));
+    if !has {
+        let thread = std::thread::current();
+        eprintln!("skipped: {} (this kernel has no {function})", thread.name().unwrap_or("kernel test"));
+    }
+    has
+}

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Home, POLICY_KEYS, Seen, enabled, in_namespaces, load_object, points, port, start, watch};
+use common::{Home, POLICY_KEYS, Seen, enabled, in_namespaces, load_object, points, port, start, tc_enabled, watch};
 use packet_traits::{
     attach::{Attachment, XdpMode, xdp},
     core::{KeyName, KeyType, Value},
@@ -335,7 +335,7 @@ fn it_is_also_if_ids_are_other_peoples() {
 
 #[test]
 fn behind_other_peoples_xdp_packets_get_their_ids_at_tc() {
-    if !enabled() {
+    if !tc_enabled() {
         return;
     }
     let rig = Rig::new();
@@ -388,7 +388,7 @@ fn an_interface_that_goes_while_a_tracer_stands_by_is_noted() {
 
 #[test]
 fn lengths_behind_other_peoples_xdp_are_those_of_ip() {
-    if !enabled() {
+    if !tc_enabled() {
         return;
     }
     let rig = Rig::new();
@@ -405,7 +405,7 @@ fn lengths_behind_other_peoples_xdp_are_those_of_ip() {
 
 #[test]
 fn of_two_tracers_behind_one_xdp_program_one_follows_a_packet() {
-    if !enabled() {
+    if !tc_enabled() {
         return;
     }
     let rig = Rig::new();
@@ -422,7 +422,7 @@ fn of_two_tracers_behind_one_xdp_program_one_follows_a_packet() {
 
 #[test]
 fn a_packet_that_a_capture_has_too_gets_no_id_from_tc() {
-    if !enabled() {
+    if !tc_enabled() {
         return;
     }
     let rig = Rig::new();
@@ -434,7 +434,7 @@ fn a_packet_that_a_capture_has_too_gets_no_id_from_tc() {
 
 #[test]
 fn packets_that_other_peoples_xdp_gave_no_traits_get_no_id() {
-    if !enabled() {
+    if !tc_enabled() {
         return;
     }
     let rig = Rig::new();

@@ -4,7 +4,7 @@ mod common;
 
 use std::{collections::BTreeSet, os::fd::AsFd, time::Duration};
 
-use common::{Home, POLICY_KEYS, enabled, in_namespaces, load_object, points, start, watch};
+use common::{Home, POLICY_KEYS, enabled, in_namespaces, load_object, points, start, tc_enabled, watch};
 use packet_traits::attach::{XdpMode, xdp};
 use packet_traits_lab::{
     Chain, Family, Feature, PacketSocket, Pair, TcpSink, VethOptions,
@@ -50,7 +50,7 @@ fn merged_packets_say_what_they_were_merged_into() {
 
 #[test]
 fn ids_from_tc_do_not_keep_packets_from_being_merged_where_they_go() {
-    if !enabled() {
+    if !tc_enabled() {
         return;
     }
     let (chain, home) = (Chain::with(&VethOptions::new().gro(true)).unwrap(), Home::new());
