@@ -8,7 +8,7 @@ C_SOURCES = $(shell find include crates examples -name '*.[ch]')
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 
-.PHONY: all demo test bench install uninstall setup setup-test lint clean
+.PHONY: all demo test bench install uninstall setup setup-test setup-kernel lint clean
 
 all: setup
 	$(CARGO) build --release
@@ -23,6 +23,10 @@ setup-test:
 demo: all
 	$(AS_ROOT) target/release/traits demo
 
+# The other kernel, where it is to be had. Not at the same time as setup-test: apt runs once at a time.
+setup-kernel: setup-test
+	@tools/setup.sh kernel
+
 lint: setup-test
 	$(CARGO) fmt --all --check
 	clang-format-19 --dry-run --Werror $(C_SOURCES)
@@ -30,7 +34,7 @@ lint: setup-test
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 
 # Everything: lint, unit, property, kernel and command tests; some of the kernel's on another kernel as well.
-test: lint
+test: lint setup-kernel
 	$(if $(AS_ROOT),CARGO_TARGET_$(HOST)_RUNNER="$(AS_ROOT)") $(CARGO) test --workspace --no-fail-fast
 	$(CARGO) test --workspace --no-run --quiet --message-format=json | $(AS_ROOT) tools/test-on-kernel.py
 

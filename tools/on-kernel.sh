@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command as root on another kernel: the one that `tools/setup.sh test` put into target/kernel, in an emulated
+# Runs a command as root on another kernel: the one that `tools/setup.sh kernel` put into target/kernel, in an emulated
 # machine that sees this machine's files, read-only, at the same paths. Its exit status is the command's.
 #
 #     tools/on-kernel.sh target/debug/deps/packet_path-0123456789abcdef --nocapture
@@ -25,12 +25,12 @@ fail() {
 }
 
 [ $# -gt 0 ] || fail "usage: tools/on-kernel.sh COMMAND [ARGUMENT...]"
-[ -e "$kernel/vmlinuz" ] || fail "there is no kernel in $kernel; run: tools/setup.sh test"
+[ -e "$kernel/vmlinuz" ] || fail "there is no kernel in $kernel; run: tools/setup.sh kernel"
 [ "$(id -u)" = 0 ] || fail "serving files to the machine needs root; run: sudo -E $0 $*"
 for virtiofsd in /usr/lib/qemu/virtiofsd /usr/libexec/virtiofsd; do
 	[ ! -x "$virtiofsd" ] || break
 done
-[ -x "$virtiofsd" ] || fail "there is no virtiofsd, which serves files to the machine; run: tools/setup.sh test"
+[ -x "$virtiofsd" ] || fail "there is no virtiofsd, which serves files to the machine; run: tools/setup.sh kernel"
 
 # What the machine reads and writes. The cleaner removes it when this process is gone, however it ended: its input ends.
 files=$(mktemp -d /var/tmp/on-kernel.XXXXXXXX)

@@ -44,7 +44,7 @@ def why_not():
     if os.environ.get("TRAITS_SKIP_KERNEL") == "1":
         return "TRAITS_SKIP_KERNEL=1"
     if not (KERNEL / "vmlinuz").exists():
-        return f"no kernel in {KERNEL}; tools/setup.sh test says why"
+        return f"no kernel in {KERNEL}; tools/setup.sh kernel says why"
     return None
 
 
