@@ -3,9 +3,10 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
-    error::Error,
     io::{self, IsTerminal},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, RawFd},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -463,6 +464,8 @@ fn watch(
     let mut before = Before::default();
     let interval = Duration::from_secs(options.interval);
     let mut looked = Instant::now();
+    let keys = read_keys();
+    let mut next_key = None;
     terminal.draw(|frame| screen.draw(frame))?;
     while !session.interrupt.came() {
         let mut changed = tracer.adapt()?.is_some();
@@ -484,9 +487,9 @@ fn watch(
             looked = Instant::now();
             changed = true;
         }
-        while let Some(next) = next_key(&mut screen)? {
+        for event in next_key.take().into_iter().chain(keys.try_iter()) {
             changed = true;
-            match next {
+            match meaning(&event, &mut screen) {
                 Next::GoOn => {}
                 Next::End => return Ok(()),
                 Next::Reset => (*summary, before) = <(Summary, Before)>::default(),
@@ -496,35 +499,55 @@ fn watch(
         if changed {
             terminal.draw(|frame| screen.draw(frame))?;
         }
-        if !wait_for_key(if read < MANY { TICK } else { Duration::ZERO })? {
+        if is_gone(io::stdout().as_raw_fd())? {
             break;
         }
+        let time = if read < MANY { TICK } else { Duration::ZERO };
+        next_key = match keys.recv_timeout(time) {
+            Ok(event) => Some(event),
+            Err(mpsc::RecvTimeoutError::Timeout) => None,
+            // keys cannot be read
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                thread::sleep(time);
+                None
+            }
+        };
     }
     Ok(())
 }
 
-/// Waits for a key, at most so long. Returns whether the terminal is still there: reading events of one that is gone would
-/// never end.
-fn wait_for_key(time: Duration) -> io::Result<bool> {
-    let mut terminal = libc::pollfd { fd: io::stdout().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: `terminal` is valid for writing, and is the one that is told of.
-    if unsafe { libc::poll(&raw mut terminal, 1, time.as_millis() as i32) } < 0 {
-        let error = io::Error::last_os_error();
-        // a signal, as when the terminal's size changes
-        return if error.kind() == io::ErrorKind::Interrupted { Ok(true) } else { Err(error) };
-    }
-    Ok(terminal.revents & !libc::POLLIN == 0)
+/// Reads keys and changes of size in a thread of its own, which ends with the process: reading from a terminal that is gone
+/// never ends.
+fn read_keys() -> mpsc::Receiver<Event> {
+    let (to, keys) = mpsc::channel();
+    thread::spawn(move || {
+        while let Ok(event) = event::read() {
+            if to.send(event).is_err() {
+                break;
+            }
+        }
+    });
+    keys
 }
 
-/// What the next key or change of size asks for; `None` if there is none.
-fn next_key(screen: &mut Screen) -> Result<Option<Next>, Box<dyn Error>> {
-    if !event::poll(Duration::ZERO)? {
-        return Ok(None);
+/// Whether a terminal is gone.
+fn is_gone(terminal: RawFd) -> io::Result<bool> {
+    let mut terminal = libc::pollfd { fd: terminal, events: 0, revents: 0 };
+    // SAFETY: `terminal` is valid for writing, and is the one that is told of.
+    if unsafe { libc::poll(&raw mut terminal, 1, 0) } < 0 {
+        let error = io::Error::last_os_error();
+        // a signal, as when the terminal's size changes
+        return if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) };
     }
-    Ok(Some(match event::read()? {
-        Event::Key(key) if key.kind == KeyEventKind::Press => screen.key(key),
+    Ok(terminal.revents != 0)
+}
+
+/// What a key or a change of size asks for.
+fn meaning(event: &Event, screen: &mut Screen) -> Next {
+    match event {
+        Event::Key(key) if key.kind == KeyEventKind::Press => screen.key(*key),
         _ => Next::GoOn,
-    }))
+    }
 }
 
 #[cfg(test)]
