@@ -175,7 +175,7 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys, behind_xdp: bo
         } else {
             Vec::new()
         },
-        only_drops: options.only_drops && !options.whole_paths,
+        only_drops: options.reports_only_drops(),
         conditions,
     })
 }

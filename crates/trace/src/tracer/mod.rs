@@ -82,15 +82,10 @@ impl Counters {
 /// `counters` of bpf/trace.bpf.h.
 #[derive(Default)]
 struct Counts {
-    assigned: u64,
-    lost: [u64; POINTS_MAX],
-    no_room: u64,
-    too_early: u64,
-    unfollowed: u64,
+    /// Without those of XDP programs of others, which are elsewhere.
+    shown: Counters,
     /// Packets that matched where they came in, and were followed.
     matched: u64,
-    taken: u64,
-    shared: u64,
 }
 
 impl Counts {
@@ -98,16 +93,17 @@ impl Counts {
     fn add(&mut self, bytes: &[u8]) {
         let mut words = bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word));
         let mut next = || words.next().unwrap_or(0);
-        self.assigned += next();
+        let shown = &mut self.shown;
+        shown.assigned += next();
         let _sampled = next();
-        self.lost.iter_mut().for_each(|lost| *lost += next());
-        self.no_room += next();
+        shown.lost.iter_mut().for_each(|lost| *lost += next());
+        shown.no_room += next();
         let _followed = next();
-        self.too_early += next();
-        self.unfollowed += next();
+        shown.too_early += next();
+        shown.unfollowed += next();
         self.matched += next();
-        self.taken += next();
-        self.shared += next();
+        shown.taken += next();
+        shown.shared += next();
     }
 }
 
@@ -168,7 +164,7 @@ impl<'r> Tracer<'r> {
         let events = handle(&trace, "events")?;
         let counting = [Some(&trace), assign.as_ref()].into_iter().flatten().chain(functions.objects());
         let counters = counting.map(|object| handle(object, ".data.counters")).collect::<Result<_, _>>()?;
-        let only_drops = options.only_drops && !options.whole_paths;
+        let only_drops = options.reports_only_drops();
         let standby = match options.standby {
             // what sees drops only is cheap
             _ if only_drops => Standby::Never,
@@ -229,7 +225,7 @@ impl<'r> Tracer<'r> {
             return Err(error);
         }
         self.set_armed(true)?;
-        self.too_early.set(self.counts()?.too_early);
+        self.too_early.set(self.counts()?.shown.too_early);
         self.pace.borrow_mut().restart(Instant::now());
         Ok(())
     }
@@ -273,7 +269,7 @@ impl<'r> Tracer<'r> {
             return Ok(None);
         }
         if !self.armed.get() {
-            if self.counts()?.too_early == self.too_early.get() {
+            if self.counts()?.shown.too_early == self.too_early.get() {
                 return Ok(None);
             }
             self.arm()?;
@@ -284,7 +280,7 @@ impl<'r> Tracer<'r> {
             return Ok(None);
         }
         let counts = self.counts()?;
-        if !self.pace.borrow_mut().look(now, self.received()?, counts.matched + counts.too_early) {
+        if !self.pace.borrow_mut().look(now, self.received()?, counts.matched + counts.shown.too_early) {
             return Ok(None);
         }
         self.stand_by()?;
@@ -329,9 +325,7 @@ impl<'r> Tracer<'r> {
     /// # Errors
     /// The kernel does not let the counters be read.
     pub fn counters(&self) -> Result<Counters, TraceError> {
-        let Counts { assigned, lost, no_room, too_early, unfollowed, taken, shared, .. } = self.counts()?;
-        let xdp = self.functions.xdp_counts()?;
-        Ok(Counters { assigned, lost, no_room, too_early, unfollowed, taken, shared, xdp })
+        Ok(Counters { xdp: self.functions.xdp_counts()?, ..self.counts()?.shown })
     }
 
     fn counts(&self) -> Result<Counts, TraceError> {

@@ -71,6 +71,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Whether the kernel reports drops alone, and not the whole paths of what is dropped.
+    pub(super) fn reports_only_drops(&self) -> bool {
+        self.only_drops && !self.whole_paths
+    }
+
     /// Whether a packet of which nothing more is expected is one that `only_drops` and `slower` ask for.
     pub fn wants(&self, packet: &Packet) -> bool {
         (!self.only_drops || packet.outcome == Outcome::Dropped)
