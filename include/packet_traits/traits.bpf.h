@@ -434,6 +434,7 @@ static __trait_outline __u64 __trait_skb_anchor_by_copies(const struct sk_buff *
 
 	if (head_at > sizeof(copy) - 8 || end_at > sizeof(copy) - 4)
 		return 0;
+	__trait_hide(mac_at); /* clang would add it by an OR, which the verifier refuses of a pointer */
 	bpf_probe_read_kernel(copy, sizeof(copy), (const void *)s + start);
 	head = *(__u64 *)((void *)copy + head_at);
 	*meta_len = __trait_kernel_field(head + *(__u32 *)((void *)copy + end_at), struct skb_shared_info___traits,
