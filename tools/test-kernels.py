@@ -184,7 +184,8 @@ def run(kernel, jobs, timeout, ended):
     environment = {"ON_KERNEL_TIMEOUT": str(timeout * len(jobs) + 120)} | dict(os.environ)
     command = ["bash", "-c", script(jobs, timeout)]
     if kernel != HOST:
-        command.insert(0, str(TOOLS / "on-kernel.sh"))
+        # it ends when this program does
+        command = ["setpriv", "--pdeathsig", "TERM", str(TOOLS / "on-kernel.sh"), *command]
         environment = EMULATED | environment | {"ON_KERNEL": kernel}
     machine = subprocess.Popen(
         command,

@@ -2,8 +2,10 @@
 //! how a test reports that it is skipped, or that it leaves something out.
 
 use std::{
+    collections::HashSet,
     fmt::{Arguments, Display},
     io::Write,
+    sync::OnceLock,
 };
 
 /// Environment variable that, set to `1`, skips every test that needs the kernel.
@@ -52,12 +54,19 @@ impl KernelFeature {
         format!("{name} needs Linux {since}")
     }
 
+    const ALL: [KernelFeature; 4] =
+        [KernelFeature::NetfilterLinks, KernelFeature::Tcx, KernelFeature::Netkit, KernelFeature::MetadataDynptr];
+
     /// Whether this kernel has it.
     #[must_use]
     pub fn is_here(self) -> bool {
-        let (_, _, function) = self.facts();
-        let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-        symbols.lines().any(|line| line.split([' ', '\t']).nth(2) == Some(function))
+        static HERE: OnceLock<Vec<KernelFeature>> = OnceLock::new();
+        HERE.get_or_init(|| {
+            let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+            let names: HashSet<&str> = symbols.lines().filter_map(|line| line.split([' ', '\t']).nth(2)).collect();
+            Self::ALL.into_iter().filter(|feature| names.contains(feature.facts().2)).collect()
+        })
+        .contains(&self)
     }
 }
 
