@@ -212,7 +212,10 @@ fn policies_of_every_size_stay_within_the_verifiers_limits() {
     }
     let recorded = std::fs::read_to_string(budget_file()).unwrap();
     if recorded.lines().nth(1) != Some(&format!("# {with}")) {
-        eprintln!("skipped: {with} is not what the figures of {} are of", budget_file().display());
+        packet_traits_lab::skipped(format_args!(
+            "{with} is not what the figures of {} are of",
+            budget_file().display()
+        ));
         return;
     }
     let mut wrong = String::new();

@@ -72,7 +72,7 @@ fn assert_flow_and(records: &Records, stages: &[Stage], numbers: Range<u64>, mor
 #[track_caller]
 fn assert_all_shared(records: &Records) {
     let once: Vec<Stage> =
-        STAGES.into_iter().filter(|stage| ![Stage::SocketFilter, Stage::Delivery].contains(stage)).collect();
+        STAGES.iter().copied().filter(|stage| ![Stage::SocketFilter, Stage::Delivery].contains(stage)).collect();
     assert_all(records, &once, 0..PACKETS);
     let delivered = records.assert_right(Stage::Delivery);
     assert!(delivered.len() as u64 == PACKETS && delivered.values().all(|times| *times == 2), "{delivered:?}");
@@ -296,7 +296,7 @@ fn what_an_earlier_packet_left_in_the_buffer_is_absent() {
                     read = read.and(records(&link.readers, &[writer]));
                     sent += 16;
                 }
-                for stage in STAGES {
+                for stage in STAGES.iter().copied() {
                     read.assert_all_read(stage, (0..sent).step_by(2));
                 }
                 assert!(global(writer, "stale") > 0, "{mode}: no packet of {sent} came in a buffer with an old area");
@@ -356,7 +356,7 @@ fn bytes_from_the_wire_that_imitate_an_area_are_absent_without_the_nonce() {
             // who knows the nonces is believed: this is what the rest is refused for
             send(&imitation(&lab.registry, &right, 5));
             let read = link.readers.records();
-            for stage in STAGES {
+            for stage in STAGES.iter().copied() {
                 let found: Vec<_> = read.at(stage).collect();
                 assert_eq!(found.len(), 1, "{mode}, {len} bytes, {stage:?}");
                 assert_eq!(found[0].traits.tenant, tenant_of(5));
@@ -369,7 +369,7 @@ fn bytes_from_the_wire_that_imitate_an_area_are_absent_without_the_nonce() {
             assert_nothing(&link.readers.records());
             send(&imitation(&lab.registry, &Nonces { packet: right.packet ^ 2, ..right }, 5));
             let read = link.readers.records();
-            for stage in STAGES {
+            for stage in STAGES.iter().copied() {
                 assert!(read.at(stage).all(|record| record.present & !HAS_FLOW == 0), "{stage:?}");
             }
             // without metadata, not even the nonce helps

@@ -26,7 +26,9 @@ use packet_traits::{
     core::{KeyType, Layout, Merge},
     deployment::{DeployError, Deployed, Deployment, Filter, FilterUse, Location, Setup, Table, UpOptions},
 };
-use packet_traits_lab::{Cgroup, Family, Feature, Pair, number_of, send_numbered, udp_socket};
+use packet_traits_lab::{
+    Cgroup, Family, Feature, KernelFeature, Pair, kernel_has, number_of, send_numbered, skipped, udp_socket,
+};
 
 const NAME: &str = "edge";
 
@@ -602,7 +604,7 @@ fn a_filter_that_others_hold_ends_with_its_deployment() {
 fn a_pinned_filter_is_one_for_iptables() {
     let Some(host) = Host::new() else { return };
     if !Command::new("iptables").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no iptables");
+        skipped("there is no iptables");
         return;
     }
     let up = host.up(&["-DVERSION=1"], &host.options()).unwrap();
@@ -631,6 +633,9 @@ fn a_pinned_filter_is_one_for_iptables() {
 
 #[test]
 fn netfilter_links_need_a_dispatcher() {
+    if !kernel_has(KernelFeature::NetfilterLinks) {
+        return;
+    }
     let Some(host) = Host::new() else { return };
     let programs = common::load("deployment_other", &host.lab.registry);
     let [first, second] = ["other_netfilter", "another_netfilter"].map(|name| common::program(&programs, name));

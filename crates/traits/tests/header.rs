@@ -28,7 +28,7 @@ use packet_traits::{
 use packet_traits_lab::{
     Family, Pair,
     frame::{Flow, IpPair},
-    send_frame, udp_socket,
+    left_out, send_frame, udp_socket,
 };
 
 /// Debian 12's, and the newest that it has.
@@ -39,7 +39,7 @@ fn compilers() -> impl Iterator<Item = &'static str> {
     COMPILERS.into_iter().filter(|compiler| {
         let found = Command::new(compiler).arg("--version").stdout(Stdio::null()).status().is_ok();
         if !found {
-            eprintln!("skipped: {compiler} is not installed; `make test` installs it");
+            left_out(compiler, "it is not installed; `make test` installs it");
         }
         found
     })
@@ -96,7 +96,7 @@ fn vmlinux_dir() -> Option<&'static Path> {
         let path = dir.join(format!("vmlinux.h.{}", std::process::id()));
         let made = write_vmlinux(&path);
         if let Err(why) = &made {
-            eprintln!("skipped: the kernel's types: {why}");
+            left_out("the kernel's types", why);
         }
         made.ok().map(|()| {
             std::fs::rename(path, dir.join("vmlinux.h")).unwrap();
@@ -169,7 +169,7 @@ fn load_all_ways(what: &str, bytes: &[u8], registries: &[&Registry]) {
         load_only(&mut open, wanted);
         match open.load() {
             Err(error) if fentry && error.kind() == libbpf_rs::ErrorKind::PermissionDenied => {
-                eprintln!("skipped: fentry in {what}: this kernel refuses it: {error}");
+                left_out(&format!("fentry in {what}"), format_args!("this kernel refuses it: {error}"));
                 return;
             }
             loaded => drop(loaded.unwrap_or_else(|error| panic!("{what}, unbound: {error:?}"))),

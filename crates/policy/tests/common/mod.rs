@@ -49,7 +49,7 @@ pub fn installed(clang: &str) -> bool {
     let there = std::process::Command::new(clang).arg("--version").output().is_ok();
     if !there {
         assert_ne!(clang, COMPILERS[0], "there is no {clang}; `make test` installs it");
-        eprintln!("skipped: there is no {clang}");
+        packet_traits_lab::left_out(clang, "it is not installed");
     }
     there
 }
