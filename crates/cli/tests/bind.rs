@@ -96,7 +96,7 @@ fn json_has_every_key_and_the_pin_to_share() {
 fn the_hint_is_a_command_that_works() {
     let Some(host) = Host::new("hint") else { return };
     if Command::new("bpftool").arg("version").output().is_err() {
-        eprintln!("skipped: bpftool is not installed");
+        packet_traits_lab::skipped("bpftool is not installed");
         return;
     }
     let input = compile_example("cgroup_count", &host.folder).display().to_string();

@@ -15,7 +15,9 @@ use std::{
 };
 
 use common::{Traits, soon, text};
-use packet_traits_lab::{Family, Pair, RECV_TIMEOUT, kernel_has, recv_numbered, send_numbered, udp_socket};
+use packet_traits_lab::{
+    Family, KernelFeature, Pair, RECV_TIMEOUT, kernel_has, recv_numbered, send_numbered, udp_socket,
+};
 use serde_json::Value;
 
 /// A port with a server, and one without.
@@ -597,7 +599,7 @@ fn it_says_that_it_stands_by_and_that_it_follows_again() {
 
 #[test]
 fn a_policy_that_is_up_needs_no_ids_to_be_traced() {
-    if !kernel_has("bpf_dynptr_from_skb_meta") {
+    if !kernel_has(KernelFeature::MetadataDynptr) {
         return;
     }
     let Some(rig) = Rig::new("policy") else { return };

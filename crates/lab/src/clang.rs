@@ -2,29 +2,25 @@
 
 use std::{collections::HashMap, env, fs, process::Command, sync::Mutex, sync::OnceLock};
 
+use crate::left_out;
+
 /// The compiler that the environment variable `CLANG` names, else `clang`: the one that the build and policies take.
 pub fn clang() -> &'static str {
     static CLANG: OnceLock<String> = OnceLock::new();
     CLANG.get_or_init(|| env::var("CLANG").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "clang".to_owned()))
 }
 
-/// [`clang`], and the newest `clang-N` on the `PATH` if that is another version; says why if there is only one.
-pub fn clangs() -> &'static [&'static str] {
-    static CLANGS: OnceLock<Vec<&'static str>> = OnceLock::new();
-    CLANGS.get_or_init(|| match newest_clang() {
-        None => {
-            eprintln!("skipped: a newer compiler: there is no clang-N on the PATH; `make test` installs one");
-            vec![clang()]
-        }
+/// [`clang`], and the newest `clang-N` on the `PATH`; reports as left out that there is none, or of the same version.
+pub fn clangs() -> Vec<&'static str> {
+    const LEFT_OUT: &str = "a newer compiler";
+    match newest_clang() {
+        None => left_out(LEFT_OUT, "no clang-N is on the PATH; `make test` installs one"),
         Some(newest) if clang_version(newest) == clang_version(clang()) => {
-            eprintln!(
-                "skipped: a newer compiler: {newest}, the newest on the PATH, is of the same version as {}",
-                clang()
-            );
-            vec![clang()]
+            left_out(LEFT_OUT, format_args!("{newest}, the newest on the PATH, is of the same version as {}", clang()));
         }
-        Some(newest) => vec![clang(), newest],
-    })
+        Some(newest) => return vec![clang(), newest],
+    }
+    vec![clang()]
 }
 
 /// The `clang-N` on the `PATH` with the highest N.

@@ -62,7 +62,9 @@ pub use end::{End, EndSpec, Family, Mac};
 pub use error::{Error, Result};
 pub use netns::Netns;
 pub use packet_socket::{Captured, PacketSocket, send_frame, send_together};
-pub use requirements::{kernel_has, kernel_tests_enabled, require_root};
+pub use requirements::{
+    KernelFeature, kernel_has, kernel_has_for, kernel_tests_enabled, left_out, require_root, skipped,
+};
 pub use tcp::{SinkEvent, TcpSink, tcp_transfer};
 pub use topology::{Chain, Overlay, Pair};
 pub use udp::{UdpEcho, number_of, recv_numbered, send_many_numbered, send_numbered, udp_socket};

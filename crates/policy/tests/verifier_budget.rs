@@ -183,7 +183,7 @@ fn policies_of_every_size_stay_within_the_verifiers_limits() {
     let mut found = BTreeMap::new();
     for (policy, make) in POLICIES {
         for (place, (name, hook)) in HOOKS.into_iter().enumerate() {
-            for &compiler in clangs() {
+            for compiler in clangs() {
                 // the largest and the newer compiler where programs differ most: they take minutes else
                 if place > 2 && (policy.starts_with("2,048") || compiler != clang()) {
                     continue;
@@ -195,7 +195,7 @@ fn policies_of_every_size_stay_within_the_verifiers_limits() {
         }
     }
 
-    let with = measured_with(clangs());
+    let with = measured_with(&clangs());
     let mut text =
         format!("# Instructions: processed by the verifier, in the program. Written by {UPDATE}=1.\n# {with}\n");
     for (name, (processed, len)) in &found {
@@ -208,7 +208,10 @@ fn policies_of_every_size_stay_within_the_verifiers_limits() {
     }
     let recorded = std::fs::read_to_string(budget_file()).unwrap();
     if recorded.lines().nth(1) != Some(&format!("# {with}")) {
-        eprintln!("skipped: {with} is not what the figures of {} are of", budget_file().display());
+        packet_traits_lab::skipped(format_args!(
+            "{with} is not what the figures of {} are of",
+            budget_file().display()
+        ));
         return;
     }
     let mut wrong = String::new();

@@ -21,7 +21,7 @@ use packet_traits::{
     core::{KeyType, Layout, Merge, TraitsView, Value},
     registry::{Registry, RegistryError},
 };
-use packet_traits_lab::{Family, Pair, recv_numbered, send_numbered, udp_socket};
+use packet_traits_lab::{Family, Pair, left_out, recv_numbered, send_numbered, udp_socket};
 
 /// A folder that goes with the test.
 struct Folder(PathBuf);
@@ -312,7 +312,7 @@ fn an_object_without_type_information_is_told_to_be_compiled_with_it() {
         .into_iter()
         .find(|strip| Command::new(strip).arg("--version").stdout(Stdio::null()).status().is_ok());
     match strip {
-        None => eprintln!("skipped: an object without debugging information: there is no llvm-strip"),
+        None => left_out("an object without debugging information", "there is no llvm-strip"),
         Some(strip) => {
             assert!(Command::new(strip).arg("-g").arg(&stripped).status().unwrap().success());
             let bound = folder.file("bound.o");

@@ -26,7 +26,7 @@ use packet_traits::{
     core::{KeyType, Layout, Merge},
     deployment::{DeployError, Deployed, Deployment, Filter, FilterUse, Location, Setup, Table, UpOptions},
 };
-use packet_traits_lab::{Cgroup, Family, Feature, Pair, number_of, send_numbered, udp_socket};
+use packet_traits_lab::{Cgroup, Family, Feature, Pair, number_of, send_numbered, skipped, udp_socket};
 
 const NAME: &str = "edge";
 
@@ -602,7 +602,7 @@ fn a_filter_that_others_hold_ends_with_its_deployment() {
 fn a_pinned_filter_is_one_for_iptables() {
     let Some(host) = Host::new() else { return };
     if !Command::new("iptables").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no iptables");
+        skipped("there is no iptables");
         return;
     }
     let up = host.up(&["-DVERSION=1"], &host.options()).unwrap();

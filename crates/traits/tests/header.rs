@@ -28,7 +28,7 @@ use packet_traits::{
 use packet_traits_lab::{
     Family, Pair, clang, clang_version, clangs,
     frame::{Flow, IpPair},
-    send_frame, udp_socket,
+    left_out, send_frame, udp_socket,
 };
 
 fn repository() -> PathBuf {
@@ -79,7 +79,7 @@ fn vmlinux_dir() -> Option<&'static Path> {
         let path = dir.join(format!("vmlinux.h.{}", std::process::id()));
         let made = write_vmlinux(&path);
         if let Err(why) = &made {
-            eprintln!("skipped: the kernel's types: {why}");
+            left_out("the kernel's types", why);
         }
         made.ok().map(|()| {
             std::fs::rename(path, dir.join("vmlinux.h")).unwrap();
@@ -152,7 +152,7 @@ fn load_all_ways(what: &str, bytes: &[u8], registries: &[&Registry]) {
         load_only(&mut open, wanted);
         match open.load() {
             Err(error) if fentry && error.kind() == libbpf_rs::ErrorKind::PermissionDenied => {
-                eprintln!("skipped: fentry in {what}: this kernel refuses it: {error}");
+                left_out(&format!("fentry in {what}"), format_args!("this kernel refuses it: {error}"));
                 return;
             }
             loaded => drop(loaded.unwrap_or_else(|error| panic!("{what}, unbound: {error:?}"))),
@@ -228,7 +228,7 @@ fn every_call_in_every_program_type_compiles_cleanly_and_loads_with_clang() {
 #[test]
 fn every_call_in_every_program_type_compiles_cleanly_and_loads_with_the_newest_clang() {
     if common::enabled()
-        && let [_, newest] = clangs()
+        && let [_, newest] = clangs()[..]
     {
         every_call_loads(newest);
     }
@@ -236,7 +236,7 @@ fn every_call_in_every_program_type_compiles_cleanly_and_loads_with_the_newest_c
 
 #[test]
 fn each_header_may_be_the_only_one_and_be_included_again() {
-    for &compiler in clangs() {
+    for compiler in clangs() {
         for includes in [
             &["traits.bpf.h"][..],
             &["rfc.bpf.h"],
@@ -283,7 +283,7 @@ fn the_example_in_the_headers_comment_compiles_loads_and_does_what_it_says() {
     }
     let lab = every_key(Layout::DEFAULT);
     let example = example_in_comment("traits.bpf.h");
-    for &compiler in clangs() {
+    for compiler in clangs() {
         let bytes = compile(compiler, &example, &STRICT).unwrap_or_else(|said| panic!("{compiler}:\n{said}"));
         load_all_ways(compiler, &bytes, &[&lab.registry]);
         let object = BoundObject::from_bytes(&bytes, "the example", &lab.registry).unwrap().load().unwrap();
@@ -306,7 +306,7 @@ fn the_examples_in_the_socket_headers_comments_compile_and_load() {
     }
     let lab = every_key(Layout::DEFAULT);
     let example = example_in_comment("socket.bpf.h");
-    for &compiler in clangs() {
+    for compiler in clangs() {
         let bytes = compile(compiler, &example, &STRICT).unwrap_or_else(|said| panic!("{compiler}:\n{said}"));
         load_all_ways(compiler, &bytes, &[&lab.registry]);
     }
@@ -356,7 +356,7 @@ fn misuse_does_not_compile() {
         // the same key twice
         (format!("{keys}TRAIT_KEY(tenant, __u64);\n"), "redefinition"),
     ] {
-        for &compiler in clangs() {
+        for compiler in clangs() {
             let refused = match compile(compiler, &format!("{start}{text}"), &[]) {
                 Ok(_) => panic!("{compiler} takes {text}"),
                 Err(refused) => refused,
@@ -365,7 +365,7 @@ fn misuse_does_not_compile() {
         }
     }
     // what surrounds them is right
-    for &compiler in clangs() {
+    for compiler in clangs() {
         for text in [
             in_xdp("__u32 value; trait_get(ctx, tenant, &value)"),
             in_xdp("trait_set_flag(ctx, sampled)"),
@@ -433,7 +433,7 @@ fn files_that_are_linked_into_one_object_share_their_keys() {
     registry.register(&spec("tos", KeyType::U8, Merge::Block)).unwrap();
     let number = registry.lookup(&common::name("tos")).unwrap().unwrap().key.number();
     let second = SECOND_UNIT.replace("get(ctx, 4,", &format!("get(ctx, {number},"));
-    for &compiler in clangs() {
+    for compiler in clangs() {
         let [a, b] = [FIRST_UNIT, second.as_str()].map(|text| compile(compiler, text, &STRICT).unwrap());
         for (name, objects) in [("ab", [a.clone(), b.clone()]), ("ba", [b, a])] {
             let linked = link(&format!("{name}-{compiler}"), &objects);
@@ -512,7 +512,7 @@ fn every_example_compiles_and_loads() {
         return;
     }
     let lab = example_keys();
-    for &compiler in clangs() {
+    for compiler in clangs() {
         for example in examples() {
             // as its comment says, and strictly: libbpf's own BPF_PROG leaves a parameter unused
             for arguments in [&[][..], &["-mcpu=v3", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]] {

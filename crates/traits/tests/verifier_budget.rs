@@ -120,7 +120,10 @@ fn no_program_costs_the_verifier_much_more_than_it_did() {
 
     let recorded = std::fs::read_to_string(budget_file()).unwrap();
     if recorded.lines().nth(1) != Some(&format!("# {with}")) {
-        eprintln!("skipped: {with} is not what the figures of {} are of", budget_file().display());
+        packet_traits_lab::skipped(format_args!(
+            "{with} is not what the figures of {} are of",
+            budget_file().display()
+        ));
         return;
     }
     let mut recorded: BTreeMap<&str, u64> = recorded

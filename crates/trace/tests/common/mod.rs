@@ -8,7 +8,7 @@ use packet_traits::{
     core::{KeyName, KeyType, Merge},
     registry::{KeySpec, Registry},
 };
-use packet_traits_lab::{Bpffs, Netns, kernel_has, kernel_tests_enabled, require_root};
+use packet_traits_lab::{Bpffs, KernelFeature, Netns, kernel_has, kernel_tests_enabled, require_root};
 use packet_traits_trace::{Counters, Namespace, Options, Packet, Paths, Point, Summary, TraceError, Tracer};
 
 /// How long events may take to arrive after the traffic has ended.
@@ -27,7 +27,7 @@ pub fn enabled() -> bool {
 
 /// Whether the kernel tests run, and TC can give packets ids on this kernel.
 pub fn tc_enabled() -> bool {
-    enabled() && kernel_has("bpf_dynptr_from_skb_meta")
+    enabled() && kernel_has(KernelFeature::MetadataDynptr)
 }
 
 /// A registry on a bpffs that nobody else sees.
