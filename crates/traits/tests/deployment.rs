@@ -53,7 +53,7 @@ fn object(macros: &[&str]) -> Vec<u8> {
     let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/deployment.bpf.c");
     let compiled = done.get_or_insert_default().entry(macros.join(" "));
-    compiled.or_insert_with(|| compile_with("clang", &source, macros)).clone()
+    compiled.or_insert_with(|| compile_with(packet_traits_lab::clang(), &source, macros)).clone()
 }
 
 /// A registry, a link, and a cgroup that the receiver's sockets are in.

@@ -341,7 +341,7 @@ fn a_memory_mapped_capture_does_not_keep_tc_from_setting() {
 
 fn load_direct(registry: &Registry) -> LoadedObject {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/tc_changes.bpf.c");
-    let bytes = compile_with("clang", &source, &["-DTRAITS_TC_DIRECT_WRITE"]);
+    let bytes = compile_with(packet_traits_lab::clang(), &source, &["-DTRAITS_TC_DIRECT_WRITE"]);
     BoundObject::from_bytes(&bytes, "tc_changes", registry).unwrap().load().unwrap()
 }
 

@@ -12,6 +12,10 @@
 #include <bpf/bpf_endian.h>
 #include <packet_traits/traits.bpf.h>
 
+#ifndef VERSION
+#define VERSION 1
+#endif
+
 #define PACKETS (1 << 19)
 
 enum { AT_XDP, AT_TC, AT_PREROUTING, AT_INPUT, AT_CGROUP, AT_FILTER, HOOKS };
