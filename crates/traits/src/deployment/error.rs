@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    attach::{AttachError, Feature, XdpMode},
+    attach::{AttachError, XdpMode},
     bind::BindError,
     bpffs::BpffsError,
 };
@@ -71,20 +71,6 @@ pub enum DeployError {
         section: String,
         /// Why.
         why: &'static str,
-    },
-    /// The kernel can attach a program, but not so that it outlives the process.
-    #[error(
-        "program {program} (section {section}) cannot stay attached: {feature} ({}), and what older kernels have \
-         instead, a clsact filter, cannot be pinned; run a newer kernel, or load what `traits bind` writes with a \
-         loader of your own", feature.config()
-    )]
-    Unpinnable {
-        /// The program.
-        program: String,
-        /// Its ELF section.
-        section: String,
-        /// What the kernel lacks.
-        feature: Feature,
     },
     /// There is no bpffs to hold deployments.
     #[error("no deployment can be reached: {0}")]
@@ -198,16 +184,4 @@ pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error
 pub(super) fn map_failed(action: &'static str, map: &str) -> impl FnOnce(libbpf_rs::Error) -> DeployError {
     let map = map.to_owned();
     move |source| DeployError::Map { action, map, source }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kernel_without_tcx_is_told_which_has_it() {
-        let error =
-            DeployError::Unpinnable { program: "mark".to_owned(), section: "tc".to_owned(), feature: Feature::Tcx };
-        assert!(error.to_string().contains("TCX needs Linux 6.6"), "{error}");
-    }
 }
