@@ -101,7 +101,7 @@ pub(super) fn for_netfilter(program: BorrowedFd<'_>) -> Result<(OwnedFd, Slot), 
 /// kernel/bpf/core.c).
 pub(super) fn for_clsact(
     program: BorrowedFd<'_>,
-    attach_type: ProgramAttachType,
+    attach_type: &ProgramAttachType,
 ) -> Result<(OwnedFd, Slot), DeployError> {
     load(TC, Some(attach_type), program)
 }
@@ -113,7 +113,7 @@ pub(super) fn for_filter(usage: FilterUse, program: BorrowedFd<'_>) -> Result<(O
 
 fn load(
     name: &str,
-    attach_type: Option<ProgramAttachType>,
+    attach_type: Option<&ProgramAttachType>,
     program: BorrowedFd<'_>,
 ) -> Result<(OwnedFd, Slot), DeployError> {
     let failed = |source| DeployError::Dispatcher { dispatcher: name.to_owned(), source };
@@ -121,8 +121,8 @@ fn load(
     for mut one in object.progs_mut() {
         let wanted = one.name() == name;
         one.set_autoload(wanted);
-        if let Some(attach_type) = attach_type.clone().filter(|_| wanted) {
-            one.set_attach_type(attach_type);
+        if let Some(attach_type) = attach_type.filter(|_| wanted) {
+            one.set_attach_type(attach_type.clone());
         }
     }
     let object = object.load().map_err(failed)?;

@@ -170,7 +170,7 @@ impl Placed<'_> {
                 match link {
                     Some(attachment) => (attachment.into(), None, None),
                     None => {
-                        let (dispatcher, slot) = dispatch::for_clsact(program, self.program.attach_type.clone())?;
+                        let (dispatcher, slot) = dispatch::for_clsact(program, &self.program.attach_type)?;
                         (Holder::Clsact(ClsactFilter::new(dispatcher, *interface, *direction)?), Some(slot), None)
                     }
                 }
