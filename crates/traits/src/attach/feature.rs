@@ -3,7 +3,8 @@
 use std::ffi::CStr;
 use std::fmt;
 
-/// A kernel feature that [`AttachError::Unsupported`](super::AttachError::Unsupported) can name.
+/// A kernel feature that [`AttachError::Unsupported`](super::AttachError::Unsupported) and
+/// [`BindError::Unsupported`](crate::bind::BindError::Unsupported) can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Feature {
@@ -13,6 +14,8 @@ pub enum Feature {
     XdpLink,
     /// TC programs held by a link (TCX).
     Tcx,
+    /// Functions of the driver that give an XDP program what the network card says of a packet.
+    XdpHints,
     /// Netfilter programs.
     NetfilterLink,
     /// Reassembly of IP fragments before a netfilter program sees them.
@@ -32,6 +35,7 @@ impl Feature {
             Self::XdpMetadata => (4, 15),
             Self::XdpLink => (5, 9),
             Self::Tcx => (6, 6),
+            Self::XdpHints => (6, 3),
             Self::NetfilterLink => (6, 4),
             Self::NetfilterDefrag => (6, 6),
             Self::CgroupLink => (5, 7),
@@ -43,7 +47,9 @@ impl Feature {
     /// The kernel configuration symbol that can switch the feature off on a new enough kernel.
     pub const fn config(self) -> &'static str {
         match self {
-            Self::XdpMetadata | Self::XdpLink | Self::DevmapProgram | Self::CpumapProgram => "CONFIG_NET",
+            Self::XdpMetadata | Self::XdpLink | Self::XdpHints | Self::DevmapProgram | Self::CpumapProgram => {
+                "CONFIG_NET"
+            }
             Self::Tcx => "CONFIG_NET_XGRESS",
             Self::NetfilterLink => "CONFIG_NETFILTER_BPF_LINK",
             Self::NetfilterDefrag => "CONFIG_NF_DEFRAG_IPV4 / CONFIG_NF_DEFRAG_IPV6",
@@ -66,6 +72,7 @@ impl fmt::Display for Feature {
             Self::XdpMetadata => "XDP metadata",
             Self::XdpLink => "an XDP link",
             Self::Tcx => "TCX",
+            Self::XdpHints => "an XDP program that reads what the network card says of packets",
             Self::NetfilterLink => "a netfilter link",
             Self::NetfilterDefrag => "defragmentation for a netfilter link",
             Self::CgroupLink => "a cgroup link",
@@ -78,7 +85,7 @@ impl fmt::Display for Feature {
 }
 
 /// The running kernel's release, as `uname -r` prints it.
-pub(super) fn kernel_release() -> String {
+pub(crate) fn kernel_release() -> String {
     // SAFETY: utsname is plain arrays of characters, for which zero is a valid value.
     let mut name: libc::utsname = unsafe { std::mem::zeroed() };
     // SAFETY: `name` is a valid, writable utsname.
