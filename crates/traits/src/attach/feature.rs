@@ -10,6 +10,8 @@ use std::fmt;
 pub enum Feature {
     /// `bpf_xdp_adjust_meta()`: metadata in front of a packet.
     XdpMetadata,
+    /// More than 32 bytes of that metadata.
+    LongXdpMetadata,
     /// XDP programs held by a link.
     XdpLink,
     /// TC programs held by a link (TCX).
@@ -33,6 +35,7 @@ impl Feature {
     pub const fn since(self) -> (u32, u32) {
         match self {
             Self::XdpMetadata => (4, 15),
+            Self::LongXdpMetadata => (6, 8),
             Self::XdpLink => (5, 9),
             Self::Tcx => (6, 6),
             Self::XdpHints => (6, 3),
@@ -47,9 +50,12 @@ impl Feature {
     /// The kernel configuration symbol that can switch the feature off on a new enough kernel.
     pub const fn config(self) -> &'static str {
         match self {
-            Self::XdpMetadata | Self::XdpLink | Self::XdpHints | Self::DevmapProgram | Self::CpumapProgram => {
-                "CONFIG_NET"
-            }
+            Self::XdpMetadata
+            | Self::LongXdpMetadata
+            | Self::XdpLink
+            | Self::XdpHints
+            | Self::DevmapProgram
+            | Self::CpumapProgram => "CONFIG_NET",
             Self::Tcx => "CONFIG_NET_XGRESS",
             Self::NetfilterLink => "CONFIG_NETFILTER_BPF_LINK",
             Self::NetfilterDefrag => "CONFIG_NF_DEFRAG_IPV4 / CONFIG_NF_DEFRAG_IPV6",
@@ -70,6 +76,7 @@ impl fmt::Display for Feature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
             Self::XdpMetadata => "XDP metadata",
+            Self::LongXdpMetadata => "more than 32 bytes of XDP metadata",
             Self::XdpLink => "an XDP link",
             Self::Tcx => "TCX",
             Self::XdpHints => "an XDP program that reads what the network card says of packets",

@@ -6,9 +6,10 @@ use std::{
 };
 
 use crate::{
-    attach::{AttachError, XdpMode},
+    attach::{AttachError, Feature, XdpMode},
     bind::BindError,
     bpffs::BpffsError,
+    registry::RegistryError,
 };
 
 /// Why an object is not up, or still is.
@@ -72,9 +73,27 @@ pub enum DeployError {
         /// Why.
         why: &'static str,
     },
+    /// The registry's area does not fit into the metadata that the running kernel takes: every set would fail.
+    #[error(
+        "registry {registry} has an area of {area_len} bytes, and this kernel takes {longest} bytes of XDP metadata ({}): \
+         no trait could be set; `traits registry remove {registry}` and `traits registry create {registry}` make one \
+         that fits",
+        Feature::LongXdpMetadata
+    )]
+    TooLong {
+        /// The registry's name.
+        registry: String,
+        /// Bytes of its area.
+        area_len: usize,
+        /// Bytes that the kernel takes.
+        longest: usize,
+    },
     /// There is no bpffs to hold deployments.
     #[error("no deployment can be reached: {0}")]
     Bpffs(#[from] BpffsError),
+    /// The registry could not be asked.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// Loading failed.
     #[error(transparent)]
     Bind(Box<BindError>),

@@ -69,7 +69,7 @@ use crate::{
     attach::{self, AttachmentInfo, Hook, XdpMode},
     bind::{BoundObject, LoadedObject},
     bpffs,
-    registry::{Registry, boot_time},
+    registry::{Registry, boot_time, longest_metadata},
 };
 
 /// Programs that are attached and pinned under one name.
@@ -150,6 +150,7 @@ impl Deployment {
         let places =
             setup::Places { bpffs: &location.bpffs, old_maps: old.as_ref().map(|_| folder.join(version::MAPS)) };
         setup::prepare(object.open_object_mut(), name, options, &places)?;
+        program::refuse_long_area(registry.name(), registry.layout(), object.open_object_mut(), longest_metadata()?)?;
         let loaded = object.load()?;
         setup::fill(&loaded, name, &options.setup)?;
         let programs = Program::all(&loaded)?;

@@ -9,7 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use libbpf_rs::ProgramAttachType;
+use libbpf_rs::{OpenObject, ProgramAttachType, ProgramType};
+
+use packet_traits_core::Layout;
 
 use super::{
     DeployError, UpOptions,
@@ -24,6 +26,7 @@ use crate::{
         tcx, tracing, xdp,
     },
     bind::LoadedObject,
+    registry::RegistryName,
 };
 
 /// A loaded program and where its source says it goes.
@@ -221,5 +224,39 @@ pub(super) fn refuse_unknown_netfilter(
             programs: names().cloned().collect(),
         }),
         None => Ok(()),
+    }
+}
+
+/// Refuses an object whose XDP programs could not reserve the registry's area where the kernel takes `longest` bytes of
+/// metadata: every set would fail, and nobody would notice.
+pub(super) fn refuse_long_area(
+    registry: &RegistryName,
+    layout: Layout,
+    object: &OpenObject,
+    longest: usize,
+) -> Result<(), DeployError> {
+    let area_len = layout.area_len();
+    if area_len <= longest || !object.progs().any(|program| program.prog_type() == ProgramType::Xdp) {
+        return Ok(());
+    }
+    Err(DeployError::TooLong { registry: registry.to_string(), area_len, longest })
+}
+
+#[cfg(test)]
+mod tests {
+    use libbpf_rs::ObjectBuilder;
+
+    use super::*;
+
+    #[test]
+    fn an_area_that_the_kernel_has_no_room_for_is_refused_if_there_is_xdp() {
+        let open = |object: &[u8]| ObjectBuilder::default().open_memory(object).unwrap();
+        let xdp = open(include_bytes!(concat!(env!("OUT_DIR"), "/metadata.bpf.o")));
+        let other = open(include_bytes!(concat!(env!("OUT_DIR"), "/dispatch.bpf.o")));
+        let refuse = |object, longest| refuse_long_area(&RegistryName::default(), Layout::DEFAULT, object, longest);
+        assert!(refuse(&xdp, 128).is_ok() && refuse(&other, 32).is_ok());
+        let error = refuse(&xdp, 32).unwrap_err();
+        assert!(matches!(error, DeployError::TooLong { area_len: 128, longest: 32, .. }), "{error}");
+        assert!(error.to_string().contains("traits registry create default"), "{error}");
     }
 }

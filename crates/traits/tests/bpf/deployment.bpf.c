@@ -164,6 +164,7 @@ int XDP_NAME(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+#ifndef WITHOUT_NETFILTER
 SEC("netfilter")
 int on_prerouting(struct bpf_nf_ctx *ctx)
 {
@@ -178,6 +179,7 @@ int on_input(struct bpf_nf_ctx *ctx)
 	COUNT_BY_TRAIT(ctx, AT_INPUT);
 	return 1;
 }
+#endif
 #endif
 
 SEC("cgroup_skb/ingress")
