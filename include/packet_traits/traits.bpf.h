@@ -353,6 +353,18 @@ static __always_inline __u64 __trait_sign_mask(__u64 word)
 	return word;
 }
 
+/* The word that starts 0, 4 or 8 bytes into two words. */
+static __always_inline __u64 __trait_word_between(const struct __trait_words *pair, int offset)
+{
+	if (offset != 4)
+		return pair->word[offset / 8];
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return pair->word[0] >> 32 | pair->word[1] << 32;
+#else
+	return pair->word[0] << 32 | pair->word[1] >> 32;
+#endif
+}
+
 /*
  * Where the flow region ends if XDP saw this headroom: there or, after VLAN tags were taken out, 4 or 8 bytes on; 0 if it
  * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts.
@@ -360,13 +372,14 @@ static __always_inline __u64 __trait_sign_mask(__u64 word)
  */
 static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_header)
 {
+	struct __trait_words at = __trait_kernel_pair(head + headroom - 8);
 	__u64 found = 0;
 	int moved;
 
 #pragma unroll
 	for (moved = 0; moved <= 8; moved += 4) {
 		__u64 place = (headroom + moved) & 0xffff;
-		__u64 differs = __trait_kernel_word(head + place - 16, 1) ^ trait_area.flow_nonce;
+		__u64 differs = __trait_word_between(&at, moved) ^ trait_area.flow_nonce;
 		__u64 same = ~__trait_sign_mask(differs | -differs);
 		__u64 in_front = __trait_sign_mask(place - mac_header);
 		__u64 too_near = __trait_sign_mask(place - trait_area.flow_len);
@@ -418,54 +431,55 @@ __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
 	return found ? head + (found & 0xffff) : 0;
 }
 
-/*
- * What __trait_skb_anchor returns, where each read is a copy: what lies together is copied at once. Out of line, for the
- * registers of the other way.
- */
-static __trait_outline __u64 __trait_skb_anchor_by_copies(const struct sk_buff *skb, __u32 *meta_len)
+/* What leads to an skb's metadata. */
+struct __trait_skb_head {
+	__u64 head;
+	__u32 end;
+	__u32 mac_header;
+};
+
+/* Reads it where each read is a copy: what lies together is copied at once. Out of line, for the registers of the other way. */
+static __trait_outline int __trait_copy_skb_head(const struct sk_buff *skb, struct __trait_skb_head *to)
 {
 	const struct sk_buff___traits *s = (const void *)skb;
 	/* the verifier wants what is on the stack aligned as it is in the kernel's structure */
 	__u32 start = bpf_core_field_offset(s->mac_header) & ~7U;
 	__u32 mac_at = bpf_core_field_offset(s->mac_header) - start, end_at = bpf_core_field_offset(s->end) - start,
 	      head_at = bpf_core_field_offset(s->head) - start;
-	__u64 copy[4], head;
-	__u32 mac_header;
+	__u64 copy[4];
 
 	if (head_at > sizeof(copy) - 8 || end_at > sizeof(copy) - 4)
-		return 0;
+		return -ENOENT;
 	__trait_hide(mac_at); /* clang would add it by an OR, which the verifier refuses of a pointer */
 	bpf_probe_read_kernel(copy, sizeof(copy), (const void *)s + start);
-	head = *(__u64 *)((void *)copy + head_at);
-	*meta_len = __trait_kernel_field(head + *(__u32 *)((void *)copy + end_at), struct skb_shared_info___traits,
-					 meta_len);
-	if (*meta_len < trait_area.flow_len)
-		return 0;
-	mac_header = *(__u16 *)((void *)copy + mac_at);
-	if (__trait_kernel_word(head + mac_header - 16, 1) == trait_area.flow_nonce)
-		return head + mac_header;
-	return trait_decap_anchor(head, mac_header);
+	to->head = *(__u64 *)((void *)copy + head_at);
+	to->end = *(__u32 *)((void *)copy + end_at);
+	to->mac_header = *(__u16 *)((void *)copy + mac_at);
+	return 0;
 }
 
 /* Address of the packet data as XDP left it, if an authentic flow region is in front of it; else 0. */
 static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u32 *meta_len)
 {
 	const struct sk_buff___traits *s = (const void *)skb;
-	__u64 head, at, nonce = trait_area.flow_nonce;
-	__u32 mac_header, len;
+	__u64 head, nonce = trait_area.flow_nonce;
+	struct __trait_skb_head copy;
+	__u32 mac_header;
 
 	if (!nonce)
 		return 0;
-	if (!__trait_can_cast()) {
-		at = __trait_skb_anchor_by_copies(skb, &len);
-		*meta_len = len;
-		return at;
+	if (__trait_can_cast()) {
+		head = __trait_kernel_field(s, struct sk_buff___traits, head);
+		*meta_len = __trait_kernel_field(head + s->end, struct skb_shared_info___traits, meta_len);
+	} else {
+		if (__trait_copy_skb_head(skb, &copy))
+			return 0;
+		head = copy.head;
+		*meta_len = __trait_kernel_field(head + copy.end, struct skb_shared_info___traits, meta_len);
 	}
-	head = __trait_kernel_field(s, struct sk_buff___traits, head);
-	*meta_len = __trait_kernel_field(head + s->end, struct skb_shared_info___traits, meta_len);
 	if (*meta_len < trait_area.flow_len)
 		return 0;
-	mac_header = s->mac_header;
+	mac_header = __trait_can_cast() ? s->mac_header : copy.mac_header;
 	if (__trait_kernel_word(head + mac_header - 16, 1) == nonce)
 		return head + mac_header;
 	return trait_decap_anchor(head, mac_header);
