@@ -253,6 +253,8 @@ extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct b
 
 #define __TRAIT_ENOTSUPP 524 /* include/linux/errno.h */
 #define __TRAIT_META_MAX 252 /* xdp_metalen_invalid, include/net/xdp.h */
+#define __TRAIT_TUNNEL_MIN 38 /* the shortest headers around an Ethernet frame: Ethernet, IPv4 and GRE */
+#define __TRAIT_TUNNEL_L3_MIN 20 /* around an IP packet: IPv4 */
 
 /* footer of a region */
 struct __trait_footer {
@@ -355,7 +357,8 @@ static __always_inline __u64 __trait_sign_mask(__u64 word)
 
 /*
  * Where the flow region ends if XDP saw this headroom: there or, after VLAN tags were taken out, 4 or 8 bytes on; 0 if it
- * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts.
+ * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts. The result
+ * is the place times 16, plus the bytes it was moved.
  * Free of branches, because the verifier would follow each in every place this is called from.
  */
 static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_header)
@@ -371,9 +374,35 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 		__u64 in_front = __trait_sign_mask(place - mac_header);
 		__u64 too_near = __trait_sign_mask(place - trait_area.flow_len);
 
-		found |= place & same & in_front & ~too_near;
+		found |= (place << 4 | moved) & same & in_front & ~too_near;
 	}
 	return found;
+}
+
+/*
+ * Whether the kernel moved the metadata to this place while it lay in front of the MAC header, so that all of it was
+ * moved. It moves as many bytes as the metadata is long from in front of the MAC header, whatever they are: when it takes a
+ * VLAN tag out of a packet inside a tunnel, the end of our area and the tunnel's headers. Then the first bytes of what it
+ * moved are still where they were, too: 4, or 8 if it took out both tags at once.
+ */
+static __always_inline _Bool __trait_moved_whole(__u64 head, __u32 place, __u32 moved, __u32 mac_header, __u32 meta_len)
+{
+	__u32 tunnel = mac_header - place;
+	__u64 from, word;
+
+	/* no tunnel; or the metadata is too short to reach the area from behind one, or from behind this one */
+	if (tunnel < __TRAIT_TUNNEL_L3_MIN || meta_len < 8 + __TRAIT_TUNNEL_L3_MIN)
+		return 1;
+	/* in two tunnels, it may have moved what was in front of the inner one's headers */
+	if (tunnel >= __TRAIT_TUNNEL_MIN + __TRAIT_TUNNEL_L3_MIN)
+		return 0;
+	if (meta_len < 8 + tunnel)
+		return 1;
+	from = head + mac_header - 4 - meta_len;
+	word = __trait_kernel_word(from, 0);
+	if ((__u32)word == word >> 32)
+		return 0;
+	return moved != 8 || __trait_kernel_word(from - 4, 0) != __trait_kernel_word(from - 4, 1);
 }
 
 /* The higher of two places, without a branch. */
@@ -388,10 +417,10 @@ static __always_inline __u32 __trait_higher(__u32 one, __u32 other)
  * Decapsulation has moved the MAC header: looks at the headrooms that XDP saw. Not static, so that the verifier goes
  * through it once for a program, and not for each way to each call.
  */
-__weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
+__weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header, __u32 meta_len)
 {
 	struct trait_anchors *seen;
-	__u32 zero = 0, found;
+	__u32 zero = 0, found, place, moved;
 	int i;
 
 	/*
@@ -400,8 +429,8 @@ __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
 	 * native XDP all leave the same headroom, which binding puts first.
 	 */
 	found = __trait_seek(head, trait_area.anchors[0], mac_header);
-	if (found && mac_header - found <= trait_area.flow_len - 8)
-		return head + (found & 0xffff);
+	if (found && mac_header - (found >> 4) <= trait_area.flow_len - 8)
+		goto judge;
 #pragma unroll
 	for (i = 1; i < TRAITS_ANCHOR_COUNT; i++)
 		if (trait_area.anchors[i])
@@ -415,7 +444,14 @@ __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
 				break;
 			found = __trait_higher(found, __trait_seek(head, headroom, mac_header));
 		}
-	return found ? head + (found & 0xffff) : 0;
+judge:
+	if (!found)
+		return 0;
+	place = (found >> 4) & 0xffff;
+	moved = found & 15;
+	if (moved && !__trait_moved_whole(head, place, moved, mac_header, meta_len))
+		return 0;
+	return head + place;
 }
 
 /*
@@ -444,7 +480,7 @@ static __trait_outline __u64 __trait_skb_anchor_by_copies(const struct sk_buff *
 	mac_header = *(__u16 *)((void *)copy + mac_at);
 	if (__trait_kernel_word(head + mac_header - 16, 1) == trait_area.flow_nonce)
 		return head + mac_header;
-	return trait_decap_anchor(head, mac_header);
+	return trait_decap_anchor(head, mac_header, *meta_len);
 }
 
 /* Address of the packet data as XDP left it, if an authentic flow region is in front of it; else 0. */
@@ -468,7 +504,7 @@ static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u32
 	mac_header = s->mac_header;
 	if (__trait_kernel_word(head + mac_header - 16, 1) == nonce)
 		return head + mac_header;
-	return trait_decap_anchor(head, mac_header);
+	return trait_decap_anchor(head, mac_header, *meta_len);
 }
 
 static __always_inline int __trait_skb_get(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
