@@ -80,10 +80,31 @@
  *
  * TC: trait_tc_get reads keys of the flow region directly from the metadata. trait_tc_set and trait_tc_del change keys
  * of the flow region; -EOPNOTSUPP for keep-first keys, after decapsulation, and where the packet has no area. From 6.18
- * they write through a dynptr (bpf_dynptr_from_skb_meta), and a packet that is a clone, because someone else holds it
- * (an AF_PACKET socket's queue, say), is -EOPNOTSUPP and keeps its traits. Before 6.18, or with TRAITS_TC_DIRECT_WRITE
- * defined, they store directly: cheaper, but then the kernel drops *all* metadata of a clone when the program is
- * entered (pskb_expand_head in net/core/skbuff.c, called from the prologue of tc_cls_act_prologue).
+ * they write through a dynptr (bpf_dynptr_from_skb_meta). Before 6.18, or with TRAITS_TC_DIRECT_WRITE defined, they store
+ * directly, which is cheaper. A packet may be a clone, because an AF_PACKET socket's queue, say, holds another:
+ *	from 6.19	the packet gets a head of its own with the metadata in it, and is changed; the other stays as it was
+ *	6.18		-EOPNOTSUPP; the packet keeps its traits
+ *	direct, to 6.18	the kernel drops *all* metadata of a clone when the program is entered (pskb_expand_head in
+ *			net/core/skbuff.c, called from the prologue of tc_cls_act_prologue)
+ *
+ * Programs at TC that push or pop bytes (bpf_skb_adjust_room, change_head, change_proto, vlan_push, vlan_pop), and heads
+ * that the kernel reallocates:
+ *	from 6.19	the visible metadata moves along, and a new head has it: keys of the flow region stay, of an open
+ *			area all. The hidden region stays where it was: read after a pop of 4 or 8 bytes (a VLAN tag) or
+ *			when what was popped is pushed again; else absent.
+ *	to 6.18		a push writes over the metadata: all traits are absent. A pop leaves them to be read. A new head,
+ *			also a clone's that is written to, has no metadata.
+ * Not covered:
+ * - From 6.19, behind a decapsulation. There the kernel moves what is in front of the inner MAC header as if it were the
+ *   metadata, and after a push or a pop by TC keys of the flow region may be read from the wrong bytes.
+ * - If XDP pushes bytes onto some packets before it sets traits, TC must not push as many onto other packets, if that is as
+ *   much as the area is long (from 6.19, as the packet region): what an earlier packet left in the buffer could be read.
+ * The kernel's own removal of a VLAN tag is covered, in front of a tunnel and inside it. Inside, it may leave the traits
+ * absent; so does a removal in front of tunnels of 58 bytes or more (VXLAN over IPv6).
+ *
+ * Routes with an encapsulation (lwtunnel: bpf, mpls, seg6): from 7.1.5 the kernel drops the metadata before it
+ * (net/core/lwtunnel.c), so lwt_* programs and what comes after them read nothing. Before, lwt_* programs read the traits,
+ * and what is pushed is written over the metadata.
  *
  * What is where (lower addresses left)
  *	| xdp_frame | headroom | foreign metadata | packet region | flow region | packet data |
@@ -99,7 +120,9 @@
  *
  * Kernels: Linux 5.15 and later, netfilter programs from 6.4. What goes through the kernel's structures uses the casts
  * of 6.2 where they are, and bpf_probe_read_kernel elsewhere, which requires CAP_PERFMON (kernel.bpf.h). 64-bit hosts.
- * clang from 14. Requires libbpf's bpf_helpers.h and bpf_core_read.h.
+ * clang from 14. Requires libbpf's bpf_helpers.h and bpf_core_read.h. Beside a vmlinux.h of a
+ * kernel that is built with -fms-extensions (7.3), whose structures embed others by their tag, pass clang
+ * -fms-extensions -Wno-microsoft-anon-tag; else it says "declaration does not declare anything", and members are missing.
  *
  * Version 1. TRAITS_ABI_VERSION changes when the descriptors below or the area's layout do.
  */
