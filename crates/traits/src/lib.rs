@@ -11,6 +11,7 @@ pub mod bpffs;
 pub mod deployment;
 mod descriptor;
 pub mod drop_reason;
+mod netlink;
 pub mod registry;
 pub mod socket;
 
