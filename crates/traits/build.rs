@@ -4,5 +4,9 @@
 mod compile_bpf;
 
 fn main() {
-    compile_bpf::compile(&["src/deployment/bpf/dispatch.bpf.c", "src/socket/bpf/sockets.bpf.c"]);
+    compile_bpf::compile(&[
+        "src/deployment/bpf/dispatch.bpf.c",
+        "src/doctor/bpf/doctor.bpf.c",
+        "src/socket/bpf/sockets.bpf.c",
+    ]);
 }

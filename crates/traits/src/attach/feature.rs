@@ -78,7 +78,7 @@ impl fmt::Display for Feature {
 }
 
 /// The running kernel's release, as `uname -r` prints it.
-pub(super) fn kernel_release() -> String {
+pub(crate) fn kernel_release() -> String {
     // SAFETY: utsname is plain arrays of characters, for which zero is a valid value.
     let mut name: libc::utsname = unsafe { std::mem::zeroed() };
     // SAFETY: `name` is a valid, writable utsname.

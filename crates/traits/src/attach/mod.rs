@@ -60,4 +60,6 @@ pub use target::Target;
 pub use tcx::{Position, TcxOptions};
 pub use xdp::XdpMode;
 
+pub(crate) use feature::kernel_release;
 pub(crate) use program::Program;
+pub(crate) use rtnetlink::RouteSocket;
