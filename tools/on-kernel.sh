@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# Runs a command as root on another kernel: the one that `tools/setup.sh kernel` put into target/kernel, in an emulated
-# machine that sees this machine's files, read-only, at the same paths. Its exit status is the command's.
+# Runs a command as root on another kernel, one of those that `tools/setup.sh kernel` put into target/kernels, in an
+# emulated machine that sees this machine's files, read-only, at the same paths. Its exit status is the command's.
 #
 #     tools/on-kernel.sh target/debug/deps/packet_path-0123456789abcdef --nocapture
-#     tools/on-kernel.sh bash -c 'uname -r; target/debug/traits demo'
+#     ON_KERNEL=newest tools/on-kernel.sh bash -c 'uname -r; target/debug/traits demo'
 #     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$PWD/tools/on-kernel.sh cargo test -p packet-traits --test packet_path
 #
 # Environment and current folder are those it was started with. /tmp, /run and target/tmp are empty and forgotten
 # afterwards; there is no network, and no standard input. It boots in some four seconds; all runs ten to twenty times slower
 # than here. What the command prints is printed; the kernel's messages are shown if it dies.
+# ON_KERNEL: the kernel: a name of tools/kernels (6.1, 6.12, newest), a version ("7.3") or a folder with a /. 6.12 unless set.
 # ON_KERNEL_TIMEOUT: seconds the machine may live, 600 unless set. ON_KERNEL_MEMORY: its memory in MiB, 2048.
 # Status 125: the machine could not be started, died or was too slow.
 set -euo pipefail
 
 project=$(cd "$(dirname "$0")/.." && pwd)
 target=$(realpath -m "${CARGO_TARGET_DIR:-$project/target}")
-kernel=$target/kernel
+name=${ON_KERNEL:-6.12}
 memory=${ON_KERNEL_MEMORY:-2048}
 limit=${ON_KERNEL_TIMEOUT:-600}
 
@@ -25,6 +26,18 @@ fail() {
 }
 
 [ $# -gt 0 ] || fail "usage: tools/on-kernel.sh COMMAND [ARGUMENT...]"
+case $name in
+*/*) kernel=$(realpath -m "$name") ;;
+*) kernel=$target/kernels/$name ;;
+esac
+if [ ! -e "$kernel/vmlinuz" ]; then
+	# a version, then: of one that is there under a name
+	for release in "$target"/kernels/*/release; do
+		case $(cat "$release" 2>/dev/null) in
+		"$name" | "$name"[.+-]*) kernel=${release%/release} ;;
+		esac
+	done
+fi
 [ -e "$kernel/vmlinuz" ] || fail "there is no kernel in $kernel; run: tools/setup.sh kernel"
 [ "$(id -u)" = 0 ] || fail "serving files to the machine needs root; run: sudo -E $0 $*"
 for virtiofsd in /usr/lib/qemu/virtiofsd /usr/libexec/virtiofsd; do
@@ -66,8 +79,15 @@ machine=(
 	-chardev stdio,id=output,signal=on -device virtserialport,chardev=output,name=output
 	-chardev "file,id=status,path=$files/status" -device virtserialport,chardev=status,name=status
 	-kernel "$kernel/vmlinuz"
-	-append "console=ttyS0 panic=-1 oops=panic root=host rootfstype=virtiofs ro init=$project/tools/on-kernel-init.sh -- $files $kernel $target"
 )
+init=$project/tools/on-kernel-init.sh
+arguments="console=ttyS0 panic=-1 oops=panic"
+if [ -e "$kernel/initramfs" ]; then
+	# its first process starts the one that is named to it
+	machine+=(-initrd "$kernel/initramfs" -append "$arguments -- $init $files $kernel $target")
+else
+	machine+=(-append "$arguments root=host rootfstype=virtiofs ro init=$init -- $files $kernel $target")
+fi
 ended=0
 # Its input is the silent cleaner: at an end of input it would take no output either.
 "${bound[@]}" timeout --foreground --kill-after=5 "$limit" "${bound[@]}" qemu-system-x86_64 "${machine[@]}" <&"${cleaner[0]}" || ended=$?

@@ -7,8 +7,10 @@ use libbpf_rs::{AsRawLibbpf, MapCore, Object, OpenObject};
 use super::{BindError, Binding, bind_open_object, open::open_bytes};
 use crate::registry::Registry;
 
-/// Bytes kept of each program's verifier log; the kernel keeps the log's end (`bpf_verifier_vlog`).
-const LOG_LEN: usize = 1 << 20;
+/// Bytes kept of each program's verifier log. From Linux 6.4 on the kernel keeps the log's end (`bpf_verifier_vlog`), before
+/// its start, so that there must be room for all of it; memory that is not written to is not used. As libbpf's own
+/// `BPF_LOG_BUF_SIZE`.
+const LOG_LEN: usize = 1 << 24;
 
 /// An object whose keys are bound to a registry and which is not loaded yet.
 ///
