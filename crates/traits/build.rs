@@ -7,6 +7,7 @@ fn main() {
     compile_bpf::compile(&[
         "src/deployment/bpf/dispatch.bpf.c",
         "src/doctor/bpf/doctor.bpf.c",
+        "src/doctor/bpf/room.bpf.c",
         "src/socket/bpf/sockets.bpf.c",
     ]);
 }

@@ -6,7 +6,7 @@
 use std::{
     error::Error,
     io,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitCode, Stdio},
 };
 
@@ -140,10 +140,7 @@ fn examine(
     }
     ask_interfaces(&mut findings, interfaces);
     if let (true, [interface]) = (options.attach, interfaces) {
-        match rig.as_ref().map(|rig| &rig.registry) {
-            Some(Ok(registry)) => findings.extend(doctor::try_interface(interface, registry)),
-            _ => return Err("--try needs a registry of its own, which could not be made: see `namespaces`".into()),
-        }
+        findings.extend(doctor::try_interface(interface));
     }
     Ok(if stop() { None } else { Some(findings) })
 }
@@ -154,13 +151,10 @@ fn ask_interfaces(findings: &mut Vec<Finding>, interfaces: &[Interface]) {
     }
 }
 
-/// Two namespaces with a link, a cgroup, and a registry on a bpffs that nobody else sees.
+/// Two namespaces with a link, and a cgroup.
 struct Rig {
     pair: Pair,
     cgroup: Result<Cgroup, String>,
-    registry: Result<Registry, String>,
-    /// Holds the registry.
-    _bpffs: Option<Bpffs>,
 }
 
 impl Rig {
@@ -170,20 +164,11 @@ impl Rig {
             Ok(_) => Cgroup::new().map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        let bpffs = Bpffs::new();
-        let registry = match &bpffs {
-            Ok(bpffs) => registry(bpffs.path()).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        Ok(Rig { pair, cgroup, registry, _bpffs: bpffs.ok() })
-    }
-
-    fn receiver(&self) -> &End {
-        self.pair.rx()
+        Ok(Rig { pair, cgroup })
     }
 
     fn ground(&self) -> Ground {
-        let ground = Ground::new(self.receiver().ifindex());
+        let ground = Ground::new(self.pair.rx().ifindex());
         match &self.cgroup {
             Ok(cgroup) => ground.cgroup(cgroup.path()),
             Err(_) => ground,
@@ -192,26 +177,36 @@ impl Rig {
 
     /// In the receiver's namespace.
     fn path(&self) -> Vec<Finding> {
-        match (&self.registry, self.route()) {
-            (Ok(registry), Ok(route)) => doctor::path(registry, &self.ground(), &route),
-            (Err(why), _) => doctor::untried(Subject::Path, why),
-            (_, Err(why)) => doctor::untried(Subject::Path, &why.to_string()),
-        }
+        self.try_path().unwrap_or_else(|why| doctor::untried(Subject::Path, &why.to_string()))
+    }
+
+    fn try_path(&self) -> Result<Vec<Finding>, Box<dyn Error>> {
+        let (ground, route) = (self.ground(), self.route()?);
+        let mut findings = doctor::room(&ground, &route);
+        // One registry has packets in both modes.
+        let longest = findings.iter().filter_map(|found| match found.probe {
+            Probe::Metadata(_) => found.number,
+            _ => None,
+        });
+        let longest = longest.filter(|bytes| *bytes > 0).min().unwrap_or(0);
+        let layout = doctor::layout(longest as usize).unwrap_or_default();
+        // Nobody else sees it, and it goes with the process.
+        let bpffs = Bpffs::new()?;
+        let registry =
+            Registry::options().name(RegistryName::new("doctor")?).bpffs(bpffs.path()).layout(layout).create()?;
+        findings.extend(doctor::path(&registry, &ground, &route));
+        Ok(findings)
     }
 
     /// The receiver's socket belongs to the cgroup.
-    fn route(&self) -> Result<Route, packet_traits_lab::Error> {
+    fn route(&self) -> Result<Route, Box<dyn Error>> {
         let socket = |end: &End| udp_socket(end.netns(), end.addr(Family::V4, 0));
         let receiver = match &self.cgroup {
             Ok(cgroup) => cgroup.enter(|| socket(self.pair.rx())),
             Err(_) => socket(self.pair.rx()),
         };
-        Ok(Route { sender: socket(self.pair.tx())?, receiver: receiver? })
+        Ok(Route::new(socket(self.pair.tx())?, receiver?)?)
     }
-}
-
-fn registry(bpffs: PathBuf) -> Result<Registry, Box<dyn Error>> {
-    Ok(Registry::options().name(RegistryName::new("doctor")?).bpffs(bpffs).create()?)
 }
 
 /// Compiles a policy of one rule.
@@ -299,7 +294,8 @@ fn print_group(title: &str, findings: &[&Finding]) -> io::Result<()> {
         wrapped(&head, &text)?;
         let indent = " ".repeat(INDENT);
         if bad && !finding.found.is_empty() {
-            wrapped(&format!("{indent}why: "), &finding.found)?;
+            let label = if finding.status == Status::Limited { "but: " } else { "why: " };
+            wrapped(&format!("{indent}{label}"), &finding.found)?;
         }
         if let Some(next) = finding.next.as_ref().filter(|next| !next.is_empty()) {
             wrapped(&format!("{indent}do:  "), next)?;

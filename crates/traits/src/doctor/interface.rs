@@ -9,10 +9,7 @@ use std::{
 };
 
 use super::{Finding, Probe, netdev, room::Room, sockets::own};
-use crate::{
-    attach::{XdpMode, xdp},
-    registry::Registry,
-};
+use crate::attach::{XdpMode, xdp};
 
 /// How long packets are waited for on an interface that is in use.
 const WAIT: Duration = Duration::from_millis(500);
@@ -101,14 +98,12 @@ pub fn interface(interface: &Interface) -> Vec<Finding> {
 /// packets that come in within half a second of each. An interface that has an XDP program is left alone.
 ///
 /// Some drivers reset the link when a native program comes or goes, or need more rings or a smaller MTU for it.
-///
-/// `registry` is one of the caller's own, on a bpffs of its own; it gets a key.
-pub fn try_interface(interface: &Interface, registry: &Registry) -> Vec<Finding> {
+pub fn try_interface(interface: &Interface) -> Vec<Finding> {
     let modes = [XdpMode::Native, XdpMode::Generic];
     let all = |mode| [Probe::Xdp(mode), Probe::Metadata(mode), Probe::Headroom(mode)];
     let untried =
         |why: &str| modes.iter().flat_map(|mode| all(*mode)).map(|probe| Finding::untried(probe, why)).collect();
-    let found: Vec<Finding> = match (xdp::attached(interface.ifindex), Room::load(registry)) {
+    let found: Vec<Finding> = match (xdp::attached(interface.ifindex), Room::load()) {
         (Some((id, _)), _) => untried(&format!("program {id} is attached, and is left alone")),
         (None, Err(why)) => untried(&why),
         (None, Ok(room)) => modes.iter().flat_map(|mode| try_mode(interface, &room, *mode)).collect(),

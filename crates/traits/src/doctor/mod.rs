@@ -9,7 +9,8 @@
 //! | [`host`] | the kernel, the process, the file systems | nothing |
 //! | [`reading`], [`maps`] | ways to a packet's fields; maps and helpers | privileges |
 //! | [`programs`], [`sockets`] | types of programs, attached; options of sockets | a [`Ground`]: an interface and a cgroup of the caller's own |
-//! | [`path`] | what datagrams keep, from XDP to the application | that, a [`Route`] to it, and a registry of the caller's own |
+//! | [`room`] | how much XDP can put in front of a datagram | that, and a [`Route`] to it |
+//! | [`path`] | who reads what XDP put there | that, and a registry of the caller's own |
 //! | [`interface`] | an interface of the host: asks only | nothing |
 //! | [`try_interface`] | the same, by attaching a program for a moment | privileges |
 //!
@@ -38,6 +39,7 @@ mod probe;
 mod programs;
 mod reading;
 mod room;
+mod route;
 mod sockets;
 
 pub use finding::{Finding, Status, missing_basics, untried};
@@ -45,8 +47,10 @@ pub use ground::Ground;
 pub use host::{host, kernel};
 pub use interface::{Interface, interface, try_interface};
 pub use maps::maps;
-pub use path::{Route, path};
+pub use path::path;
 pub use probe::{Probe, Stage, Subject};
 pub use programs::programs;
 pub use reading::reading;
+pub use room::{layout, room};
+pub use route::Route;
 pub use sockets::sockets;

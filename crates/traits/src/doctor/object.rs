@@ -24,23 +24,6 @@ pub(super) fn register_key(registry: &Registry) -> Result<(), String> {
     registry.register(&KeySpec::new(name, KeyType::U32)).map(drop).map_err(|error| error.to_string())
 }
 
-/// `struct seen` in bpf/doctor.bpf.c.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) packets: u32,
-    pub(super) headroom: u32,
-    pub(super) metadata: u32,
-}
-
-impl Seen {
-    const LEN: usize = 12;
-
-    fn parse(bytes: &[u8]) -> Option<Seen> {
-        let word = |at| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
-        Some(Seen { packets: word(0)?, headroom: word(4)?, metadata: word(8)? })
-    }
-}
-
 /// One of the programs.
 pub(super) struct Loaded {
     object: LoadedObject,
@@ -68,16 +51,19 @@ impl Loaded {
         program.map(|program| f(program.as_fd())).ok_or_else(|| format!("the object has no program {}", self.program))
     }
 
-    /// What it has seen.
-    pub(super) fn seen(&self) -> Result<Seen, String> {
-        let map = self.object.map("doctor_seen").ok_or("the object has no map doctor_seen")?;
-        let value = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(|error| error.to_string())?;
-        value.and_then(|bytes| Seen::parse(&bytes)).ok_or_else(|| "the map doctor_seen is empty".to_owned())
+    /// How many packets it gave or read the trait.
+    pub(super) fn packets(&self) -> Result<u32, String> {
+        let value = self.map()?.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(|error| error.to_string())?;
+        let count = value.and_then(|bytes| Some(u32::from_ne_bytes(*bytes.first_chunk()?)));
+        count.ok_or_else(|| "the map doctor_packets is empty".to_owned())
     }
 
-    /// Forgets what it has seen.
+    /// Starts again from 0.
     pub(super) fn forget(&self) -> Result<(), String> {
-        let map = self.object.map("doctor_seen").ok_or("the object has no map doctor_seen")?;
-        map.update(&0u32.to_ne_bytes(), &[0; Seen::LEN], MapFlags::ANY).map_err(|error| error.to_string())
+        self.map()?.update(&0u32.to_ne_bytes(), &0u32.to_ne_bytes(), MapFlags::ANY).map_err(|error| error.to_string())
+    }
+
+    fn map(&self) -> Result<libbpf_rs::Map<'_>, String> {
+        self.object.map("doctor_packets").ok_or_else(|| "the object has no map doctor_packets".to_owned())
     }
 }

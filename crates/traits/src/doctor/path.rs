@@ -1,17 +1,11 @@
 //! What a real packet keeps: XDP gives datagrams a trait, and every later stage is asked for it.
 
-use std::{
-    io,
-    net::{SocketAddr, UdpSocket},
-    os::fd::AsFd,
-    time::Duration,
-};
+use std::{io, net::UdpSocket, os::fd::AsFd};
 
 use super::{
-    Finding, Ground, Probe, Stage, Subject,
-    object::{KEY, Loaded, VALUE},
-    room::Room,
-    untried,
+    Finding, Ground, Probe, Stage,
+    object::{KEY, Loaded, VALUE, register_key},
+    route::Route,
 };
 use crate::{
     attach::{
@@ -30,37 +24,19 @@ use crate::{
 /// Datagrams that are sent in each mode.
 const DATAGRAMS: u32 = 8;
 
-/// How long one may take.
-const TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A way from one namespace to another, for datagrams.
-#[derive(Debug)]
-pub struct Route {
-    /// In the sender's namespace.
-    pub sender: UdpSocket,
-    /// In the receiver's namespace, and made in the cgroup of the [`Ground`] there.
-    pub receiver: UdpSocket,
-}
-
-impl Route {
-    /// Sends a datagram and receives it by `receive`.
-    fn exchange<T>(&self, receive: impl FnOnce(&UdpSocket) -> io::Result<T>) -> Result<T, String> {
-        let to: SocketAddr = self.receiver.local_addr().map_err(|error| format!("the receiver's address: {error}"))?;
-        self.sender.send_to(b"traits doctor", to).map_err(|error| format!("sending a datagram to {to}: {error}"))?;
-        receive(&self.receiver).map_err(|error| format!("a datagram to {to} did not arrive: {error}"))
-    }
-}
-
-/// Sends datagrams over `route` to the interface of `ground`, in native and in generic mode, and tells how much room XDP
-/// had in front of them and which stages read the trait that it gave them.
+/// Sends datagrams over `route` to the interface of `ground`, in native and in generic mode, and tells which stages read
+/// the trait that XDP gave them.
 ///
-/// `registry` is one of the caller's own, on a bpffs of its own; it gets a key, and socket programs. The calling thread
-/// must be in the receiver's namespace.
+/// `registry` is one of the caller's own, on a bpffs of its own, with a layout that fits ([`layout`](super::layout)); it
+/// gets a key, and socket programs. The calling thread must be in the receiver's namespace.
 pub fn path(registry: &Registry, ground: &Ground, route: &Route) -> Vec<Finding> {
     let modes = [XdpMode::Native, XdpMode::Generic];
     match Programs::attach(registry, ground, route) {
         Ok(programs) => modes.iter().flat_map(|mode| programs.findings(ground, route, *mode)).collect(),
-        Err(why) => untried(Subject::Path, &why),
+        Err(why) => Stage::ALL
+            .iter()
+            .flat_map(|stage| modes.map(|mode| Finding::untried(Probe::Reads(mode, *stage), &why)))
+            .collect(),
     }
 }
 
@@ -78,7 +54,6 @@ struct Application {
 
 /// All programs; those of the stages behind XDP are attached.
 struct Programs {
-    room: Room,
     set: Loaded,
     readers: Vec<(Stage, Result<Reader, String>)>,
     application: Result<Application, Refusal>,
@@ -86,69 +61,68 @@ struct Programs {
 
 impl Programs {
     fn attach(registry: &Registry, ground: &Ground, route: &Route) -> Result<Programs, String> {
-        let room = Room::load(registry)?;
+        register_key(registry)?;
         let set = Loaded::new(registry, "doctor_set")?;
         let reader = |stage| (stage, Reader::attach(stage, registry, ground, route));
         let readers = [Stage::Tc, Stage::Netfilter, Stage::Cgroup, Stage::SocketFilter].map(reader).into();
         let application = Application::serve(registry, ground, route);
-        for socket in [&route.sender, &route.receiver] {
-            let limited = socket.set_read_timeout(Some(TIMEOUT)).and_then(|()| socket.set_write_timeout(Some(TIMEOUT)));
-            limited.map_err(|error| format!("limiting how long a socket waits: {error}"))?;
-        }
-        Ok(Programs { room, set, readers, application })
+        Ok(Programs { set, readers, application })
     }
 
     fn findings(&self, ground: &Ground, route: &Route, mode: XdpMode) -> Vec<Finding> {
-        let mut found = Vec::from(self.room.findings(ground.ifindex, mode, || route.exchange(plain)));
-        match self.counts(ground, route, mode) {
-            Ok(counts) => found.extend(counts.into_iter().map(|(stage, count)| {
-                let probe = Probe::Reads(mode, stage);
-                match count {
-                    Ok(count) => read_by(probe, count),
+        let all = |finding: &dyn Fn(Probe) -> Finding| {
+            Stage::ALL.map(|stage| finding(Probe::Reads(mode, stage))).into_iter().collect()
+        };
+        match self.send(ground, route, mode) {
+            Err(why) => all(&|probe| Finding::untried(probe, &why)),
+            Ok(Sent { set, .. }) if set < DATAGRAMS => {
+                all(&|probe| Finding::no(probe, format_args!("XDP gave a trait to {set} of {DATAGRAMS} packets")))
+            }
+            Ok(Sent { application, .. }) => {
+                let readers = self.readers.iter().map(|(stage, reader)| {
+                    let probe = Probe::Reads(mode, *stage);
+                    match reader.as_ref().map_err(Clone::clone).and_then(|reader| reader.loaded.packets()) {
+                        Ok(count) => read_by(probe, count),
+                        Err(why) => Finding::no(probe, why),
+                    }
+                });
+                let probe = Probe::Reads(mode, Stage::SocketOption);
+                let application = match &self.application {
+                    Ok(_) => read_by(probe, application),
                     Err(Refusal { overlap: true, why }) => Finding::untried(probe, why),
                     Err(Refusal { overlap: false, why }) => Finding::no(probe, why),
-                }
-            })),
-            Err(why) => found.extend(Stage::ALL.map(|stage| Finding::untried(Probe::Reads(mode, stage), &why))),
+                };
+                readers.chain([application]).collect()
+            }
         }
-        found
     }
 
-    /// How many of the datagrams had their trait at each stage.
-    fn counts(
-        &self,
-        ground: &Ground,
-        route: &Route,
-        mode: XdpMode,
-    ) -> Result<Vec<(Stage, Result<u32, Refusal>)>, String> {
+    /// Sends the datagrams.
+    fn send(&self, ground: &Ground, route: &Route, mode: XdpMode) -> Result<Sent, String> {
         self.set.forget()?;
         for (_, reader) in &self.readers {
             reader.as_ref().map_or(Ok(()), |reader| reader.loaded.forget())?;
         }
         let attached = self.set.with_fd(|fd| xdp::attach(fd, ground.ifindex, mode))?;
         let _attached = attached.map_err(|error| error.to_string())?;
-        let mut read = 0;
+        let mut sent = Sent { set: 0, application: 0 };
         for _ in 0..DATAGRAMS {
-            read += match &self.application {
+            sent.application += match &self.application {
                 Ok(application) => route.exchange(|socket| application.receive(socket))?,
-                Err(_) => route.exchange(plain).map(|()| 0)?,
+                Err(_) => route.exchange_plain().map(|()| 0)?,
             };
         }
-        let set = self.set.seen()?.packets;
-        if set < DATAGRAMS {
-            return Err(format!("XDP gave a trait to {set} of {DATAGRAMS} packets"));
-        }
-        let mut counts = Vec::new();
-        for (stage, reader) in &self.readers {
-            let count = match reader {
-                Ok(reader) => Ok(reader.loaded.seen()?.packets),
-                Err(why) => Err(Refusal { overlap: false, why: why.clone() }),
-            };
-            counts.push((*stage, count));
-        }
-        counts.push((Stage::SocketOption, self.application.as_ref().map(|_| read).map_err(Clone::clone)));
-        Ok(counts)
+        sent.set = self.set.packets()?;
+        Ok(sent)
     }
+}
+
+/// What became of the datagrams.
+struct Sent {
+    /// XDP gave so many their trait.
+    set: u32,
+    /// The application read so many.
+    application: u32,
 }
 
 /// What it means that a stage read the trait of so many packets.
@@ -226,9 +200,4 @@ impl Application {
         let (_, _, traits) = recv_with_traits(socket, &self.keys, &mut buffer)?;
         Ok(u32::from(traits.get(&self.key) == Some(VALUE)))
     }
-}
-
-/// Receives a datagram without asking for its traits.
-fn plain(socket: &UdpSocket) -> io::Result<()> {
-    socket.recv(&mut [0; 64]).map(drop)
 }
