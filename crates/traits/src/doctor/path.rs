@@ -119,13 +119,13 @@ impl Programs {
 
 /// What became of the datagrams.
 struct Sent {
-    /// XDP gave so many their trait.
+    /// Those that XDP gave their trait.
     set: u32,
-    /// The application read so many.
+    /// Those whose trait the application read.
     application: u32,
 }
 
-/// What it means that a stage read the trait of so many packets.
+/// What it means that a stage read the trait of this number of packets.
 fn read_by(probe: Probe, count: u32) -> Finding {
     let text = format!("{count} of {DATAGRAMS} packets");
     let found = match count {

@@ -98,6 +98,10 @@ pub enum Probe {
     Xdp(XdpMode),
     /// XDP programs that see packets in several fragments.
     XdpFrags,
+    /// XDP programs in the entries of a DEVMAP.
+    Devmap,
+    /// XDP programs in the entries of a CPUMAP.
+    Cpumap,
     /// TC programs held by a link.
     Tcx,
     /// TC programs as filters of a clsact qdisc.
@@ -192,6 +196,8 @@ impl Probe {
         let host = [Privileges, Btf, Lockdown, Jit, Bpffs, Registry, Cgroup, Clang, Namespaces];
         let programs = [
             XdpFrags,
+            Devmap,
+            Cpumap,
             Tcx,
             Clsact,
             Netfilter,
@@ -229,10 +235,9 @@ impl Probe {
         use Probe::*;
         match self {
             Privileges | Btf | Lockdown | Jit | Bpffs | Registry | Cgroup | Clang | Namespaces => Subject::Host,
-            Xdp(_) | XdpFrags | Tcx | Clsact | Netfilter | CgroupSkb | CgroupGetSockOpt | CgroupSetSockOpt
-            | CgroupSockRelease | SockOps | SocketFilter | SkSkb | SkReuseport | Lwt | TpBtf | Fentry => {
-                Subject::Programs
-            }
+            Xdp(_) | XdpFrags | Devmap | Cpumap | Tcx | Clsact | Netfilter | CgroupSkb | CgroupGetSockOpt
+            | CgroupSetSockOpt | CgroupSockRelease | SockOps | SocketFilter | SkSkb | SkReuseport | Lwt | TpBtf
+            | Fentry => Subject::Programs,
             CastToKernCtx | RdonlyCast | ProbeReadContext | SkbMetaDynptr => Subject::Reading,
             RingBuffer | MmapableArray | SkStorage | Loop => Subject::Maps,
             RcvMark | RcvMarkUnprivileged | RcvPriority | AfXdp => Subject::Sockets,
@@ -258,6 +263,8 @@ impl Probe {
             Xdp(Generic) => "xdp-generic",
             Xdp(_) => "xdp-native",
             XdpFrags => "xdp-frags",
+            Devmap => "xdp-devmap",
+            Cpumap => "xdp-cpumap",
             Tcx => "tcx",
             Clsact => "clsact",
             Netfilter => "netfilter",
@@ -333,7 +340,9 @@ impl Probe {
             Xdp(XdpMode::Generic) => "XDP sets traits on any interface, more slowly",
             Xdp(_) => "XDP sets traits in the driver (here: of veth)",
             XdpFrags => "XDP on interfaces with a large MTU",
-            Tcx => "TC programs that other tools cannot delete by accident",
+            Devmap => "traits of frames that XDP redirects to an interface",
+            Cpumap => "traits of frames that XDP redirects to a CPU",
+            Tcx => "TC programs that stay attached: `traits up` of tc blocks",
             Clsact => "TC programs where there is no TCX",
             Netfilter => "netfilter blocks of policies",
             CgroupSkb => "traits of packets at the sockets of a cgroup",
@@ -385,7 +394,7 @@ impl Probe {
             Lockdown => "boot without lockdown=confidentiality; `integrity` is no obstacle",
             Jit => "`sysctl net.core.bpf_jit_enable=1`",
             Bpffs => "`mount -t bpf bpf /sys/fs/bpf`; `traits registry create` does that, too",
-            Registry => "`traits registry create`, unless only policies' own tests are meant to run",
+            Registry => "`traits registry create`",
             Cgroup => "`mount -t cgroup2 cgroup2 /sys/fs/cgroup`, or beside cgroup v1 at /sys/fs/cgroup/unified",
             Clang => {
                 "install clang 14 or later and linux-libc-dev, or compile policies elsewhere with `traits compile`"
@@ -393,10 +402,15 @@ impl Probe {
             Namespaces => "run as root on the host; the probes need `ip` of iproute2 and CONFIG_VETH",
             Xdp(_) => "use a kernel with CONFIG_BPF_SYSCALL and CONFIG_NET, from Linux 5.9 (XDP links)",
             XdpFrags => "keep the MTU below about 3500, or use generic mode; Linux 5.18 or later has it",
-            Tcx => "clsact is used instead; Linux 6.6 or later has it (CONFIG_NET_XGRESS)",
+            Devmap => "needed for programs in a DEVMAP only; Linux 5.8 or later has them",
+            Cpumap => "needed for programs in a CPUMAP only; Linux 5.9 or later has them",
+            Tcx => {
+                "clsact is used instead, which goes with its process, so `traits up` may refuse tc blocks; Linux 6.6 or \
+                 later has TCX (CONFIG_NET_XGRESS)"
+            }
             Clsact => "needed only without TCX: CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF",
             Netfilter => {
-                "mark packets at TC and match the mark in nft, or use `iptables -m bpf`; Linux 6.4 or later has it \
+                "leave netfilter blocks out, or use a `match` block with `iptables -m bpf`; Linux 6.4 or later has it \
                  (CONFIG_NETFILTER_BPF_LINK)"
             }
             CgroupSkb | CgroupGetSockOpt | CgroupSetSockOpt | CgroupSockRelease | SockOps => {

@@ -9,11 +9,12 @@ use std::{
 
 use libbpf_sys::{
     BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET_INGRESS, BPF_CGROUP_INET_SOCK_RELEASE, BPF_CGROUP_SETSOCKOPT,
-    BPF_CGROUP_SOCK_OPS, BPF_F_XDP_HAS_FRAGS, BPF_MAP_TYPE_SOCKMAP, BPF_NETFILTER, BPF_PROG_TYPE_CGROUP_SKB,
-    BPF_PROG_TYPE_CGROUP_SOCK, BPF_PROG_TYPE_CGROUP_SOCKOPT, BPF_PROG_TYPE_LWT_IN, BPF_PROG_TYPE_NETFILTER,
-    BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_SK_REUSEPORT, BPF_PROG_TYPE_SK_SKB, BPF_PROG_TYPE_SOCK_OPS,
-    BPF_PROG_TYPE_SOCKET_FILTER, BPF_PROG_TYPE_TRACING, BPF_PROG_TYPE_XDP, BPF_SK_SKB_STREAM_VERDICT, BPF_TRACE_RAW_TP,
-    BPF_XDP,
+    BPF_CGROUP_SOCK_OPS, BPF_F_XDP_HAS_FRAGS, BPF_MAP_TYPE_CPUMAP, BPF_MAP_TYPE_DEVMAP, BPF_MAP_TYPE_SOCKMAP,
+    BPF_NETFILTER, BPF_PROG_TYPE_CGROUP_SKB, BPF_PROG_TYPE_CGROUP_SOCK, BPF_PROG_TYPE_CGROUP_SOCKOPT,
+    BPF_PROG_TYPE_LWT_IN, BPF_PROG_TYPE_NETFILTER, BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_SK_REUSEPORT,
+    BPF_PROG_TYPE_SK_SKB, BPF_PROG_TYPE_SOCK_OPS, BPF_PROG_TYPE_SOCKET_FILTER, BPF_PROG_TYPE_TRACING,
+    BPF_PROG_TYPE_XDP, BPF_SK_SKB_STREAM_VERDICT, BPF_TRACE_RAW_TP, BPF_XDP, BPF_XDP_CPUMAP, BPF_XDP_DEVMAP,
+    bpf_cpumap_val, bpf_devmap_val,
 };
 
 use super::{
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::attach::{
     CgroupHook, Direction, Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, RouteSocket, TcxOptions, XdpMode,
-    cgroup, netfilter, socket, tcx, tracing, xdp,
+    cgroup, netfilter, redirect_map, socket, tcx, tracing, xdp,
 };
 
 /// Verdicts by which a packet goes on.
@@ -51,6 +52,8 @@ pub fn programs(ground: &Ground) -> Vec<Finding> {
         tried(Probe::Xdp(XdpMode::Native), at_xdp(ground, XdpMode::Native, 0)),
         tried(Probe::Xdp(XdpMode::Generic), at_xdp(ground, XdpMode::Generic, 0)),
         tried(Probe::XdpFrags, at_xdp(ground, XdpMode::Native, BPF_F_XDP_HAS_FRAGS)),
+        tried(Probe::Devmap, in_device_map(ground)),
+        tried(Probe::Cpumap, in_cpu_map()),
         tried(Probe::Tcx, at_tcx(ground)),
         tried(Probe::Clsact, at_clsact(ground)),
         tried(Probe::Netfilter, at_netfilter()),
@@ -70,6 +73,19 @@ pub fn programs(ground: &Ground) -> Vec<Finding> {
 fn at_xdp(ground: &Ground, mode: XdpMode, flags: u32) -> Result<(), String> {
     let program = Source { flags, ..Source::returning(BPF_PROG_TYPE_XDP, XDP_PASS).at(BPF_XDP) }.load()?;
     xdp::attach(program.as_fd(), ground.ifindex, mode).map(drop).map_err(|error| error.to_string())
+}
+
+fn in_device_map(ground: &Ground) -> Result<(), String> {
+    let program = Source::returning(BPF_PROG_TYPE_XDP, XDP_PASS).at(BPF_XDP_DEVMAP).load()?;
+    let map = maps::create(BPF_MAP_TYPE_DEVMAP, 4, size_of::<bpf_devmap_val>() as u32, 1, 0)?;
+    redirect_map::set_device(map.as_fd(), 0, ground.ifindex, Some(program.as_fd())).map_err(|error| error.to_string())
+}
+
+fn in_cpu_map() -> Result<(), String> {
+    const QUEUE: u32 = 64;
+    let program = Source::returning(BPF_PROG_TYPE_XDP, XDP_PASS).at(BPF_XDP_CPUMAP).load()?;
+    let map = maps::create(BPF_MAP_TYPE_CPUMAP, 4, size_of::<bpf_cpumap_val>() as u32, 1, 0)?;
+    redirect_map::set_cpu(map.as_fd(), 0, QUEUE, Some(program.as_fd())).map_err(|error| error.to_string())
 }
 
 fn tc_program() -> Result<OwnedFd, String> {

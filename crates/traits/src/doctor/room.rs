@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder};
+use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, OpenObject};
 
 use crate::{
     attach::{XdpMode, xdp},
@@ -46,9 +46,7 @@ impl Room {
     /// Loads it.
     pub(super) fn load() -> Result<Room, String> {
         let open = ObjectBuilder::default().open_memory(OBJECT);
-        open.and_then(|object| object.load())
-            .map(Room)
-            .map_err(|error| format!("loading a program that measures: {error}"))
+        open.and_then(OpenObject::load).map(Room).map_err(|error| format!("loading a program that measures: {error}"))
     }
 
     /// Measures on the packets that come in while `traffic` runs.
