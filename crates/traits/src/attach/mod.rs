@@ -63,4 +63,5 @@ pub use xdp::XdpMode;
 pub(crate) use clsact::KeptFilter;
 pub(crate) use feature::kernel_release;
 pub(crate) use program::{Program, type_name};
+pub(crate) use rtnetlink::RouteSocket;
 pub(crate) use target::{interface_name, namespace_identity};
