@@ -40,6 +40,13 @@ printf '#!/bin/sh\nexec modprobe -d "%s" "$@"\n' "$kernel" >/run/modprobe
 chmod +x /run/modprobe
 echo /run/modprobe >/proc/sys/kernel/modprobe
 
+# What a running system does by udev: network cards (PCI class 02, virtio device 1) get their drivers.
+for device in /sys/bus/pci/devices/*/modalias /sys/bus/virtio/devices/*/modalias; do
+	case $(cat "$device" 2>/dev/null) in
+	pci:*bc02sc* | virtio:d00000001v*) /run/modprobe -q "$(cat "$device")" ;;
+	esac
+done
+
 ip link set lo up
 
 for port in /sys/class/virtio-ports/*; do
