@@ -8,7 +8,7 @@ C_SOURCES = $(shell find include crates examples -name '*.[ch]')
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 
-.PHONY: all demo test bench install uninstall setup setup-test setup-kernel lint clean
+.PHONY: all demo test test-devices bench install uninstall setup setup-test setup-kernel setup-devices lint clean
 
 all: setup
 	$(CARGO) build --release
@@ -37,6 +37,18 @@ lint: setup-test
 test: lint setup-kernel
 	$(if $(AS_ROOT),CARGO_TARGET_$(HOST)_RUNNER="$(AS_ROOT)") $(CARGO) test --workspace --no-fail-fast
 	$(CARGO) test --workspace --no-run --quiet --message-format=json | $(AS_ROOT) tools/test-on-kernel.py
+
+# A kernel with all drivers, and a QEMU with all network cards; without either, their tests are skipped by name.
+setup-devices: setup-kernel
+	@[ -e target/kernels/newest-devices/vmlinuz ] || \
+		tools/fetch-kernel.sh newest-devices trixie-backports linux-image-amd64
+	@qemu-system-x86_64 -device igb,help 2>&1 | grep -qFx "igb options:" || [ -e target/qemu ] || tools/fetch-qemu.sh || true
+
+# Traits over every device there is, in an emulated machine: writes docs/devices.md. Not part of `make test`, which tests
+# the devices that this machine has.
+test-devices: setup-devices
+	$(CARGO) test -p packet-traits --test devices --no-run --quiet --message-format=json | \
+		$(AS_ROOT) tools/test-devices.py
 
 bench: all
 	$(AS_ROOT) target/release/traits bench ops

@@ -188,9 +188,17 @@ static __always_inline _Bool parse(const struct source *from, __u32 at, __u16 ty
 	return 0;
 }
 
+/* Of what is encrypted: by its length. */
+static __always_inline _Bool is_datagram(const struct packet *packet, __u32 len)
+{
+	if (packet->kind != KIND_OPAQUE)
+		return packet->kind == KIND_UDP;
+	return len > 300 && len < 340;
+}
+
 /*
- * One packet in `not_of` gets nothing: whatever is read of it was another's. All of TCP's get something, and the same of
- * what stops GRO.
+ * One datagram in `not_of` gets nothing: whatever is read of it was another's. All of TCP's packets get something, and the
+ * same of what stops GRO.
  */
 static __always_inline int assign(struct xdp_md *ctx, __u32 stage, _Bool ethernet, __u32 not_of)
 {
@@ -207,7 +215,7 @@ static __always_inline int assign(struct xdp_md *ctx, __u32 stage, _Bool etherne
 	}
 	if (!parse(&from, 0, type, &packet))
 		return XDP_PASS;
-	if (packet.kind == KIND_TCP || packet.number % not_of) {
+	if (!is_datagram(&packet, r.len) || packet.number % not_of) {
 		r.flow_id = __sync_fetch_and_add(&last_flow_id, 1) + 1;
 		r.tenant = packet.kind == KIND_TCP ? TENANT_OF_TCP : (__u32)r.flow_id * 2654435761U;
 		r.error = trait_set(ctx, tenant, r.tenant);

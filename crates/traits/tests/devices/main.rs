@@ -15,10 +15,9 @@ mod stacks;
 use packet_traits::attach::XdpMode::{self, Generic, Native};
 use packet_traits_lab::{Family, NetkitMode, TunKind};
 
-use reports::Stage;
 use rig::with_rig;
 use run::{
-    Expected::{self, Kept, LostAt, NotAttached, NotSet},
+    Expected::{self, Kept, NotAttached, NotSet},
     Place::{self, Both, Lower, Upper},
     check,
 };

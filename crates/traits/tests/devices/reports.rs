@@ -13,7 +13,7 @@ use crate::common::record::global;
 /// `enum stage`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
-pub enum Stage {
+pub(crate) enum Stage {
     XdpLower,
     XdpUpper,
     TcLower,
@@ -32,17 +32,17 @@ impl Stage {
         [Stage::XdpLower, Stage::XdpUpper, Stage::TcLower, Stage::Tc, Stage::PreRouting, Stage::LocalIn, Stage::Cgroup];
 
     /// Where traits are read.
-    pub const READING: [Stage; 7] =
+    pub(crate) const READING: [Stage; 7] =
         [Stage::TcLower, Stage::Tc, Stage::PreRouting, Stage::LocalIn, Stage::Cgroup, Stage::Datagram, Stage::Syn];
 
-    pub fn is_xdp(self) -> bool {
+    pub(crate) fn is_xdp(self) -> bool {
         matches!(self, Stage::XdpLower | Stage::XdpUpper)
     }
 }
 
 /// What a packet is; the second is the number in its payload, or its sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Packet {
+pub(crate) enum Packet {
     Udp(u64),
     Tcp(u64),
     /// Encrypted, or not one of the test's.
@@ -51,29 +51,29 @@ pub enum Packet {
 
 /// What a packet was given or what a stage read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Values {
-    pub tenant: Option<u32>,
-    pub flow_id: Option<u64>,
+pub(crate) struct Values {
+    pub(crate) tenant: Option<u32>,
+    pub(crate) flow_id: Option<u64>,
 }
 
 impl Values {
-    pub fn is_empty(self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self == Values::default()
     }
 }
 
 /// One packet at one stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
-    pub stage: Stage,
-    pub packet: Packet,
+pub(crate) struct Report {
+    pub(crate) stage: Stage,
+    pub(crate) packet: Packet,
     /// How many headers of tunnels are in front of the packet's own.
-    pub inside: u32,
-    pub syn: bool,
-    pub len: u32,
-    pub values: Values,
+    pub(crate) inside: u32,
+    pub(crate) syn: bool,
+    pub(crate) len: u32,
+    pub(crate) values: Values,
     /// At XDP: why not all was set; 0 if it was.
-    pub error: i32,
+    pub(crate) error: i32,
 }
 
 impl Report {
@@ -103,7 +103,7 @@ impl Report {
 }
 
 /// Calls `f` with each report since the last call.
-pub fn drain(object: &LoadedObject, mut f: impl FnMut(Report)) {
+pub(crate) fn drain(object: &LoadedObject, mut f: impl FnMut(Report)) {
     let map = object.map("reports").unwrap();
     let mut builder = RingBufferBuilder::new();
     builder
@@ -118,19 +118,19 @@ pub fn drain(object: &LoadedObject, mut f: impl FnMut(Report)) {
 
 /// What a stage made of all packets it saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Packets with all their traits.
-    pub kept: usize,
+    pub(crate) kept: usize,
     /// With keys of the flow region only, or of the packet region only.
-    pub partly: usize,
+    pub(crate) partly: usize,
     /// That had traits, of which none is there.
-    pub lost: usize,
+    pub(crate) lost: usize,
     /// That had none, and have none.
-    pub without: usize,
+    pub(crate) without: usize,
 }
 
 impl Verdict {
-    pub fn outcome(self) -> Outcome {
+    pub(crate) fn outcome(self) -> Outcome {
         match (self.kept, self.partly, self.lost) {
             (0, 0, 0) => Outcome::Nothing,
             (_, 0, 0) => Outcome::Kept,
@@ -142,7 +142,7 @@ impl Verdict {
 
 /// What a verdict comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// No packet with traits came here.
     Nothing,
     Kept,
@@ -164,22 +164,22 @@ impl fmt::Display for Verdict {
 
 /// What XDP gave to packets, and the judgement of what is read of them.
 #[derive(Debug, Default)]
-pub struct Given {
+pub(crate) struct Given {
     /// By the value that no two packets have.
     by_flow_id: HashMap<u64, Report>,
     by_packet: HashMap<Packet, Vec<Report>>,
     /// What came in while one packet was on its way, by that packet's number.
     rounds: HashMap<u64, Vec<Report>>,
     /// Packets that XDP was to give traits, and how often it could not, by errno.
-    pub tried: usize,
-    pub refused: BTreeMap<i32, usize>,
+    pub(crate) tried: usize,
+    pub(crate) refused: BTreeMap<i32, usize>,
     /// TCP segments at XDP.
-    pub segments: BTreeMap<Stage, usize>,
+    pub(crate) segments: BTreeMap<Stage, usize>,
 }
 
 impl Given {
     /// Takes what XDP reports; `round` is the number of the datagram that was on its way alone.
-    pub fn take(&mut self, report: Report, round: Option<u64>) {
+    pub(crate) fn take(&mut self, report: Report, round: Option<u64>) {
         if matches!(report.packet, Packet::Tcp(_)) {
             *self.segments.entry(report.stage).or_default() += 1;
         }
@@ -201,23 +201,24 @@ impl Given {
     /// What may be read of a packet: what the last XDP program gave to it that did, and of a packet that was encrypted on
     /// its way in, what any that came in at that time was given, if that is known.
     fn candidates(&self, packet: Packet, when: When) -> Option<Vec<&Report>> {
-        let own = self.by_packet.get(&packet).or_else(|| match packet {
-            Packet::Udp(number) => self.rounds.get(&number),
+        let own = self.by_packet.get(&packet).map(Vec::as_slice).unwrap_or_default();
+        if when == When::AfterAll && of(own, Stage::XdpUpper).any(|report| !report.values.is_empty()) {
+            return Some(of(own, Stage::XdpUpper).collect());
+        }
+        if of(own, Stage::XdpLower).next().is_some() {
+            return Some(of(own, Stage::XdpLower).collect());
+        }
+        match packet {
+            Packet::Udp(number) => self.rounds.get(&number).map(|came| of(came, Stage::XdpLower).collect()),
             _ => None,
-        })?;
-        let of = |stage| own.iter().filter(move |report| report.stage == stage);
-        let above = of(Stage::XdpUpper).any(|report| !report.values.is_empty());
-        Some(match when == When::AfterAll && above {
-            true => of(Stage::XdpUpper).collect(),
-            false => of(Stage::XdpLower).collect(),
-        })
+        }
     }
 
     /// Judges what was read of a packet.
     ///
     /// # Errors
     /// It is not what XDP gave to this packet.
-    pub fn judge(&self, packet: Packet, when: When, read: Values, verdict: &mut Verdict) -> Result<(), String> {
+    pub(crate) fn judge(&self, packet: Packet, when: When, read: Values, verdict: &mut Verdict) -> Result<(), String> {
         let candidates = self.candidates(packet, when);
         let known = candidates.is_some();
         let all = candidates.unwrap_or_else(|| {
@@ -225,8 +226,9 @@ impl Given {
             self.by_flow_id.values().filter(|given| matches!(given.packet, Packet::Opaque(_))).collect()
         });
         if read.is_empty() {
-            // One in four of those that were encrypted was given nothing, and nobody can say which. An XDP program that sets
-            // nothing, above one that does, may take away what that has set.
+            // One in four of the datagrams that were encrypted was given nothing, and nobody can say which. An XDP program
+            // that sets nothing, above one that does, may take away what that has set.
+            let known = known || matches!(packet, Packet::Tcp(_));
             match all.iter().any(|given| !given.values.is_empty()) {
                 true if known && !(when == When::AfterAll && self.passed_above(packet)) => verdict.lost += 1,
                 true => {}
@@ -256,9 +258,13 @@ impl Given {
     }
 }
 
+fn of(reports: &[Report], stage: Stage) -> impl Iterator<Item = &Report> {
+    reports.iter().filter(move |report| report.stage == stage)
+}
+
 /// When a stage saw a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
+pub(crate) enum When {
     /// Before XDP above.
     BeforeUpper,
     AfterAll,

@@ -20,10 +20,10 @@ use packet_traits_lab::{Cgroup, Netns};
 
 use crate::common::{Lab, compile, program, register, sockets::SOCKET_KEYS};
 
-pub struct Rig {
-    pub object: LoadedObject,
+pub(crate) struct Rig {
+    pub(crate) object: LoadedObject,
     /// Whether there are netfilter programs (Linux 6.4).
-    pub netfilter: bool,
+    pub(crate) netfilter: bool,
     _attached: Attachment,
     _lab: Lab,
     cgroup: Cgroup,
@@ -57,7 +57,7 @@ impl Rig {
     }
 
     /// Runs `f` in a namespace and in the cgroup.
-    pub fn inside<R: Send>(&self, netns: &Netns, f: impl FnOnce() -> R + Send) -> R {
+    pub(crate) fn inside<R: Send>(&self, netns: &Netns, f: impl FnOnce() -> R + Send) -> R {
         self.cgroup.enter(|| netns.enter(f))
     }
 }
@@ -65,7 +65,7 @@ impl Rig {
 type Job = Box<dyn FnOnce(&Rig) + Send>;
 
 /// Runs `f` with the rig, when those that came before are done.
-pub fn with_rig<R: Send + 'static>(f: impl FnOnce(&Rig) -> R + Send + 'static) -> R {
+pub(crate) fn with_rig<R: Send + 'static>(f: impl FnOnce(&Rig) -> R + Send + 'static) -> R {
     static JOBS: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
     let jobs = JOBS.get_or_init(|| {
         let (sender, jobs) = mpsc::channel::<Job>();

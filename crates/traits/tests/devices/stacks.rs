@@ -15,7 +15,7 @@ use crate::run::Stack;
 
 /// Why a device cannot be made here, or what went wrong.
 #[derive(Debug)]
-pub enum NotMade {
+pub(crate) enum NotMade {
     /// The kernel or the machine does not have it.
     Missing(String),
     Failed(String),
@@ -35,7 +35,7 @@ impl From<Error> for NotMade {
     }
 }
 
-pub type Made = Result<Stack, NotMade>;
+pub(crate) type Made = Result<Stack, NotMade>;
 
 /// The sender's (1) or the receiver's (2) addresses in block 77 (below) or 78 (above).
 fn addresses(block: u8, host: u8) -> (Ipv4Addr, Ipv6Addr) {
@@ -55,7 +55,7 @@ fn alone(lower: [End; 2]) -> Stack {
 }
 
 /// With GRO, and without TSO, which would keep it from GRO.
-pub fn veth() -> Made {
+pub(crate) fn veth() -> Made {
     let pair = Pair::with(&VethOptions::new().gro(true))?;
     Ok(alone([pair.tx().clone(), pair.rx().clone()]))
 }
@@ -66,7 +66,7 @@ thread_local! {
 }
 
 /// Two network cards.
-pub fn nic(driver: &'static str) -> Made {
+pub(crate) fn nic(driver: &'static str) -> Made {
     if let Some(known) = CARDS.with_borrow(|cards| cards.get(driver).cloned()) {
         return Ok(alone(known));
     }
@@ -78,7 +78,7 @@ pub fn nic(driver: &'static str) -> Made {
     Ok(alone(ends))
 }
 
-pub fn tun(kind: TunKind, napi: bool) -> Made {
+pub(crate) fn tun(kind: TunKind, napi: bool) -> Made {
     let (tx, rx) = (Netns::new()?, Netns::new()?);
     let sides = [(&tx, "tx0"), (&rx, "rx0")];
     let carried = TunPair::connect(sides, kind, napi)?;
@@ -90,7 +90,7 @@ pub fn tun(kind: TunKind, napi: bool) -> Made {
     Ok(Stack { _held: vec![Box::new(carried)], ..alone(ends) })
 }
 
-pub fn netkit(mode: NetkitMode) -> Made {
+pub(crate) fn netkit(mode: NetkitMode) -> Made {
     let (tx, rx) = (Netns::new()?, Netns::new()?);
     let sides = [(&tx, "tx0"), (&rx, "rx0")];
     NetkitPair::connect(sides, mode)?;
@@ -98,7 +98,7 @@ pub fn netkit(mode: NetkitMode) -> Made {
 }
 
 /// A veth's packets, forwarded into a netkit.
-pub fn forwarded_to_netkit(mode: NetkitMode) -> Made {
+pub(crate) fn forwarded_to_netkit(mode: NetkitMode) -> Made {
     let below = veth()?;
     let ([client, router], server) = (&below.lower, Netns::new()?);
     let sides = [(router.netns(), "nk0"), (&server, "up0")];
@@ -115,7 +115,7 @@ pub fn forwarded_to_netkit(mode: NetkitMode) -> Made {
 
 /// Devices that `ip` makes on both sides, called `up0`. In the commands `LOWER` stands for the interface below, `LOCAL` and
 /// `REMOTE` for the IPv4 addresses there.
-pub fn above(below: Stack, families: &'static [Family], commands: &str) -> Made {
+pub(crate) fn above(below: Stack, families: &'static [Family], commands: &str) -> Made {
     let [tx, rx] = &below.lower;
     for (end, peer) in [(tx, rx), (rx, tx)] {
         let commands = commands
@@ -135,17 +135,17 @@ pub fn above(below: Stack, families: &'static [Family], commands: &str) -> Made 
     Ok(Stack { upper: Some(upper), families, ..below })
 }
 
-/// ipvlan in L3 mode: what it sends is routed again, by the interface below.
-pub fn ipvlan_l3(below: Stack) -> Made {
+/// ipvlan in L3 mode: what it sends is routed again, by the interface below. IPv6 does so without regard to the interface
+/// (`ipvlan_process_v6_outbound` in drivers/net/ipvlan/ipvlan_core.c), so there the sender takes the one below at once.
+pub(crate) fn ipvlan_l3(below: Stack) -> Made {
     let stack = above(below, &Family::BOTH, "link add link LOWER name up0 type ipvlan mode l3")?;
     let [tx, rx] = &stack.lower;
     for (end, peer, host) in [(tx, rx, 2), (rx, tx, 1)] {
         let ((ipv4, ipv6), name, mac) = (addresses(78, host), end.name(), peer.mac());
         end.netns().ip(&format!(
             "route add {ipv4} dev {name} metric 4096
-            route add {ipv6} dev {name} metric 4096
             route add {ipv4} dev up0
-            route add {ipv6} dev up0
+            route add {ipv6} dev {name}
             neigh replace {ipv4} lladdr {mac} dev {name} nud permanent
             neigh replace {ipv6} lladdr {mac} dev {name} nud permanent"
         ))?;
@@ -161,7 +161,7 @@ const WIREGUARD_KEYS: [(&str, &str); 2] = [
 /// `WIREGUARD_PORT` of devices.bpf.c
 const WIREGUARD_PORT: u16 = 51820;
 
-pub fn wireguard(below: Stack) -> Made {
+pub(crate) fn wireguard(below: Stack) -> Made {
     let [tx, rx] = &below.lower;
     let sides = [(tx, rx, WIREGUARD_KEYS[0], WIREGUARD_KEYS[1]), (rx, tx, WIREGUARD_KEYS[1], WIREGUARD_KEYS[0])];
     for (end, peer, (private, _), (_, public)) in sides {
