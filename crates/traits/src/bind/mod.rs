@@ -16,6 +16,7 @@ mod error;
 mod file;
 mod object;
 mod open;
+mod refusal;
 
 pub use error::BindError;
 pub use file::bind_file;
