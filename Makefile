@@ -2,13 +2,12 @@
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
-C_SOURCES = $(shell find include crates examples -name '*.[ch]')
 
 # Loading BPF programs and making namespaces needs root; cargo itself runs as who you are.
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 
-.PHONY: all demo test test-kernels bench install uninstall setup setup-test setup-kernel lint clean
+.PHONY: all demo test test-kernels bench install uninstall setup setup-test setup-clang setup-kernel lint clean
 
 all: setup
 	$(CARGO) build --release
@@ -24,12 +23,16 @@ demo: all
 	$(AS_ROOT) target/release/traits demo
 
 # The other kernels, where they can be fetched. Not at the same time as setup-test: apt runs once at a time.
-setup-kernel: setup-test
+setup-kernel: setup-clang
 	@tools/setup.sh kernel
 
-lint: setup-test
+# The compilers that this distribution does not have.
+setup-clang: setup-test
+	@tools/setup.sh clang
+
+lint: setup-clang
 	$(CARGO) fmt --all --check
-	clang-format-19 --dry-run --Werror $(C_SOURCES)
+	tools/lint-c.sh
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 

@@ -3,7 +3,8 @@
 # With `kernel` it instead puts the kernels of tools/kernels into target/kernels, for tools/on-kernel.sh, and installs what
 # runs them, not the kernels. Where a kernel cannot be fetched, it says why, there and in target/kernels/NAME.why, and
 # succeeds: tests are not run on that kernel then.
-# Usage: tools/setup.sh [build|test|kernel]
+# With `clang` it puts those of the compilers of tools/clangs that are not installed into target/clang, in the same way.
+# Usage: tools/setup.sh [build|test|kernel|clang]
 set -eu
 
 what=${1:-build}
@@ -11,7 +12,9 @@ what=${1:-build}
 PATH=$PATH:/usr/sbin:/sbin
 missing=""
 tools=$(cd "$(dirname "$0")" && pwd)
-kernels=$(realpath -m "${CARGO_TARGET_DIR:-$tools/../target}")/kernels
+target=$(realpath -m "${CARGO_TARGET_DIR:-$tools/../target}")
+kernels=$target/kernels
+clangs=$target/clang
 
 # need PACKAGE REASON TEST...: notes PACKAGE if the command TEST fails
 need() {
@@ -24,6 +27,21 @@ need() {
 }
 
 have() { command -v "$1"; }
+
+# Whether the distribution has a package.
+offers() { apt-cache show "$1" >/dev/null 2>&1; }
+
+# want PACKAGE REASON TEST...: as need, but goes on if the distribution does not have PACKAGE
+want() {
+	if offers "$1"; then
+		need "$@"
+		return
+	fi
+	package=$1 reason=$2
+	shift 2
+	"$@" >/dev/null 2>&1 || echo "setup: this distribution has no package $package, which $reason"
+}
+
 header() { echo "#include <$1>" | "${CC:-cc}" -E -x c -; }
 
 # stop WHY: ends without what was wanted
@@ -77,6 +95,25 @@ each_kernel() {
 	done <"$tools/kernels"
 }
 
+# The newest clang that the distribution has, as a package: clang-19.
+newest_clang() { apt-cache search --names-only '^clang-[0-9]+$' | sed 's/ .*//' | sort -V | tail -1; }
+
+# Fetches a compiler that is not there, or says and notes why not.
+fetch_clang() {
+	version=$1 suite=$2
+	if have "clang-$version" >/dev/null || [ -e "$clangs/$version" ]; then
+		return
+	fi
+	echo "setup: fetching clang $version of $suite, to compile every BPF program with"
+	if "$tools/fetch-clang.sh" "$version" "$suite" 2>"$scratch/log"; then
+		rm -f "$clangs/$version.why"
+	else
+		mkdir -p "$clangs"
+		tail -1 "$scratch/log" | tee "$clangs/$version.why"
+		echo "setup: no clang $version"
+	fi
+}
+
 # Fetches a kernel that is not there, or says and notes why not.
 fetch_kernel() {
 	if [ ! -e "$kernels/$1/vmlinuz" ]; then
@@ -113,6 +150,14 @@ if [ "$what" = kernel ]; then
 	exit 0
 fi
 
+if [ "$what" = clang ]; then
+	while read -r version suite; do
+		case $version in "#"* | "") continue ;; esac
+		fetch_clang "$version" "$suite" </dev/null
+	done <"$tools/clangs"
+	exit 0
+fi
+
 have cargo >/dev/null || stop "cargo is not on the PATH; install Rust 1.89 or newer from https://rustup.rs"
 
 need gcc "C compiler for libbpf" have cc
@@ -125,14 +170,19 @@ need libbpf-dev "headers of BPF programs" header bpf/bpf_helpers.h
 need iproute2 "makes the namespaces' devices" have ip
 need nftables "the demo drops packets with it" have nft
 if [ "$what" = test ]; then
-	need clang-19 "tests the header with a newer clang" have clang-19
-	need clang-format-19 "checks the style of C" have clang-format-19
+	if have apt-get >/dev/null; then
+		# a machine that has just been set up knows no packages
+		[ -n "$(newest_clang)" ] || read_lists
+		newest=$(newest_clang)
+		[ -z "$newest" ] || need "$newest" "tests the header with the newest clang" have "$newest"
+	fi
+	want clang-format-19 "checks the style of C" have clang-format-19
 	need python3 "tests that JSON output is JSON" have python3
 	need iptables "its rules match by a policy's program" have iptables-legacy
 	need redis-tools "a server the tests save traits of SYNs for" have redis-check-rdb
 	need golang-go "runs the example in Go" have go
 	need tshark "reads the captures of traits trace" have tshark
-	need chromium "opens the reports of traits trace" have chromium
+	want chromium "opens the reports of traits trace" have chromium
 	need tmux "the terminal traits top is tested in" have tmux
 	need bpftrace "what traits bench trace compares with" have bpftrace
 fi

@@ -146,7 +146,7 @@ fn check_shows_the_verifiers_log_if_asked_and_writes_nothing() {
     )
     .unwrap();
     let (input, output) = (host.file("bad.bpf.o"), host.file("out.o"));
-    let compiled = Command::new("clang")
+    let compiled = Command::new(packet_traits_lab::clang())
         .args(["-O2", "-g", "-target", "bpf", "-c", "-o", &input, &source])
         .arg(format!("-I{}", Path::new(env!("CARGO_MANIFEST_DIR")).join("../../include").display()))
         .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))

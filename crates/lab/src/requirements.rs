@@ -27,6 +27,8 @@ pub fn require_root() -> Result<(), String> {
 /// What not all supported kernels have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelFeature {
+    /// `bpf_xdp_metadata_rx_timestamp` in `net/core/xdp.c`: programs that are loaded for a device read its hints.
+    XdpHints,
     /// `net/netfilter/nf_bpf_link.c`.
     NetfilterLinks,
     /// `kernel/bpf/tcx.c`.
@@ -41,6 +43,7 @@ impl KernelFeature {
     /// Its name, the first version of Linux that has it, and a function of the kernel's that is there exactly with it.
     fn facts(self) -> (&'static str, &'static str, &'static str) {
         match self {
+            KernelFeature::XdpHints => ("XDP hints", "6.3", "bpf_xdp_metadata_rx_timestamp"),
             KernelFeature::NetfilterLinks => ("netfilter program", "6.4", "bpf_nf_link_attach"),
             KernelFeature::Tcx => ("TCX", "6.6", "tcx_link_attach"),
             KernelFeature::Netkit => ("netkit", "6.7", "netkit_link_attach"),
@@ -54,8 +57,13 @@ impl KernelFeature {
         format!("{name} needs Linux {since}")
     }
 
-    const ALL: [KernelFeature; 4] =
-        [KernelFeature::NetfilterLinks, KernelFeature::Tcx, KernelFeature::Netkit, KernelFeature::MetadataDynptr];
+    const ALL: [KernelFeature; 5] = [
+        KernelFeature::XdpHints,
+        KernelFeature::NetfilterLinks,
+        KernelFeature::Tcx,
+        KernelFeature::Netkit,
+        KernelFeature::MetadataDynptr,
+    ];
 
     /// Whether this kernel has it.
     #[must_use]

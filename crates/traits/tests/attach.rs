@@ -107,12 +107,12 @@ fn compiled() -> &'static [u8] {
     static OBJECT: OnceLock<Vec<u8>> = OnceLock::new();
     OBJECT.get_or_init(|| {
         let multiarch = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
-        let mut clang = Command::new("clang")
+        let mut clang = Command::new(packet_traits_lab::clang())
             .args(["-O2", "-g", "-target", "bpf", &multiarch, "-x", "c", "-c", "-", "-o", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("run clang, which these tests need, with the headers of libbpf-dev");
+            .expect("run clang (or what CLANG names), which these tests need, with the headers of libbpf-dev");
         let mut source = clang.stdin.take().expect("a pipe");
         source.write_all(include_bytes!("bpf/attach.bpf.c")).expect("write to clang");
         drop(source);

@@ -46,7 +46,7 @@ impl Folder {
     /// Compiles C from a string.
     fn compile(&self, name: &str, text: &str, extra: &[&str]) -> PathBuf {
         let source = self.write(&format!("{name}.bpf.c"), text.as_bytes());
-        self.write(&format!("{name}.bpf.o"), &compile_with("clang", &source, extra))
+        self.write(&format!("{name}.bpf.o"), &compile_with(packet_traits_lab::clang(), &source, extra))
     }
 }
 

@@ -124,7 +124,7 @@ fn compiled(small: Merge, large: Merge) -> Vec<u8> {
     let policies = [format!("-DSMALL={}", c_name(small)), format!("-DLARGE={}", c_name(large))];
     let compile = |[small, large]: [&str; 2]| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/every_size.bpf.c");
-        compile_with("clang", &source, &[small, large])
+        compile_with(packet_traits_lab::clang(), &source, &[small, large])
     };
     let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
     done.entry(policies.clone()).or_insert_with(|| compile(policies.each_ref().map(String::as_str))).clone()
