@@ -39,6 +39,8 @@ TIMEOUT_ALL = 1800
 BOOT = 8
 # What tests do less of where all is emulated: see policy_differential.
 EMULATED = {"TRAITS_POLICY_CASES": "8"}
+# What is not run there, by (crate, binary), and why.
+NOT_EMULATED = {("cli", "bench"): "it measures time, which emulation makes meaningless"}
 # The lines of crates/lab/src/requirements.rs, which may stand within a line of libtest's.
 REPORT = re.compile(r"(skipped|left out): (\S+): (.*)\n")
 FINE = ("passed", "skipped")
@@ -333,6 +335,9 @@ def run_all(tests, only):
             result_file(kernel, job, ".json").write_text(json.dumps(result, indent=1))
 
         (RESULTS / kernel).mkdir(parents=True, exist_ok=True)
+        for job in jobs:
+            if kernel != HOST and (reason := NOT_EMULATED.get((job.crate, job.name))):
+                ended(job, Outcome({test: ("skipped", reason) for test in job.tests}, [], 0), "")
         open_jobs = [job for job in jobs if not (outcome := kept(kernel, job)) or outcome.failed()]
         say(f"{kernel}: {release(kernel)}: {len(open_jobs)} of {len(jobs)} binaries to run")
         while open_jobs:
