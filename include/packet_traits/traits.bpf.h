@@ -120,9 +120,9 @@
  *
  * Kernels: Linux 5.15 and later, netfilter programs from 6.4. What goes through the kernel's structures uses the casts
  * of 6.2 where they are, and bpf_probe_read_kernel elsewhere, which requires CAP_PERFMON (kernel.bpf.h). 64-bit hosts.
- * clang from 14. Requires libbpf's bpf_helpers.h and bpf_core_read.h. Beside a vmlinux.h of a
- * kernel that is built with -fms-extensions (7.3), whose structures embed others by their tag, pass clang
- * -fms-extensions -Wno-microsoft-anon-tag; else it says "declaration does not declare anything", and members are missing.
+ * clang from 14. Requires libbpf's bpf_helpers.h and bpf_core_read.h. Beside a vmlinux.h of a kernel that is built with
+ * -fms-extensions (7.3), whose structures embed others by their tag, pass clang -fms-extensions -Wno-microsoft-anon-tag;
+ * else it says "declaration does not declare anything", and members are missing.
  *
  * Version 1. TRAITS_ABI_VERSION changes when the descriptors below or the area's layout do.
  */
