@@ -4,5 +4,9 @@
 mod compile_bpf;
 
 fn main() {
-    compile_bpf::compile(&["src/deployment/bpf/dispatch.bpf.c", "src/socket/bpf/sockets.bpf.c"]);
+    compile_bpf::compile(&[
+        "src/deployment/bpf/dispatch.bpf.c",
+        "src/registry/bpf/metadata.bpf.c",
+        "src/socket/bpf/sockets.bpf.c",
+    ]);
 }

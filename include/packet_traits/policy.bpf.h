@@ -217,12 +217,11 @@ static __always_inline __u32 pt_xdp_linear(struct xdp_md *ctx)
 
 static __always_inline __u32 pt_xdp_length(struct xdp_md *ctx)
 {
-	struct xdp_buff___policy *xdp;
-
-	if (!__trait_can_cast())
+	/* Linux 5.18 and later: before, a frame is in one buffer */
+	if (bpf_core_field_exists(struct xdp_buff___policy, flags) &&
+	    __trait_kernel_field(__trait_kern_ctx(ctx), struct xdp_buff___policy, flags) & __PT_XDP_FLAGS_HAS_FRAGS)
 		return bpf_xdp_get_buff_len(ctx);
-	xdp = bpf_cast_to_kern_ctx(ctx);
-	return xdp->flags & __PT_XDP_FLAGS_HAS_FRAGS ? bpf_xdp_get_buff_len(ctx) : pt_xdp_linear(ctx);
+	return pt_xdp_linear(ctx);
 }
 
 struct net_device___policy {
@@ -263,17 +262,12 @@ static __always_inline __u32 pt_nf_output(struct bpf_nf_ctx *ctx)
 /* From the IP header on, wherever the packet's data starts now. */
 static __always_inline __u32 pt_net_length(struct __sk_buff *ctx)
 {
-	__u32 length = pt_ctx_load(struct __sk_buff, ctx, len);
-	struct sk_buff___policy *skb;
-	__u64 head, data;
+	const void *skb = __trait_kern_ctx(ctx);
+	__u64 head = __trait_kernel_field(skb, struct sk_buff___policy, head);
+	__u64 data = __trait_kernel_field(skb, struct sk_buff___policy, data);
+	__u32 network = __trait_kernel_field(skb, struct sk_buff___policy, network_header);
 
-	if (!__trait_can_cast())
-		return length;
-	skb = bpf_cast_to_kern_ctx(ctx);
-	/* as numbers: to the verifier they are pointers */
-	head = __trait_kernel_word((__u64)skb + bpf_core_field_offset(skb->head), 0);
-	data = __trait_kernel_word((__u64)skb + bpf_core_field_offset(skb->data), 0);
-	return length + (__u32)(data - head - skb->network_header);
+	return pt_ctx_load(struct __sk_buff, ctx, len) + (__u32)(data - head) - network;
 }
 
 /*
@@ -589,20 +583,18 @@ static __always_inline int pt_log_lose(void *lost)
 	((struct pt_log_trait){ .key = (key_), .set = !!(set_), .low = (number), .high = (pt_u128)(number) >> 64 })
 
 /*
- * The first bytes of the packet. `call(len)` loads so many, a constant or more than 0, and returns 0. The length is
- * masked where clang cannot move the mask.
+ * The first bytes of the packet. `call(len)` loads so many, more than 0, and returns 0. The length is masked where clang
+ * cannot move the mask, and 1 is added behind it: verifiers before 6.8 learn nothing from a comparison with 0.
  */
 #define __pt_log_packet(event, call)                                                                                   \
 	({                                                                                                             \
 		__u64 len = (event)->captured;                                                                         \
                                                                                                                        \
-		if (len == PT_LOG_PACKET_MAX) {                                                                        \
-			if (call(PT_LOG_PACKET_MAX))                                                                   \
-				(event)->captured = 0;                                                                 \
-		} else {                                                                                               \
+		if (len) {                                                                                             \
+			len -= 1;                                                                                      \
 			__trait_hide(len);                                                                             \
-			len &= PT_LOG_PACKET_MAX - 1;                                                                  \
-			if (!len || call(len))                                                                         \
+			len = (len & (PT_LOG_PACKET_MAX - 1)) + 1;                                                     \
+			if (call(len))                                                                                 \
 				(event)->captured = 0;                                                                 \
 		}                                                                                                      \
 	})

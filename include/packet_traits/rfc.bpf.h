@@ -217,16 +217,14 @@ static __always_inline int __trait_rfc_get_xdp(struct xdp_md *xdp, __u64 key, __
 
 static __always_inline int __trait_rfc_get_skb(struct __sk_buff *skb, __u64 key, __u64 *value, __u64 size)
 {
-	struct sk_buff *kern;
 	__u32 meta_len;
 	__u64 at;
 
 	if (key >= TRAITS_KEY_COUNT)
 		return -EINVAL;
-	if (!trait_area.flow_nonce || !__trait_can_cast())
+	if (!trait_area.flow_nonce)
 		return -ENOENT;
-	kern = bpf_cast_to_kern_ctx(skb);
-	at = __trait_skb_anchor(kern, &meta_len);
+	at = __trait_skb_anchor(__trait_skb_of_tc(skb), &meta_len);
 	return at ? __trait_rfc_get(at, meta_len, key, value, size) : -ENOENT;
 }
 

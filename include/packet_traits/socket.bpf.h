@@ -125,23 +125,23 @@ __weak __noinline __u64 trait_sender_of(__u64 sk)
 	__u8 state;
 	int i;
 
-	if (!trait_area.flow_nonce || !__trait_can_cast() || !sk)
+	if (!trait_area.flow_nonce || !sk)
 		return 0;
-	state = __trait_kernel_word(sk + bpf_core_field_offset(struct sock___traits, __sk_common.skc_state), 0);
+	state = __trait_kernel_field(sk, struct sock___traits, __sk_common.skc_state);
 	if (state == __TRAIT_TCP_TIME_WAIT || state == __TRAIT_TCP_LISTEN || state == __TRAIT_TCP_NEW_SYN_RECV)
 		return 0;
-	storage = __trait_kernel_word(sk + bpf_core_field_offset(struct sock___traits, sk_bpf_storage), 0);
+	storage = __trait_kernel_field(sk, struct sock___traits, sk_bpf_storage);
 	if (!storage)
 		return 0;
 	for (i = 0; i < 16; i++) {
 		data = __trait_kernel_word(
-			storage + bpf_core_field_offset(struct bpf_local_storage___traits, cache) + 8 * i, 0);
+			__trait_kernel_member(storage, struct bpf_local_storage___traits, cache) + 8 * i, 0);
 		data += bpf_core_field_offset(struct bpf_local_storage_data___traits, data);
 		if (__trait_kernel_word(data, 0) == nonce)
 			return data;
 	}
 	/* storages share the places of the cache (bpf_local_storage_cache_idx_get in kernel/bpf/bpf_local_storage.c) */
-	node = __trait_kernel_word(storage + bpf_core_field_offset(struct bpf_local_storage___traits, list.first), 0);
+	node = __trait_kernel_field(storage, struct bpf_local_storage___traits, list.first);
 	for (i = 0; i < __TRAIT_STORAGE_MAX && node; i++) {
 		data = node - bpf_core_field_offset(struct bpf_local_storage_elem___traits, snode) +
 		       bpf_core_field_offset(struct bpf_local_storage_elem___traits, sdata) +
@@ -157,7 +157,7 @@ __weak __noinline __u64 trait_sender_of(__u64 sk)
 
 static __always_inline __u32 __trait_pid(__u64 task)
 {
-	return __trait_kernel_word(task + bpf_core_field_offset(struct task_struct___traits, pid), 0);
+	return __trait_kernel_field(task, struct task_struct___traits, pid);
 }
 
 /* Whether this thread runs. Its memory alone does not tell, since it is another one's when it has ended. */
@@ -215,7 +215,7 @@ __weak __noinline int trait_sender_read(struct __trait_sender_read *read)
 	_Bool set;
 	int i;
 
-	if (!read || !__trait_can_cast())
+	if (!read)
 		return 0;
 	state = __trait_kernel_word(__trait_sender_field(read->at, sequence), 0);
 	if (!(state & 1) && __trait_sender_is_next(read, state >> 32) &&
@@ -247,13 +247,12 @@ static __always_inline int __trait_sender_of_skb(const struct sk_buff *skb, cons
 {
 	struct __trait_sender_read read = { .skb = (__u64)skb, .hook = hook };
 
-	if (!key->bit || !__trait_can_cast())
+	if (!key->bit)
 		return -ENOENT;
 	/* of a packet that came in, it is the socket it is for, or the sender's on another host of this kernel */
-	if ((__u32)__trait_kernel_word((__u64)skb + bpf_core_field_offset(struct sk_buff___traits_sk, skb_iif), 0))
+	if (__trait_kernel_field(skb, struct sk_buff___traits_sk, skb_iif))
 		return -ENOENT;
-	read.at = trait_sender_of(
-		__trait_kernel_word((__u64)skb + bpf_core_field_offset(struct sk_buff___traits_sk, sk), 0));
+	read.at = trait_sender_of(__trait_kernel_field(skb, struct sk_buff___traits_sk, sk));
 	if (!read.at)
 		return -ENOENT;
 	read.bit = key->bit;
@@ -267,9 +266,7 @@ static __always_inline int __trait_sender_of_skb(const struct sk_buff *skb, cons
 static __always_inline int __trait_sender_ctx(struct __sk_buff *ctx, const volatile struct trait_key_desc *key,
 					      __u8 merge, void *val, __u32 size)
 {
-	struct sk_buff *skb = __trait_skb_of_tc(ctx);
-
-	return skb ? __trait_sender_of_skb(skb, key, merge, val, size, __TRAIT_AT_BIND) : -ENOENT;
+	return __trait_sender_of_skb(__trait_skb_of_tc(ctx), key, merge, val, size, __TRAIT_AT_BIND);
 }
 
 static __always_inline int __trait_sender_nf(struct bpf_nf_ctx *ctx, const volatile struct trait_key_desc *key,
@@ -287,9 +284,7 @@ static __always_inline int __trait_sender_skb(const struct sk_buff *skb, const v
 static __always_inline int __trait_tc_sender_get(struct __sk_buff *ctx, const volatile struct trait_key_desc *key,
 						 __u8 merge, void *val, __u32 size)
 {
-	struct sk_buff *skb = __trait_skb_of_tc(ctx);
-
-	return skb ? __trait_sender_of_skb(skb, key, merge, val, size, __TRAIT_AFTER_BIND) : -ENOENT;
+	return __trait_sender_of_skb(__trait_skb_of_tc(ctx), key, merge, val, size, __TRAIT_AFTER_BIND);
 }
 
 #define __trait_sender_get(ctx, ...)                                                                                   \

@@ -2,8 +2,10 @@
 //! how a test reports that it is skipped, or that it leaves something out.
 
 use std::{
+    collections::HashSet,
     fmt::{Arguments, Display},
     io::Write,
+    sync::OnceLock,
 };
 
 /// Environment variable that, set to `1`, skips every test that needs the kernel.
@@ -25,6 +27,8 @@ pub fn require_root() -> Result<(), String> {
 /// What not all supported kernels have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelFeature {
+    /// `bpf_xdp_metadata_rx_timestamp` in `net/core/xdp.c`: programs that are loaded for a device read its hints.
+    XdpHints,
     /// `net/netfilter/nf_bpf_link.c`.
     NetfilterLinks,
     /// `kernel/bpf/tcx.c`.
@@ -39,6 +43,7 @@ impl KernelFeature {
     /// Its name, the first version of Linux that has it, and a function of the kernel's that is there exactly with it.
     fn facts(self) -> (&'static str, &'static str, &'static str) {
         match self {
+            KernelFeature::XdpHints => ("XDP hints", "6.3", "bpf_xdp_metadata_rx_timestamp"),
             KernelFeature::NetfilterLinks => ("netfilter program", "6.4", "bpf_nf_link_attach"),
             KernelFeature::Tcx => ("TCX", "6.6", "tcx_link_attach"),
             KernelFeature::Netkit => ("netkit", "6.7", "netkit_link_attach"),
@@ -52,12 +57,24 @@ impl KernelFeature {
         format!("{name} needs Linux {since}")
     }
 
+    const ALL: [KernelFeature; 5] = [
+        KernelFeature::XdpHints,
+        KernelFeature::NetfilterLinks,
+        KernelFeature::Tcx,
+        KernelFeature::Netkit,
+        KernelFeature::MetadataDynptr,
+    ];
+
     /// Whether this kernel has it.
     #[must_use]
     pub fn is_here(self) -> bool {
-        let (_, _, function) = self.facts();
-        let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-        symbols.lines().any(|line| line.split([' ', '\t']).nth(2) == Some(function))
+        static HERE: OnceLock<Vec<KernelFeature>> = OnceLock::new();
+        HERE.get_or_init(|| {
+            let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+            let names: HashSet<&str> = symbols.lines().filter_map(|line| line.split([' ', '\t']).nth(2)).collect();
+            Self::ALL.into_iter().filter(|feature| names.contains(feature.facts().2)).collect()
+        })
+        .contains(&self)
     }
 }
 

@@ -24,7 +24,8 @@ const SOURCE_NAME: &str = "policy.bpf.c";
 const MANIFEST_NAME: &str = "manifest.json";
 
 /// The headers that emitted programs include, by their names in `packet_traits/`.
-const OUR_HEADERS: [(&str, &str); 2] = [
+const OUR_HEADERS: [(&str, &str); 3] = [
+    ("kernel.bpf.h", include_str!("../../../include/packet_traits/kernel.bpf.h")),
     ("policy.bpf.h", include_str!("../../../include/packet_traits/policy.bpf.h")),
     ("traits.bpf.h", include_str!("../../../include/packet_traits/traits.bpf.h")),
 ];

@@ -129,6 +129,39 @@ fn write_vmlinux(_path: &Path) -> Result<(), String> {
     Err("how C passes a va_list is only known here on x86-64".into())
 }
 
+/// What the header's opening comment says of a kernel that is built with `-fms-extensions`.
+const EMBEDDED_BY_TAG: [&str; 2] = ["-fms-extensions", "-Wno-microsoft-anon-tag"];
+
+/// The options that the running kernel's types need, found by trying: none, or [`EMBEDDED_BY_TAG`].
+fn kernel_types_options(compiler: &str, dir: &Path) -> &'static [&'static str] {
+    let include = format!("-I{}", dir.display());
+    let compiles = |options: &[&str]| {
+        let arguments = [&STRICT[..], &[&include], options].concat();
+        compile(compiler, "#include <vmlinux.h>\n", &arguments)
+    };
+    let Err(refused) = compiles(&[]) else { return &[] };
+    assert!(refused.contains("declaration does not declare anything"), "{compiler}:\n{refused}");
+    eprintln!("{compiler}: this kernel's types need {EMBEDDED_BY_TAG:?}");
+    compiles(&EMBEDDED_BY_TAG).unwrap_or_else(|refused| panic!("{compiler} {EMBEDDED_BY_TAG:?}:\n{refused}"));
+    &EMBEDDED_BY_TAG
+}
+
+#[test]
+fn beside_the_kernels_types_the_header_compiles_with_the_options_it_names() {
+    let Some(dir) = vmlinux_dir() else { return };
+    let header = std::fs::read_to_string(include_dir().join("packet_traits/traits.bpf.h")).unwrap();
+    assert!(EMBEDDED_BY_TAG.iter().all(|option| header.contains(option)), "the opening comment says how");
+    let include = format!("-I{}", dir.display());
+    for compiler in compilers() {
+        for (name, _) in EVERY_CALL {
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{name}.bpf.c"));
+            let arguments =
+                [&STRICT[..], &["-mcpu=v3", "-DVMLINUX", &include], kernel_types_options(compiler, dir)].concat();
+            assert!(!compile_file(compiler, &source, &arguments).is_empty());
+        }
+    }
+}
+
 /// A registry with the keys of `every_call.bpf.c`.
 fn every_key(layout: Layout) -> Lab {
     let lab = Lab::empty(layout);
@@ -212,6 +245,7 @@ fn every_call_loads(compiler: &str) {
         if let Some(dir) = vmlinux_dir() {
             let include = format!("-I{}", dir.display());
             arguments.extend(["-DVMLINUX", &include]);
+            arguments.extend(kernel_types_options(compiler, dir));
             let with_kernel_types = compile_file(compiler, &source, &arguments);
             load_all_ways(&format!("{what} with vmlinux.h"), &with_kernel_types, &registries[..1]);
         }

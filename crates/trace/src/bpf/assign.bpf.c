@@ -100,7 +100,7 @@ enum {
 };
 
 /* Takes over what the packet brought along. */
-static __always_inline int carry_over(struct xdp_md *ctx, struct sk_buff *skb)
+static __always_inline int carry_over(struct xdp_md *ctx, const void *skb)
 {
 	__u32 zero = 0, flow_len = trait_area.flow_len, packet_len = trait_area.packet_len, i;
 	struct saved *old = bpf_map_lookup_elem(&saved, &zero);
@@ -133,17 +133,16 @@ static __always_inline int carry_over(struct xdp_md *ctx, struct sk_buff *skb)
 }
 
 /* A view of the traits: the area is open and fills the metadata, or is sealed. */
-static __always_inline void view_area(const struct xdp_buff___trace *xdp, struct trait_view *view)
+static __always_inline void view_area(const void *xdp, struct trait_view *view)
 {
-	view->flow_end = (__u64)xdp->data;
+	view->flow_end = XDP(xdp, data);
 	view->packet_end = view->flow_end - trait_area.flow_len;
 	view->flow_present = __trait_kernel_word(view->flow_end - 16, 0);
 	if (trait_area.packet_len)
 		view->packet_present = __trait_kernel_word(view->packet_end - 16, 0);
 }
 
-static __always_inline void report(struct xdp_buff___trace *xdp, const struct net_device___trace *dev, __u32 len,
-				   __u32 network, __u8 flags)
+static __always_inline void report(const void *xdp, __u64 dev, __u32 len, __u32 network, __u8 flags)
 {
 	struct trait_view view = {};
 	__u64 entered, now = bpf_ktime_get_ns();
@@ -171,12 +170,12 @@ static __always_inline void report(struct xdp_buff___trace *xdp, const struct ne
 	e->network = network;
 	e->flags = flags | EVENT_MAC | EVENT_ENTERED;
 	set_device(e, dev);
-	append(e, &view, (__u64)xdp->data, len);
+	append(e, &view, XDP(xdp, data), len);
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
 }
 
 /* Whether conditions on traits hold, as far as is known where a packet comes in. */
-static __always_inline _Bool brings_traits(const struct xdp_buff___trace *xdp, int brought)
+static __always_inline _Bool brings_traits(const void *xdp, int brought)
 {
 	struct trait_view view = {};
 
@@ -191,10 +190,10 @@ static __always_inline _Bool brings_traits(const struct xdp_buff___trace *xdp, i
 SEC("xdp")
 int trace_xdp(struct xdp_md *ctx)
 {
-	struct xdp_buff___trace *xdp = bpf_cast_to_kern_ctx(ctx);
-	const struct net_device___trace *dev = xdp->rxq->dev;
-	__u32 len = (__u64)xdp->data_end - (__u64)xdp->data, network;
-	struct sk_buff *skb = skb_of(xdp, dev);
+	const void *xdp = __trait_kern_ctx(ctx);
+	__u64 dev = DEV_OF(xdp);
+	__u32 len = XDP(xdp, data_end) - XDP(xdp, data), network;
+	const void *skb = skb_of(xdp, dev);
 	int brought = skb ? carry_over(ctx, skb) : BROUGHT_NOTHING;
 	__u8 flags = 0;
 
@@ -221,7 +220,7 @@ int trace_xdp(struct xdp_md *ctx)
 		flags = EVENT_NEW_ID;
 	}
 	trait_seal(ctx);
-	network = find_network((__u64)xdp->data, len);
+	network = find_network(XDP(xdp, data), len);
 	report(xdp, dev, len, network, flags);
 	return XDP_PASS;
 pass:

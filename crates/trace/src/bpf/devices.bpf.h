@@ -20,10 +20,10 @@ struct {
 } devices SEC(".maps");
 
 /* Whether an interface is traced; fills in which it is. */
-static __always_inline _Bool is_traced(const struct net_device___trace *dev, struct device *device)
+static __always_inline _Bool is_traced(__u64 dev, struct device *device)
 {
-	device->netns = dev->nd_net.net->ns.inum;
-	device->ifindex = dev->ifindex;
+	device->netns = NETNS_OF_DEV(dev);
+	device->ifindex = DEV(dev, ifindex);
 	return bpf_map_lookup_elem(&devices, device);
 }
 

@@ -13,7 +13,7 @@ TRAIT_KEY_NAMED(trace_tc_entered, "trace.tc_entered", __u64);
 #define TC_PASS -1 /* TCX_NEXT, include/uapi/linux/bpf.h */
 
 /* Whether the packet is to be followed, by what it is and has when it comes here. A function for the sake of the stack. */
-static __noinline _Bool wanted(struct sk_buff___trace *skb, const struct trait_view *view)
+static __noinline _Bool wanted(const void *skb, const struct trait_view *view)
 {
 	if (!traits_hold(view))
 		return 0;
@@ -30,7 +30,7 @@ static __noinline _Bool wanted(struct sk_buff___trace *skb, const struct trait_v
 SEC("tc")
 int trace_tc_enter(struct __sk_buff *ctx)
 {
-	struct sk_buff *skb = bpf_cast_to_kern_ctx(ctx);
+	const void *skb = __trait_kern_ctx(ctx);
 	struct detail detail = { .point = POINT_TC_INGRESS };
 	struct before_xdp *before;
 	struct trait_view view;
@@ -38,12 +38,12 @@ int trace_tc_enter(struct __sk_buff *ctx)
 
 	/* generic XDP is over */
 	before = bpf_map_lookup_elem(&before_xdp, &zero);
-	if (before && before->head)
-		before->head = 0;
+	if (before && before->buffer)
+		before->buffer = 0;
 	if (__trait_view_skb(skb, &view))
 		return TC_PASS;
 	if (!traced_id(&view)) {
-		if (!wanted((struct sk_buff___trace *)skb, &view))
+		if (!wanted(skb, &view))
 			return TC_PASS;
 		if (!armed) {
 			__sync_fetch_and_add(&counters.too_early, 1);

@@ -89,9 +89,9 @@ int BPF_PROG(trace_backlog, struct sock *sk, struct sk_buff *skb)
 SEC("fentry/tcp_data_queue")
 int BPF_PROG(trace_out_of_order, struct sock *sk, struct sk_buff *skb)
 {
-	__u64 cb = (__u64)skb + bpf_core_field_offset(struct sk_buff___cb, cb);
-	__u32 sequence = __trait_kernel_word(cb + bpf_core_field_offset(struct tcp_skb_cb___trace, seq), 0);
-	__u32 next = __trait_kernel_word((__u64)sk + bpf_core_field_offset(struct tcp_sock___trace, rcv_nxt), 0);
+	__u64 cb = __trait_kernel_member(skb, struct sk_buff___cb, cb);
+	__u32 sequence = __trait_kernel_field(cb, struct tcp_skb_cb___trace, seq);
+	__u32 next = __trait_kernel_field(sk, struct tcp_sock___trace, rcv_nxt);
 
 	if ((__s32)(sequence - next) > 0)
 		LOOK(skb, .point = POINT_OUT_OF_ORDER, .netns = netns_of(sk), .sock = cookie_of(sk));

@@ -10,6 +10,9 @@
 
 #define VLAN_TAGS 2
 
+/* The interface a frame came in by. */
+#define DEV_OF(xdp) __trait_kernel_field(XDP(xdp, rxq), struct xdp_rxq_info___trace, dev)
+
 /* Offset of the network header; 0 if it is not IP. */
 static __always_inline __u32 find_network(__u64 data, __u32 len)
 {
@@ -34,26 +37,22 @@ static __always_inline __u32 find_network(__u64 data, __u32 len)
  * generic XDP, is an skb and has its own. Native veth keeps the skb beside the buffer (veth_xdp_rcv_skb); before generic
  * XDP runs, a tracepoint sees the skb on this CPU. That it is the same packet shows in where its buffer starts.
  */
-static __always_inline struct sk_buff *skb_of(struct xdp_buff___trace *xdp, const struct net_device___trace *dev)
+static __always_inline const void *skb_of(const void *xdp, __u64 dev)
 {
-	const struct rtnl_link_ops___trace *ops = dev->rtnl_link_ops;
+	__u64 ops = DEV(dev, rtnl_link_ops), buffer = XDP(xdp, data_hard_start), skb, kind;
 	struct before_xdp *before;
-	struct sk_buff___trace *skb;
 	__u32 zero = 0;
 
 	before = bpf_map_lookup_elem(&before_xdp, &zero);
-	if (before && before->head && before->head == (__u64)xdp->data_hard_start)
-		return bpf_rdonly_cast((const void *)before->skb, bpf_core_type_id_kernel(struct sk_buff___trace));
-	if (ops && bpf_core_type_exists(struct veth_xdp_buff___trace) &&
-	    (__u32)__trait_kernel_word((__u64)ops->kind, 0) == *(const __u32 *)"veth") {
-		/* no cast: where veth is a module, so is the type, and casts know only the kernel's own */
-		skb = (void *)__trait_kernel_word((__u64)xdp + bpf_core_field_offset(struct veth_xdp_buff___trace, skb),
-						  0);
-		skb = bpf_rdonly_cast(skb, bpf_core_type_id_kernel(struct sk_buff___trace));
-		if (skb && skb->head == xdp->data_hard_start)
-			return (struct sk_buff *)skb;
-	}
-	return (void *)0;
+	if (before && before->buffer && before->buffer == buffer)
+		return SKB_AT(before->skb);
+	if (!ops || !bpf_core_type_exists(struct veth_xdp_buff___trace))
+		return (void *)0;
+	kind = __trait_kernel_field(ops, struct rtnl_link_ops___trace, kind);
+	if (__trait_kernel_load(__u32, kind) != *(const __u32 *)"veth")
+		return (void *)0;
+	skb = __trait_kernel_field(xdp, struct veth_xdp_buff___trace, skb);
+	return skb && SKB(skb, head) == buffer ? SKB_AT(skb) : (void *)0;
 }
 
 #endif /* __TRACE_FRAME_BPF_H */

@@ -78,22 +78,21 @@ static __noinline void read_headers(__u64 at, __u32 len, struct headers *h)
 }
 
 /* The same of an skb, if it is IP; its length is counted from the IP header on. */
-static __always_inline void read_skb(const struct sk_buff___trace *skb, struct headers *h)
+static __always_inline void read_skb(const void *skb, struct headers *h)
 {
-	__u32 network = skb->network_header;
+	__u32 network = SKB(skb, network_header);
+	__be16 protocol = SKB(skb, protocol);
 
-	if (skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6))
-		read_headers((__u64)skb->head + network, skb->tail - network + skb->data_len, h);
+	if (protocol == bpf_htons(ETH_P_IP) || protocol == bpf_htons(ETH_P_IPV6))
+		read_headers(SKB(skb, head) + network, SKB(skb, tail) - network + SKB(skb, data_len), h);
 }
 
 /* Looks at a packet that has an id, and reports it. Returns whether it passed the filter. */
-static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *view, __u64 id, struct detail *detail)
+static __noinline _Bool report(const void *skb, struct trait_view *view, __u64 id, struct detail *detail)
 {
-	struct skb_shared_info___trace *shared;
-	struct net_device___trace *dev = detail->queued ? (void *)0 : skb->dev;
-	struct sock___trace *sk = skb->sk;
-	__u64 now, entered, from, head = (__u64)skb->head;
-	__u32 netns = detail->netns, network = skb->network_header, mac = skb->mac_header, linear;
+	__u64 dev = detail->queued ? 0 : SKB(skb, dev), sk = SKB(skb, sk);
+	__u64 now, entered, from, head = SKB(skb, head), shared;
+	__u32 netns = detail->netns, network = SKB(skb, network_header), mac = SKB(skb, mac_header), linear;
 	_Bool with_mac = mac != 0xffff && mac < network;
 	struct event *e;
 
@@ -108,9 +107,9 @@ static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *v
 			return 0;
 	}
 	if (!netns && dev)
-		netns = dev->nd_net.net->ns.inum;
+		netns = NETNS_OF_DEV(dev);
 	if (!netns && sk)
-		netns = sk->__sk_common.skc_net.net->ns.inum;
+		netns = NETNS_OF_SOCK(sk);
 	if (!netns_wanted(netns))
 		return 0;
 	now = bpf_ktime_get_ns();
@@ -135,16 +134,16 @@ static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *v
 	e->skb = (__u64)skb;
 	e->place = detail->place;
 	e->sock = detail->sock;
-	e->len = skb->len;
-	e->mark = skb->mark;
+	e->len = SKB(skb, len);
+	e->mark = SKB(skb, mark);
 	e->reason = detail->reason;
 	e->value = detail->value;
 	e->point = detail->point;
 	e->cpu = bpf_get_smp_processor_id();
-	shared = bpf_rdonly_cast((const void *)(head + skb->end),
-				 bpf_core_type_id_kernel(struct skb_shared_info___trace));
-	e->segments = shared->gso_segs;
-	if (BPF_CORE_READ_BITFIELD(skb, cloned) && (shared->dataref.counter & 0xffff) > 1)
+	shared = head + SKB(skb, end);
+	e->segments = __trait_kernel_field(shared, struct skb_shared_info___trace, gso_segs);
+	if (BPF_CORE_READ_BITFIELD_PROBED((const struct sk_buff___trace *)skb, cloned) &&
+	    (__trait_kernel_field(shared, struct skb_shared_info___trace, dataref.counter) & 0xffff) > 1)
 		e->flags |= EVENT_CLONE;
 	if (entered)
 		e->flags |= EVENT_ENTERED;
@@ -166,14 +165,14 @@ static __noinline _Bool report(struct sk_buff___trace *skb, struct trait_view *v
 		e->network = network - mac;
 		e->flags |= EVENT_MAC;
 	}
-	linear = head + skb->tail - from;
+	linear = head + SKB(skb, tail) - from;
 	append(e, view, from, linear);
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
 	return 1;
 }
 
 /* Reports the packet if it has an id. Returns the id of a packet that passed the filter, else 0. */
-static __always_inline __u64 look(struct sk_buff *skb, struct detail *detail)
+static __always_inline __u64 look(const void *skb, struct detail *detail)
 {
 	struct trait_view view;
 	__u64 id;
@@ -181,15 +180,13 @@ static __always_inline __u64 look(struct sk_buff *skb, struct detail *detail)
 	if (__trait_view_skb(skb, &view))
 		return 0;
 	id = traced_id(&view);
-	if (!id || !report((struct sk_buff___trace *)skb, &view, id, detail))
-		return 0;
-	return id;
+	return id && report(skb, &view, id, detail) ? id : 0;
 }
 
 #define LOOK(skb, ...)                                                                                                 \
 	({                                                                                                             \
 		struct detail __detail = { __VA_ARGS__ };                                                              \
-		look((struct sk_buff *)(skb), &__detail);                                                              \
+		look(skb, &__detail);                                                                                  \
 	})
 
 #endif /* __TRACE_LOOK_BPF_H */

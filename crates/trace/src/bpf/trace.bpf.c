@@ -73,11 +73,11 @@ static __always_inline struct current_packet *on_this_cpu(void)
 /* The same for an skb whose address was kept: it may be gone, or another packet's by now. */
 static __always_inline void look_again(__u64 address, __u64 id, struct detail *detail)
 {
-	struct sk_buff *skb = bpf_rdonly_cast((const void *)address, bpf_core_type_id_kernel(struct sk_buff___trace));
+	const void *skb = SKB_AT(address);
 	struct trait_view view;
 
 	if (!__trait_view_skb(skb, &view) && traced_id(&view) == id)
-		report((struct sk_buff___trace *)skb, &view, id, detail);
+		report(skb, &view, id, detail);
 }
 
 /*
@@ -144,7 +144,7 @@ int BPF_PROG(trace_receive, struct sk_buff *skb)
 	if (config.run) {
 		before = bpf_map_lookup_elem(&before_xdp, &zero);
 		if (before) {
-			before->head = (__u64)((struct sk_buff___trace *)skb)->head;
+			before->buffer = SKB(skb, head);
 			before->skb = (__u64)skb;
 		}
 	}
@@ -159,9 +159,9 @@ int trace_tc_ingress(struct __sk_buff *ctx)
 
 	/* generic XDP is over */
 	before = bpf_map_lookup_elem(&before_xdp, &zero);
-	if (before && before->head)
-		before->head = 0;
-	LOOK(bpf_cast_to_kern_ctx(ctx), .point = POINT_TC_INGRESS);
+	if (before && before->buffer)
+		before->buffer = 0;
+	LOOK(__trait_kern_ctx(ctx), .point = POINT_TC_INGRESS);
 	return TC_PASS;
 }
 
@@ -222,13 +222,11 @@ int trace_post_routing(struct bpf_nf_ctx *ctx)
 static __always_inline void routed(__u32 table, const __u64 to[2], _Bool v6)
 {
 	struct current_packet *now = on_this_cpu();
-	struct sk_buff___trace *skb;
 	__u64 network, destination[2];
 
 	if (!now || !now->routing)
 		return;
-	skb = bpf_rdonly_cast((const void *)now->routing, bpf_core_type_id_kernel(struct sk_buff___trace));
-	network = (__u64)skb->head + skb->network_header;
+	network = SKB(now->routing, head) + SKB(now->routing, network_header);
 	load_words(network + (v6 ? 24 : 16), destination);
 	if (v6 ? destination[0] != to[0] || destination[1] != to[1] : (__u32)destination[0] != (__u32)to[0])
 		return;
@@ -275,7 +273,7 @@ int BPF_PROG(trace_icmp, struct sk_buff *skb, int type, int code)
 SEC("tc")
 int trace_tc_egress(struct __sk_buff *ctx)
 {
-	LOOK(bpf_cast_to_kern_ctx(ctx), .point = POINT_TC_EGRESS);
+	LOOK(__trait_kern_ctx(ctx), .point = POINT_TC_EGRESS);
 	return TC_PASS;
 }
 
@@ -338,12 +336,13 @@ struct {
 /* Set when fentry.bpf.c sees the delivery of datagrams, so that nothing needs to wait. */
 __u64 exact_delivery SEC(".data.delivery");
 
-static __always_inline void wait_for_delivery(struct sk_buff___trace *skb, __u64 id, __u64 cookie)
+static __always_inline void wait_for_delivery(const void *skb, __u64 id, __u64 cookie)
 {
 	struct waiting *w = bpf_map_lookup_elem(&waiting, &cookie);
 	struct waiting_packet *packet;
 	struct trait_view view;
 	__u32 zero = 0, tail;
+	__u64 dev;
 
 	if (!w) {
 		const void *none = bpf_map_lookup_elem(&none_waiting, &zero);
@@ -359,14 +358,15 @@ static __always_inline void wait_for_delivery(struct sk_buff___trace *skb, __u64
 		__sync_fetch_and_add(&counters.unfollowed, 1);
 		return;
 	}
-	if (skb->dev)
-		w->netns = skb->dev->nd_net.net->ns.inum;
+	dev = SKB(skb, dev);
+	if (dev)
+		w->netns = NETNS_OF_DEV(dev);
 	tail = w->tail;
 	packet = &w->packet[tail % WAITING];
 	packet->skb = (__u64)skb;
 	packet->id = id;
 	packet->entered = 0;
-	if (config.entered_bit && !__trait_view_skb((struct sk_buff *)skb, &view))
+	if (config.entered_bit && !__trait_view_skb(skb, &view))
 		packet->entered = entry_time(&view);
 	__sync_fetch_and_add(&w->tail, 1);
 	if (!counters.followed)
@@ -376,14 +376,13 @@ static __always_inline void wait_for_delivery(struct sk_buff___trace *skb, __u64
 SEC("cgroup_skb/ingress")
 int trace_cgroup(struct __sk_buff *ctx)
 {
-	struct sk_buff___trace *skb = bpf_cast_to_kern_ctx(ctx);
+	const void *skb = __trait_kern_ctx(ctx);
 	struct current_packet *now = on_this_cpu();
 	struct detail detail = { .point = POINT_CGROUP };
 	struct trait_view view;
-	struct sock___trace *sk;
-	__u64 id = 0;
+	__u64 id = 0, sk;
 
-	if (!__trait_view_skb((struct sk_buff *)skb, &view))
+	if (!__trait_view_skb(skb, &view))
 		id = traced_id(&view);
 	if (id) {
 		/* makes the cookie if the socket has none, for those points too that cannot */
@@ -401,9 +400,9 @@ int trace_cgroup(struct __sk_buff *ctx)
 	now->queueing = (__u64)skb;
 	now->queueing_id = id;
 	now->cookie = detail.sock;
-	sk = skb->sk;
-	now->sock = (__u64)sk;
-	if (!exact_delivery && sk && sk->sk_protocol == IPPROTO_UDP)
+	sk = SKB(skb, sk);
+	now->sock = sk;
+	if (!exact_delivery && sk && SOCK(sk, sk_protocol) == IPPROTO_UDP)
 		wait_for_delivery(skb, id, now->cookie);
 	return 1; /* pass */
 }
@@ -446,11 +445,10 @@ static __always_inline void report_delivery(const struct waiting *w, const struc
 /* Whether the packet is still in a queue: it is linked, and is still the same. */
 static __always_inline _Bool still_waits(const struct waiting_packet *packet)
 {
-	struct sk_buff___trace *skb =
-		bpf_rdonly_cast((const void *)packet->skb, bpf_core_type_id_kernel(struct sk_buff___trace));
+	const void *skb = SKB_AT(packet->skb);
 	struct trait_view view;
 
-	return skb->prev && !__trait_view_skb((struct sk_buff *)skb, &view) && traced_id(&view) == packet->id;
+	return SKB(skb, prev) && !__trait_view_skb(skb, &view) && traced_id(&view) == packet->id;
 }
 
 /* Takes what has left the queue off the front, up to `end`. */
@@ -521,12 +519,12 @@ int BPF_PROG(trace_received, struct sock *sk, int ret, int flags)
 }
 
 /* In a UDP socket's queue packets have no socket; those that others queue do. */
-static __always_inline _Bool is_udp(const struct sk_buff___trace *skb)
+static __always_inline _Bool is_udp(const void *skb)
 {
 	__u64 words[2];
 	__u8 *ip = (void *)words;
 
-	load_words((__u64)skb->head + skb->network_header, words);
+	load_words(SKB(skb, head) + SKB(skb, network_header), words);
 	return (ip[0] >> 4 == 6 ? ip[6] : ip[9]) == IPPROTO_UDP;
 }
 
@@ -537,7 +535,7 @@ int BPF_PROG(trace_copy, struct sk_buff *skb, int len)
 	struct detail detail = { .point = POINT_DELIVER, .value = len, .process = 1 };
 
 	/* a datagram in pieces: sock_recv_length or skb_consume_udp follows */
-	if (sk ? sk->sk_protocol == IPPROTO_UDP : is_udp((struct sk_buff___trace *)skb))
+	if (sk ? sk->sk_protocol == IPPROTO_UDP : is_udp(skb))
 		return 0;
 	if (sk) {
 		detail.netns = sk->__sk_common.skc_net.net->ns.inum;

@@ -273,6 +273,20 @@ struct veth_xdp_buff___trace {
 
 #pragma clang attribute pop
 
+/* Fields of the kernel's structures, as numbers: one may have an address only. */
+#define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___trace, field)
+#define SOCK(sk, field) __trait_kernel_field(sk, struct sock___trace, field)
+#define DEV(dev, field) __trait_kernel_field(dev, struct net_device___trace, field)
+#define XDP(xdp, field) __trait_kernel_field(xdp, struct xdp_buff___trace, field)
+
+/* What takes an skb can have one at an address. */
+#define SKB_AT(address) __trait_kernel_pointer(address, struct sk_buff___trace)
+
+/* Number of the network namespace `net`, of the interface `dev`, of the socket `sk`. */
+#define NETNS_OF(net) __trait_kernel_field(net, struct net___trace, ns.inum)
+#define NETNS_OF_DEV(dev) NETNS_OF(DEV(dev, nd_net.net))
+#define NETNS_OF_SOCK(sk) NETNS_OF(SOCK(sk, __sk_common.skc_net.net))
+
 /* The next 16 bytes in kernel memory as two words; loads never fault. */
 static __always_inline void load_words(__u64 address, __u64 to[2])
 {
@@ -419,16 +433,16 @@ static __always_inline struct event *reserve(__u16 point)
 	return e;
 }
 
-static __always_inline void set_device(struct event *e, const struct net_device___trace *dev)
+static __always_inline void set_device(struct event *e, __u64 dev)
 {
-	e->ifindex = dev->ifindex;
-	e->netns = dev->nd_net.net->ns.inum;
-	load_words((__u64)dev + bpf_core_field_offset(dev->name), e->dev);
+	e->ifindex = DEV(dev, ifindex);
+	e->netns = NETNS_OF_DEV(dev);
+	load_words(__trait_kernel_member(dev, struct net_device___trace, name), e->dev);
 }
 
 /* What trace.bpf.c saw last on this CPU before generic XDP, for assign.bpf.c. The objects share the map. */
 struct before_xdp {
-	__u64 head;
+	__u64 buffer; /* where it starts */
 	__u64 skb;
 };
 

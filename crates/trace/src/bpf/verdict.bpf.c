@@ -19,16 +19,15 @@ const volatile struct {
  * The packet's traits as the program leaves them: in front of the frame; or, as XDP starts with no metadata, in the skb
  * that is behind it.
  */
-static __always_inline __u64 find_id(struct xdp_buff___trace *xdp, const struct net_device___trace *dev,
-				     struct trait_view *view)
+static __always_inline __u64 find_id(const void *xdp, __u64 dev, struct trait_view *view)
 {
-	long meta_len = (__u64)xdp->data - (__u64)xdp->data_meta;
-	struct sk_buff *skb;
-	__u64 id;
+	__u64 data = XDP(xdp, data), id;
+	long meta_len = data - XDP(xdp, data_meta);
+	const void *skb;
 
 	if (!trait_area.flow_nonce)
 		return 0;
-	if (meta_len >= (long)trait_area.flow_len && !__trait_view_kernel((__u64)xdp->data, meta_len, view)) {
+	if (meta_len >= (long)trait_area.flow_len && !__trait_view_kernel(data, meta_len, view)) {
 		id = traced_id(view);
 		if (id)
 			return id;
@@ -53,9 +52,8 @@ struct {
 
 /* Only if the tracer assigns the ids: others' are assigned by such programs. */
 SEC("fentry")
-int BPF_PROG(trace_before_verdict, struct xdp_buff *ctx_xdp)
+int BPF_PROG(trace_before_verdict, struct xdp_buff *xdp)
 {
-	struct xdp_buff___trace *xdp = (void *)ctx_xdp;
 	struct trait_view view = {};
 	struct brought *had;
 	__u32 zero = 0;
@@ -63,7 +61,7 @@ int BPF_PROG(trace_before_verdict, struct xdp_buff *ctx_xdp)
 	had = bpf_map_lookup_elem(&brought, &zero);
 	if (!had)
 		return 0;
-	had->id = find_id(xdp, xdp->rxq->dev, &view);
+	had->id = find_id(xdp, DEV_OF(xdp), &view);
 	if (!had->id)
 		return 0;
 	had->xdp = (__u64)xdp;
@@ -72,12 +70,10 @@ int BPF_PROG(trace_before_verdict, struct xdp_buff *ctx_xdp)
 }
 
 SEC("fexit")
-int BPF_PROG(trace_verdict, struct xdp_buff *ctx_xdp, int verdict)
+int BPF_PROG(trace_verdict, struct xdp_buff *xdp, int verdict)
 {
-	struct xdp_buff___trace *xdp = (void *)ctx_xdp;
-	const struct net_device___trace *dev = xdp->rxq->dev;
-	__u64 id, now, entered, data = (__u64)xdp->data;
-	__u32 len = (__u64)xdp->data_end - data, network, zero = 0;
+	__u64 id, now, entered, dev = DEV_OF(xdp), data = XDP(xdp, data);
+	__u32 len = XDP(xdp, data_end) - data, network, zero = 0;
 	struct trait_view view = {};
 	struct brought *had;
 	struct device device;

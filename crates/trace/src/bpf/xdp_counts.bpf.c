@@ -47,7 +47,7 @@ static __always_inline void count(struct net_device *dev, struct bpf_prog *progr
 	struct counted key = { .fate = fate };
 	__u64 one = 1, *counted;
 
-	if (!is_traced((struct net_device___trace *)dev, &key.device))
+	if (!is_traced((__u64)dev, &key.device))
 		return;
 	key.program = ((struct bpf_prog___trace *)program)->aux->id;
 	counted = bpf_map_lookup_elem(&xdp_counts, &key);

@@ -27,6 +27,7 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
@@ -99,6 +100,18 @@ impl RouteSocket {
         self.request(clsact_qdisc(RTM_DELQDISC, NLM_F_ACK, ifindex)).map(drop)
     }
 
+    /// The kind of the qdisc that filters packets before they are queued: `clsact`, or the older `ingress`.
+    pub(super) fn filtering_qdisc(&self, ifindex: u32) -> Result<Option<String>, NetlinkError> {
+        let mut message = Message::new(RTM_GETQDISC, NLM_F_DUMP);
+        message.tcmsg(ifindex, 0, 0, 0);
+        let replies = self.request(message)?;
+        // the kernel lists those of all interfaces
+        let ours = |reply: &&Vec<u8>| u32_at(reply, 4) == Some(ifindex) && u32_at(reply, 12) == Some(TC_H_CLSACT);
+        let Some(reply) = replies.iter().find(ours) else { return Ok(None) };
+        let kind = attributes(reply.get(TCMSG..).unwrap_or_default()).find(|(type_, _)| *type_ == TCA_KIND);
+        Ok(kind.map(|(_, kind)| String::from_utf8_lossy(kind).trim_end_matches('\0').to_owned()))
+    }
+
     /// Adds a direct-action BPF filter, for all protocols. Priority 0 lets the kernel choose. Returns what was added.
     pub(super) fn add_filter(
         &self,
@@ -140,7 +153,7 @@ impl RouteSocket {
         Ok(replies.iter().filter_map(|reply| parse_filter(reply)).collect())
     }
 
-    /// Sends a request and returns the filter messages that came before its acknowledgement or the end of the dump.
+    /// Sends a request and returns the filters and qdiscs that came before its acknowledgement or the end of the dump.
     fn request(&self, message: Message) -> Result<Vec<Vec<u8>>, NetlinkError> {
         let message = message.finish();
         // SAFETY: the pointer and length are those of `message`, which outlives the call.
@@ -168,7 +181,7 @@ impl RouteSocket {
                         Some(error) => return Err(error),
                         None => return Ok(replies),
                     },
-                    RTM_NEWTFILTER => replies.push(payload.to_vec()),
+                    RTM_NEWTFILTER | RTM_NEWQDISC => replies.push(payload.to_vec()),
                     _ => {}
                 }
             }

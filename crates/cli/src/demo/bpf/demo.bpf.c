@@ -216,18 +216,26 @@ struct sk_buff___demo {
 
 #pragma clang attribute pop
 
+#define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___demo, field)
+#define NETNS_OF(net) __trait_kernel_field(net, struct net___demo, ns.inum)
+
+/* Whether an interface is in the receiver's namespace. */
+static __always_inline _Bool is_of_receiver(__u64 dev)
+{
+	return dev && NETNS_OF(__trait_kernel_field(dev, struct net_device___demo, nd_net.net)) == config.netns;
+}
+
 /* Finds a test packet at the skb's network header: after decapsulation, the inner packet. */
 static __always_inline _Bool find_in_skb(const void *skb, struct record *r)
 {
-	const struct sk_buff___demo *s = skb;
-	const void *at = s->head + s->network_header;
+	__u64 at = SKB(skb, head) + SKB(skb, network_header);
 	union transport transport;
 	union {
 		struct iphdr v4;
 		struct ipv6hdr v6;
 	} ip;
 
-	if (bpf_probe_read_kernel(&ip, sizeof(ip), at))
+	if (bpf_probe_read_kernel(&ip, sizeof(ip), (const void *)at))
 		return 0;
 	if (ip.v4.version == 4 && ip.v4.ihl == 5)
 		at += sizeof(ip.v4);
@@ -235,7 +243,7 @@ static __always_inline _Bool find_in_skb(const void *skb, struct record *r)
 		at += sizeof(ip.v6);
 	else
 		return 0;
-	if (bpf_probe_read_kernel(&transport, sizeof(transport), at))
+	if (bpf_probe_read_kernel(&transport, sizeof(transport), (const void *)at))
 		return 0;
 	if (ip.v4.version == 4)
 		return is_test_packet(&transport, ip.v4.protocol, bpf_ntohs(ip.v4.tot_len) - sizeof(ip.v4), r);
@@ -340,10 +348,10 @@ int demo_local_in(struct bpf_nf_ctx *ctx)
 SEC("cgroup_skb/ingress")
 int demo_cgroup(struct __sk_buff *ctx)
 {
-	struct sk_buff___demo *skb = bpf_cast_to_kern_ctx(ctx);
+	const void *skb = __trait_kern_ctx(ctx);
 	struct record r = { .stage = STAGE_CGROUP };
 
-	if (skb->dev->nd_net.net->ns.inum == config.netns && find_in_skb(skb, &r)) {
+	if (is_of_receiver(SKB(skb, dev)) && find_in_skb(skb, &r)) {
 		READ_TRAITS(ctx, &r);
 		submit(&r);
 	}
@@ -355,7 +363,7 @@ int demo_socket(struct __sk_buff *ctx)
 {
 	struct record r = { .stage = STAGE_SOCKET_FILTER };
 
-	if (find_in_skb(bpf_cast_to_kern_ctx(ctx), &r)) {
+	if (find_in_skb(__trait_kern_ctx(ctx), &r)) {
 		READ_TRAITS(ctx, &r);
 		submit(&r);
 	}
@@ -366,10 +374,11 @@ int demo_socket(struct __sk_buff *ctx)
 SEC("tp_btf/skb_copy_datagram_iovec")
 int BPF_PROG(demo_delivery, struct sk_buff *skb, int len)
 {
-	struct sock___demo *sk = ((struct sk_buff___demo *)skb)->sk;
+	__u64 sk = SKB(skb, sk);
 	struct record r = { .stage = STAGE_DELIVERY };
 
-	if (sk && sk->__sk_common.skc_net.net->ns.inum == config.netns && find_in_skb(skb, &r)) {
+	if (sk && NETNS_OF(__trait_kernel_field(sk, struct sock___demo, __sk_common.skc_net.net)) == config.netns &&
+	    find_in_skb(skb, &r)) {
 		r.bytes = len;
 		READ_TRAITS(skb, &r);
 		submit(&r);
@@ -380,10 +389,9 @@ int BPF_PROG(demo_delivery, struct sk_buff *skb, int len)
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(demo_drop, struct sk_buff *skb, void *location, int reason)
 {
-	struct net_device___demo *dev = ((struct sk_buff___demo *)skb)->dev;
 	struct record r = { .stage = STAGE_DROP, .reason = reason };
 
-	if (dev && dev->nd_net.net->ns.inum == config.netns && find_in_skb(skb, &r)) {
+	if (is_of_receiver(SKB(skb, dev)) && find_in_skb(skb, &r)) {
 		READ_TRAITS(skb, &r);
 		submit(&r);
 	}

@@ -221,9 +221,15 @@ enum sock_flags___pt {
 	SOCK_RCVMARK___pt,
 };
 
+struct bpf_sock_ops_kern___pt {
+	struct sock___pt *sk;
+} __attribute__((preserve_access_index));
+
 struct bpf_sockopt_kern___pt {
 	struct sock___pt *sk;
 } __attribute__((preserve_access_index));
+
+#define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___pt, field)
 
 #define FLOW_WORDS ((trait_area.flow_len - 16) / 8)
 #define PACKET_WORDS (trait_area.packet_len ? (trait_area.packet_len - 16 + 7) / 8 : 0)
@@ -235,6 +241,11 @@ static __always_inline void copy_kernel(__u64 *to, __u64 from, __u32 words)
 {
 	__u32 i;
 
+	if (!__trait_can_cast()) {
+		if (words && words <= WORDS_MAX)
+			bpf_probe_read_kernel(to, 8 * words, (const void *)from);
+		return;
+	}
 	for (i = 0; i < WORDS_MAX && i < words; i++)
 		to[i] = __trait_kernel_word(from + 8 * i, 0);
 }
@@ -292,24 +303,24 @@ static __always_inline __u64 rcvmark_bit(void)
 }
 
 /* Whether the application is told marks: the kernel may have refused it, or the application has turned it off. */
-static __always_inline _Bool has_rcvmark(struct sock___pt *sk)
+static __always_inline _Bool has_rcvmark(__u64 sk)
 {
-	return sk && sk->__sk_common.skc_flags & rcvmark_bit();
+	return sk && __trait_kernel_field(sk, struct sock___pt, __sk_common.skc_flags) & rcvmark_bit();
 }
 
 /*
  * Whether the socket will drop the datagram (__udp_enqueue_schedule_skb in net/ipv4/udp.c). Such a one must not take a slot
  * from one that waits in the socket's queue.
  */
-static __always_inline _Bool will_be_dropped(struct sk_buff___pt *skb)
+static __always_inline _Bool will_be_dropped(const void *skb)
 {
-	struct sock___pt *sk = skb->sk;
-	int used;
+	__u64 sk = SKB(skb, sk);
+	__u32 used;
 
 	if (!sk)
 		return 0;
-	used = sk->sk_backlog.rmem_alloc.counter;
-	return used && (__u32)used + skb->truesize > (__u32)sk->sk_rcvbuf;
+	used = __trait_kernel_field(sk, struct sock___pt, sk_backlog.rmem_alloc.counter);
+	return used && used + SKB(skb, truesize) > __trait_kernel_field(sk, struct sock___pt, sk_rcvbuf);
 }
 
 /* Puts a datagram's traits and mark into the next slot of its socket's ring. Returns the slot's handle. */
@@ -324,7 +335,7 @@ static __always_inline __u32 take_slot(struct __sk_buff *ctx, const struct recei
 	err = trait_view(ctx, &view);
 	if (err && !ctx->mark)
 		return HANDLE_PLAIN;
-	if (will_be_dropped(bpf_cast_to_kern_ctx(ctx)))
+	if (will_be_dropped(__trait_kern_ctx(ctx)))
 		return HANDLE_NONE;
 	ring = bpf_map_lookup_elem(&pt_rings, &index);
 	if (!ring)
@@ -362,9 +373,9 @@ struct segment {
 	_Bool ack;
 };
 
-static __always_inline void read_segment(struct sk_buff___pt *skb, struct segment *segment)
+static __always_inline void read_segment(const void *skb, struct segment *segment)
 {
-	__u64 header = (__u64)skb->head + skb->transport_header;
+	__u64 header = SKB(skb, head) + SKB(skb, transport_header);
 	__u64 first = __trait_kernel_word(header, 0), second = __trait_kernel_word(header, 1);
 	__u8 flags = second >> 40;
 
@@ -373,7 +384,7 @@ static __always_inline void read_segment(struct sk_buff___pt *skb, struct segmen
 	segment->sequence = __builtin_bswap32(first >> 32);
 	segment->syn = flags & 2;
 	segment->ack = flags & 16;
-	segment->payload_len = (__u64)skb->data + skb->len - header - ((second >> 36 & 0xf) << 2);
+	segment->payload_len = SKB(skb, data) + SKB(skb, len) - header - ((second >> 36 & 0xf) << 2);
 }
 
 /* ::ffff:a.b.c.d as two words */
@@ -383,23 +394,23 @@ static __always_inline void map_ipv4(__u64 *address, __u32 ipv4)
 	address[1] = (__u64)ipv4 << 32 | 0xffff0000;
 }
 
-static __always_inline void save_syn(struct __sk_buff *ctx, struct sk_buff___pt *skb)
+static __always_inline void save_syn(struct __sk_buff *ctx, const void *skb)
 {
 	struct trait_sender_values values = {};
 	struct syn_key key = {};
 	struct trait_view view;
 	struct segment segment;
-	struct sock___pt *sk;
-	__u64 header;
+	__u64 header, sk;
 	int err;
 
 	read_segment(skb, &segment);
-	sk = skb->sk;
+	sk = SKB(skb, sk);
 	if (!segment.syn || segment.ack || !sk)
 		return;
-	header = (__u64)skb->head + skb->network_header;
-	key.netns = sk->__sk_common.skc_net.net->net_cookie;
-	if (skb->protocol == __builtin_bswap16(ETH_P_IP)) {
+	header = SKB(skb, head) + SKB(skb, network_header);
+	key.netns = __trait_kernel_field(__trait_kernel_field(sk, struct sock___pt, __sk_common.skc_net.net),
+					 struct net___pt, net_cookie);
+	if (SKB(skb, protocol) == __builtin_bswap16(ETH_P_IP)) {
 		__u64 addresses = __trait_kernel_word(header + 12, 0);
 
 		map_ipv4(key.saddr, addresses);
@@ -418,10 +429,8 @@ static __always_inline void save_syn(struct __sk_buff *ctx, struct sk_buff___pt 
 	bpf_map_update_elem(&pt_syns, &key, &values, BPF_ANY);
 }
 
-static __always_inline struct tcp_sock___pt *tcp_of(struct bpf_sock *sk)
-{
-	return bpf_rdonly_cast(sk, bpf_core_type_id_kernel(struct tcp_sock___pt));
-}
+/* A field of the kernel's TCP socket at `sk`. */
+#define TCP(sk, field) __trait_kernel_field(sk, struct tcp_sock___pt, field)
 
 /* The newest of the two arrivals, and the other one. */
 static __always_inline struct arrival *newest_of(struct receive *receive, __u32 other)
@@ -457,10 +466,8 @@ static __always_inline _Bool is_taken(const struct receive *receive, const struc
 		}                                                                                                      \
 	})
 
-static __always_inline struct arrival *begin_last(struct sk_buff___pt *skb, struct bpf_sock *sk,
-						  struct receive *receive)
+static __always_inline struct arrival *begin_last(const void *skb, __u64 sk, struct receive *receive)
 {
-	struct tcp_sock___pt *tcp = tcp_of(sk);
 	struct segment segment;
 	struct arrival *to;
 	__u32 next, end, sequence;
@@ -469,8 +476,8 @@ static __always_inline struct arrival *begin_last(struct sk_buff___pt *skb, stru
 	read_segment(skb, &segment);
 	if (!segment.payload_len)
 		return NULL;
-	next = tcp->rcv_nxt;
-	window = tcp->rcv_wup + tcp->rcv_wnd - next; /* tcp_receive_window, include/net/tcp.h */
+	next = TCP(sk, rcv_nxt);
+	window = TCP(sk, rcv_wup) + TCP(sk, rcv_wnd) - next; /* tcp_receive_window, include/net/tcp.h */
 	if (window < 0)
 		window = 0;
 	end = segment.sequence + segment.syn + segment.payload_len;
@@ -492,7 +499,7 @@ int pt_ingress(struct __sk_buff *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct receive *receive;
-	struct sk_buff___pt *skb;
+	const void *skb;
 
 	if (!sk)
 		return 1;
@@ -502,9 +509,9 @@ int pt_ingress(struct __sk_buff *ctx)
 	receive = bpf_sk_storage_get(&pt_receive, sk, 0, 0);
 	if (!receive || !receive->wants)
 		return 1;
-	skb = bpf_cast_to_kern_ctx(ctx);
+	skb = __trait_kern_ctx(ctx);
 	if (sk->protocol == IPPROTO_UDP) {
-		if (receive->wants & WANTS_RECEIVED && has_rcvmark(skb->sk))
+		if (receive->wants & WANTS_RECEIVED && has_rcvmark(SKB(skb, sk)))
 			ctx->mark = take_slot(ctx, receive);
 		return 1;
 	}
@@ -512,7 +519,7 @@ int pt_ingress(struct __sk_buff *ctx)
 		if (receive->wants & WANTS_SYN)
 			save_syn(ctx, skb);
 	} else if (receive->wants & WANTS_RECEIVED) {
-		KEEP_LAST(ctx, skb, sk, receive);
+		KEEP_LAST(ctx, skb, SKB(skb, sk), receive);
 	}
 	return 1;
 }
@@ -533,10 +540,9 @@ static __always_inline void forget(struct receive *receive)
 
 #define SOCK_OPS(ctx, field) ((__u32)(__u64)__trait_ctx_ptr(struct bpf_sock_ops, ctx, field))
 
-static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct bpf_sock *sk, struct receive *receive)
+static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct receive *receive)
 {
-	struct bpf_sock_ops_kern___traits *kern = bpf_cast_to_kern_ctx(ctx);
-	struct sk_buff___pt *skb = (void *)kern->skb;
+	const void *skb = __trait_skb_of_sock_ops(ctx);
 	struct trait_sender_values *values;
 	struct syn_key key = {};
 
@@ -568,7 +574,8 @@ static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct bpf_sock
 	}
 	/* what ended the handshake may have data */
 	if (skb && receive->wants & WANTS_RECEIVED)
-		KEEP_LAST(ctx, skb, sk, receive);
+		KEEP_LAST(ctx, skb, __trait_kernel_field(__trait_kern_ctx(ctx), struct bpf_sock_ops_kern___pt, sk),
+			  receive);
 }
 
 SEC("sockops")
@@ -587,7 +594,7 @@ int pt_sockops(struct bpf_sock_ops *ctx)
 	if (!receive)
 		return 1;
 	if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
-		accept_syn(ctx, sk, receive);
+		accept_syn(ctx, receive);
 	} else {
 		forget(receive);
 		receive->used = ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB;
@@ -613,7 +620,7 @@ int pt_egress(struct __sk_buff *ctx)
 	send = bpf_sk_storage_get(&pt_send, sk, 0, 0);
 	if (!send)
 		return 1;
-	skb = (__u64)bpf_cast_to_kern_ctx(ctx);
+	skb = (__u64)__trait_kern_ctx(ctx);
 	if (send->state == TRAIT_NEXT_ARMED && __trait_is_current(send->task, send->pid)) {
 		send->skb = skb;
 		send->state = TRAIT_NEXT_BOUND;
@@ -972,9 +979,15 @@ static __always_inline int give_datagrams(struct bpf_sockopt *ctx, const struct 
 	return i ? give(ctx, i * len) : refuse(-EINVAL);
 }
 
-static __always_inline int give_last(struct bpf_sockopt *ctx, struct bpf_sock *sk, struct receive *receive,
-				     __u32 number)
+/* Address of the kernel's socket. */
+static __always_inline __u64 socket_of(struct bpf_sockopt *ctx)
 {
+	return __trait_kernel_field(__trait_kern_ctx(ctx), struct bpf_sockopt_kern___pt, sk);
+}
+
+static __always_inline int give_last(struct bpf_sockopt *ctx, struct receive *receive, __u32 number)
+{
+	const struct trait_sender_values *values;
 	struct arrival *last;
 	__u32 sequence, i;
 	int ret;
@@ -984,9 +997,11 @@ static __always_inline int give_last(struct bpf_sockopt *ctx, struct bpf_sock *s
 		if (sequence & 1)
 			continue;
 		last = newest_of(receive, 0);
-		if (!is_taken(receive, last, tcp_of(sk)->rcv_nxt))
+		if (!is_taken(receive, last, TCP(socket_of(ctx), rcv_nxt)))
 			last = newest_of(receive, 1);
-		ret = give_traits(ctx, is_known(receive, last) ? &last->values : NULL, number);
+		values = is_known(receive, last) ? &last->values : NULL;
+		__trait_hide(values); /* clang would ask again, and old verifiers not know the answer */
+		ret = give_traits(ctx, values, number);
 		if (*(volatile __u32 *)&receive->last_sequence == sequence)
 			return ret;
 	}
@@ -1017,13 +1032,6 @@ static __always_inline _Bool is_inet(struct bpf_sock *sk)
 static __always_inline _Bool is_served(struct bpf_sock *sk)
 {
 	return sk->type == SOCK_STREAM || sk->type == SOCK_DGRAM;
-}
-
-static __always_inline struct sock___pt *socket_of(struct bpf_sockopt *ctx)
-{
-	struct bpf_sockopt_kern___pt *kern = bpf_cast_to_kern_ctx(ctx);
-
-	return kern->sk;
 }
 
 SEC("cgroup/getsockopt")
@@ -1067,7 +1075,7 @@ int pt_getsockopt(struct bpf_sockopt *ctx)
 		receive = NULL;
 	if (is_key_of(optname, SYN_TRAITS))
 		return give_traits(ctx, receive && receive->syn_saved ? &receive->syn : NULL, optname & 0xff);
-	return receive ? give_last(ctx, sk, receive, optname & 0xff) : give_traits(ctx, NULL, optname & 0xff);
+	return receive ? give_last(ctx, receive, optname & 0xff) : give_traits(ctx, NULL, optname & 0xff);
 }
 
 /* The kernel need not see this option: it is set. */
