@@ -843,6 +843,7 @@ static __always_inline void *__trait_xdp_area_at(struct xdp_md *ctx, __u32 offse
 	void *area = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
 	void *data = __trait_ctx_ptr(struct xdp_md, ctx, data);
 
+	__trait_hide(offset); /* clang leaves the bound out where it knows it; the verifier does not */
 	area += offset & 0xff;
 	return area + trait_area.area_len > data ? (void *)0 : area;
 }
