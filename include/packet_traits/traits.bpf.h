@@ -423,9 +423,13 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
  */
 static __always_inline _Bool __trait_moved_whole(__u64 head, __u32 place, __u32 moved, __u32 mac_header, __u32 meta_len)
 {
-	__u32 tunnel = mac_header - place;
+	__u32 tunnel = mac_header - place, flow_len = trait_area.flow_len;
 	__u64 from, word;
 
+	/* right in front of it is the hidden region, which is never moved: so nothing was, XDP saw another headroom */
+	if (trait_area.packet_len && meta_len == flow_len &&
+	    __trait_kernel_word(head + place - flow_len - 16, 1) == (trait_area.packet_nonce | 1))
+		return 1;
 	/* no tunnel; or the metadata is too short to reach the area from behind one, or from behind this one */
 	if (tunnel < __TRAIT_TUNNEL_L3_MIN || meta_len < 8 + __TRAIT_TUNNEL_L3_MIN)
 		return 1;
