@@ -10,5 +10,6 @@ fn main() {
         "src/bench/bpf/trace.bpf.c",
         "src/bench/bpf/traffic.bpf.c",
         "src/demo/bpf/demo.bpf.c",
+        "src/demo/bpf/demo_short.bpf.c",
     ]);
 }

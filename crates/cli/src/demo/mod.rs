@@ -92,8 +92,8 @@ With --json, one object; times are in nanoseconds since XDP:
    \"stages\": [{\"stage\", \"packets\", \"with_traits\", \"udp_packets\", \"udp_expected\", \"tcp_packets\",
                \"tcp_bytes\", \"latency_ns\": {\"min\", \"median\", \"p99\", \"max\"},
                \"sample\": {\"flow_id\", \"tenant\", \"rx_ts\"}}, ...],
-   \"not_shown\": [STAGE, ...],
-   \"not_shown\": [STAGE, ...],
+   \"area_len\": BYTES, \"not_shown\": [STAGE, ...],
+   \"area_len\": BYTES, \"not_shown\": [STAGE, ...],
    \"servers\": [{\"server\", \"packet\", \"flow_id\", \"tenant\", \"rx_ts\", \"latency_ns\"}, ...],
    \"drops\": [{\"reason\", \"tenant\", \"packets\", \"with_traits\", \"expected\"}, ...],
    \"problems\": [TEXT, ...]}
@@ -214,6 +214,7 @@ fn show(options: &Options, interrupt: &Interrupt, progress: &mut Progress) -> Re
         lost,
         reasons: &reasons,
         xdp_mode: attached.mode.to_string(),
+        area_len: registry.layout().area_len(),
         stages: &stages,
     })))
 }

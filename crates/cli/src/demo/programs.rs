@@ -15,7 +15,7 @@ use packet_traits::{
         cgroup, netfilter, socket, tcx, tracing, xdp,
     },
     bind::{BoundObject, LoadedObject},
-    core::{KeyName, KeyType, Merge},
+    core::{KeyName, KeyType, Merge, Region},
     registry::{KeySpec, Registry, RegistryName},
     socket::programs::{AttachOptions, SocketPrograms, SocketProgramsError},
 };
@@ -24,13 +24,22 @@ use packet_traits_lab::{Bpffs, Cgroup, Family, Netns};
 use super::{flows::Route, network::Network, records::Stage, servers::Servers, traffic::WINDOW};
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo.bpf.o"));
+static SHORT_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo_short.bpf.o"));
+
+/// Whether the kernel takes so little metadata that the area has no packet region.
+pub(super) fn is_short(registry: &Registry) -> bool {
+    registry.layout().region_len(Region::Packet) == 0
+}
 
 /// The keys that bpf/demo.bpf.c declares.
-const KEYS: [(&str, KeyType, Merge, &str); 3] = [
-    ("tenant", KeyType::U32, Merge::Block, "VNI, or a number for the source prefix"),
-    ("flow_id", KeyType::U64, Merge::KeepFirst, "unique per packet"),
-    ("rx_ts", KeyType::Timestamp, Merge::KeepFirst, "when XDP saw the packet"),
-];
+fn keys(short: bool) -> [(&'static str, KeyType, Merge, &'static str); 3] {
+    let (id_type, merge) = if short { (KeyType::U32, Merge::Block) } else { (KeyType::U64, Merge::KeepFirst) };
+    [
+        ("tenant", KeyType::U32, Merge::Block, "VNI, or a number for the source prefix"),
+        ("flow_id", id_type, merge, "unique per packet"),
+        ("rx_ts", KeyType::Timestamp, merge, "when XDP saw the packet"),
+    ]
+}
 
 /// The netfilter programs, and their hooks.
 const NETFILTER: [(&str, Stage, NetfilterHook); 2] = [
@@ -44,7 +53,7 @@ const PRIORITY: i32 = -10;
 /// A registry with the demo's keys, on a bpffs that nobody else sees.
 pub(super) fn registry(bpffs: &Bpffs) -> Result<Registry, Box<dyn Error>> {
     let registry = Registry::options().name(RegistryName::new("demo")?).bpffs(bpffs.path()).create()?;
-    for (name, key_type, merge, description) in KEYS {
+    for (name, key_type, merge, description) in keys(is_short(&registry)) {
         let spec = KeySpec::new(KeyName::new(name)?, key_type).merge(merge).description(description.parse()?);
         registry.register(&spec)?;
     }
@@ -58,7 +67,8 @@ pub(super) fn load(
     skip: u32,
     stages: &[Stage],
 ) -> Result<LoadedObject, Box<dyn Error>> {
-    let mut bound = BoundObject::from_bytes(OBJECT, "the demo's programs", registry)?;
+    let object = if is_short(registry) { SHORT_OBJECT } else { OBJECT };
+    let mut bound = BoundObject::from_bytes(object, "the demo's programs", registry)?;
     // net.ns.inum in the kernel
     let netns = u32::try_from(File::from(receiver.fd().try_clone_to_owned()?).metadata()?.ino())?;
     let config: Vec<u8> = [netns, skip].iter().flat_map(|word| word.to_ne_bytes()).collect();

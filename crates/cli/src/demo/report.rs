@@ -2,7 +2,7 @@
 
 use std::io;
 
-use packet_traits::attach::Feature;
+use packet_traits::{attach::Feature, core::Layout};
 
 use super::{
     flows::{VNI_OVER_IPV4, VNI_OVER_IPV6},
@@ -31,6 +31,13 @@ fn text(verdict: &Verdict) -> Vec<String> {
     if !verdict.not_shown.is_empty() {
         lines.push(format!("Not shown: {}:", verdict.not_shown.join(", ")));
         lines.push(format!("{}; all other stages do without.", Feature::NetfilterLink));
+    }
+    if verdict.area_len < Layout::DEFAULT.area_len() {
+        lines.push(format!(
+            "This kernel takes {} bytes of XDP metadata: too few for keep-first keys. So",
+            verdict.area_len
+        ));
+        lines.push("each packet's flow_id differs for GRO, which merges none of them here.".to_owned());
     }
     lines.push(String::new());
     lines.extend(NOTES.lines().map(str::to_owned));
@@ -178,6 +185,7 @@ mod tests {
             xdp_mode: "generic".into(),
             flows: vec![flow("bytes", 6 << 20, 1), flow("datagrams", 120_000, 1), flow("datagrams", 80, 0)],
             stages: Stage::ALL.iter().map(stage).collect(),
+            area_len: 32,
             not_shown: vec![Stage::PreRouting.name(), Stage::LocalIn.name()],
             servers: vec![Reading {
                 server: SAMPLED_TRANSFER.to_string(),

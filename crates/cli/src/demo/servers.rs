@@ -171,13 +171,33 @@ fn complain(flow: &Flow, error: &dyn Error) {
 struct DemoKeys {
     all: Keys,
     tenant: TypedKey<u32>,
-    flow_id: TypedKey<u64>,
+    flow_id: FlowId,
     rx_ts: TypedKey<Timestamp>,
+}
+
+/// The key `flow_id`, as long as the area lets it be.
+enum FlowId {
+    Long(TypedKey<u64>),
+    Short(TypedKey<u32>),
+}
+
+impl FlowId {
+    fn find(all: &Keys) -> Result<FlowId, SocketError> {
+        const NAME: &str = "flow_id";
+        all.typed(NAME).map(FlowId::Long).or_else(|_| all.typed(NAME).map(FlowId::Short))
+    }
+
+    fn of(&self, traits: &socket::Traits) -> Option<u64> {
+        match self {
+            FlowId::Long(key) => traits.get(key),
+            FlowId::Short(key) => traits.get(key).map(u64::from),
+        }
+    }
 }
 
 impl DemoKeys {
     fn find(all: Keys) -> Result<DemoKeys, SocketError> {
-        let (tenant, flow_id, rx_ts) = (all.typed("tenant")?, all.typed("flow_id")?, all.typed("rx_ts")?);
+        let (tenant, flow_id, rx_ts) = (all.typed("tenant")?, FlowId::find(&all)?, all.typed("rx_ts")?);
         Ok(DemoKeys { all, tenant, flow_id, rx_ts })
     }
 
@@ -186,7 +206,7 @@ impl DemoKeys {
         let now = clock::now();
         let read = || {
             let Timestamp(rx_ts) = traits.get(&self.rx_ts)?;
-            Some(Traits { flow_id: traits.get(&self.flow_id)?, rx_ts, tenant: traits.get(&self.tenant)? })
+            Some(Traits { flow_id: self.flow_id.of(traits)?, rx_ts, tenant: traits.get(&self.tenant)? })
         };
         let stage = Stage::Application;
         Record { stage, port: flow.port, number: None, syn: false, bytes: 0, reason: 0, now, traits: read() }

@@ -19,6 +19,8 @@ pub(super) struct Verdict {
     pub(super) xdp_mode: String,
     pub(super) flows: Vec<FlowResult>,
     pub(super) stages: Vec<StageResult>,
+    /// Bytes in front of the packet data that hold the traits: what the kernel takes, or the default.
+    pub(super) area_len: usize,
     /// Names of the stages that this kernel cannot show.
     pub(super) not_shown: Vec<&'static str>,
     /// Some of what the servers have read.
@@ -120,6 +122,7 @@ pub(super) struct Evidence<'a> {
     /// Names of the kernel's drop reasons.
     pub(super) reasons: &'a dyn Fn(u32) -> String,
     pub(super) xdp_mode: String,
+    pub(super) area_len: usize,
     /// The stages at which there was a program to see packets.
     pub(super) stages: &'a [Stage],
 }
@@ -140,6 +143,7 @@ pub(super) fn judge(evidence: &Evidence<'_>) -> Verdict {
         xdp_mode: evidence.xdp_mode.clone(),
         flows: evidence.sent.iter().map(flow).collect(),
         stages: evidence.stages.iter().map(|stage| stage_result(evidence, *stage)).collect(),
+        area_len: evidence.area_len,
         not_shown: Stage::ALL
             .iter()
             .filter(|stage| !evidence.stages.contains(stage))
@@ -432,7 +436,15 @@ mod tests {
 
     fn verdict(sent: Sent, records: &[Record]) -> Verdict {
         let (sent, xdp_mode) = ([sent], "native".to_owned());
-        judge(&Evidence { sent: &sent, records, lost: 0, reasons: &reason, xdp_mode, stages: &Stage::ALL })
+        judge(&Evidence {
+            sent: &sent,
+            records,
+            lost: 0,
+            reasons: &reason,
+            xdp_mode,
+            area_len: 128,
+            stages: &Stage::ALL,
+        })
     }
 
     /// Changes what was seen of a flow of `kind`, and returns what is then wrong.
@@ -467,8 +479,15 @@ mod tests {
         let (sent, mut records) = faultless(flow_with(Kind::Echo));
         records.retain(|record| !record.stage.is_netfilter());
         let (sent, xdp_mode, stages) = ([sent], "native".to_owned(), Stage::shown(false));
-        let evidence =
-            Evidence { sent: &sent, records: &records, lost: 0, reasons: &reason, xdp_mode, stages: &stages };
+        let evidence = Evidence {
+            sent: &sent,
+            records: &records,
+            lost: 0,
+            reasons: &reason,
+            xdp_mode,
+            area_len: 128,
+            stages: &stages,
+        };
         let verdict = judge(&evidence);
         assert!(verdict.ok, "{:?}", verdict.problems);
         assert_eq!(verdict.not_shown, ["netfilter-prerouting", "netfilter-localin"]);

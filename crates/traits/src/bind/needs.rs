@@ -65,7 +65,11 @@ impl Needs {
 fn kernel_has_type(type_: bpf_prog_type) -> bool {
     if matches!(
         type_,
-        BPF_PROG_TYPE_TRACING | BPF_PROG_TYPE_LSM | BPF_PROG_TYPE_EXT | BPF_PROG_TYPE_STRUCT_OPS | BPF_PROG_TYPE_SYSCALL
+        BPF_PROG_TYPE_TRACING
+            | BPF_PROG_TYPE_LSM
+            | BPF_PROG_TYPE_EXT
+            | BPF_PROG_TYPE_STRUCT_OPS
+            | BPF_PROG_TYPE_SYSCALL
     ) {
         return true;
     }

@@ -16,8 +16,13 @@
 #include <bpf/bpf_tracing.h>
 
 TRAIT_KEY(tenant, __u32);
+#ifdef SHORT_AREA /* demo_short.bpf.c */
+TRAIT_KEY(flow_id, __u32);
+TRAIT_KEY(rx_ts, __u64);
+#else
 TRAIT_KEY(flow_id, __u64, TRAIT_KEEP_FIRST);
 TRAIT_KEY(rx_ts, __u64, TRAIT_KEEP_FIRST);
+#endif
 
 /* Destination ports of test packets; replies go to other ports, so they are not test packets. */
 #define FIRST_PORT 7700
@@ -284,13 +289,16 @@ int demo_xdp(struct xdp_md *ctx)
 
 #define READ_TRAITS(ctx, r)                                                                                            \
 	({                                                                                                             \
+		trait_type_flow_id id = 0;                                                                             \
 		struct trait_view view;                                                                                \
                                                                                                                        \
 		if (!trait_view(ctx, &view)) {                                                                         \
 			if (trait_view_get(&view, tenant, &(r)->tenant) > 0)                                           \
 				(r)->has |= HAS_TENANT;                                                                \
-			if (trait_view_get(&view, flow_id, &(r)->flow_id) > 0)                                         \
+			if (trait_view_get(&view, flow_id, &id) > 0) {                                                 \
+				(r)->flow_id = id;                                                                     \
 				(r)->has |= HAS_FLOW_ID;                                                               \
+			}                                                                                              \
 			if (trait_view_get(&view, rx_ts, &(r)->rx_ts) > 0)                                             \
 				(r)->has |= HAS_RX_TS;                                                                 \
 		}                                                                                                      \
