@@ -19,8 +19,8 @@ use packet_traits::attach::{
     Target, TcxOptions, XdpMode, cgroup, netfilter, redirect_map, socket, tcx, tracing, xdp,
 };
 use packet_traits_lab::{
-    Bpffs, Chain, End, Family, KernelFeature, Netns, Pair, VethOptions, kernel_has, kernel_has_for, kernel_tests_enabled,
-    recv_numbered, require_root, send_numbered, udp_socket,
+    Bpffs, Chain, End, Family, KernelFeature, Netns, Pair, VethOptions, kernel_has, kernel_has_for,
+    kernel_tests_enabled, recv_numbered, require_root, send_numbered, udp_socket,
 };
 
 /// Datagrams per round of traffic.
