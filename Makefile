@@ -7,7 +7,8 @@ DESTDIR ?=
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 
-.PHONY: all demo test test-kernels bench install uninstall setup setup-test setup-clang setup-kernel lint clean
+.PHONY: all demo test test-kernels test-devices bench install uninstall setup setup-test setup-clang setup-kernel \
+	setup-devices lint clean
 
 all: setup
 	$(CARGO) build --release
@@ -45,6 +46,18 @@ test: lint setup-kernel
 # goes on where it was interrupted. KERNELS="6.1 newest" runs on these only, and writes nothing.
 test-kernels: setup-kernel
 	$(CARGO) test --workspace --no-run --quiet --message-format=json | $(AS_ROOT) tools/test-kernels.py all $(KERNELS)
+
+# A kernel with all drivers, and a QEMU with all network cards; without either, their tests are skipped by name.
+setup-devices: setup-kernel
+	@[ -e target/kernels/newest-devices/vmlinuz ] || \
+		tools/fetch-kernel.sh newest-devices trixie-backports linux-image-amd64
+	@qemu-system-x86_64 -device igb,help 2>&1 | grep -qFx "igb options:" || [ -e target/qemu ] || tools/fetch-qemu.sh || true
+
+# Traits over every device there is, in an emulated machine: writes docs/devices.md. Not part of `make test`, which tests
+# the devices that this machine has.
+test-devices: setup-devices
+	$(CARGO) test -p packet-traits --test devices --no-run --quiet --message-format=json | \
+		$(AS_ROOT) tools/test-devices.py
 
 bench: all
 	$(AS_ROOT) target/release/traits bench ops

@@ -18,6 +18,9 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 ln -s /proc/self/fd /dev/fd
+# as a running system's: opening it loads the module
+mkdir -p /dev/net
+[ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing
@@ -41,6 +44,13 @@ done
 printf '#!/bin/sh\nexec modprobe -d "%s" "$@"\n' "$kernel" >/run/modprobe
 chmod +x /run/modprobe
 echo /run/modprobe >/proc/sys/kernel/modprobe
+
+# What a running system does by udev: network cards (PCI class 02, virtio device 1) get their drivers.
+for device in /sys/bus/pci/devices/*/modalias /sys/bus/virtio/devices/*/modalias; do
+	case $(cat "$device" 2>/dev/null) in
+	pci:*bc02sc* | virtio:d00000001v*) /run/modprobe -q "$(cat "$device")" ;;
+	esac
+done
 
 ip link set lo up
 

@@ -12,6 +12,9 @@
 # What the command prints is printed; the kernel's messages are shown if it dies.
 # ON_KERNEL: the kernel: a name of tools/kernels (6.1, 6.12, newest), a version ("7.3") or a folder with a /. 6.12 unless set.
 # ON_KERNEL_TIMEOUT: seconds the machine may live, 600 unless set. ON_KERNEL_MEMORY: its memory in MiB, 2048.
+# ON_KERNEL_NICS: models of network cards ("virtio-net-pci e1000e"); none unless set. The machine has two of each, which a
+# hub joins: the second pair's have the addresses 02:4e:49:43:02:01 and :02. Their drivers are loaded. A model that this
+# QEMU does not have is left out, and that is said; target/qemu (tools/fetch-qemu.sh) is taken if it has more of them.
 # Status 125: the machine could not be started, died or was too slow.
 set -euo pipefail
 
@@ -45,6 +48,37 @@ for virtiofsd in /usr/lib/qemu/virtiofsd /usr/libexec/virtiofsd; do
 	[ ! -x "$virtiofsd" ] || break
 done
 [ -x "$virtiofsd" ] || fail "there is no virtiofsd, which serves files to the machine; run: tools/setup.sh kernel"
+
+# has MODEL QEMU: whether that QEMU has a device of this name
+has() { "$2" -device "$1,help" 2>&1 | grep -qFx "$1 options:"; }
+
+qemu=qemu-system-x86_64
+newer=$target/qemu/qemu-system-x86_64
+for model in ${ON_KERNEL_NICS:-}; do
+	if [ -x "$newer" ] && ! has "$model" "$qemu" && has "$model" "$newer"; then
+		qemu=$newer
+	fi
+done
+ON_KERNEL_QEMU=$("$qemu" --version | sed -n 's/^QEMU emulator version \([^ ]*\).*/\1/p')
+export ON_KERNEL_QEMU
+nics=()
+pair=0
+for model in ${ON_KERNEL_NICS:-}; do
+	pair=$((pair + 1))
+	if ! has "$model" "$qemu"; then
+		echo "on-kernel: skipped: $model (QEMU $ON_KERNEL_QEMU has no such device)" >&2
+		continue
+	fi
+	for card in 1 2; do
+		address=$(printf '02:4e:49:43:%02x:%02x' "$pair" "$card")
+		# each behind a port of its own: igb's virtual functions take places on its bus
+		nics+=(-device "pcie-root-port,id=port$pair-$card,chassis=$pair,slot=$card")
+		nics+=(-netdev "hubport,hubid=$pair,id=nic$pair-$card")
+		nics+=(-device "$model,netdev=nic$pair-$card,mac=$address,bus=port$pair-$card")
+	done
+done
+# The default machine has no PCI Express, and boots faster.
+[ "${#nics[@]}" = 0 ] || nics+=(-machine q35)
 
 # Those that run outside.
 compilers=""
@@ -88,7 +122,7 @@ machine=(
 	-chardev "file,id=status,path=$files/status" -device virtserialport,chardev=status,name=status
 	-chardev "socket,id=compile,path=$files/compile,server=on,wait=off"
 	-device virtserialport,chardev=compile,name=compile.port
-	-kernel "$kernel/vmlinuz"
+	-kernel "$kernel/vmlinuz" "${nics[@]}"
 )
 init=$project/tools/on-kernel-init.sh
 arguments="console=ttyS0 panic=-1 oops=panic"
@@ -106,7 +140,7 @@ if [ -n "$compilers" ]; then
 fi
 ended=0
 # Its input is the silent cleaner: at an end of input it would take no output either.
-"${bound[@]}" timeout --foreground --kill-after=5 "$limit" "${bound[@]}" qemu-system-x86_64 "${machine[@]}" <&"${cleaner[0]}" || ended=$?
+"${bound[@]}" timeout --foreground --kill-after=5 "$limit" "${bound[@]}" "$qemu" "${machine[@]}" <&"${cleaner[0]}" || ended=$?
 
 if [ -s "$files/status" ]; then
 	exit "$(cat "$files/status")"
@@ -116,4 +150,4 @@ fi
 	tail -40 "$files/console" 2>/dev/null || true
 } >&2
 [ "$ended" != 124 ] || fail "still not done after $limit seconds (ON_KERNEL_TIMEOUT)"
-fail "the machine died before the command had ended (qemu-system-x86_64: status $ended)"
+fail "the machine died before the command had ended ($qemu: status $ended)"

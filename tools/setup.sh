@@ -184,6 +184,7 @@ if [ "$what" = test ]; then
 	need tshark "reads the captures of traits trace" have tshark
 	want chromium "opens the reports of traits trace" have chromium
 	need tmux "the terminal traits top is tested in" have tmux
+	need wireguard-tools "makes the tunnels that traits are tested behind" have wg
 	need bpftrace "what traits bench trace compares with" have bpftrace
 fi
 

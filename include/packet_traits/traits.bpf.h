@@ -120,9 +120,9 @@
  *
  * Kernels: Linux 5.15 and later, netfilter programs from 6.4. What goes through the kernel's structures uses the casts
  * of 6.2 where they are, and bpf_probe_read_kernel elsewhere, which requires CAP_PERFMON (kernel.bpf.h). 64-bit hosts.
- * clang from 14. Requires libbpf's bpf_helpers.h and bpf_core_read.h. Beside a vmlinux.h of a
- * kernel that is built with -fms-extensions (7.3), whose structures embed others by their tag, pass clang
- * -fms-extensions -Wno-microsoft-anon-tag; else it says "declaration does not declare anything", and members are missing.
+ * clang from 14. Requires libbpf's bpf_helpers.h and bpf_core_read.h. Beside a vmlinux.h of a kernel that is built with
+ * -fms-extensions (7.3), whose structures embed others by their tag, pass clang -fms-extensions -Wno-microsoft-anon-tag;
+ * else it says "declaration does not declare anything", and members are missing.
  *
  * Version 1. TRAITS_ABI_VERSION changes when the descriptors below or the area's layout do.
  */
@@ -423,9 +423,13 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
  */
 static __always_inline _Bool __trait_moved_whole(__u64 head, __u32 place, __u32 moved, __u32 mac_header, __u32 meta_len)
 {
-	__u32 tunnel = mac_header - place;
+	__u32 tunnel = mac_header - place, flow_len = trait_area.flow_len;
 	__u64 from, word;
 
+	/* right in front of it is the hidden region, which is never moved: so nothing was, XDP saw another headroom */
+	if (trait_area.packet_len && meta_len == flow_len &&
+	    __trait_kernel_word(head + place - flow_len - 16, 1) == (trait_area.packet_nonce | 1))
+		return 1;
 	/* no tunnel; or the metadata is too short to reach the area from behind one, or from behind this one */
 	if (tunnel < __TRAIT_TUNNEL_L3_MIN || meta_len < 8 + __TRAIT_TUNNEL_L3_MIN)
 		return 1;
@@ -843,6 +847,7 @@ static __always_inline void *__trait_xdp_area_at(struct xdp_md *ctx, __u32 offse
 	void *area = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
 	void *data = __trait_ctx_ptr(struct xdp_md, ctx, data);
 
+	__trait_hide(offset); /* clang leaves the bound out where it knows it; the verifier does not */
 	area += offset & 0xff;
 	return area + trait_area.area_len > data ? (void *)0 : area;
 }

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::RECV_TIMEOUT;
+use crate::end::Mac;
 use crate::error::{Context, Error, Result};
 use crate::netns::Netns;
 use crate::sys;
@@ -117,6 +118,23 @@ impl Netns {
         } else {
             Err(Error::other(what(), "the device keeps it as it was, another feature or an XDP program needs that"))
         }
+    }
+
+    /// The Ethernet address of interface `device`; `None` if it has no Ethernet header (`ARPHRD_ETHER` in
+    /// include/uapi/linux/if_arp.h).
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn mac(&self, device: &str) -> Result<Option<Mac>> {
+        const ARPHRD_ETHER: &str = "1";
+        if self.device_attribute(device, "type")? != ARPHRD_ETHER {
+            return Ok(None);
+        }
+        let text = self.device_attribute(device, "address")?;
+        let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+        let mac = bytes.and_then(|bytes| bytes.try_into().ok()).map(Mac);
+        let what = || format!("cannot read the Ethernet address of interface {device}");
+        mac.map(Some).ok_or_else(|| Error::other(what(), format!("{text:?} is none")))
     }
 
     /// Reads a sysfs attribute of interface `device` (a file below `/sys/class/net/<device>/`), without the newline.

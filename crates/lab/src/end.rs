@@ -111,27 +111,54 @@ impl End {
         SocketAddr::new(self.ip(family), port)
     }
 
+    /// Two interfaces that exist and are joined in some way: brings them up, gives them these addresses and, if they have
+    /// a link layer, each other as permanent neighbours. Their Ethernet addresses are those that they have.
+    ///
+    /// # Errors
+    /// There is no such interface, it gets no carrier within [`RECV_TIMEOUT`](crate::RECV_TIMEOUT), or `ip` refuses.
+    pub fn join(sides: [(&Netns, &str, Ipv4Addr, Ipv6Addr); 2]) -> Result<[Self; 2]> {
+        let spec = |(netns, name, ipv4, ipv6): (&Netns, &str, _, _)| {
+            Ok(EndSpec::new(name, netns.mac(name)?.unwrap_or(Mac([0; 6])), ipv4, ipv6))
+        };
+        let specs = [spec(sides[0])?, spec(sides[1])?];
+        Self::configure([(sides[0].0, &specs[0]), (sides[1].0, &specs[1])])
+    }
+
+    /// Whether the interface's frames begin with an Ethernet header.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn is_ethernet(&self) -> Result<bool> {
+        Ok(self.netns.mac(self.name())?.is_some())
+    }
+
     /// Brings up two interfaces that exist, and gives them their addresses and each other as permanent neighbours.
     ///
     /// ARP and neighbour discovery are switched off (IFF_NOARP), which also keeps the kernel from joining, and so from
     /// reporting, solicited-node multicast groups: the link carries nothing but what its users send. An address that is added later needs
     /// neighbour entries too.
     pub(crate) fn configure(sides: [(&Netns, &EndSpec); 2]) -> Result<[Self; 2]> {
+        let mut ethernet = true;
         for (netns, EndSpec { name, .. }) in sides {
             netns.ip(&format!("link set {name} arp off up"))?;
+            ethernet &= netns.mac(name)?.is_some();
         }
         for ((netns, own), (_, peer)) in [(sides[0], sides[1]), (sides[1], sides[0])] {
             let EndSpec { name, ipv4, ipv6, .. } = own;
             netns.wait_running(name)?;
             netns.ip(&format!(
                 "addr add {ipv4}/24 dev {name}
-                addr add {ipv6}/64 dev {name} nodad
-                neigh replace {peer4} lladdr {mac} dev {name} nud permanent
-                neigh replace {peer6} lladdr {mac} dev {name} nud permanent",
-                peer4 = peer.ipv4,
-                peer6 = peer.ipv6,
-                mac = peer.mac,
+                addr add {ipv6}/64 dev {name} nodad"
             ))?;
+            if ethernet {
+                netns.ip(&format!(
+                    "neigh replace {peer4} lladdr {mac} dev {name} nud permanent
+                    neigh replace {peer6} lladdr {mac} dev {name} nud permanent",
+                    peer4 = peer.ipv4,
+                    peer6 = peer.ipv6,
+                    mac = peer.mac,
+                ))?;
+            }
         }
         for (netns, EndSpec { ipv6, .. }) in sides {
             netns.wait_local(*ipv6)?;

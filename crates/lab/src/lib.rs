@@ -11,7 +11,7 @@
 //! | `netns` | the namespace: entering it, running commands in it, its sysctls |
 //! | `device` | an interface of a namespace: index, counters, offload switches, sysfs attributes |
 //! | `end` | one side of a link: namespace, interface, addresses |
-//! | `veth`, `vxlan` | links between two namespaces |
+//! | `veth`, `vxlan`, `tun`, `netkit`, `nic` | links between two namespaces |
 //! | `topology` | ready-made networks: [`Pair`], [`Chain`], [`Overlay`] |
 //! | `udp`, `tcp`, `packet_socket` | traffic, with a timeout on every receive |
 //! | `af_xdp` | a socket that receives past the stack (feature `af-xdp`) |
@@ -42,12 +42,15 @@ mod device;
 mod end;
 mod error;
 pub mod frame;
+mod netkit;
 mod netns;
+mod nic;
 mod packet_socket;
 mod requirements;
 mod sys;
 mod tcp;
 mod topology;
+mod tun;
 mod udp;
 mod veth;
 mod vxlan;
@@ -60,13 +63,16 @@ pub use clang::{clang, clang_version, clangs, newest_clang};
 pub use device::{Feature, LinkStats};
 pub use end::{End, EndSpec, Family, Mac};
 pub use error::{Error, Result};
+pub use netkit::{NetkitMode, NetkitPair};
 pub use netns::Netns;
+pub use nic::NicPair;
 pub use packet_socket::{Captured, PacketSocket, send_frame, send_together};
 pub use requirements::{
     KernelFeature, kernel_has, kernel_has_for, kernel_tests_enabled, left_out, require_root, skipped,
 };
 pub use tcp::{SinkEvent, TcpSink, tcp_transfer};
 pub use topology::{Chain, Overlay, Pair};
+pub use tun::{TunKind, TunPair};
 pub use udp::{UdpEcho, number_of, recv_numbered, send_many_numbered, send_numbered, udp_socket};
 pub use veth::{VethOptions, VethPair};
 pub use vxlan::{VXLAN_PORT, VxlanOptions, VxlanPair};

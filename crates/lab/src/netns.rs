@@ -156,6 +156,20 @@ impl Netns {
         Err(Error::other("`nft` failed", String::from_utf8_lossy(&output.stderr).trim()))
     }
 
+    /// Runs `wg setconf` of wireguard-tools inside the namespace on interface `device`.
+    ///
+    /// # Errors
+    /// `wg` is missing, or refused: the message has what it said.
+    pub fn wg(&self, device: &str, config: &str) -> Result<()> {
+        let mut wg = self.command("wg");
+        let shown = format!("cannot run `wg setconf {device}`");
+        let output = feed(wg.args(["setconf", device, "/proc/self/fd/0"]), config, &shown, "wireguard-tools")?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(Error::other(shown, String::from_utf8_lossy(&output.stderr).trim()))
+    }
+
     /// Writes a sysctl of the namespace. `path` is relative to `/proc/sys`, such as `net/ipv4/ip_forward`.
     ///
     /// # Errors

@@ -223,3 +223,39 @@ pub(crate) fn send_many(socket: BorrowedFd<'_>, payloads: &[Vec<u8>]) -> io::Res
     let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as libc::c_uint, 0) };
     check(sent).map(|sent| sent as usize)
 }
+
+/// Makes the interface that an open `/dev/net/tun` stands for (TUNSETIFF in include/uapi/linux/if_tun.h), in the network
+/// namespace it was opened in. The descriptor no longer blocks.
+pub(crate) fn tun_interface(device: BorrowedFd<'_>, name: &str, tap: bool, napi: bool) -> io::Result<()> {
+    const IFF_NAPI: libc::c_int = 0x10;
+    let mut request = interface_request(name)?;
+    let kind = if tap { libc::IFF_TAP } else { libc::IFF_TUN };
+    let flags = kind | libc::IFF_NO_PI | if napi { IFF_NAPI } else { 0 };
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: TUNSETIFF reads the ifreq and writes the name that the interface got.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::fcntl(device.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }).map(drop)
+}
+
+/// Sends a route netlink request that asks for an acknowledgement, in the calling thread's network namespace, and returns
+/// what the kernel answers.
+pub(crate) fn route_request(message: &[u8]) -> io::Result<()> {
+    // SAFETY: socket takes no pointers.
+    let socket =
+        check(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) })
+            .map(own)?;
+    // SAFETY: the message is readable for its whole length; without an address it goes to the kernel.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut answer = [0u8; 1024];
+    // SAFETY: the buffer is writable for its whole length.
+    let length = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    // struct nlmsgerr behind struct nlmsghdr: a negative errno or 0
+    let error =
+        answer[..length].get(16..20).and_then(|bytes| bytes.try_into().ok()).map_or(-libc::EPROTO, i32::from_ne_bytes);
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-error)) }
+}

@@ -152,7 +152,7 @@ fn beside_the_kernels_types_the_header_compiles_with_the_options_it_names() {
     let header = std::fs::read_to_string(include_dir().join("packet_traits/traits.bpf.h")).unwrap();
     assert!(EMBEDDED_BY_TAG.iter().all(|option| header.contains(option)), "the opening comment says how");
     let include = format!("-I{}", dir.display());
-    for compiler in compilers() {
+    for compiler in clangs() {
         for (name, _) in EVERY_CALL {
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{name}.bpf.c"));
             let arguments =

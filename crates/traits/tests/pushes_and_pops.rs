@@ -20,7 +20,7 @@ use packet_traits::{
     core::{KeyType, Layout, Merge},
 };
 use packet_traits_lab::{
-    End, Family, Overlay, PacketSocket, Pair, VxlanOptions,
+    Chain, End, Family, Overlay, PacketSocket, Pair, VxlanOptions,
     frame::{Flow, with_vlan},
     send_frame,
 };
@@ -368,6 +368,41 @@ fn behind_a_tunnel_a_vlan_tag_that_is_taken_out_leaves_right_traits_or_none() {
                 assert_eq!(read_at(&records, Stage::TcIngress), expected, "{what}");
             }
         }
+    }
+}
+
+/// Up to 7.1.4 the header is pushed over the metadata, from 7.1.5 the kernel drops that before.
+#[test]
+fn a_route_that_encapsulates_leaves_no_traits() {
+    const HEADER: u32 = 20;
+    if !common::enabled() {
+        return;
+    }
+    let lab = Lab::new();
+    let mut object = lab.load("moves");
+    let chain = Chain::new().unwrap();
+    let (client, router, server) = (chain.client(), chain.router_out(), chain.server());
+    let _egress = attach_tc(&object, "before", router, Direction::Egress);
+    let pin = lab.bpffs().path().join("encapsulate");
+    object.object_mut().progs_mut().find(|program| program.name() == "encapsulate").unwrap().pin(&pin).unwrap();
+    let flow = Flow {
+        ip: Flow::between(client, server, Family::V4, 0, 0).ip,
+        ..Flow::between(client, chain.router_in(), Family::V4, 4000, TEST_PORT)
+    };
+    let (to, dev) = (server.ipv4(), router.name());
+    for mode in BOTH_MODES {
+        let _xdp = attach_xdp(&object, "assign_last", chain.router_in(), mode);
+        let mut lengths = Vec::new();
+        for (encap, expected) in [(String::new(), All), (format!("encap bpf xmit pinned {}", pin.display()), Nothing)] {
+            router.netns().ip(&format!("route replace {to} dev {dev} {encap}")).unwrap();
+            for number in 0..PACKETS {
+                send_frame(client.netns(), client.ifindex(), &flow.udp(&payload(number, 200))).unwrap();
+            }
+            let records = Records::collect(&object, |records| records.count(Stage::TcIngress) as u64 >= PACKETS);
+            assert_eq!(read_at(&records, Stage::TcIngress), expected, "{mode} {encap}");
+            lengths.push(records.at(Stage::TcIngress).next().unwrap().len);
+        }
+        assert_eq!(lengths[1], lengths[0] + HEADER, "the route did encapsulate");
     }
 }
 

@@ -255,6 +255,9 @@ fn clones_can_be_written() -> bool {
 const SET_AND_DEL: [(Action, Returned, u32, Change); 2] =
     [(Action::Set, SET, HAS_ALL, changed), (Action::Del, DELETED, HAS_ALL & !HAS_FLOW, deleted)];
 
+const REFUSED_BOTH: [(Action, Returned, u32, Change); 2] =
+    [(Action::Set, REFUSED, HAS_ALL, same), (Action::Del, REFUSED_DEL, HAS_ALL, same)];
+
 /// Up to 6.18 the change is refused. In either case the capture's own copies stay as they were.
 #[test]
 fn a_capture_that_holds_clones_makes_a_change_fail_or_keeps_its_own() {
@@ -272,8 +275,7 @@ fn a_capture_that_holds_clones_makes_a_change_fail_or_keeps_its_own() {
         let _xdp = attach_xdp(&writer, "assign_next", rx, mode);
         for seal in [0, 1] {
             set_global(&writer, "seal", seal);
-            let refused = [(Action::Set, REFUSED, HAS_ALL, same as Change), (Action::Del, REFUSED_DEL, HAS_ALL, same)];
-            let cases = if clones_can_be_written() { SET_AND_DEL } else { refused };
+            let cases = if clones_can_be_written() { SET_AND_DEL } else { REFUSED_BOTH };
             for (action, returned, present, change) in cases {
                 start(changer.object(), action);
                 link.deliver(0..PACKETS);

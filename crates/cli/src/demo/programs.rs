@@ -83,12 +83,20 @@ pub(super) fn serve_sockets(registry: &Registry, cgroup: &Cgroup) -> Result<(), 
         ..AttachOptions::default()
     };
     match SocketPrograms::attach(registry, &options) {
-        Err(SocketProgramsError::Overlap { holder, .. }) => Err(format!(
-            "cannot serve the sockets of the demo's servers: `traits sockets attach` is in force for {}, and a socket is \
-             served by one registry only; detach that for the time of the demo (`traits sockets detach --help`)",
-            holder.cgroup.display()
-        )
-        .into()),
+        Err(SocketProgramsError::Overlap { holder, .. }) => {
+            let command = holder.detach_command();
+            let whose = match &holder.registry {
+                Some(name) => format!("by registry '{name}'"),
+                None => format!("by a registry (id {:016x}) in another BPF file system", holder.registry_id),
+            };
+            Err(format!(
+                "cannot serve the sockets of the demo's servers: those of {} are served {whose}, and a socket is served by \
+                 one registry only; detach them for the time of the demo: `{}`",
+                holder.cgroup.display(),
+                command.as_deref().unwrap_or("traits sockets detach --all --registry NAME --bpffs PATH")
+            )
+            .into())
+        }
         other => Ok(other.map(drop)?),
     }
 }

@@ -54,6 +54,7 @@ pub fn compile_observer() -> Vec<u8> {
     let output = Command::new(packet_traits_lab::clang())
         .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf"])
         .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
+        .arg(format!("-I{}", manifest_dir.join("../../include").display()))
         .arg("-c")
         .arg(manifest_dir.join("tests/policy_differential/observer.bpf.c"))
         .args(["-o", "-"])

@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use packet_traits_core::{KeyName, KeyType, Merge};
 
+use super::refusal::Refusal;
 use crate::{attach::Feature, registry::RegistryError};
 
 /// Why an object could not be bound or loaded.
@@ -210,18 +211,10 @@ impl BindError {
     }
 }
 
-/// The last line of a verifier's log that is not its statistics: the one that says why.
-fn telling_line(log: &str) -> Option<&str> {
-    log.lines().map(str::trim).rfind(|line| {
-        !line.is_empty()
-            && !["processed ", "verification time", "stack depth"].iter().any(|start| line.starts_with(start))
-    })
-}
-
 fn load_reason(program: Option<&str>, log: &str, source: &libbpf_rs::Error) -> String {
-    match (program, telling_line(log)) {
-        (Some(program), Some(line)) => {
-            format!("the verifier refuses program {program}: {line} (-v shows its whole log)")
+    match (program, Refusal::read(log)) {
+        (Some(program), Some(refusal)) => {
+            format!("the verifier refuses program {program}: {refusal} (-v shows its whole log)")
         }
         (Some(program), None) => format!("program {program}: {}", libbpf_words(source)),
         (None, _) => libbpf_words(source),
@@ -264,14 +257,6 @@ fn libbpf_code(code: u32) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_telling_line_is_the_verifiers_last_word() {
-        let log = "0: R1=ctx()\n1: (79) r2 = *(u64 *)(r1 +8)\ninvalid bpf_context access off=8 size=8\n\
-                   processed 2 insns (limit 1000000) max_states_per_insn 0\n\n";
-        assert_eq!(telling_line(log), Some("invalid bpf_context access off=8 size=8"));
-        assert_eq!(telling_line(""), None);
-    }
 
     #[test]
     fn libbpfs_own_codes_are_put_in_words_and_others_left_as_they_are() {

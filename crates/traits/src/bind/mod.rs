@@ -17,6 +17,7 @@ mod file;
 mod needs;
 mod object;
 mod open;
+mod refusal;
 
 pub use error::BindError;
 pub use file::bind_file;

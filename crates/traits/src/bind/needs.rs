@@ -3,7 +3,10 @@
 use std::{ffi::CStr, ptr::null};
 
 use libbpf_rs::{AsRawLibbpf, OpenObject};
-use libbpf_sys::{BPF_F_XDP_DEV_BOUND_ONLY, BPF_PROG_TYPE_NETFILTER, bpf_prog_type};
+use libbpf_sys::{
+    BPF_F_XDP_DEV_BOUND_ONLY, BPF_PROG_TYPE_EXT, BPF_PROG_TYPE_LSM, BPF_PROG_TYPE_NETFILTER, BPF_PROG_TYPE_STRUCT_OPS,
+    BPF_PROG_TYPE_SYSCALL, BPF_PROG_TYPE_TRACING, bpf_prog_type,
+};
 
 use super::BindError;
 use crate::attach::{Feature, kernel_release, type_name};
@@ -57,8 +60,15 @@ impl Needs {
     }
 }
 
-/// Whether a program of this type can be loaded; yes if it cannot be told.
+/// Whether a program of this type can be loaded; yes if it cannot be told, as of types that are loaded for a place, which the
+/// kernel may refuse for another reason.
 fn kernel_has_type(type_: bpf_prog_type) -> bool {
+    if matches!(
+        type_,
+        BPF_PROG_TYPE_TRACING | BPF_PROG_TYPE_LSM | BPF_PROG_TYPE_EXT | BPF_PROG_TYPE_STRUCT_OPS | BPF_PROG_TYPE_SYSCALL
+    ) {
+        return true;
+    }
     // SAFETY: takes a number; null options are none.
     unsafe { libbpf_sys::libbpf_probe_bpf_prog_type(type_, null()) != 0 }
 }

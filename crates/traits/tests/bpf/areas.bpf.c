@@ -55,18 +55,19 @@ static __always_inline void look_for_area(__u64 buffer, __u64 at, __u32 had, __u
 /* Whether it gave traits to the packet. */
 static __always_inline _Bool set_and_seal(struct xdp_md *ctx)
 {
-	struct xdp_buff___traits *xdp = bpf_cast_to_kern_ctx(ctx);
+	const void *xdp = __trait_kern_ctx(ctx);
 	struct found found = {};
-	__u64 buffer = (__u64)xdp->data_hard_start;
+	__u64 buffer = __trait_kernel_field(xdp, struct xdp_buff___traits, data_hard_start), data;
 	__u32 headroom;
 	int err;
 
 	if (!find(ctx, &found))
 		return 0;
-	headroom = (__u64)xdp->data - buffer;
+	data = __trait_kernel_field(xdp, struct xdp_buff___traits, data);
+	headroom = data - buffer;
 	if (even_only && found.seq & 1) {
-		if (xdp->data_meta == xdp->data)
-			look_for_area(buffer, (__u64)xdp->data, headroom, &stale);
+		if (__trait_kernel_field(xdp, struct xdp_buff___traits, data_meta) == data)
+			look_for_area(buffer, data, headroom, &stale);
 		bpf_map_delete_elem(&buffers, &buffer);
 		return 0;
 	}

@@ -152,3 +152,19 @@ int at_socket(struct __sk_buff *ctx)
 	REPORT(ctx, STAGE_SOCKET_FILTER);
 	return -1;
 }
+
+/* An IPv4 header around an IPv4 packet, to the same place. */
+SEC("lwt_xmit")
+int encapsulate(struct __sk_buff *ctx)
+{
+	struct iphdr ip;
+
+	if (bpf_skb_load_bytes(ctx, 0, &ip, sizeof(ip)))
+		return BPF_DROP;
+	ip.tot_len = bpf_htons(bpf_ntohs(ip.tot_len) + sizeof(ip));
+	ip.protocol = IPPROTO_IPIP;
+	ip.check = 0; /* nobody looks at it */
+	if (bpf_lwt_push_encap(ctx, BPF_LWT_ENCAP_IP, &ip, sizeof(ip)))
+		return BPF_DROP;
+	return BPF_OK;
+}

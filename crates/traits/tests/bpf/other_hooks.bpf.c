@@ -21,8 +21,9 @@ int assign(struct xdp_md *ctx)
 /* The length of the metadata, as the kernel has it. */
 static __always_inline __u64 metadata_len(struct __sk_buff *ctx)
 {
-	struct sk_buff___traits *skb = bpf_cast_to_kern_ctx(ctx);
-	__u64 shared = __trait_kernel_field(skb, struct sk_buff___traits, head) + skb->end;
+	const void *skb = __trait_kern_ctx(ctx);
+	__u64 shared = __trait_kernel_field(skb, struct sk_buff___traits, head) +
+		       __trait_kernel_field(skb, struct sk_buff___traits, end);
 
 	return __trait_kernel_field(shared, struct skb_shared_info___traits, meta_len);
 }

@@ -1,0 +1,88 @@
+//! What all devices share, because it takes long to load: a registry, the programs, and a cgroup whose sockets have the
+//! socket options. It lives on a thread of its own, which does one thing after another.
+
+use std::{
+    any::Any,
+    os::fd::AsFd,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{OnceLock, mpsc},
+    thread,
+};
+
+use libbpf_sys::{BPF_PROG_TYPE_NETFILTER, libbpf_probe_bpf_prog_type};
+use packet_traits::{
+    attach::{Attachment, CgroupHook, cgroup},
+    bind::{BoundObject, LoadedObject},
+    core::Layout,
+    socket::programs::{AttachOptions, SocketPrograms},
+};
+use packet_traits_lab::{Cgroup, Netns};
+
+use crate::common::{Lab, compile, program, register, sockets::SOCKET_KEYS};
+
+pub(crate) struct Rig {
+    pub(crate) object: LoadedObject,
+    /// Whether there are netfilter programs (Linux 6.4).
+    pub(crate) netfilter: bool,
+    _attached: Attachment,
+    _lab: Lab,
+    cgroup: Cgroup,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let lab = Lab::empty(Layout::DEFAULT);
+        register(&lab.registry, SOCKET_KEYS);
+        // SAFETY: takes a number, and a null pointer for no options.
+        let netfilter = unsafe { libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_NETFILTER, std::ptr::null()) } == 1;
+        let mut bound = BoundObject::from_bytes(&compile("devices"), "devices", &lab.registry).unwrap();
+        for mut program in bound.open_object_mut().progs_mut() {
+            let of_netfilter = ["pre_routing", "local_in"].contains(&program.name().to_str().unwrap());
+            program.set_autoload(netfilter || !of_netfilter);
+        }
+        let object =
+            bound.load().unwrap_or_else(|error| panic!("{error}\n{}", error.verifier_log().unwrap_or_default()));
+        let cgroup = Cgroup::new().unwrap();
+        let options = AttachOptions {
+            cgroup: Some(cgroup.path().to_owned()),
+            sockets: Some(8),
+            slots: Some(256),
+            pending_syns: Some(64),
+            ..AttachOptions::default()
+        };
+        SocketPrograms::attach(&lab.registry, &options).unwrap_or_else(|error| panic!("{error}"));
+        let ingress = program(&object, "cgroup_ingress");
+        let attached = cgroup::attach_path(ingress.as_fd(), cgroup.path(), CgroupHook::Ingress).unwrap();
+        Rig { object, netfilter, _attached: attached, _lab: lab, cgroup }
+    }
+
+    /// Runs `f` in a namespace and in the cgroup.
+    pub(crate) fn inside<R: Send>(&self, netns: &Netns, f: impl FnOnce() -> R + Send) -> R {
+        self.cgroup.enter(|| netns.enter(f))
+    }
+}
+
+type Job = Box<dyn FnOnce(&Rig) + Send>;
+
+/// Runs `f` with the rig, when those that came before are done.
+pub(crate) fn with_rig<R: Send + 'static>(f: impl FnOnce(&Rig) -> R + Send + 'static) -> R {
+    static JOBS: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
+    let jobs = JOBS.get_or_init(|| {
+        let (sender, jobs) = mpsc::channel::<Job>();
+        let serve = move || {
+            let rig = Rig::new();
+            jobs.iter().for_each(|job| job(&rig));
+        };
+        thread::Builder::new().name("rig".into()).spawn(serve).unwrap();
+        sender
+    });
+    let (sender, result) = mpsc::channel::<Result<R, Box<dyn Any + Send>>>();
+    let job = move |rig: &Rig| drop(sender.send(catch_unwind(AssertUnwindSafe(|| f(rig)))));
+    jobs.send(Box::new(job)).expect("the rig could not be made: see above");
+    let result = result.recv().expect("the rig could not be made: see above");
+    result.unwrap_or_else(|panic| match panic.downcast::<String>() {
+        // said on this thread, too, whose output is the test's
+        Ok(message) => panic!("{message}"),
+        Err(panic) => resume_unwind(panic),
+    })
+}
