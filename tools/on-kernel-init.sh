@@ -1,10 +1,12 @@
 #!/bin/sh
 # The first process of the machine that tools/on-kernel.sh starts: mounts what a running system has, runs the command,
 # says how it ended and switches the machine off.
-# Usage: on-kernel-init.sh FILES KERNEL TARGET: the folders of this run, of the kernel, and that cargo builds into
+# Usage: on-kernel-init.sh FILES KERNEL TARGET [COMPILER...]: the folders of this run, of the kernel, and that cargo builds
+# into, and the compilers that run outside
 set -u
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 files=$1 kernel=$2 target=$3
+shift 3
 project=$(dirname "$(dirname "$0")")
 
 mount -t proc proc /proc
@@ -55,6 +57,11 @@ ip link set lo up
 for port in /sys/class/virtio-ports/*; do
 	ln -s "/dev/${port##*/}" "/run/$(cat "$port/name")"
 done
+mkdir /run/compile
+for compiler; do
+	ln -s "$project/tools/on-kernel-compile.sh" "/run/compile/$compiler"
+done
+
 # As a process of its own, so that the first one lives whatever happens to it.
 bash "$files/command" </dev/null >/run/output 2>&1
 echo $? >/run/status

@@ -8,7 +8,8 @@
 #
 # Environment and current folder are those it was started with. /tmp, /run and target/tmp are empty and forgotten
 # afterwards; there is no network, and no standard input. It boots in some four seconds; all runs ten to twenty times slower
-# than here. What the command prints is printed; the kernel's messages are shown if it dies.
+# than here. So clang and the C compiler, where the command finds them by name, run outside of the machine, by Python.
+# What the command prints is printed; the kernel's messages are shown if it dies.
 # ON_KERNEL: the kernel: a name of tools/kernels (6.1, 6.12, newest), a version ("7.3") or a folder with a /. 6.12 unless set.
 # ON_KERNEL_TIMEOUT: seconds the machine may live, 600 unless set. ON_KERNEL_MEMORY: its memory in MiB, 2048.
 # ON_KERNEL_NICS: models of network cards ("virtio-net-pci e1000e"); none unless set. The machine has two of each, which a
@@ -79,6 +80,12 @@ done
 # The default machine has no PCI Express, and boots faster.
 [ "${#nics[@]}" = 0 ] || nics+=(-machine q35)
 
+# Those that run outside.
+compilers=""
+if command -v python3 >/dev/null; then
+	compilers=$(compgen -c | grep -xE 'cc|gcc|clang(-[0-9]+)?' | sort -u | tr '\n' ' ')
+fi
+
 # What the machine reads and writes. The cleaner removes it when this process is gone, however it ended: its input ends.
 files=$(mktemp -d /var/tmp/on-kernel.XXXXXXXX)
 coproc cleaner { trap '' INT TERM HUP; cat >/dev/null; rm -rf "$files"; }
@@ -86,6 +93,7 @@ coproc cleaner { trap '' INT TERM HUP; cat >/dev/null; rm -rf "$files"; }
 {
 	export -p
 	printf 'export TMPDIR=/tmp\n'
+	[ -z "$compilers" ] || printf 'export PATH=/run/compile:$PATH ON_KERNEL_TARGET=%q\n' "$target"
 	printf 'cd %q\n' "$PWD"
 	printf '%q ' "$@"
 } >"$files/command"
@@ -112,15 +120,23 @@ machine=(
 	-device virtio-serial-pci
 	-chardev stdio,id=output,signal=on -device virtserialport,chardev=output,name=output
 	-chardev "file,id=status,path=$files/status" -device virtserialport,chardev=status,name=status
+	-chardev "socket,id=compile,path=$files/compile,server=on,wait=off"
+	-device virtserialport,chardev=compile,name=compile.port
 	-kernel "$kernel/vmlinuz" "${nics[@]}"
 )
 init=$project/tools/on-kernel-init.sh
 arguments="console=ttyS0 panic=-1 oops=panic"
 if [ -e "$kernel/initramfs" ]; then
 	# its first process starts the one that is named to it
-	machine+=(-initrd "$kernel/initramfs" -append "$arguments -- $init $files $kernel $target")
+	machine+=(-initrd "$kernel/initramfs" -append "$arguments -- $init $files $kernel $target $compilers")
 else
-	machine+=(-append "$arguments root=host rootfstype=virtiofs ro init=$init -- $files $kernel $target")
+	machine+=(-append "$arguments root=host rootfstype=virtiofs ro init=$init -- $files $kernel $target $compilers")
+fi
+if [ -n "$compilers" ]; then
+	(
+		until [ -S "$files/compile" ]; do sleep 0.1; done
+		exec unshare --mount "${bound[@]}" "$project/tools/on-kernel-compile.py" "$files/compile" "$target"
+	) </dev/null >"$files/compiling" 2>&1 &
 fi
 ended=0
 # Its input is the silent cleaner: at an end of input it would take no output either.

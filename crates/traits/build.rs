@@ -4,5 +4,11 @@
 mod compile_bpf;
 
 fn main() {
-    compile_bpf::compile(&["src/deployment/bpf/dispatch.bpf.c", "src/socket/bpf/sockets.bpf.c"]);
+    compile_bpf::compile(&[
+        "src/deployment/bpf/dispatch.bpf.c",
+        "src/doctor/bpf/doctor.bpf.c",
+        "src/doctor/bpf/room.bpf.c",
+        "src/registry/bpf/metadata.bpf.c",
+        "src/socket/bpf/sockets.bpf.c",
+    ]);
 }

@@ -81,6 +81,20 @@ static __always_inline __u64 __trait_kernel_word(__u64 address, int index)
 	return word;
 }
 
+/* Both of them. */
+static __always_inline struct __trait_words __trait_kernel_pair(__u64 address)
+{
+	struct __trait_words pair;
+
+	if (__trait_can_cast()) {
+		pair.word[0] = __trait_kernel_word(address, 0);
+		pair.word[1] = __trait_kernel_word(address, 1);
+	} else {
+		bpf_probe_read_kernel(&pair, sizeof(pair), (const void *)address);
+	}
+	return pair;
+}
+
 /* Address of a member of the kernel's structure of a CO-RE flavour, of which `from` is the address, or a pointer to it. */
 #define __trait_kernel_member(from, flavour, member) ((__u64)(from) + bpf_core_field_offset(flavour, member))
 

@@ -80,10 +80,31 @@
  *
  * TC: trait_tc_get reads keys of the flow region directly from the metadata. trait_tc_set and trait_tc_del change keys
  * of the flow region; -EOPNOTSUPP for keep-first keys, after decapsulation, and where the packet has no area. From 6.18
- * they write through a dynptr (bpf_dynptr_from_skb_meta), and a packet that is a clone, because someone else holds it
- * (an AF_PACKET socket's queue, say), is -EOPNOTSUPP and keeps its traits. Before 6.18, or with TRAITS_TC_DIRECT_WRITE
- * defined, they store directly: cheaper, but then the kernel drops *all* metadata of a clone when the program is
- * entered (pskb_expand_head in net/core/skbuff.c, called from the prologue of tc_cls_act_prologue).
+ * they write through a dynptr (bpf_dynptr_from_skb_meta). Before 6.18, or with TRAITS_TC_DIRECT_WRITE defined, they store
+ * directly, which is cheaper. A packet may be a clone, because an AF_PACKET socket's queue, say, holds another:
+ *	from 6.19	the packet gets a head of its own with the metadata in it, and is changed; the other stays as it was
+ *	6.18		-EOPNOTSUPP; the packet keeps its traits
+ *	direct, to 6.18	the kernel drops *all* metadata of a clone when the program is entered (pskb_expand_head in
+ *			net/core/skbuff.c, called from the prologue of tc_cls_act_prologue)
+ *
+ * Programs at TC that push or pop bytes (bpf_skb_adjust_room, change_head, change_proto, vlan_push, vlan_pop), and heads
+ * that the kernel reallocates:
+ *	from 6.19	the visible metadata moves along, and a new head has it: keys of the flow region stay, of an open
+ *			area all. The hidden region stays where it was: read after a pop of 4 or 8 bytes (a VLAN tag) or
+ *			when what was popped is pushed again; else absent.
+ *	to 6.18		a push writes over the metadata: all traits are absent. A pop leaves them to be read. A new head,
+ *			also a clone's that is written to, has no metadata.
+ * Not covered:
+ * - From 6.19, behind a decapsulation. There the kernel moves what is in front of the inner MAC header as if it were the
+ *   metadata, and after a push or a pop by TC keys of the flow region may be read from the wrong bytes.
+ * - If XDP pushes bytes onto some packets before it sets traits, TC must not push as many onto other packets, if that is as
+ *   much as the area is long (from 6.19, as the packet region): what an earlier packet left in the buffer could be read.
+ * The kernel's own removal of a VLAN tag is covered, in front of a tunnel and inside it. Inside, it may leave the traits
+ * absent; so does a removal in front of tunnels of 58 bytes or more (VXLAN over IPv6).
+ *
+ * Routes with an encapsulation (lwtunnel: bpf, mpls, seg6): from 7.1.5 the kernel drops the metadata before it
+ * (net/core/lwtunnel.c), so lwt_* programs and what comes after them read nothing. Before, lwt_* programs read the traits,
+ * and what is pushed is written over the metadata.
  *
  * What is where (lower addresses left)
  *	| xdp_frame | headroom | foreign metadata | packet region | flow region | packet data |
@@ -99,7 +120,9 @@
  *
  * Kernels: Linux 5.15 and later, netfilter programs from 6.4. What goes through the kernel's structures uses the casts
  * of 6.2 where they are, and bpf_probe_read_kernel elsewhere, which requires CAP_PERFMON (kernel.bpf.h). 64-bit hosts.
- * clang from 14. Requires libbpf's bpf_helpers.h and bpf_core_read.h.
+ * clang from 14. Requires libbpf's bpf_helpers.h and bpf_core_read.h. Beside a vmlinux.h of a kernel that is built with
+ * -fms-extensions (7.3), whose structures embed others by their tag, pass clang -fms-extensions -Wno-microsoft-anon-tag;
+ * else it says "declaration does not declare anything", and members are missing.
  *
  * Version 1. TRAITS_ABI_VERSION changes when the descriptors below or the area's layout do.
  */
@@ -253,6 +276,8 @@ extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct b
 
 #define __TRAIT_ENOTSUPP 524 /* include/linux/errno.h */
 #define __TRAIT_META_MAX 252 /* xdp_metalen_invalid, include/net/xdp.h */
+#define __TRAIT_TUNNEL_MIN 38 /* the shortest headers around an Ethernet frame: Ethernet, IPv4 and GRE */
+#define __TRAIT_TUNNEL_L3_MIN 20 /* around an IP packet: IPv4 */
 
 /* footer of a region */
 struct __trait_footer {
@@ -353,27 +378,71 @@ static __always_inline __u64 __trait_sign_mask(__u64 word)
 	return word;
 }
 
+/* The word that starts 0, 4 or 8 bytes into two words. */
+static __always_inline __u64 __trait_word_between(const struct __trait_words *pair, int offset)
+{
+	if (offset != 4)
+		return pair->word[offset / 8];
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return pair->word[0] >> 32 | pair->word[1] << 32;
+#else
+	return pair->word[0] << 32 | pair->word[1] >> 32;
+#endif
+}
+
 /*
  * Where the flow region ends if XDP saw this headroom: there or, after VLAN tags were taken out, 4 or 8 bytes on; 0 if it
- * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts.
+ * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts. The result
+ * is the place times 16, plus the bytes it was moved.
  * Free of branches, because the verifier would follow each in every place this is called from.
  */
 static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_header)
 {
+	struct __trait_words at = __trait_kernel_pair(head + headroom - 8);
 	__u64 found = 0;
 	int moved;
 
 #pragma unroll
 	for (moved = 0; moved <= 8; moved += 4) {
 		__u64 place = (headroom + moved) & 0xffff;
-		__u64 differs = __trait_kernel_word(head + place - 16, 1) ^ trait_area.flow_nonce;
+		__u64 differs = __trait_word_between(&at, moved) ^ trait_area.flow_nonce;
 		__u64 same = ~__trait_sign_mask(differs | -differs);
 		__u64 in_front = __trait_sign_mask(place - mac_header);
 		__u64 too_near = __trait_sign_mask(place - trait_area.flow_len);
 
-		found |= place & same & in_front & ~too_near;
+		found |= (place << 4 | moved) & same & in_front & ~too_near;
 	}
 	return found;
+}
+
+/*
+ * Whether the kernel moved the metadata to this place while it lay in front of the MAC header, so that all of it was
+ * moved. It moves as many bytes as the metadata is long from in front of the MAC header, whatever they are: when it takes a
+ * VLAN tag out of a packet inside a tunnel, the end of our area and the tunnel's headers. Then the first bytes of what it
+ * moved are still where they were, too: 4, or 8 if it took out both tags at once.
+ */
+static __always_inline _Bool __trait_moved_whole(__u64 head, __u32 place, __u32 moved, __u32 mac_header, __u32 meta_len)
+{
+	__u32 tunnel = mac_header - place, flow_len = trait_area.flow_len;
+	__u64 from, word;
+
+	/* right in front of it is the hidden region, which is never moved: so nothing was, XDP saw another headroom */
+	if (trait_area.packet_len && meta_len == flow_len &&
+	    __trait_kernel_word(head + place - flow_len - 16, 1) == (trait_area.packet_nonce | 1))
+		return 1;
+	/* no tunnel; or the metadata is too short to reach the area from behind one, or from behind this one */
+	if (tunnel < __TRAIT_TUNNEL_L3_MIN || meta_len < 8 + __TRAIT_TUNNEL_L3_MIN)
+		return 1;
+	/* in two tunnels, it may have moved what was in front of the inner one's headers */
+	if (tunnel >= __TRAIT_TUNNEL_MIN + __TRAIT_TUNNEL_L3_MIN)
+		return 0;
+	if (meta_len < 8 + tunnel)
+		return 1;
+	from = head + mac_header - 4 - meta_len;
+	word = __trait_kernel_word(from, 0);
+	if ((__u32)word == word >> 32)
+		return 0;
+	return moved != 8 || __trait_kernel_word(from - 4, 0) != __trait_kernel_word(from - 4, 1);
 }
 
 /* The higher of two places, without a branch. */
@@ -388,10 +457,10 @@ static __always_inline __u32 __trait_higher(__u32 one, __u32 other)
  * Decapsulation has moved the MAC header: looks at the headrooms that XDP saw. Not static, so that the verifier goes
  * through it once for a program, and not for each way to each call.
  */
-__weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
+__weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header, __u32 meta_len)
 {
 	struct trait_anchors *seen;
-	__u32 zero = 0, found;
+	__u32 zero = 0, found, place, moved;
 	int i;
 
 	/*
@@ -400,8 +469,8 @@ __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
 	 * native XDP all leave the same headroom, which binding puts first.
 	 */
 	found = __trait_seek(head, trait_area.anchors[0], mac_header);
-	if (found && mac_header - found <= trait_area.flow_len - 8)
-		return head + (found & 0xffff);
+	if (found && mac_header - (found >> 4) <= trait_area.flow_len - 8)
+		goto judge;
 #pragma unroll
 	for (i = 1; i < TRAITS_ANCHOR_COUNT; i++)
 		if (trait_area.anchors[i])
@@ -415,60 +484,68 @@ __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
 				break;
 			found = __trait_higher(found, __trait_seek(head, headroom, mac_header));
 		}
-	return found ? head + (found & 0xffff) : 0;
+judge:
+	if (!found)
+		return 0;
+	place = (found >> 4) & 0xffff;
+	moved = found & 15;
+	if (moved && !__trait_moved_whole(head, place, moved, mac_header, meta_len))
+		return 0;
+	return head + place;
 }
 
-/*
- * What __trait_skb_anchor returns, where each read is a copy: what lies together is copied at once. Out of line, for the
- * registers of the other way.
- */
-static __trait_outline __u64 __trait_skb_anchor_by_copies(const struct sk_buff *skb, __u32 *meta_len)
+/* What leads to an skb's metadata. */
+struct __trait_skb_head {
+	__u64 head;
+	__u32 end;
+	__u32 mac_header;
+};
+
+/* Reads it where each read is a copy: what lies together is copied at once. Out of line, for the registers of the other way. */
+static __trait_outline int __trait_copy_skb_head(const struct sk_buff *skb, struct __trait_skb_head *to)
 {
 	const struct sk_buff___traits *s = (const void *)skb;
 	/* the verifier wants what is on the stack aligned as it is in the kernel's structure */
 	__u32 start = bpf_core_field_offset(s->mac_header) & ~7U;
 	__u32 mac_at = bpf_core_field_offset(s->mac_header) - start, end_at = bpf_core_field_offset(s->end) - start,
 	      head_at = bpf_core_field_offset(s->head) - start;
-	__u64 copy[4], head;
-	__u32 mac_header;
+	__u64 copy[4];
 
 	if (head_at > sizeof(copy) - 8 || end_at > sizeof(copy) - 4)
-		return 0;
+		return -ENOENT;
 	__trait_hide(mac_at); /* clang would add it by an OR, which the verifier refuses of a pointer */
 	bpf_probe_read_kernel(copy, sizeof(copy), (const void *)s + start);
-	head = *(__u64 *)((void *)copy + head_at);
-	*meta_len = __trait_kernel_field(head + *(__u32 *)((void *)copy + end_at), struct skb_shared_info___traits,
-					 meta_len);
-	if (*meta_len < trait_area.flow_len)
-		return 0;
-	mac_header = *(__u16 *)((void *)copy + mac_at);
-	if (__trait_kernel_word(head + mac_header - 16, 1) == trait_area.flow_nonce)
-		return head + mac_header;
-	return trait_decap_anchor(head, mac_header);
+	to->head = *(__u64 *)((void *)copy + head_at);
+	to->end = *(__u32 *)((void *)copy + end_at);
+	to->mac_header = *(__u16 *)((void *)copy + mac_at);
+	return 0;
 }
 
 /* Address of the packet data as XDP left it, if an authentic flow region is in front of it; else 0. */
 static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u32 *meta_len)
 {
 	const struct sk_buff___traits *s = (const void *)skb;
-	__u64 head, at, nonce = trait_area.flow_nonce;
-	__u32 mac_header, len;
+	__u64 head, nonce = trait_area.flow_nonce;
+	struct __trait_skb_head copy;
+	__u32 mac_header;
 
 	if (!nonce)
 		return 0;
-	if (!__trait_can_cast()) {
-		at = __trait_skb_anchor_by_copies(skb, &len);
-		*meta_len = len;
-		return at;
+	if (__trait_can_cast()) {
+		head = __trait_kernel_field(s, struct sk_buff___traits, head);
+		*meta_len = __trait_kernel_field(head + s->end, struct skb_shared_info___traits, meta_len);
+	} else {
+		if (__trait_copy_skb_head(skb, &copy))
+			return 0;
+		head = copy.head;
+		*meta_len = __trait_kernel_field(head + copy.end, struct skb_shared_info___traits, meta_len);
 	}
-	head = __trait_kernel_field(s, struct sk_buff___traits, head);
-	*meta_len = __trait_kernel_field(head + s->end, struct skb_shared_info___traits, meta_len);
 	if (*meta_len < trait_area.flow_len)
 		return 0;
-	mac_header = s->mac_header;
+	mac_header = __trait_can_cast() ? s->mac_header : copy.mac_header;
 	if (__trait_kernel_word(head + mac_header - 16, 1) == nonce)
 		return head + mac_header;
-	return trait_decap_anchor(head, mac_header);
+	return trait_decap_anchor(head, mac_header, *meta_len);
 }
 
 static __always_inline int __trait_skb_get(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
@@ -770,6 +847,7 @@ static __always_inline void *__trait_xdp_area_at(struct xdp_md *ctx, __u32 offse
 	void *area = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
 	void *data = __trait_ctx_ptr(struct xdp_md, ctx, data);
 
+	__trait_hide(offset); /* clang leaves the bound out where it knows it; the verifier does not */
 	area += offset & 0xff;
 	return area + trait_area.area_len > data ? (void *)0 : area;
 }

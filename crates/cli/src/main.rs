@@ -7,6 +7,7 @@ mod bind;
 mod clock;
 mod demo;
 mod deploy;
+mod doctor;
 mod interrupt;
 mod keys;
 mod mode;
@@ -119,6 +120,7 @@ enum Command {
     Explain(policy::explain::Options),
     Bind(bind::Options),
     Demo(demo::Options),
+    Doctor(doctor::Options),
     Up(deploy::Up),
     Down(deploy::Down),
     Status(deploy::Status),
@@ -139,6 +141,10 @@ fn main() -> ExitCode {
         Command::Explain(command) => policy::explain::run(command, &cli.global),
         Command::Bind(options) => bind::run(options, &cli.global),
         Command::Demo(options) => match demo::run(options) {
+            Ok(status) => return status,
+            Err(error) => Err(error),
+        },
+        Command::Doctor(options) => match doctor::run(options, &cli.global) {
             Ok(status) => return status,
             Err(error) => Err(error),
         },

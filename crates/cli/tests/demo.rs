@@ -394,3 +394,34 @@ fn without_nft_it_says_what_to_install() {
     let line = refusal(&output);
     assert!(line.contains("install the package nftables"), "{line}");
 }
+
+#[test]
+fn where_sockets_are_served_it_names_the_command_that_ends_that() {
+    if !kernel_tests_enabled() {
+        return;
+    }
+    // in namespaces of its own whose root of cgroups is one of its own, and whose registry, too
+    let inside = r#"
+        while umount "$1" 2>&-; do :; done
+        mount -t cgroup2 none "$1" && mount -t bpf none /sys/fs/bpf &&
+        "$0" registry create >&2 && "$0" sockets attach >&2 || exit 3
+        "$0" demo
+        ended=$?
+        "$0" sockets detach >&2
+        exit $ended"#;
+    let outside = r#"
+        root=$(findmnt -nfo TARGET -t cgroup2)
+        own=$root/traits-demo-test-$$
+        mkdir "$own" && echo 0 >"$own/cgroup.procs" || exit 4
+        unshare --mount --cgroup sh -c "$1" "$0" "$root"
+        ended=$?
+        echo 0 >"$root/cgroup.procs"
+        rmdir "$own"
+        exit $ended"#;
+    let output = Command::new("sh").args(["-c", outside, EXECUTABLE, inside]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
+    let line = said.lines().find(|line| line.starts_with("traits: ")).unwrap_or_else(|| panic!("{said}"));
+    let (_, command) = line.split_once("registry 'default'").unwrap_or_else(|| panic!("{line}"));
+    assert!(command.contains("`traits sockets detach --registry default --cgroup /"), "{line}");
+}

@@ -10,7 +10,9 @@ pub mod bind;
 pub mod bpffs;
 pub mod deployment;
 mod descriptor;
+pub mod doctor;
 pub mod drop_reason;
+mod netlink;
 pub mod registry;
 pub mod socket;
 

@@ -92,6 +92,8 @@ With --json, one object; times are in nanoseconds since XDP:
    \"stages\": [{\"stage\", \"packets\", \"with_traits\", \"udp_packets\", \"udp_expected\", \"tcp_packets\",
                \"tcp_bytes\", \"latency_ns\": {\"min\", \"median\", \"p99\", \"max\"},
                \"sample\": {\"flow_id\", \"tenant\", \"rx_ts\"}}, ...],
+   \"not_shown\": [STAGE, ...],
+   \"not_shown\": [STAGE, ...],
    \"servers\": [{\"server\", \"packet\", \"flow_id\", \"tenant\", \"rx_ts\", \"latency_ns\"}, ...],
    \"drops\": [{\"reason\", \"tenant\", \"packets\", \"with_traits\", \"expected\"}, ...],
    \"problems\": [TEXT, ...]}
@@ -167,7 +169,8 @@ fn show(options: &Options, interrupt: &Interrupt, progress: &mut Progress) -> Re
     let bpffs = Bpffs::new()?;
     let registry = programs::registry(&bpffs)?;
     let skip = if options.sabotage { 10 } else { 0 };
-    let object = programs::load(&registry, network.rx(flows::Route::Plain).netns(), skip)?;
+    let stages = Stage::shown(ProgramType::Netfilter.is_supported()?);
+    let object = programs::load(&registry, network.rx(flows::Route::Plain).netns(), skip, &stages)?;
     let cgroup = Cgroup::new()?;
     programs::serve_sockets(&registry, &cgroup)?;
     let (served, of_servers) = mpsc::channel();
@@ -211,6 +214,7 @@ fn show(options: &Options, interrupt: &Interrupt, progress: &mut Progress) -> Re
         lost,
         reasons: &reasons,
         xdp_mode: attached.mode.to_string(),
+        stages: &stages,
     })))
 }
 

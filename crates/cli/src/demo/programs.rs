@@ -21,7 +21,7 @@ use packet_traits::{
 };
 use packet_traits_lab::{Bpffs, Cgroup, Family, Netns};
 
-use super::{flows::Route, network::Network, servers::Servers, traffic::WINDOW};
+use super::{flows::Route, network::Network, records::Stage, servers::Servers, traffic::WINDOW};
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo.bpf.o"));
 
@@ -30,6 +30,12 @@ const KEYS: [(&str, KeyType, Merge, &str); 3] = [
     ("tenant", KeyType::U32, Merge::Block, "VNI, or a number for the source prefix"),
     ("flow_id", KeyType::U64, Merge::KeepFirst, "unique per packet"),
     ("rx_ts", KeyType::Timestamp, Merge::KeepFirst, "when XDP saw the packet"),
+];
+
+/// The netfilter programs, and their hooks.
+const NETFILTER: [(&str, Stage, NetfilterHook); 2] = [
+    ("demo_local_in", Stage::LocalIn, NetfilterHook::LocalIn),
+    ("demo_pre_route", Stage::PreRouting, NetfilterHook::PreRouting),
 ];
 
 /// Where the netfilter programs run: before the rule that drops, which has priority 0.
@@ -45,8 +51,13 @@ pub(super) fn registry(bpffs: &Bpffs) -> Result<Registry, Box<dyn Error>> {
     Ok(registry)
 }
 
-/// Binds and loads the programs. XDP leaves every `skip`-th packet without traits, none if that is 0.
-pub(super) fn load(registry: &Registry, receiver: &Netns, skip: u32) -> Result<LoadedObject, Box<dyn Error>> {
+/// Binds and loads the programs of these stages. XDP leaves every `skip`-th packet without traits, none if that is 0.
+pub(super) fn load(
+    registry: &Registry,
+    receiver: &Netns,
+    skip: u32,
+    stages: &[Stage],
+) -> Result<LoadedObject, Box<dyn Error>> {
     let mut bound = BoundObject::from_bytes(OBJECT, "the demo's programs", registry)?;
     // net.ns.inum in the kernel
     let netns = u32::try_from(File::from(receiver.fd().try_clone_to_owned()?).metadata()?.ino())?;
@@ -54,6 +65,11 @@ pub(super) fn load(registry: &Registry, receiver: &Netns, skip: u32) -> Result<L
     let mut section = bound.open_object_mut().maps_mut().find(|map| map.name() == ".rodata.config");
     let value = section.as_mut().and_then(|map| map.initial_value_mut()?.get_mut(..config.len()));
     value.ok_or("the demo's object has no section `.rodata.config`")?.copy_from_slice(&config);
+    for mut program in bound.open_object_mut().progs_mut() {
+        if NETFILTER.iter().any(|(name, stage, _)| program.name() == *name && !stages.contains(stage)) {
+            program.set_autoload(false);
+        }
+    }
     Ok(bound.load()?)
 }
 
@@ -67,12 +83,20 @@ pub(super) fn serve_sockets(registry: &Registry, cgroup: &Cgroup) -> Result<(), 
         ..AttachOptions::default()
     };
     match SocketPrograms::attach(registry, &options) {
-        Err(SocketProgramsError::Overlap { holder, .. }) => Err(format!(
-            "cannot serve the sockets of the demo's servers: `traits sockets attach` is in force for {}, and a socket is \
-             served by one registry only; detach that for the time of the demo (`traits sockets detach --help`)",
-            holder.cgroup.display()
-        )
-        .into()),
+        Err(SocketProgramsError::Overlap { holder, .. }) => {
+            let command = holder.detach_command();
+            let whose = match &holder.registry {
+                Some(name) => format!("by registry '{name}'"),
+                None => format!("by a registry (id {:016x}) in another BPF file system", holder.registry_id),
+            };
+            Err(format!(
+                "cannot serve the sockets of the demo's servers: those of {} are served {whose}, and a socket is served by \
+                 one registry only; detach them for the time of the demo: `{}`",
+                holder.cgroup.display(),
+                command.as_deref().unwrap_or("traits sockets detach --all --registry NAME --bpffs PATH")
+            )
+            .into())
+        }
         other => Ok(other.map(drop)?),
     }
 }
@@ -110,7 +134,10 @@ pub(super) fn attach(
         CgroupHook::Ingress,
     )?);
     let rx0 = network.rx(Route::Plain);
-    for (name, hook) in [("demo_local_in", NetfilterHook::LocalIn), ("demo_pre_route", NetfilterHook::PreRouting)] {
+    for (name, _, hook) in NETFILTER {
+        if object.program(name).is_some_and(|program| !program.autoload()) {
+            continue;
+        }
         let fd = program(name)?;
         for family in [NetfilterFamily::Ipv4, NetfilterFamily::Ipv6] {
             let options = NetfilterOptions::new(family, hook).priority(PRIORITY);

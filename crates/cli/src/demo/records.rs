@@ -37,6 +37,15 @@ impl Stage {
         Stage::Application,
     ];
 
+    /// Those that a kernel shows: before Linux 6.4 there are no netfilter programs.
+    pub(super) fn shown(netfilter: bool) -> Vec<Stage> {
+        Stage::ALL.into_iter().filter(|stage| netfilter || !stage.is_netfilter()).collect()
+    }
+
+    pub(super) fn is_netfilter(self) -> bool {
+        matches!(self, Stage::PreRouting | Stage::LocalIn)
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Stage::Xdp => "xdp",

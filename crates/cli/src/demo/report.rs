@@ -2,6 +2,8 @@
 
 use std::io;
 
+use packet_traits::attach::Feature;
+
 use super::{
     flows::{VNI_OVER_IPV4, VNI_OVER_IPV6},
     records::Stage,
@@ -26,6 +28,10 @@ fn text(verdict: &Verdict) -> Vec<String> {
         String::new(),
     ];
     stages(&verdict.stages, &mut lines);
+    if !verdict.not_shown.is_empty() {
+        lines.push(format!("Not shown: {}:", verdict.not_shown.join(", ")));
+        lines.push(format!("{}; all other stages do without.", Feature::NetfilterLink));
+    }
     lines.push(String::new());
     lines.extend(NOTES.lines().map(str::to_owned));
     lines.extend(merged(&verdict.stages));
@@ -172,6 +178,7 @@ mod tests {
             xdp_mode: "generic".into(),
             flows: vec![flow("bytes", 6 << 20, 1), flow("datagrams", 120_000, 1), flow("datagrams", 80, 0)],
             stages: Stage::ALL.iter().map(stage).collect(),
+            not_shown: vec![Stage::PreRouting.name(), Stage::LocalIn.name()],
             servers: vec![Reading {
                 server: SAMPLED_TRANSFER.to_string(),
                 packet: "datagram 10000".into(),

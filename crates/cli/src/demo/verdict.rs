@@ -19,6 +19,8 @@ pub(super) struct Verdict {
     pub(super) xdp_mode: String,
     pub(super) flows: Vec<FlowResult>,
     pub(super) stages: Vec<StageResult>,
+    /// Names of the stages that this kernel cannot show.
+    pub(super) not_shown: Vec<&'static str>,
     /// Some of what the servers have read.
     pub(super) servers: Vec<Reading>,
     pub(super) drops: Vec<DropResult>,
@@ -118,6 +120,8 @@ pub(super) struct Evidence<'a> {
     /// Names of the kernel's drop reasons.
     pub(super) reasons: &'a dyn Fn(u32) -> String,
     pub(super) xdp_mode: String,
+    /// The stages at which there was a program to see packets.
+    pub(super) stages: &'a [Stage],
 }
 
 /// Judges.
@@ -135,7 +139,12 @@ pub(super) fn judge(evidence: &Evidence<'_>) -> Verdict {
         ok: problems.is_empty(),
         xdp_mode: evidence.xdp_mode.clone(),
         flows: evidence.sent.iter().map(flow).collect(),
-        stages: Stage::ALL.iter().map(|stage| stage_result(evidence, *stage)).collect(),
+        stages: evidence.stages.iter().map(|stage| stage_result(evidence, *stage)).collect(),
+        not_shown: Stage::ALL
+            .iter()
+            .filter(|stage| !evidence.stages.contains(stage))
+            .map(|stage| stage.name())
+            .collect(),
         servers: readings(evidence),
         drops: drop_results(evidence),
         problems,
@@ -261,7 +270,7 @@ fn problems(evidence: &Evidence<'_>) -> Vec<String> {
 
     for sent in evidence.sent {
         let seen: Vec<&Record> = evidence.records.iter().filter(|record| record.port == sent.flow.port).collect();
-        for stage in Stage::ALL {
+        for &stage in evidence.stages {
             let here: Vec<&Record> = seen.iter().filter(|record| record.stage == stage).copied().collect();
             let mut wrong = Vec::new();
             if sent.flow.kind == Kind::Transfer {
@@ -423,7 +432,7 @@ mod tests {
 
     fn verdict(sent: Sent, records: &[Record]) -> Verdict {
         let (sent, xdp_mode) = ([sent], "native".to_owned());
-        judge(&Evidence { sent: &sent, records, lost: 0, reasons: &reason, xdp_mode })
+        judge(&Evidence { sent: &sent, records, lost: 0, reasons: &reason, xdp_mode, stages: &Stage::ALL })
     }
 
     /// Changes what was seen of a flow of `kind`, and returns what is then wrong.
@@ -451,6 +460,18 @@ mod tests {
             assert!(verdict.ok, "{:?}", verdict.problems);
             assert!(verdict.drops.iter().all(|drop| drop.packets as u64 == drop.expected));
         }
+    }
+
+    #[test]
+    fn stages_that_the_kernel_cannot_show_are_named_and_not_missed() {
+        let (sent, mut records) = faultless(flow_with(Kind::Echo));
+        records.retain(|record| !record.stage.is_netfilter());
+        let (sent, xdp_mode, stages) = ([sent], "native".to_owned(), Stage::shown(false));
+        let evidence =
+            Evidence { sent: &sent, records: &records, lost: 0, reasons: &reason, xdp_mode, stages: &stages };
+        let verdict = judge(&evidence);
+        assert!(verdict.ok, "{:?}", verdict.problems);
+        assert_eq!(verdict.not_shown, ["netfilter-prerouting", "netfilter-localin"]);
     }
 
     #[test]
@@ -556,7 +577,15 @@ mod tests {
         let (echo, transfer) = (faultless(SAMPLED), faultless(SAMPLED_TRANSFER));
         let records: Vec<Record> = [echo.1, transfer.1].concat();
         let (sent, xdp_mode) = ([echo.0, transfer.0], "native".to_owned());
-        let readings = judge(&Evidence { sent: &sent, records: &records, lost: 0, reasons: &reason, xdp_mode }).servers;
+        let readings = judge(&Evidence {
+            sent: &sent,
+            records: &records,
+            lost: 0,
+            reasons: &reason,
+            xdp_mode,
+            stages: &Stage::ALL,
+        })
+        .servers;
         let shown: Vec<_> = readings.iter().map(|one| (&*one.packet, one.traits.tenant, one.latency_ns)).collect();
         let expected =
             [("datagram 1", 2002, 2000 - 1001), ("the SYN", 1001, 2000 - 1099), ("the newest data", 1001, 2000 - 1002)];

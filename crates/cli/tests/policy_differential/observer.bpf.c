@@ -5,8 +5,7 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_helpers.h>
+#include <packet_traits/kernel.bpf.h>
 
 #define IN_FRONT 256
 
@@ -32,14 +31,13 @@ struct {
 	__type(value, struct observed);
 } observed SEC(".maps");
 
-extern void *bpf_cast_to_kern_ctx(void *obj) __ksym;
-
 SEC("tcx/ingress")
 int observe(struct __sk_buff *ctx)
 {
-	struct sk_buff___observed *skb = bpf_cast_to_kern_ctx(ctx);
+	const void *skb = __trait_kern_ctx(ctx);
 	struct observed *seen;
 	__u32 zero = 0;
+	__u64 at;
 
 	seen = bpf_map_lookup_elem(&observed, &zero);
 	if (!seen)
@@ -50,7 +48,9 @@ int observe(struct __sk_buff *ctx)
 	seen->queue_mapping = ctx->queue_mapping;
 	seen->meta_len = ctx->data - ctx->data_meta;
 	seen->length = ctx->len;
-	bpf_probe_read_kernel(seen->in_front, IN_FRONT, skb->head + skb->mac_header - IN_FRONT);
+	at = __trait_kernel_field(skb, struct sk_buff___observed, head) +
+	     __trait_kernel_field(skb, struct sk_buff___observed, mac_header);
+	bpf_probe_read_kernel(seen->in_front, IN_FRONT, (const void *)(at - IN_FRONT));
 	return TC_ACT_SHOT;
 }
 

@@ -4,7 +4,8 @@ use std::{io, path::PathBuf};
 
 use packet_traits_core::{KeyName, KeyType, Merge};
 
-use crate::registry::RegistryError;
+use super::refusal::Refusal;
+use crate::{attach::Feature, registry::RegistryError};
 
 /// Why an object could not be bound or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +147,36 @@ pub enum BindError {
         /// libbpf's error.
         source: libbpf_rs::Error,
     },
+    /// The running kernel lacks what a program needs.
+    #[error(
+        "loading {object}: program {program}: {feature}; this is {running}, without it or built without {}; take the \
+         program out, or run a newer kernel", feature.config()
+    )]
+    Unsupported {
+        /// The object.
+        object: String,
+        /// The program.
+        program: String,
+        /// What the kernel lacks.
+        feature: Feature,
+        /// The running kernel's release.
+        running: String,
+    },
+    /// The running kernel does not know the type of a program.
+    #[error(
+        "loading {object}: program {program} is of type {kind}, which this kernel ({running}) does not know; take the \
+         program out, or run a kernel that is built with it"
+    )]
+    ProgramType {
+        /// The object.
+        object: String,
+        /// The program.
+        program: String,
+        /// Its type.
+        kind: &'static str,
+        /// The running kernel's release.
+        running: String,
+    },
     /// The kernel refused the object.
     #[error("loading {object}: {}", load_reason(.program.as_deref(), .log, .source))]
     Load {
@@ -180,18 +211,10 @@ impl BindError {
     }
 }
 
-/// The last line of a verifier's log that is not its statistics: the one that says why.
-fn telling_line(log: &str) -> Option<&str> {
-    log.lines().map(str::trim).rfind(|line| {
-        !line.is_empty()
-            && !["processed ", "verification time", "stack depth"].iter().any(|start| line.starts_with(start))
-    })
-}
-
 fn load_reason(program: Option<&str>, log: &str, source: &libbpf_rs::Error) -> String {
-    match (program, telling_line(log)) {
-        (Some(program), Some(line)) => {
-            format!("the verifier refuses program {program}: {line} (-v shows its whole log)")
+    match (program, Refusal::read(log)) {
+        (Some(program), Some(refusal)) => {
+            format!("the verifier refuses program {program}: {refusal} (-v shows its whole log)")
         }
         (Some(program), None) => format!("program {program}: {}", libbpf_words(source)),
         (None, _) => libbpf_words(source),
@@ -234,14 +257,6 @@ fn libbpf_code(code: u32) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_telling_line_is_the_verifiers_last_word() {
-        let log = "0: R1=ctx()\n1: (79) r2 = *(u64 *)(r1 +8)\ninvalid bpf_context access off=8 size=8\n\
-                   processed 2 insns (limit 1000000) max_states_per_insn 0\n\n";
-        assert_eq!(telling_line(log), Some("invalid bpf_context access off=8 size=8"));
-        assert_eq!(telling_line(""), None);
-    }
 
     #[test]
     fn libbpfs_own_codes_are_put_in_words_and_others_left_as_they_are() {

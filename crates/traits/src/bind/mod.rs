@@ -14,8 +14,10 @@
 mod ctype;
 mod error;
 mod file;
+mod needs;
 mod object;
 mod open;
+mod refusal;
 
 pub use error::BindError;
 pub use file::bind_file;

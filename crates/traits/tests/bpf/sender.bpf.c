@@ -32,6 +32,8 @@ struct sk_buff___test {
 	struct net_device___test *dev;
 } __attribute__((preserve_access_index));
 
+#define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___test, field)
+
 /* the sender's namespace; set before traffic starts */
 __u64 netns_cookie;
 
@@ -60,16 +62,16 @@ __u64 netns_cookie;
 	})
 
 /* Whether the packet is one to TEST_PORT, or a later fragment; then says which. */
-static __always_inline _Bool describe(struct sk_buff *skb, struct record *r)
+static __always_inline _Bool describe(const void *skb, struct record *r)
 {
-	struct sk_buff___test *s = (void *)skb;
-	__u64 network = (__u64)s->head + s->network_header, transport = (__u64)s->head + s->transport_header;
-	__u64 linear_end = (__u64)s->data + s->len - s->data_len;
+	__u64 head = SKB(skb, head), data = SKB(skb, data);
+	__u64 network = head + SKB(skb, network_header), transport = head + SKB(skb, transport_header);
+	__u64 linear_end = data + SKB(skb, len) - SKB(skb, data_len);
 	__u64 ip = __trait_kernel_word(network, 0), first, second;
 	__u32 offset;
 	__u8 proto;
 
-	if (s->protocol == bpf_htons(ETH_P_IPV6)) {
+	if (SKB(skb, protocol) == bpf_htons(ETH_P_IPV6)) {
 		proto = ip >> 48;
 		offset = 0;
 		if (proto == IPPROTO_FRAGMENT) {
@@ -78,13 +80,13 @@ static __always_inline _Bool describe(struct sk_buff *skb, struct record *r)
 			offset = bpf_ntohs(first >> 16) & ~7;
 			transport = network + sizeof(struct ipv6hdr) + 8;
 		}
-	} else if (s->protocol == bpf_htons(ETH_P_IP)) {
+	} else if (SKB(skb, protocol) == bpf_htons(ETH_P_IP)) {
 		proto = __trait_kernel_word(network, 1) >> 8;
 		offset = (bpf_ntohs(ip >> 48) & 0x1fff) * 8;
 	} else {
 		return 0;
 	}
-	r->extra = s->mark;
+	r->extra = SKB(skb, mark);
 	if (offset) {
 		r->extra |= IS_FRAGMENT;
 		r->len = offset;
@@ -100,7 +102,7 @@ static __always_inline _Bool describe(struct sk_buff *skb, struct record *r)
 		return 1;
 	}
 	r->extra |= IS_TCP | (second >> 40 & 2 ? IS_SYN : 0) | (second >> 40 & 1 ? IS_FIN : 0);
-	r->len = (__u64)s->data + s->len - transport - ((second >> 36 & 0xf) << 2);
+	r->len = data + SKB(skb, len) - transport - ((second >> 36 & 0xf) << 2);
 	return proto == IPPROTO_TCP;
 }
 
@@ -132,7 +134,7 @@ int cgroup_egress(struct __sk_buff *ctx)
 {
 	struct record r = { .stage = STAGE_CGROUP_EGRESS };
 
-	if (describe(bpf_cast_to_kern_ctx(ctx), &r)) {
+	if (describe(__trait_kern_ctx(ctx), &r)) {
 		READ_SENDER(trait_sender_get, trait_sender_is_set, ctx, &r);
 		submit(&r);
 	}
@@ -144,7 +146,7 @@ int tc_egress(struct __sk_buff *ctx)
 {
 	struct record r = { .stage = STAGE_TC_EGRESS };
 
-	if (describe(bpf_cast_to_kern_ctx(ctx), &r)) {
+	if (describe(__trait_kern_ctx(ctx), &r)) {
 		READ_SENDER(trait_tc_sender_get, trait_tc_sender_is_set, ctx, &r);
 		submit(&r);
 	}

@@ -23,8 +23,7 @@ SEC("sockops")
 int callbacks(struct bpf_sock_ops *ctx)
 {
 	struct record r = { .stage = STAGE_SOCK_OPS, .extra = ctx->op };
-	struct bpf_sock_ops_kern___syn *kern;
-	struct sk_buff *syn;
+	__u64 syn;
 
 	if (ctx->local_port != TEST_PORT || bpf_get_netns_cookie(ctx) != netns_cookie)
 		return 1;
@@ -34,11 +33,10 @@ int callbacks(struct bpf_sock_ops *ctx)
 					  BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG | BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
 		return 1;
 	case BPF_SOCK_OPS_HDR_OPT_LEN_CB: /* before a packet is sent */
-		kern = bpf_cast_to_kern_ctx(ctx);
-		syn = kern->syn_skb;
+		syn = __trait_kernel_field(__trait_kern_ctx(ctx), struct bpf_sock_ops_kern___syn, syn_skb);
 		if (!syn)
 			return 1;
-		READ_EACH(syn, &r);
+		READ_EACH((struct sk_buff *)__trait_kernel_pointer(syn, struct sk_buff___traits), &r);
 		break;
 	default:
 		READ_EACH(ctx, &r);

@@ -401,6 +401,7 @@ static __always_inline void save_syn(struct __sk_buff *ctx, const void *skb)
 	struct trait_view view;
 	struct segment segment;
 	__u64 header, sk;
+	int err;
 
 	read_segment(skb, &segment);
 	sk = SKB(skb, sk);
@@ -423,7 +424,8 @@ static __always_inline void save_syn(struct __sk_buff *ctx, const void *skb)
 	key.sport = segment.sport;
 	key.dport = segment.dport;
 	key.sequence = segment.sequence;
-	keep(&values, &view, trait_view(ctx, &view));
+	err = trait_view(ctx, &view);
+	keep(&values, &view, err);
 	bpf_map_update_elem(&pt_syns, &key, &values, BPF_ANY);
 }
 
@@ -457,7 +459,9 @@ static __always_inline _Bool is_taken(const struct receive *receive, const struc
 		struct trait_view __view;                                                                              \
                                                                                                                        \
 		if (__to) {                                                                                            \
-			keep(&__to->values, &__view, trait_view(ctx, &__view));                                        \
+			int __err = trait_view(ctx, &__view);                                                          \
+                                                                                                                       \
+			keep(&__to->values, &__view, __err);                                                           \
 			__sync_fetch_and_add(&(receive)->last_sequence, 1);                                            \
 		}                                                                                                      \
 	})
@@ -983,6 +987,7 @@ static __always_inline __u64 socket_of(struct bpf_sockopt *ctx)
 
 static __always_inline int give_last(struct bpf_sockopt *ctx, struct receive *receive, __u32 number)
 {
+	const struct trait_sender_values *values;
 	struct arrival *last;
 	__u32 sequence, i;
 	int ret;
@@ -994,7 +999,9 @@ static __always_inline int give_last(struct bpf_sockopt *ctx, struct receive *re
 		last = newest_of(receive, 0);
 		if (!is_taken(receive, last, TCP(socket_of(ctx), rcv_nxt)))
 			last = newest_of(receive, 1);
-		ret = give_traits(ctx, is_known(receive, last) ? &last->values : NULL, number);
+		values = is_known(receive, last) ? &last->values : NULL;
+		__trait_hide(values); /* clang would ask again, and old verifiers not know the answer */
+		ret = give_traits(ctx, values, number);
 		if (*(volatile __u32 *)&receive->last_sequence == sequence)
 			return ret;
 	}
@@ -1233,7 +1240,7 @@ static __always_inline int read_change(struct bpf_sockopt *ctx, __u32 number, st
 			return -EINVAL;
 		return 0;
 	}
-	if (len != change->place.size)
+	if (len != (__s32)change->place.size)
 		return -EINVAL;
 #define TAKE(n)                                                                                                        \
 	case n:                                                                                                        \

@@ -18,6 +18,7 @@ use crate::{
         AttachError, CgroupHook,
         cgroup::{self, CgroupLink},
     },
+    bpffs::DEFAULT_ROOT,
     registry::{self, Registry, RegistryError, RegistryName},
 };
 
@@ -106,7 +107,8 @@ pub(super) fn refuse_overlap(
     let Some((link, place, path)) = nearest(cgroup, &others) else { return Ok(()) };
     let ids = registry::registries_of(link.program).map_err(|source| RegistryError::Programs { source })?;
     let registry_id = ids.first().copied().unwrap_or_default();
-    let holder = Overlap { registry: name_of(registry_id, registry), registry_id, cgroup: path, place };
+    let (registry, bpffs) = find_registry(registry_id, registry).unzip();
+    let holder = Overlap { registry, bpffs, registry_id, cgroup: path, place };
     Err(SocketProgramsError::Overlap { cgroup: cgroup.path.clone(), holder: Box::new(holder) })
 }
 
@@ -130,12 +132,15 @@ fn nearest<'l>(cgroup: &Cgroup, others: &'l HashMap<u64, CgroupLink>) -> Option<
     Some((&others[&id], Place::Below, path))
 }
 
-/// Name of the registry with this id, if it is in the same BPF file system as `beside`.
-fn name_of(id: u64, beside: &Registry) -> Option<RegistryName> {
-    let registries = beside.dir().parent()?;
-    let options = Registry::options().bpffs(registries.parent()?);
-    let names = fs::read_dir(registries).ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    names
-        .filter_map(|name| RegistryName::new(&name).ok())
-        .find(|name| options.clone().name(name.clone()).open().is_ok_and(|registry| registry.id() == id))
+/// Name of the registry with this id, and its BPF file system: that of `beside`, or the host's.
+fn find_registry(id: u64, beside: &Registry) -> Option<(RegistryName, PathBuf)> {
+    let of_beside = beside.dir().ancestors().nth(2)?;
+    [of_beside, Path::new(DEFAULT_ROOT)].into_iter().find_map(|bpffs| {
+        let options = Registry::options().bpffs(bpffs);
+        let is_it =
+            |name: &RegistryName| options.clone().name(name.clone()).open().is_ok_and(|registry| registry.id() == id);
+        let folders = fs::read_dir(bpffs.join(beside.dir().parent()?.file_name()?)).ok()?.flatten();
+        let names = folders.filter_map(|entry| RegistryName::new(entry.file_name().to_str()?).ok());
+        names.into_iter().find(is_it).map(|name| (name, bpffs.to_owned()))
+    })
 }

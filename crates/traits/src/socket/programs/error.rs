@@ -1,10 +1,14 @@
 //! Why socket programs are not attached, or still are.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     attach::AttachError,
     bind::BindError,
+    bpffs::DEFAULT_ROOT,
     registry::{RegistryError, RegistryName},
 };
 
@@ -140,10 +144,24 @@ pub struct Overlap {
     pub cgroup: PathBuf,
     /// Where that is, seen from the cgroup that was tried.
     pub place: Place,
-    /// Their registry's name, if it is in the same BPF file system.
+    /// Their registry's name, if it is in the same BPF file system or in the one of the host.
     pub registry: Option<RegistryName>,
+    /// The BPF file system of that registry.
+    pub bpffs: Option<PathBuf>,
     /// Their registry's id.
     pub registry_id: u64,
+}
+
+impl Overlap {
+    /// The command that takes these programs away. `None` if it is not known where their registry is.
+    pub fn detach_command(&self) -> Option<String> {
+        let mut command =
+            format!("traits sockets detach --registry {} --cgroup {}", self.registry.as_ref()?, self.cgroup.display());
+        if let Some(bpffs) = self.bpffs.as_deref().filter(|bpffs| *bpffs != Path::new(DEFAULT_ROOT)) {
+            command += &format!(" --bpffs {}", bpffs.display());
+        }
+        Some(command)
+    }
 }
 
 /// Where a cgroup is, seen from another one.
@@ -168,8 +186,8 @@ fn overlap(holder: &Overlap) -> String {
         Place::Above => format!("its sockets are served already, by programs {whose} on {cgroup} above it"),
         Place::Below => format!("{cgroup} below it has some, {whose}, and a socket can be served by one only"),
     };
-    let next = match &holder.registry {
-        Some(name) => format!("`traits sockets detach --registry {name} --cgroup {cgroup}` takes those away"),
+    let next = match holder.detach_command() {
+        Some(command) => format!("`{command}` takes those away"),
         None => "detach those first, with --bpffs saying where they are pinned".to_owned(),
     };
     format!("{what}; {next}")
