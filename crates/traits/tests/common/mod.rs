@@ -127,6 +127,13 @@ impl Lab {
         Lab { registry, bpffs }
     }
 
+    /// A registry with the default area, or as much of it as the kernel has metadata for.
+    pub fn fitting() -> Lab {
+        let bpffs = Bpffs::new().unwrap();
+        let registry = Registry::options().bpffs(bpffs.path()).create().unwrap();
+        Lab { registry, bpffs }
+    }
+
     /// A second registry in the same bpffs.
     pub fn another(&self, name: &str, layout: Layout) -> Registry {
         Self::create(&self.bpffs, name, layout)
