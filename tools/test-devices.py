@@ -43,16 +43,21 @@ TEXT = """# Devices
 What becomes of the traits that XDP sets, by device. Written by `make test-devices`; not to be edited.
 
 - Kernel {kernel}, emulated by QEMU {qemu}, {date}: {cases} cases on {devices} devices.
-- In each case 64 UDP datagrams of each family that the device carries, and 4 TCP connections of 64 KiB, go from one network namespace to another. XDP gives a
-  packet a `block` key and a `keep-first` key; one datagram in four gets none. At every stage the packet itself says which
-  it is, so a value of another packet is seen. A wrong value fails the test: there was none.
+- In each case 64 UDP datagrams of each family that the device carries, and four TCP connections of 64 KiB (over IPv4,
+  SIT's over IPv6), go from one network namespace to another. XDP gives a packet a `block` key and a `keep-first` key; one
+  datagram in four gets none. At every stage the packet itself says which it is, so another packet's value is noticed: it
+  fails the test, and then this page is not written.
 - `kept`: every packet had what XDP gave to it, and packets without traits had none. `lost`: none of them had.
-  `refused`: XDP cannot be attached, or cannot set; the note says why. `-`: no packet with traits comes here.
-- *XDP at*: `the device`; `below`: at the device under it, from where the traits go through it; `both`: at both, above in
-  generic mode, which starts anew. *TC below* is TC ingress of the device under it. *datagram* and *SYN* are the socket
-  options of the application. A VLAN is above a veth unless the name says otherwise.
-- *TCP packets*: how many packets the same data was at XDP, at TC below, and at TC: where the number falls, GRO has merged
-  packets, which then have the first one's `keep-first` value. The kernel does no GRO on a device with generic XDP.
+  `refused`: XDP cannot be attached, or cannot set traits; the note says why. `-`: no packet with traits comes here.
+- *XDP at*: `the device`; `below`: at the device under it, and the traits go through the device; `both`: at both, above in
+  generic mode, whose values count from there on. *TC below* is TC ingress of the device under it. *datagram* and *SYN* are
+  the socket options of the application.
+- WireGuard's packets are encrypted at XDP. What is read of a datagram behind it must be what XDP gave to the packet that
+  came in at that time; of TCP, what it gave to one of the encrypted packets.
+- *TCP packets*: how many packets the same data was at XDP below, at TC below, at XDP of the device and at TC of the device,
+  as far as there are programs. Where the number falls, GRO has merged packets, which then have the first one's
+  `keep-first` value. The kernel does no GRO on a device with generic XDP, netkit has none, and a netkit's sender does not
+  cut data into segments.
 """
 
 

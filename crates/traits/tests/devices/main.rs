@@ -159,6 +159,8 @@ fn bond() {
         link set LOWER down
         link set LOWER master up0";
     over_veth("bond", BOTH, commands, ALL_KEPT);
+    // the bond has its own ports run the program
+    over_veth("bond", BOTH, commands, &[(Upper, Native, Kept)]);
 }
 
 #[test]
