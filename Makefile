@@ -7,8 +7,8 @@ DESTDIR ?=
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 
-.PHONY: all demo test test-kernels test-devices bench install uninstall setup setup-test setup-clang setup-kernel \
-	setup-devices lint clean
+.PHONY: all demo test test-kernels test-devices test-distributions bench install uninstall setup setup-test setup-clang \
+	setup-kernel setup-devices lint clean
 
 all: setup
 	$(CARGO) build --release
@@ -47,6 +47,7 @@ test: lint setup-kernel
 test-kernels: setup-kernel
 	$(CARGO) test --workspace --no-run --quiet --message-format=json | $(AS_ROOT) tools/test-kernels.py all $(KERNELS)
 
+<<<<<<< ours
 # A kernel with all drivers, and a QEMU with all network cards; without either, their tests are skipped by name.
 setup-devices: setup-kernel
 	@[ -e target/kernels/newest-devices/vmlinuz ] || \
@@ -58,6 +59,16 @@ setup-devices: setup-kernel
 test-devices: setup-devices
 	$(CARGO) test -p packet-traits --test devices --no-run --quiet --message-format=json | \
 		$(AS_ROOT) tools/test-devices.py
+=======
+# The demo in clean trees of Debian 12 and 13, of what is committed; writes docs/distributions.md. SUITES=trixie tries this one
+# only, and writes nothing.
+test-distributions:
+	@tools/setup.sh distributions
+	mkdir -p target/distributions
+	git archive --output target/distributions/source.tar HEAD
+	$(AS_ROOT) tools/test-distributions.sh "$$(rustc --print sysroot)" "$${CARGO_HOME:-$$HOME/.cargo}" \
+		"$$(git rev-parse HEAD)" $(SUITES)
+>>>>>>> theirs
 
 bench: all
 	$(AS_ROOT) target/release/traits bench ops

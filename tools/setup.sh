@@ -4,7 +4,7 @@
 # runs them, not the kernels. Where a kernel cannot be fetched, it says why, there and in target/kernels/NAME.why, and
 # succeeds: tests are not run on that kernel then.
 # With `clang` it puts those of the compilers of tools/clangs that are not installed into target/clang, in the same way.
-# Usage: tools/setup.sh [build|test|kernel|clang]
+# Usage: tools/setup.sh [build|test|kernel|clang|distributions]
 set -eu
 
 what=${1:-build}
@@ -158,8 +158,18 @@ if [ "$what" = clang ]; then
 	exit 0
 fi
 
-have cargo >/dev/null || stop "cargo is not on the PATH; install Rust 1.89 or newer from https://rustup.rs"
+if ! have cargo >/dev/null; then
+	# sudo has a PATH of its own, and rustup installs for one user
+	home=$(getent passwd "${SUDO_USER:-}" 2>/dev/null | cut -d: -f6)
+	if [ -n "${SUDO_USER:-}" ] && [ -x "${home:-}/.cargo/bin/cargo" ]; then
+		stop "cargo is not on root's PATH, but $SUDO_USER has it; run make without sudo: it asks for root itself where that is needed"
+	fi
+	stop "cargo is not on the PATH; install Rust 1.89 or newer from https://rustup.rs, or add its folder (\$HOME/.cargo/bin) to the PATH"
+fi
 
+if [ "$what" = distributions ]; then
+	need debootstrap "makes clean trees of Debian" have debootstrap
+fi
 need gcc "C compiler for libbpf" have cc
 need make "builds libbpf" have make
 need clang "compiles BPF programs" have clang

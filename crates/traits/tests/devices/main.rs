@@ -13,7 +13,7 @@ mod run;
 mod stacks;
 
 use packet_traits::attach::XdpMode::{self, Generic, Native};
-use packet_traits_lab::{Family, NetkitMode, TunKind};
+use packet_traits_lab::{Family, KernelFeature, NetkitMode, TunKind, kernel_has_for, skipped};
 
 use rig::with_rig;
 use run::{
@@ -36,20 +36,25 @@ fn test(
     if !common::enabled() {
         return;
     }
-    with_rig(move |rig| {
+    let done = with_rig(move |rig| {
         let stack = match make() {
             Ok(stack) => stack,
-            Err(NotMade::Missing(reason)) => {
-                println!("device-skipped\t{name}\t{reason}");
-                return eprintln!("skipped: {name} ({reason})");
-            }
+            Err(NotMade::Missing(reason)) => return Err(reason),
             Err(NotMade::Failed(reason)) => panic!("cannot make {name}: {reason}"),
         };
         for (place, mode, expected) in cases {
             let seen = stack.run(rig, *place, *mode);
             check(rig, name, &stack, *place, *mode, *expected, &seen);
         }
+        Ok(())
     });
+    match done {
+        Ok(()) => drop(kernel_has_for(KernelFeature::NetfilterLinks, "netfilter's stages")),
+        Err(reason) => {
+            println!("device-skipped\t{name}\t{reason}");
+            skipped(format_args!("{name}: {reason}"));
+        }
+    }
 }
 
 /// Over a veth, with XDP below in both modes, and above in generic mode.

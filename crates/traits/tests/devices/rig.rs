@@ -9,14 +9,13 @@ use std::{
     thread,
 };
 
-use libbpf_sys::{BPF_PROG_TYPE_NETFILTER, libbpf_probe_bpf_prog_type};
 use packet_traits::{
     attach::{Attachment, CgroupHook, cgroup},
     bind::{BoundObject, LoadedObject},
     core::Layout,
     socket::programs::{AttachOptions, SocketPrograms},
 };
-use packet_traits_lab::{Cgroup, Netns};
+use packet_traits_lab::{Cgroup, KernelFeature, Netns};
 
 use crate::common::{Lab, compile, program, register, sockets::SOCKET_KEYS};
 
@@ -30,11 +29,15 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    fn new() -> Rig {
-        let lab = Lab::empty(Layout::DEFAULT);
+    /// # Errors
+    /// Why not, where the kernel cannot carry what the tests set.
+    fn new() -> Result<Rig, String> {
+        let lab = Lab::fitting();
+        if lab.registry.layout() != Layout::DEFAULT {
+            return Err("keep-first keys need XDP metadata of more than 32 bytes, which came with Linux 6.8".into());
+        }
         register(&lab.registry, SOCKET_KEYS);
-        // SAFETY: takes a number, and a null pointer for no options.
-        let netfilter = unsafe { libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_NETFILTER, std::ptr::null()) } == 1;
+        let netfilter = KernelFeature::NetfilterLinks.is_here();
         let mut bound = BoundObject::from_bytes(&compile("devices"), "devices", &lab.registry).unwrap();
         for mut program in bound.open_object_mut().progs_mut() {
             let of_netfilter = ["pre_routing", "local_in"].contains(&program.name().to_str().unwrap());
@@ -53,7 +56,7 @@ impl Rig {
         SocketPrograms::attach(&lab.registry, &options).unwrap_or_else(|error| panic!("{error}"));
         let ingress = program(&object, "cgroup_ingress");
         let attached = cgroup::attach_path(ingress.as_fd(), cgroup.path(), CgroupHook::Ingress).unwrap();
-        Rig { object, netfilter, _attached: attached, _lab: lab, cgroup }
+        Ok(Rig { object, netfilter, _attached: attached, _lab: lab, cgroup })
     }
 
     /// Runs `f` in a namespace and in the cgroup.
@@ -62,10 +65,15 @@ impl Rig {
     }
 }
 
-type Job = Box<dyn FnOnce(&Rig) + Send>;
+type Job = Box<dyn FnOnce(&Result<Rig, String>) + Send>;
 
 /// Runs `f` with the rig, when those that came before are done.
-pub(crate) fn with_rig<R: Send + 'static>(f: impl FnOnce(&Rig) -> R + Send + 'static) -> R {
+///
+/// # Errors
+/// Why there is none on this kernel, or what `f` returns.
+pub(crate) fn with_rig<R: Send + 'static>(
+    f: impl FnOnce(&Rig) -> Result<R, String> + Send + 'static,
+) -> Result<R, String> {
     static JOBS: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
     let jobs = JOBS.get_or_init(|| {
         let (sender, jobs) = mpsc::channel::<Job>();
@@ -76,8 +84,11 @@ pub(crate) fn with_rig<R: Send + 'static>(f: impl FnOnce(&Rig) -> R + Send + 'st
         thread::Builder::new().name("rig".into()).spawn(serve).unwrap();
         sender
     });
-    let (sender, result) = mpsc::channel::<Result<R, Box<dyn Any + Send>>>();
-    let job = move |rig: &Rig| drop(sender.send(catch_unwind(AssertUnwindSafe(|| f(rig)))));
+    let (sender, result) = mpsc::channel::<Result<Result<R, String>, Box<dyn Any + Send>>>();
+    let job = move |rig: &Result<Rig, String>| {
+        let run = || rig.as_ref().map_err(Clone::clone).and_then(f);
+        drop(sender.send(catch_unwind(AssertUnwindSafe(run))));
+    };
     jobs.send(Box::new(job)).expect("the rig could not be made: see above");
     let result = result.recv().expect("the rig could not be made: see above");
     result.unwrap_or_else(|panic| match panic.downcast::<String>() {
