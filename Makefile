@@ -47,7 +47,6 @@ test: lint setup-kernel
 test-kernels: setup-kernel
 	$(CARGO) test --workspace --no-run --quiet --message-format=json | $(AS_ROOT) tools/test-kernels.py all $(KERNELS)
 
-<<<<<<< ours
 # A kernel with all drivers, and a QEMU with all network cards; without either, their tests are skipped by name.
 setup-devices: setup-kernel
 	@[ -e target/kernels/newest-devices/vmlinuz ] || \
@@ -59,7 +58,7 @@ setup-devices: setup-kernel
 test-devices: setup-devices
 	$(CARGO) test -p packet-traits --test devices --no-run --quiet --message-format=json | \
 		$(AS_ROOT) tools/test-devices.py
-=======
+
 # The demo in clean trees of Debian 12 and 13, of what is committed; writes docs/distributions.md. SUITES=trixie tries this one
 # only, and writes nothing.
 test-distributions:
@@ -68,7 +67,6 @@ test-distributions:
 	git archive --output target/distributions/source.tar HEAD
 	$(AS_ROOT) tools/test-distributions.sh "$$(rustc --print sysroot)" "$${CARGO_HOME:-$$HOME/.cargo}" \
 		"$$(git rev-parse HEAD)" $(SUITES)
->>>>>>> theirs
 
 bench: all
 	$(AS_ROOT) target/release/traits bench ops
