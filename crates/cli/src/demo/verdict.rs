@@ -602,6 +602,7 @@ mod tests {
             lost: 0,
             reasons: &reason,
             xdp_mode,
+            area_len: 128,
             stages: &Stage::ALL,
         })
         .servers;
