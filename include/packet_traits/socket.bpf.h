@@ -38,7 +38,7 @@
  * with traits of its own is sent. Of the fragments of a datagram the first may have its own; all have the socket's.
  *
  * The socket's storage is read without a map, through the socket: programs need not know `traits sockets attach`, and
- * without it nothing is set. Kernels from 6.2, as for everything that goes through the kernel context.
+ * without it nothing is set. Linux 5.18 and later.
  */
 #ifndef __PACKET_TRAITS_SOCKET_BPF_H
 #define __PACKET_TRAITS_SOCKET_BPF_H

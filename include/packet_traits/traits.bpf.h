@@ -118,7 +118,7 @@
  * and interfaces whose headrooms differ by a flow region or more should not share buffers with such programs: an old area
  * that is left below could be found as behind a decapsulation.
  *
- * Kernels: Linux 5.15 and later, netfilter programs from 6.4. What goes through the kernel's structures uses the casts
+ * Kernels: Linux 5.15 and later (tested from 6.1), netfilter programs from 6.4. What goes through the kernel's structures uses the casts
  * of 6.2 where they are, and bpf_probe_read_kernel elsewhere, which requires CAP_PERFMON (kernel.bpf.h). 64-bit hosts.
  * clang from 14. Requires libbpf's bpf_helpers.h and bpf_core_read.h. Beside a vmlinux.h of a kernel that is built with
  * -fms-extensions (7.3), whose structures embed others by their tag, pass clang -fms-extensions -Wno-microsoft-anon-tag;
