@@ -342,7 +342,7 @@ impl Probe {
             XdpFrags => "XDP on interfaces with a large MTU",
             Devmap => "traits of frames that XDP redirects to an interface",
             Cpumap => "traits of frames that XDP redirects to a CPU",
-            Tcx => "TC programs that stay attached: `traits up` of tc blocks",
+            Tcx => "TC programs held by a link: `traits up` of tc blocks",
             Clsact => "TC programs where there is no TCX",
             Netfilter => "netfilter blocks of policies",
             CgroupSkb => "traits of packets at the sockets of a cgroup",
@@ -405,8 +405,8 @@ impl Probe {
             Devmap => "needed for programs in a DEVMAP only; Linux 5.8 or later has them",
             Cpumap => "needed for programs in a CPUMAP only; Linux 5.9 or later has them",
             Tcx => {
-                "clsact is used instead, which goes with its process, so `traits up` may refuse tc blocks; Linux 6.6 or \
-                 later has TCX (CONFIG_NET_XGRESS)"
+                "nothing: clsact filters are used instead, also by `traits up`; Linux 6.6 or later has TCX \
+                 (CONFIG_NET_XGRESS)"
             }
             Clsact => "needed only without TCX: CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF",
             Netfilter => {
