@@ -66,7 +66,7 @@ fn filter(receiver: &End) {
 fn no_socket_place() -> &'static str {
     let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap();
     let known = |name| symbols.lines().any(|line| line.split(' ').nth(2) == Some(name));
-    *["__udp4_lib_rcv", "udp_rcv"].iter().find(|name| known(name)).expect("this kernel receives UDP")
+    ["__udp4_lib_rcv", "udp_rcv"].iter().find(|name| known(name)).expect("this kernel receives UDP")
 }
 
 /// A socket with a small receive buffer.
