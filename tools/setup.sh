@@ -1,17 +1,20 @@
 #!/bin/sh
 # Installs the system packages that building (and, with `test`, testing) needs, if they are missing.
-# With `kernel` it instead puts another kernel into target/kernel, for tools/on-kernel.sh, which is not installed, and
-# installs what runs it. Where that cannot be, it says why and succeeds: tests are then run on this machine's kernel only.
-# Usage: tools/setup.sh [build|test|kernel]
+# With `kernel` it instead puts the kernels of tools/kernels into target/kernels, for tools/on-kernel.sh, and installs what
+# runs them, not the kernels. Where a kernel cannot be fetched, it says why, there and in target/kernels/NAME.why, and
+# succeeds: tests are not run on that kernel then.
+# With `clang` it puts those of the compilers of tools/clangs that are not installed into target/clang, in the same way.
+# Usage: tools/setup.sh [build|test|kernel|clang]
 set -eu
 
 what=${1:-build}
 # where system tools are, which is not on every user's PATH
 PATH=$PATH:/usr/sbin:/sbin
 missing=""
-# the other kernel: a package of Debian's that stands for its newest update
-kernel_package=linux-image-6.12-cloud-amd64
-kernel=$(realpath -m "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}")/kernel
+tools=$(cd "$(dirname "$0")" && pwd)
+target=$(realpath -m "${CARGO_TARGET_DIR:-$tools/../target}")
+kernels=$target/kernels
+clangs=$target/clang
 
 # need PACKAGE REASON TEST...: notes PACKAGE if the command TEST fails
 need() {
@@ -24,12 +27,27 @@ need() {
 }
 
 have() { command -v "$1"; }
+
+# Whether the distribution has a package.
+offers() { apt-cache show "$1" >/dev/null 2>&1; }
+
+# want PACKAGE REASON TEST...: as need, but goes on if the distribution does not have PACKAGE
+want() {
+	if offers "$1"; then
+		need "$@"
+		return
+	fi
+	package=$1 reason=$2
+	shift 2
+	"$@" >/dev/null 2>&1 || echo "setup: this distribution has no package $package, which $reason"
+}
+
 header() { echo "#include <$1>" | "${CC:-cc}" -E -x c -; }
 
 # stop WHY: ends without what was wanted
 stop() {
 	if [ "$what" = kernel ]; then
-		echo "setup: $1, so no other kernel to test on"
+		echo "setup: $1, so no tests on other kernels"
 		exit 0
 	fi
 	echo "setup: $1" >&2
@@ -67,50 +85,76 @@ install_missing() {
 		apt-get install -y --no-install-recommends $missing
 }
 
-newest_kernel() {
-	apt-cache depends --important "$kernel_package" 2>/dev/null | sed -n 's/^ *Depends: linux-image-//p'
+virtiofsd() { [ -x /usr/lib/qemu/virtiofsd ] || [ -x /usr/libexec/virtiofsd ]; }
+
+# each_kernel COMMAND...: runs it with the name, the suite and the package of each of tools/kernels
+each_kernel() {
+	while read -r name suite package; do
+		case $name in "#"* | "") continue ;; esac
+		"$@" "$name" "$suite" "$package" </dev/null
+	done <"$tools/kernels"
 }
 
-# Fetches it into the current folder.
-download() {
-	# apt would fetch as a user who may not write here
-	apt-get -o APT::Sandbox::User=root download "linux-image-$(newest_kernel)"
-}
+# The newest clang that the distribution has, as a package: clang-19.
+newest_clang() { apt-cache search --names-only '^clang-[0-9]+$' | sed 's/ .*//' | sort -V | tail -1; }
 
-# Puts the kernel into target/kernel.
-fetch_kernel() {
-	echo "setup: fetching the newest $kernel_package: the kernel that tests are run on beside this machine's"
-	cd "$scratch"
-	if ! download >/dev/null 2>&1; then
-		# lists that are old name one that is no longer to be had
-		read_lists
-		or_stop "fetch $kernel_package" download
+# Fetches a compiler that is not there, or says and notes why not.
+fetch_clang() {
+	version=$1 suite=$2
+	if have "clang-$version" >/dev/null || [ -e "$clangs/$version" ]; then
+		return
 	fi
-	version=$(newest_kernel)
-	or_stop "unpack linux-image-$version" dpkg-deb --extract linux-image-*.deb package
-	or_stop "list the modules of linux-image-$version" depmod --basedir "$scratch/package" "$version"
-	# Complete or not there: vmlinuz comes last.
-	or_stop "write $kernel" rm -rf "$kernel"
-	or_stop "write $kernel" mkdir -p "$kernel"
-	or_stop "write $kernel" mv package/lib "$kernel/lib"
-	or_stop "write $kernel" mv "package/boot/vmlinuz-$version" "$kernel/vmlinuz"
+	echo "setup: fetching clang $version of $suite, to compile every BPF program with"
+	if "$tools/fetch-clang.sh" "$version" "$suite" 2>"$scratch/log"; then
+		rm -f "$clangs/$version.why"
+	else
+		mkdir -p "$clangs"
+		tail -1 "$scratch/log" | tee "$clangs/$version.why"
+		echo "setup: no clang $version"
+	fi
+}
+
+# Fetches a kernel that is not there, or says and notes why not.
+fetch_kernel() {
+	if [ ! -e "$kernels/$1/vmlinuz" ]; then
+		echo "setup: fetching $3 of $2: the kernel \"$1\" that tests are run on beside this machine's"
+		if "$tools/fetch-kernel.sh" "$@" 2>"$scratch/log"; then
+			rm -f "$kernels/$1.why"
+		else
+			mkdir -p "$kernels"
+			tail -1 "$scratch/log" | tee "$kernels/$1.why"
+			echo "setup: no tests on the kernel \"$1\""
+		fi
+	fi
 }
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 if [ "$what" = kernel ]; then
-	if [ -e "$kernel/vmlinuz" ] && have qemu-system-x86_64 && have depmod; then
-		exit 0
-	fi >/dev/null
 	have apt-get >/dev/null || stop "no apt-get here"
-	# only Debian has the package; its lists may not have been read yet
-	[ -n "$(newest_kernel)" ] || ! grep -qsx "ID=debian" /etc/os-release || read_lists
-	[ -n "$(newest_kernel)" ] || stop "no package $kernel_package here"
-	need qemu-system-x86 "runs tests on another kernel" have qemu-system-x86_64
-	need kmod "loads that kernel's modules" have depmod
+	need kmod "lists a kernel's modules" have depmod
+	need xz-utils "unpacks a kernel's modules" have xz
 	install_missing
-	[ -e "$kernel/vmlinuz" ] || fetch_kernel
+	each_kernel fetch_kernel
+	set -- "$kernels"/*/vmlinuz
+	[ -e "$1" ] || exit 0
+	if ! virtiofsd || ! have qemu-system-x86_64 >/dev/null; then
+		missing=""
+		need qemu-system-x86 "runs tests on another kernel" have qemu-system-x86_64
+		# part of QEMU before Debian 13
+		read_lists
+		! apt-cache show virtiofsd >/dev/null 2>&1 || need virtiofsd "serves files to that kernel" virtiofsd
+		install_missing
+	fi
+	exit 0
+fi
+
+if [ "$what" = clang ]; then
+	while read -r version suite; do
+		case $version in "#"* | "") continue ;; esac
+		fetch_clang "$version" "$suite" </dev/null
+	done <"$tools/clangs"
 	exit 0
 fi
 
@@ -126,14 +170,19 @@ need libbpf-dev "headers of BPF programs" header bpf/bpf_helpers.h
 need iproute2 "makes the namespaces' devices" have ip
 need nftables "the demo drops packets with it" have nft
 if [ "$what" = test ]; then
-	need clang-19 "tests the header with a newer clang" have clang-19
-	need clang-format-19 "checks the style of C" have clang-format-19
+	if have apt-get >/dev/null; then
+		# a machine that has just been set up knows no packages
+		[ -n "$(newest_clang)" ] || read_lists
+		newest=$(newest_clang)
+		[ -z "$newest" ] || need "$newest" "tests the header with the newest clang" have "$newest"
+	fi
+	want clang-format-19 "checks the style of C" have clang-format-19
 	need python3 "tests that JSON output is JSON" have python3
 	need iptables "its rules match by a policy's program" have iptables-legacy
 	need redis-tools "a server the tests save traits of SYNs for" have redis-check-rdb
 	need golang-go "runs the example in Go" have go
 	need tshark "reads the captures of traits trace" have tshark
-	need chromium "opens the reports of traits trace" have chromium
+	want chromium "opens the reports of traits trace" have chromium
 	need tmux "the terminal traits top is tested in" have tmux
 	need bpftrace "what traits bench trace compares with" have bpftrace
 fi

@@ -8,6 +8,7 @@ fn main() {
         "src/deployment/bpf/dispatch.bpf.c",
         "src/doctor/bpf/doctor.bpf.c",
         "src/doctor/bpf/room.bpf.c",
+        "src/registry/bpf/metadata.bpf.c",
         "src/socket/bpf/sockets.bpf.c",
     ]);
 }

@@ -583,20 +583,18 @@ static __always_inline int pt_log_lose(void *lost)
 	((struct pt_log_trait){ .key = (key_), .set = !!(set_), .low = (number), .high = (pt_u128)(number) >> 64 })
 
 /*
- * The first bytes of the packet. `call(len)` loads so many, a constant or more than 0, and returns 0. The length is
- * masked where clang cannot move the mask.
+ * The first bytes of the packet. `call(len)` loads so many, more than 0, and returns 0. The length is masked where clang
+ * cannot move the mask, and 1 is added behind it: verifiers before 6.8 learn nothing from a comparison with 0.
  */
 #define __pt_log_packet(event, call)                                                                                   \
 	({                                                                                                             \
 		__u64 len = (event)->captured;                                                                         \
                                                                                                                        \
-		if (len == PT_LOG_PACKET_MAX) {                                                                        \
-			if (call(PT_LOG_PACKET_MAX))                                                                   \
-				(event)->captured = 0;                                                                 \
-		} else {                                                                                               \
+		if (len) {                                                                                             \
+			len -= 1;                                                                                      \
 			__trait_hide(len);                                                                             \
-			len &= PT_LOG_PACKET_MAX - 1;                                                                  \
-			if (!len || call(len))                                                                         \
+			len = (len & (PT_LOG_PACKET_MAX - 1)) + 1;                                                     \
+			if (call(len))                                                                                 \
 				(event)->captured = 0;                                                                 \
 		}                                                                                                      \
 	})

@@ -80,10 +80,31 @@
  *
  * TC: trait_tc_get reads keys of the flow region directly from the metadata. trait_tc_set and trait_tc_del change keys
  * of the flow region; -EOPNOTSUPP for keep-first keys, after decapsulation, and where the packet has no area. From 6.18
- * they write through a dynptr (bpf_dynptr_from_skb_meta), and a packet that is a clone, because someone else holds it
- * (an AF_PACKET socket's queue, say), is -EOPNOTSUPP and keeps its traits. Before 6.18, or with TRAITS_TC_DIRECT_WRITE
- * defined, they store directly: cheaper, but then the kernel drops *all* metadata of a clone when the program is
- * entered (pskb_expand_head in net/core/skbuff.c, called from the prologue of tc_cls_act_prologue).
+ * they write through a dynptr (bpf_dynptr_from_skb_meta). Before 6.18, or with TRAITS_TC_DIRECT_WRITE defined, they store
+ * directly, which is cheaper. A packet may be a clone, because an AF_PACKET socket's queue, say, holds another:
+ *	from 6.19	the packet gets a head of its own with the metadata in it, and is changed; the other stays as it was
+ *	6.18		-EOPNOTSUPP; the packet keeps its traits
+ *	direct, to 6.18	the kernel drops *all* metadata of a clone when the program is entered (pskb_expand_head in
+ *			net/core/skbuff.c, called from the prologue of tc_cls_act_prologue)
+ *
+ * Programs at TC that push or pop bytes (bpf_skb_adjust_room, change_head, change_proto, vlan_push, vlan_pop), and heads
+ * that the kernel reallocates:
+ *	from 6.19	the visible metadata moves along, and a new head has it: keys of the flow region stay, of an open
+ *			area all. The hidden region stays where it was: read after a pop of 4 or 8 bytes (a VLAN tag) or
+ *			when what was popped is pushed again; else absent.
+ *	to 6.18		a push writes over the metadata: all traits are absent. A pop leaves them to be read. A new head,
+ *			also a clone's that is written to, has no metadata.
+ * Not covered:
+ * - From 6.19, behind a decapsulation. There the kernel moves what is in front of the inner MAC header as if it were the
+ *   metadata, and after a push or a pop by TC keys of the flow region may be read from the wrong bytes.
+ * - If XDP pushes bytes onto some packets before it sets traits, TC must not push as many onto other packets, if that is as
+ *   much as the area is long (from 6.19, as the packet region): what an earlier packet left in the buffer could be read.
+ * The kernel's own removal of a VLAN tag is covered, in front of a tunnel and inside it. Inside, it may leave the traits
+ * absent; so does a removal in front of tunnels of 58 bytes or more (VXLAN over IPv6).
+ *
+ * Routes with an encapsulation (lwtunnel: bpf, mpls, seg6): from 7.1.5 the kernel drops the metadata before it
+ * (net/core/lwtunnel.c), so lwt_* programs and what comes after them read nothing. Before, lwt_* programs read the traits,
+ * and what is pushed is written over the metadata.
  *
  * What is where (lower addresses left)
  *	| xdp_frame | headroom | foreign metadata | packet region | flow region | packet data |
@@ -99,7 +120,9 @@
  *
  * Kernels: Linux 5.15 and later, netfilter programs from 6.4. What goes through the kernel's structures uses the casts
  * of 6.2 where they are, and bpf_probe_read_kernel elsewhere, which requires CAP_PERFMON (kernel.bpf.h). 64-bit hosts.
- * clang from 14. Requires libbpf's bpf_helpers.h and bpf_core_read.h.
+ * clang from 14. Requires libbpf's bpf_helpers.h and bpf_core_read.h. Beside a vmlinux.h of a
+ * kernel that is built with -fms-extensions (7.3), whose structures embed others by their tag, pass clang
+ * -fms-extensions -Wno-microsoft-anon-tag; else it says "declaration does not declare anything", and members are missing.
  *
  * Version 1. TRAITS_ABI_VERSION changes when the descriptors below or the area's layout do.
  */
@@ -253,6 +276,8 @@ extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct b
 
 #define __TRAIT_ENOTSUPP 524 /* include/linux/errno.h */
 #define __TRAIT_META_MAX 252 /* xdp_metalen_invalid, include/net/xdp.h */
+#define __TRAIT_TUNNEL_MIN 38 /* the shortest headers around an Ethernet frame: Ethernet, IPv4 and GRE */
+#define __TRAIT_TUNNEL_L3_MIN 20 /* around an IP packet: IPv4 */
 
 /* footer of a region */
 struct __trait_footer {
@@ -367,7 +392,8 @@ static __always_inline __u64 __trait_word_between(const struct __trait_words *pa
 
 /*
  * Where the flow region ends if XDP saw this headroom: there or, after VLAN tags were taken out, 4 or 8 bytes on; 0 if it
- * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts.
+ * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts. The result
+ * is the place times 16, plus the bytes it was moved.
  * Free of branches, because the verifier would follow each in every place this is called from.
  */
 static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_header)
@@ -384,9 +410,35 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 		__u64 in_front = __trait_sign_mask(place - mac_header);
 		__u64 too_near = __trait_sign_mask(place - trait_area.flow_len);
 
-		found |= place & same & in_front & ~too_near;
+		found |= (place << 4 | moved) & same & in_front & ~too_near;
 	}
 	return found;
+}
+
+/*
+ * Whether the kernel moved the metadata to this place while it lay in front of the MAC header, so that all of it was
+ * moved. It moves as many bytes as the metadata is long from in front of the MAC header, whatever they are: when it takes a
+ * VLAN tag out of a packet inside a tunnel, the end of our area and the tunnel's headers. Then the first bytes of what it
+ * moved are still where they were, too: 4, or 8 if it took out both tags at once.
+ */
+static __always_inline _Bool __trait_moved_whole(__u64 head, __u32 place, __u32 moved, __u32 mac_header, __u32 meta_len)
+{
+	__u32 tunnel = mac_header - place;
+	__u64 from, word;
+
+	/* no tunnel; or the metadata is too short to reach the area from behind one, or from behind this one */
+	if (tunnel < __TRAIT_TUNNEL_L3_MIN || meta_len < 8 + __TRAIT_TUNNEL_L3_MIN)
+		return 1;
+	/* in two tunnels, it may have moved what was in front of the inner one's headers */
+	if (tunnel >= __TRAIT_TUNNEL_MIN + __TRAIT_TUNNEL_L3_MIN)
+		return 0;
+	if (meta_len < 8 + tunnel)
+		return 1;
+	from = head + mac_header - 4 - meta_len;
+	word = __trait_kernel_word(from, 0);
+	if ((__u32)word == word >> 32)
+		return 0;
+	return moved != 8 || __trait_kernel_word(from - 4, 0) != __trait_kernel_word(from - 4, 1);
 }
 
 /* The higher of two places, without a branch. */
@@ -401,10 +453,10 @@ static __always_inline __u32 __trait_higher(__u32 one, __u32 other)
  * Decapsulation has moved the MAC header: looks at the headrooms that XDP saw. Not static, so that the verifier goes
  * through it once for a program, and not for each way to each call.
  */
-__weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
+__weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header, __u32 meta_len)
 {
 	struct trait_anchors *seen;
-	__u32 zero = 0, found;
+	__u32 zero = 0, found, place, moved;
 	int i;
 
 	/*
@@ -413,8 +465,8 @@ __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
 	 * native XDP all leave the same headroom, which binding puts first.
 	 */
 	found = __trait_seek(head, trait_area.anchors[0], mac_header);
-	if (found && mac_header - found <= trait_area.flow_len - 8)
-		return head + (found & 0xffff);
+	if (found && mac_header - (found >> 4) <= trait_area.flow_len - 8)
+		goto judge;
 #pragma unroll
 	for (i = 1; i < TRAITS_ANCHOR_COUNT; i++)
 		if (trait_area.anchors[i])
@@ -428,7 +480,14 @@ __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header)
 				break;
 			found = __trait_higher(found, __trait_seek(head, headroom, mac_header));
 		}
-	return found ? head + (found & 0xffff) : 0;
+judge:
+	if (!found)
+		return 0;
+	place = (found >> 4) & 0xffff;
+	moved = found & 15;
+	if (moved && !__trait_moved_whole(head, place, moved, mac_header, meta_len))
+		return 0;
+	return head + place;
 }
 
 /* What leads to an skb's metadata. */
@@ -482,7 +541,7 @@ static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u32
 	mac_header = __trait_can_cast() ? s->mac_header : copy.mac_header;
 	if (__trait_kernel_word(head + mac_header - 16, 1) == nonce)
 		return head + mac_header;
-	return trait_decap_anchor(head, mac_header);
+	return trait_decap_anchor(head, mac_header, *meta_len);
 }
 
 static __always_inline int __trait_skb_get(const struct sk_buff *skb, const volatile struct trait_key_desc *key,

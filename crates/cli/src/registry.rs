@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Subcommand, error::ErrorKind};
 use packet_traits::{
+    attach::Feature,
     core::{Layout, Region, layout::FOOTER_LEN},
     registry::{KeyEntry, Registry, RegistryName, Utc},
 };
@@ -21,12 +22,12 @@ pub(crate) enum Command {
     Create {
         /// Name: a letter from a to z, then at most 30 of a-z, 0-9, '_' and '-' [default: --registry]
         name: Option<RegistryName>,
-        /// Bytes of the flow region, a multiple of 8; 16 of them are its footer
-        #[arg(long, value_name = "BYTES", default_value_t = Layout::DEFAULT.region_len(Region::Flow))]
-        flow: usize,
-        /// Bytes of the packet region, a multiple of 4; 16 of them are its footer; 0 for none
-        #[arg(long, value_name = "BYTES", default_value_t = Layout::DEFAULT.region_len(Region::Packet))]
-        packet: usize,
+        /// Bytes of the flow region, a multiple of 8; 16 of them are its footer [default: 64, or what fits]
+        #[arg(long, value_name = "BYTES")]
+        flow: Option<usize>,
+        /// Bytes of the packet region, a multiple of 4; 16 of them are its footer; 0 for none [default: 64, or what fits]
+        #[arg(long, value_name = "BYTES")]
+        packet: Option<usize>,
         /// Allow more than 216 bytes together, which native XDP on veth has no headroom for
         #[arg(long)]
         allow_oversize: bool,
@@ -116,9 +117,17 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
     let options = |name| global.options().name(chosen(name));
     match command {
         Command::Create { name, flow, packet, allow_oversize, json } => {
-            let layout = Layout::new(*flow, *packet)
-                .unwrap_or_else(|why| Cli::command().error(ErrorKind::ValueValidation, why).exit());
-            let registry = options(name).layout(layout).allow_oversize(*allow_oversize).create()?;
+            let mut options = options(name).allow_oversize(*allow_oversize);
+            if flow.is_some() || packet.is_some() {
+                let len = |given: Option<usize>, region| given.unwrap_or(Layout::DEFAULT.region_len(region));
+                let layout = Layout::new(len(*flow, Region::Flow), len(*packet, Region::Packet))
+                    .unwrap_or_else(|why| Cli::command().error(ErrorKind::ValueValidation, why).exit());
+                options = options.layout(layout);
+            }
+            let registry = options.create()?;
+            if flow.is_none() && packet.is_none() {
+                note_short_area(registry.layout());
+            }
             if *json {
                 output::json(&describe(&registry)?)?;
             } else {
@@ -144,6 +153,19 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Says so if the kernel takes less metadata than the default area has.
+fn note_short_area(layout: Layout) {
+    if layout != Layout::DEFAULT {
+        let [flow, packet] = [Region::Flow, Region::Packet].map(|region| layout.region_len(region));
+        output::note(format_args!(
+            "this kernel takes less XDP metadata than the default area's {} bytes ({}): the flow region has {flow} bytes, \
+             the packet region {packet}",
+            Layout::DEFAULT.area_len(),
+            Feature::LongXdpMetadata
+        ));
+    }
 }
 
 fn describe(registry: &Registry) -> Result<RegistryJson, Box<dyn std::error::Error>> {

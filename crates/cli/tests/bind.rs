@@ -96,7 +96,7 @@ fn json_has_every_key_and_the_pin_to_share() {
 fn the_hint_is_a_command_that_works() {
     let Some(host) = Host::new("hint") else { return };
     if Command::new("bpftool").arg("version").output().is_err() {
-        eprintln!("skipped: bpftool is not installed");
+        packet_traits_lab::skipped("bpftool is not installed");
         return;
     }
     let input = compile_example("cgroup_count", &host.folder).display().to_string();
@@ -146,7 +146,7 @@ fn check_shows_the_verifiers_log_if_asked_and_writes_nothing() {
     )
     .unwrap();
     let (input, output) = (host.file("bad.bpf.o"), host.file("out.o"));
-    let compiled = Command::new("clang")
+    let compiled = Command::new(packet_traits_lab::clang())
         .args(["-O2", "-g", "-target", "bpf", "-c", "-o", &input, &source])
         .arg(format!("-I{}", Path::new(env!("CARGO_MANIFEST_DIR")).join("../../include").display()))
         .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))

@@ -24,7 +24,6 @@ use common::{Traits, host::Host, interrupt, text};
 use libbpf_sys::{BPF_FUNC_xdp_adjust_meta, BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_XDP, BPF_XDP, bpf_insn};
 use packet_traits::{
     attach::{Direction, Hook, TcxOptions, XdpMode, tcx, xdp},
-    bind::BoundObject,
     registry::Registry,
     socket::{
         Keys,
@@ -260,7 +259,6 @@ fn stages_read_what_the_doctor_says() {
     let readers = READERS.map(|(check, block)| {
         (check, object(check, &format!("key tenant u32\n{block} {{ trait tenant 7  count seen }}\n")))
     });
-    let tc_drops = object("tc_drops", "key tenant u32\ntc ingress { trait tenant 7  drop }\n");
     let cgroup = Cgroup::new().unwrap();
     let datagrams = Datagrams::new(&host.pair, Some(&cgroup));
     let registry = Registry::options().bpffs(host.traits.bpffs.path()).open().unwrap();
@@ -270,19 +268,7 @@ fn stages_read_what_the_doctor_says() {
         for (check, object) in &readers {
             let up = host.run(&format!("up {object} --dev rx0 --cgroup {}", cgroup.path().display()));
             let mut read = 0;
-            if !up.status.success() && *check == "tc" && !report.works("tcx") {
-                // Nothing but a link stays attached; a filter that goes with this process reads as well.
-                assert!(text(&up.stderr).contains("TCX"), "{}", text(&up.stderr));
-                let bound = BoundObject::open(tc_drops.as_ref(), &registry).unwrap();
-                let bound = bound.load().unwrap();
-                let rx = host.pair.rx();
-                let attach = |fd: BorrowedFd<'_>| tcx::attach(fd, rx.ifindex(), &TcxOptions::new(Direction::Ingress));
-                let program = bound.program("tc_ingress").unwrap();
-                let program = program.as_fd();
-                let filter = rx.netns().enter(|| attach(program)).unwrap();
-                read = if datagrams.arrives(false) { 0 } else { SENT };
-                drop(filter);
-            } else if up.status.success() {
+            if up.status.success() {
                 datagrams.send(SENT);
                 (0..SENT).for_each(|number| assert_eq!(recv_numbered(&datagrams.receiver).unwrap(), number));
                 let status = host.json(&format!("status {check} --json"));

@@ -16,7 +16,7 @@ use std::{
 };
 
 use common::{host::Host, text};
-use packet_traits_lab::{Cgroup, Family, number_of, recv_numbered, send_numbered, udp_socket};
+use packet_traits_lab::{Cgroup, Family, number_of, recv_numbered, send_numbered, skipped, udp_socket};
 use packet_traits_policy::{
     check::{CheckOptions, Files, check},
     compile::Compiler,
@@ -389,7 +389,7 @@ fn is_killed(child: &mut Child) -> bool {
 fn a_match_is_one_for_iptables_and_follows_a_new_version() {
     let Some(host) = Host::new() else { return };
     if !Command::new("iptables").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no iptables");
+        skipped("there is no iptables");
         return;
     }
     let policy = |tenant: u32| {

@@ -100,6 +100,20 @@ impl Layout {
         Ok(Layout { flow: flow as u8, packet: packet as u8 })
     }
 
+    /// [`DEFAULT`](Self::DEFAULT) as far as it fits into `longest` bytes of metadata: first the flow region, then the
+    /// packet region. `None` if there is no room for a flow region.
+    pub const fn default_within(longest: usize) -> Option<Layout> {
+        const fn shorter(len: u8, room: usize) -> usize {
+            if (len as usize) < room { len as usize } else { room }
+        }
+        let flow = shorter(Self::DEFAULT.flow, longest / 8 * 8);
+        let packet = shorter(Self::DEFAULT.packet, (longest - flow) / 4 * 4);
+        match Layout::new(flow, if packet < FOOTER_LEN { 0 } else { packet }) {
+            Ok(layout) => Some(layout),
+            Err(_) => None,
+        }
+    }
+
     /// Bytes of one region, footer included; 0 if the layout has no such region.
     #[inline]
     pub const fn region_len(&self, region: Region) -> usize {
@@ -268,6 +282,20 @@ mod tests {
         assert_eq!(Layout::new(usize::MAX - 7, 16), Err(LayoutError::TooLong(usize::MAX)));
         assert_eq!(Layout::new(64, 188).unwrap().area_len(), AREA_LEN_MAX);
         assert_eq!(Layout::new(16, 0).unwrap().slot_space(Region::Packet), 0);
+    }
+
+    #[test]
+    fn default_area_is_cut_down_to_what_fits() {
+        let within = |longest| Layout::default_within(longest).map(|layout| (layout.flow, layout.packet));
+        assert_eq!(within(15), None);
+        assert_eq!(within(32), Some((32, 0)));
+        assert_eq!(within(79), Some((64, 0)));
+        assert_eq!(within(102), Some((64, 36)));
+        for longest in 16..=AREA_LEN_MAX {
+            let layout = Layout::default_within(longest).unwrap();
+            assert!(layout.area_len() <= longest);
+            assert!(longest < 128 || layout == Layout::DEFAULT);
+        }
     }
 
     #[test]

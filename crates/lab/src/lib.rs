@@ -18,6 +18,7 @@
 //! | `frame` | crafted frames, with right checksums |
 //! | `bpffs` | a bpffs that nobody else can see |
 //! | `cgroup` | a cgroup: code and commands whose sockets belong to it |
+//! | `clang` | the compilers that tests compile BPF programs with |
 //!
 //! ```no_run
 //! use packet_traits_lab::{Family, Pair, UdpEcho, recv_numbered, send_numbered, udp_socket};
@@ -30,12 +31,13 @@
 //! # Ok::<(), packet_traits_lab::Error>(())
 //! ```
 //!
-//! Everything but [`frame`] needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW) and the `ip` command of iproute2.
+//! Everything but [`frame`] and the compilers needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW) and the `ip` command of iproute2.
 
 #[cfg(feature = "af-xdp")]
 mod af_xdp;
 mod bpffs;
 mod cgroup;
+mod clang;
 mod device;
 mod end;
 mod error;
@@ -54,12 +56,15 @@ mod vxlan;
 pub use af_xdp::{AfXdp, FRAMES as AF_XDP_FRAMES, Frame as AfXdpFrame};
 pub use bpffs::Bpffs;
 pub use cgroup::Cgroup;
+pub use clang::{clang, clang_version, clangs, newest_clang};
 pub use device::{Feature, LinkStats};
 pub use end::{End, EndSpec, Family, Mac};
 pub use error::{Error, Result};
 pub use netns::Netns;
 pub use packet_socket::{Captured, PacketSocket, send_frame, send_together};
-pub use requirements::{kernel_has, kernel_tests_enabled, require_root};
+pub use requirements::{
+    KernelFeature, kernel_has, kernel_has_for, kernel_tests_enabled, left_out, require_root, skipped,
+};
 pub use tcp::{SinkEvent, TcpSink, tcp_transfer};
 pub use topology::{Chain, Overlay, Pair};
 pub use udp::{UdpEcho, number_of, recv_numbered, send_many_numbered, send_numbered, udp_socket};

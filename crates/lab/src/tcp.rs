@@ -15,6 +15,9 @@ use crate::sys;
 
 /// How often the server looks whether it should stop.
 const STOP_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the last bytes may take to be read and confirmed: megabytes may still be in the sender's buffer, and an emulated
+/// machine is slow.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes per read and write.
 const CHUNK: usize = 64 * 1024;
 /// Length of the pattern: prime, so that it lines up with no segment size, hole or repetition.
@@ -30,12 +33,12 @@ fn fill_pattern(offset: u64, chunk: &mut [u8]) {
 /// Sends `bytes` bytes from inside `netns` to a [`TcpSink`] and waits until it has confirmed them.
 ///
 /// # Errors
-/// No connection, [`io::ErrorKind::TimedOut`] if the transfer stands still for [`RECV_TIMEOUT`], or the sink received
-/// something else than was sent.
+/// No connection, [`io::ErrorKind::TimedOut`] if nothing can be sent for [`RECV_TIMEOUT`] or what was sent is not confirmed
+/// within a minute, or the sink received something else than was sent.
 pub fn tcp_transfer(netns: &Netns, to: SocketAddr, bytes: u64) -> Result<()> {
     let what = || format!("cannot transfer {bytes} bytes to {to}");
     let mut stream = netns.enter(|| TcpStream::connect_timeout(&to, RECV_TIMEOUT)).context(what)?;
-    stream.set_read_timeout(Some(RECV_TIMEOUT)).context(what)?;
+    stream.set_read_timeout(Some(CONFIRM_TIMEOUT)).context(what)?;
     stream.set_write_timeout(Some(RECV_TIMEOUT)).context(what)?;
     let mut chunk = vec![0; CHUNK];
     let mut sent = 0;

@@ -4,7 +4,8 @@ mod common;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
-use common::{COMPILERS, Draft, compiler, equal, installed, outer};
+use common::{Draft, compiler, equal, outer};
+use packet_traits_lab::{clang, clangs};
 use packet_traits_policy::{
     compile::{CompileError, Compiler},
     emit::{EmitError, EmitOptions, RULES_MAX, emit},
@@ -31,10 +32,7 @@ fn draft() -> Draft {
 #[test]
 fn an_object_says_what_the_policy_said() {
     let draft = draft();
-    for clang in COMPILERS {
-        if !installed(clang) {
-            continue;
-        }
+    for clang in clangs() {
         let manifest = Manifest::from_object(&draft.compile(clang)).unwrap().unwrap();
         assert_eq!(manifest, draft.emit().manifest);
         assert_eq!(manifest.programs[0].rules[0].text, "ip saddr 10.0.0.1 drop");
@@ -45,12 +43,12 @@ fn an_object_says_what_the_policy_said() {
 /// The same policy gives the same object on every run, whatever folder the compiler worked in.
 #[test]
 fn an_object_depends_on_nothing_but_the_policy_and_the_compiler() {
-    assert_eq!(draft().compile("clang"), draft().compile("clang"));
+    assert_eq!(draft().compile(clang()), draft().compile(clang()));
 }
 
 #[test]
 fn another_object_has_no_manifest_and_a_newer_one_is_refused() {
-    let object = draft().compile("clang");
+    let object = draft().compile(clang());
     let text = format!("{:?}", Manifest::from_object(b"no object").unwrap_err());
     assert!(text.starts_with("NoObject"), "{text}");
 
@@ -68,7 +66,7 @@ fn another_object_has_no_manifest_and_a_newer_one_is_refused() {
 
 #[test]
 fn a_compiler_that_is_not_there_is_said_to_be_missing() {
-    let compiler = Compiler { clang: PathBuf::from("no-such-clang"), ..compiler("clang") };
+    let compiler = Compiler { clang: PathBuf::from("no-such-clang"), ..compiler(clang()) };
     let error = compiler.compile(&draft().emit()).unwrap_err();
     assert!(matches!(error, CompileError::NoClang { .. }), "{error}");
     assert!(error.to_string().contains("package clang"), "{error}");
@@ -78,11 +76,11 @@ fn a_compiler_that_is_not_there_is_said_to_be_missing() {
 #[test]
 fn missing_kernel_headers_are_said_to_be_missing() {
     let folder = tempfile::tempdir().unwrap();
-    let clang = folder.path().join("clang");
+    let program = folder.path().join("clang");
     let said = "policy.bpf.c:3:10: fatal error: 'linux/bpf.h' file not found";
-    fs::write(&clang, format!("#!/bin/sh\necho \"{said}\" >&2\nexit 1\n")).unwrap();
-    fs::set_permissions(&clang, fs::Permissions::from_mode(0o755)).unwrap();
-    let error = Compiler { clang, ..compiler("clang") }.compile(&draft().emit()).unwrap_err();
+    fs::write(&program, format!("#!/bin/sh\necho \"{said}\" >&2\nexit 1\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let error = Compiler { clang: program, ..compiler(clang()) }.compile(&draft().emit()).unwrap_err();
     assert!(matches!(error, CompileError::NoKernelHeaders { .. }), "{error}");
     assert!(error.to_string().contains("linux-libc-dev"), "{error}");
 }
@@ -91,7 +89,7 @@ fn missing_kernel_headers_are_said_to_be_missing() {
 fn what_the_compiler_says_is_passed_on() {
     let mut emitted = draft().emit();
     emitted.source.push_str("int unfinished(void) { return nothing; }\n");
-    let error = compiler("clang").compile(&emitted).unwrap_err();
+    let error = compiler(clang()).compile(&emitted).unwrap_err();
     assert!(matches!(error, CompileError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("use of undeclared identifier 'nothing'"), "{error}");
 }

@@ -84,7 +84,7 @@ fn an_event_tells_of_the_packet_and_its_traits() {
     assert_eq!(draft.emit().manifest.logs, ["first", "second", "never"]);
 
     let lab = Lab::new();
-    let object = lab.load(&draft.compile("clang")).unwrap();
+    let object = lab.load(&draft.compile(packet_traits_lab::clang())).unwrap();
     for len in [200, PACKET_MAX, 42] {
         let bytes = packet(len);
         assert_eq!(run(&object, "telling", &bytes), 1, "dropped");
@@ -121,7 +121,7 @@ fn packets_are_counted_under_values_as_slots_have_them() {
         ],
     );
     let lab = Lab::new();
-    let object = lab.load(&draft.compile("clang")).unwrap();
+    let object = lab.load(&draft.compile(packet_traits_lab::clang())).unwrap();
     for len in [100, 200] {
         run(&object, "counting", &packet(len));
     }
@@ -155,7 +155,7 @@ fn unique_numbers_differ() {
         vec![set(one, Value::Unique), set(other, Value::Unique), Action::Log { text: String::new(), sample: 1 }],
     );
     let lab = Lab::new();
-    let object = lab.load(&draft.compile("clang")).unwrap();
+    let object = lab.load(&draft.compile(packet_traits_lab::clang())).unwrap();
     for _ in 0..50 {
         run(&object, "numbering", &packet(100));
     }

@@ -2,8 +2,9 @@
 
 mod common;
 
-use common::{COMPILERS, Draft, Lab, compare, enabled, equal, inner, installed, is_set, outer, set, single, test};
+use common::{Draft, Lab, compare, enabled, equal, inner, is_set, outer, set, single, test};
 use packet_traits::core::{KeyType, Merge};
+use packet_traits_lab::{clang, clangs};
 use packet_traits_policy::{
     field::{Field, FieldKind, Header},
     hook::{Ability, Direction, Hook, NetfilterHook},
@@ -119,12 +120,10 @@ fn with_keys() -> (Draft, Vec<KeyId>) {
 
 fn load_with_each_compiler(draft: &Draft, what: &str) {
     let lab = Lab::new();
-    for clang in COMPILERS {
-        if installed(clang) {
-            let object = draft.compile(clang);
-            if let Err(error) = lab.load(&object) {
-                panic!("{what}, {clang}: {error}\n{}", draft.emit().source);
-            }
+    for clang in clangs() {
+        let object = draft.compile(clang);
+        if let Err(error) = lab.load(&object) {
+            panic!("{what}, {clang}: {error}\n{}", draft.emit().source);
         }
     }
 }
@@ -167,7 +166,7 @@ fn a_program_that_asks_for_one_field_only_loads() {
             let mut draft = Draft::new();
             draft.block(name, hook);
             draft.plain(equal(Operand::Field(field), 1), vec![Action::Log { text: String::new(), sample: 1 }]);
-            let object = draft.compile("clang");
+            let object = draft.compile(clang());
             if let Err(error) = lab.load(&object) {
                 panic!("{name} {field:?}: {error}\n{}", draft.emit().source);
             }
@@ -404,10 +403,8 @@ fn what_the_network_card_says_compiles() {
     for (key, what) in [(11, Hardware::Timestamp), (3, Hardware::Hash), (4, Hardware::VlanId)] {
         draft.plain(Condition::Always, vec![set(keys[key], Value::Hardware(what))]);
     }
-    for clang in COMPILERS {
-        if installed(clang) {
-            draft.compile(clang);
-        }
+    for clang in clangs() {
+        draft.compile(clang);
     }
     assert!(draft.emit().manifest.programs[0].device_bound);
 }

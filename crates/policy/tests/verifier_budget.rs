@@ -11,12 +11,12 @@ use std::{
     fmt::Write as _,
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use common::{COMPILERS, Draft, Lab, compare, enabled, equal, installed, outer, set, test};
+use common::{Draft, Lab, compare, enabled, equal, outer, set, test};
 use libbpf_rs::libbpf_sys;
 use packet_traits::core::{KeyType, Merge};
+use packet_traits_lab::{clang, clang_version, clangs};
 use packet_traits_policy::{
     field::FieldKind,
     hook::{Ability, Direction, Hook, NetfilterHook},
@@ -169,10 +169,7 @@ fn measured_with(compilers: &[&str]) -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut with = format!("kernel {}", release.split('.').take(2).collect::<Vec<_>>().join("."));
     for clang in compilers {
-        let said = Command::new(clang).arg("--version").output().unwrap();
-        let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        let version = said.split("version ").nth(1).and_then(|rest| rest.split('.').next()).unwrap_or("?");
-        write!(with, ", clang {version}").unwrap();
+        write!(with, ", clang {}", clang_version(clang)).unwrap();
     }
     with
 }
@@ -182,24 +179,23 @@ fn policies_of_every_size_stay_within_the_verifiers_limits() {
     if !enabled() {
         return;
     }
-    let compilers: Vec<&str> = COMPILERS.into_iter().filter(|clang| installed(clang)).collect();
     let lab = Lab::new();
     let mut found = BTreeMap::new();
     for (policy, make) in POLICIES {
         for (place, (name, hook)) in HOOKS.into_iter().enumerate() {
-            for clang in &compilers {
+            for compiler in clangs() {
                 // the largest and the newer compiler where programs differ most: they take minutes else
-                if place > 2 && (policy.starts_with("2,048") || *clang != COMPILERS[0]) {
+                if place > 2 && (policy.starts_with("2,048") || compiler != clang()) {
                     continue;
                 }
-                let (processed, len) = measure(&lab, &make(hook), clang);
-                assert!(processed * 2 < LIMIT, "{policy} at {hook}, {clang}: {processed}");
-                found.insert(format!("{policy}, {name}, {clang}"), (processed, len));
+                let (processed, len) = measure(&lab, &make(hook), compiler);
+                assert!(processed * 2 < LIMIT, "{policy} at {hook}, {compiler}: {processed}");
+                found.insert(format!("{policy}, {name}, {compiler}"), (processed, len));
             }
         }
     }
 
-    let with = measured_with(&compilers);
+    let with = measured_with(&clangs());
     let mut text =
         format!("# Instructions: processed by the verifier, in the program. Written by {UPDATE}=1.\n# {with}\n");
     for (name, (processed, len)) in &found {
@@ -212,7 +208,10 @@ fn policies_of_every_size_stay_within_the_verifiers_limits() {
     }
     let recorded = std::fs::read_to_string(budget_file()).unwrap();
     if recorded.lines().nth(1) != Some(&format!("# {with}")) {
-        eprintln!("skipped: {with} is not what the figures of {} are of", budget_file().display());
+        packet_traits_lab::skipped(format_args!(
+            "{with} is not what the figures of {} are of",
+            budget_file().display()
+        ));
         return;
     }
     let mut wrong = String::new();

@@ -18,7 +18,8 @@ use judge::{ABORTED, DROP, INVALID, PACKETS, PASS, REDIRECT, REDIRECT_FAILS, TX}
 use libbpf_rs::ProgramInput;
 use packet_traits::attach::{XdpMode, tracing};
 use packet_traits_lab::{
-    Chain, Family, Pair, TcpSink, VethOptions, frame::Flow, recv_numbered, send_numbered, tcp_transfer, udp_socket,
+    Chain, Family, Pair, TcpSink, VethOptions, frame::Flow, recv_numbered, send_numbered, skipped, tcp_transfer,
+    udp_socket,
 };
 use packet_traits_trace::{
     Cause, Detail, Options, Outcome, Packet,
@@ -33,8 +34,8 @@ fn functions() -> bool {
     }
     let here = tracing::try_functions();
     if let Err(errno) = here {
-        let (test, why) = (thread::current(), std::io::Error::from_raw_os_error(errno));
-        eprintln!("skipped: {} (this kernel lets no program run at its functions: {why})", test.name().unwrap_or("?"));
+        let why = std::io::Error::from_raw_os_error(errno);
+        skipped(format_args!("this kernel lets no program run at its functions: {why}"));
     }
     here.is_ok()
 }

@@ -7,7 +7,7 @@ mod judge;
 use common::{Home, enabled, in_namespaces, start, watch};
 use judge::{ABORTED, INVALID, PACKETS, PASS, REDIRECT, REDIRECT_FAILS};
 use packet_traits::attach::{XdpMode, tracing};
-use packet_traits_lab::{Family, Pair, VethOptions, recv_numbered, udp_socket};
+use packet_traits_lab::{Family, Pair, VethOptions, recv_numbered, skipped, udp_socket};
 use packet_traits_trace::{Fate, Options, Point};
 
 fn sent(port: u16) -> u64 {
@@ -57,7 +57,7 @@ fn a_kernel_without_functions_has_the_other_points_and_says_nothing() {
         return;
     }
     if tracing::try_functions().is_ok() {
-        eprintln!("skipped: a_kernel_without_functions_has_the_other_points_and_says_nothing (this kernel has them)");
+        skipped("this kernel lets programs run at its functions");
         return;
     }
     let (pair, home) = (Pair::new().unwrap(), Home::new());

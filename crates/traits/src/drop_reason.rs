@@ -35,7 +35,7 @@ mod tests {
     #[test]
     fn reasons_of_this_kernel_have_names() {
         if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
-            eprintln!("skipped: reasons_of_this_kernel_have_names (this kernel has no BTF)");
+            packet_traits_lab::skipped("this kernel has no BTF");
             return;
         }
         let names = super::names().unwrap();

@@ -43,7 +43,11 @@ impl Scene {
     fn new() -> Scene {
         let folder = Folder::new();
         let object = folder.path().join("af_xdp_redirect.o");
-        fs::write(&object, compile_with("clang", &repository("examples/bpf/af_xdp_redirect.bpf.c"), &[])).unwrap();
+        fs::write(
+            &object,
+            compile_with(packet_traits_lab::clang(), &repository("examples/bpf/af_xdp_redirect.bpf.c"), &[]),
+        )
+        .unwrap();
         Scene { lab: Lab::empty(Layout::DEFAULT), pair: Pair::new().unwrap(), object, _folder: folder }
     }
 

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, os::fd::AsFd};
 use common::{
     BOTH_MODES, Lab, program,
     readers::{Link, STAGES, load_unbound, unbound_program},
-    record::{HAS_ALL, HAS_FLOW, Record, Stage, Traits, counter, read_variable, set_counter, write_variable},
+    record::{HAS_ALL, HAS_FLOW, Record, Stage, Traits, counter, read_variable, set_counter, shown, write_variable},
     spec, test_run,
 };
 use libbpf_rs::Object;
@@ -707,7 +707,7 @@ fn an_area_longer_than_the_drivers_headroom_is_enospc_and_harms_no_packet() {
     let refused = [ENOSPC, ENOSPC, ENOSPC, ENOSPC, ENOSPC, ENOSPC, ENOSPC, 0, 0, 0, ENOENT];
     assert!(returned == fits || returned == refused, "{returned:?}");
     let records = link.readers.records();
-    for stage in [Stage::TcIngress, Stage::LocalIn, Stage::CgroupIngress] {
+    for stage in shown([Stage::TcIngress, Stage::LocalIn, Stage::CgroupIngress]) {
         assert!(records.count(stage) > 0, "{stage:?}");
         for record in records.at(stage) {
             assert_eq!((record.present, record.traits), (HAS_ALL, recorded(HAS_ALL)), "{stage:?}");

@@ -19,8 +19,8 @@ use packet_traits::attach::{
     Target, TcxOptions, XdpMode, cgroup, netfilter, redirect_map, socket, tcx, tracing, xdp,
 };
 use packet_traits_lab::{
-    Bpffs, Chain, End, Family, Netns, Pair, VethOptions, kernel_tests_enabled, recv_numbered, require_root,
-    send_numbered, udp_socket,
+    Bpffs, Chain, End, Family, KernelFeature, Netns, Pair, VethOptions, kernel_has, kernel_has_for, kernel_tests_enabled,
+    recv_numbered, require_root, send_numbered, udp_socket,
 };
 
 /// Datagrams per round of traffic.
@@ -28,10 +28,13 @@ const PACKETS: u64 = 5;
 
 /// Returns from the test if kernel tests are switched off; fails it if they cannot run.
 macro_rules! needs_kernel {
-    () => {
+    ($($feature:ident)?) => {
         if !kernel_tests_enabled() {
             return;
         }
+        $(if !kernel_has(KernelFeature::$feature) {
+            return;
+        })?
         if let Err(why) = require_root() {
             panic!("{why}");
         }
@@ -104,12 +107,12 @@ fn compiled() -> &'static [u8] {
     static OBJECT: OnceLock<Vec<u8>> = OnceLock::new();
     OBJECT.get_or_init(|| {
         let multiarch = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
-        let mut clang = Command::new("clang")
+        let mut clang = Command::new(packet_traits_lab::clang())
             .args(["-O2", "-g", "-target", "bpf", &multiarch, "-x", "c", "-c", "-", "-o", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("run clang, which these tests need, with the headers of libbpf-dev");
+            .expect("run clang (or what CLANG names), which these tests need, with the headers of libbpf-dev");
         let mut source = clang.stdin.take().expect("a pipe");
         source.write_all(include_bytes!("bpf/attach.bpf.c")).expect("write to clang");
         drop(source);
@@ -281,12 +284,17 @@ fn program_of_another_type_is_named() {
 
 // TC
 
+/// Whether TC programs are attached as filters of a clsact qdisc: by TCX too, where the kernel has it.
+fn tc_ways() -> Vec<bool> {
+    if kernel_has_for(KernelFeature::Tcx, "TCX") { vec![false, true] } else { vec![true] }
+}
+
 #[test]
 fn tc_counts_ingress_and_egress_until_dropped() {
     needs_kernel!();
     let pair = Pair::new().expect("a pair");
     let programs = Programs::load(&["tc_count"]);
-    for clsact in [false, true] {
+    for clsact in tc_ways() {
         for (direction, end) in [(Direction::Ingress, pair.rx()), (Direction::Egress, pair.tx())] {
             let options = TcxOptions::new(direction).force_clsact(clsact);
             let attachment = attach_tc(&programs, "tc_count", end, options).expect("attach");
@@ -304,7 +312,7 @@ fn tc_counts_ingress_and_egress_until_dropped() {
 fn tc_position_decides_who_runs_first() {
     needs_kernel!();
     let pair = Pair::new().expect("a pair");
-    for clsact in [false, true] {
+    for clsact in tc_ways() {
         let programs = Programs::load(&["tc_count", "tc_stop"]);
         let options = TcxOptions::new(Direction::Ingress).force_clsact(clsact);
         let _last = attach_tc(&programs, "tc_count", pair.rx(), options).expect("attach");
@@ -319,7 +327,7 @@ fn tc_position_decides_who_runs_first() {
 
 #[test]
 fn tcx_position_can_name_a_program() {
-    needs_kernel!();
+    needs_kernel!(Tcx);
     let pair = Pair::new().expect("a pair");
     let programs = Programs::load(&["tc_count", "tc_stop"]);
     let options = TcxOptions::new(Direction::Ingress);
@@ -434,7 +442,7 @@ const FAMILIES: [(NetfilterFamily, Family); 2] =
 
 #[test]
 fn netfilter_counts_at_every_hook_until_dropped() {
-    needs_kernel!();
+    needs_kernel!(NetfilterLinks);
     let chain = Chain::new().expect("a chain");
     for (family, traffic) in FAMILIES {
         for (hook, end) in [
@@ -458,7 +466,7 @@ fn netfilter_counts_at_every_hook_until_dropped() {
 
 #[test]
 fn netfilter_priority_errors_are_explained() {
-    needs_kernel!();
+    needs_kernel!(NetfilterLinks);
     let netns = Netns::new().expect("a namespace");
     let programs = Programs::load(&["nf_count"]);
     let options = NetfilterOptions::new(NetfilterFamily::Ipv4, NetfilterHook::PreRouting);

@@ -21,7 +21,7 @@ use packet_traits::{
     core::{KeyType, Layout, Merge, TraitsView, Value},
     registry::{Registry, RegistryError},
 };
-use packet_traits_lab::{Family, Pair, recv_numbered, send_numbered, udp_socket};
+use packet_traits_lab::{Family, Pair, left_out, recv_numbered, send_numbered, udp_socket};
 
 /// A folder that goes with the test.
 struct Folder(PathBuf);
@@ -46,7 +46,7 @@ impl Folder {
     /// Compiles C from a string.
     fn compile(&self, name: &str, text: &str, extra: &[&str]) -> PathBuf {
         let source = self.write(&format!("{name}.bpf.c"), text.as_bytes());
-        self.write(&format!("{name}.bpf.o"), &compile_with("clang", &source, extra))
+        self.write(&format!("{name}.bpf.o"), &compile_with(packet_traits_lab::clang(), &source, extra))
     }
 }
 
@@ -312,7 +312,7 @@ fn an_object_without_type_information_is_told_to_be_compiled_with_it() {
         .into_iter()
         .find(|strip| Command::new(strip).arg("--version").stdout(Stdio::null()).status().is_ok());
     match strip {
-        None => eprintln!("skipped: an object without debugging information: there is no llvm-strip"),
+        None => left_out("an object without debugging information", "there is no llvm-strip"),
         Some(strip) => {
             assert!(Command::new(strip).arg("-g").arg(&stripped).status().unwrap().success());
             let bound = folder.file("bound.o");

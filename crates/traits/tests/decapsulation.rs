@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use common::{
     BOTH_MODES, Lab, TEST_PORT, attach_cgroup, attach_netfilter, attach_tc, attach_tracing, attach_xdp, program,
-    record::{Records, Stage},
+    record::{Records, Stage, shown},
 };
 use packet_traits::attach::{CgroupHook, Direction, NetfilterHook, XdpMode, socket};
 use packet_traits_lab::{
@@ -46,7 +46,7 @@ fn udp_through_vxlan(mode: XdpMode, underlay: Family, inner: Family, entry: &str
     for stage in [Stage::Xdp, Stage::TcIngress, Stage::CgroupIngress, Stage::SocketFilter] {
         records.assert_all_read(stage, 0..PACKETS);
     }
-    for stage in [Stage::PreRouting, Stage::LocalIn] {
+    for stage in shown([Stage::PreRouting, Stage::LocalIn]) {
         let seen = records.assert_right(stage);
         assert_eq!(seen.len(), PACKETS as usize, "{stage:?} {mode} {underlay:?} {inner:?}");
         assert!(seen.values().all(|times| *times == passes(underlay, inner)), "{stage:?}: {seen:?}");

@@ -21,12 +21,16 @@ use std::{
 use common::{Lab, compile_with, enabled, spec};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use packet_traits::{
-    attach::{AttachError, Attachment, Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, Target, XdpMode},
+    attach::{
+        AttachError, Attachment, Direction, Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, Target, XdpMode,
+    },
     bind::BoundObject,
     core::{KeyType, Layout, Merge},
     deployment::{DeployError, Deployed, Deployment, Filter, FilterUse, Location, Setup, Table, UpOptions},
 };
-use packet_traits_lab::{Cgroup, Family, Feature, Pair, number_of, send_numbered, udp_socket};
+use packet_traits_lab::{
+    Cgroup, Family, Feature, KernelFeature, Netns, Pair, kernel_has, number_of, send_numbered, skipped, udp_socket,
+};
 
 const NAME: &str = "edge";
 
@@ -35,6 +39,7 @@ const HOOKS: usize = 6;
 
 /// Which of the hooks of `struct seen` is which.
 const AT_XDP: usize = 0;
+const AT_PREROUTING: usize = 2;
 const AT_INPUT: usize = 3;
 
 /// What one packet met.
@@ -45,13 +50,29 @@ struct Seen {
     version: u32,
 }
 
+/// Whether the kernel runs netfilter programs; without them, the rest is tested alone.
+fn has_netfilter() -> bool {
+    KernelFeature::NetfilterLinks.is_here()
+}
+
+/// What a packet meets that meets every program once.
+fn all() -> [u32; HOOKS] {
+    let mut all = [1; HOOKS];
+    if !has_netfilter() {
+        all[AT_PREROUTING..=AT_INPUT].fill(0);
+    }
+    all
+}
+
 /// `deployment.bpf.c`, compiled with some macros.
 fn object(macros: &[&str]) -> Vec<u8> {
+    let without = if has_netfilter() { &[][..] } else { &["-DWITHOUT_NETFILTER"] };
+    let macros = &[macros, without].concat()[..];
     static DONE: Mutex<Option<HashMap<String, Vec<u8>>>> = Mutex::new(None);
     let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/deployment.bpf.c");
     let compiled = done.get_or_insert_default().entry(macros.join(" "));
-    compiled.or_insert_with(|| compile_with("clang", &source, macros)).clone()
+    compiled.or_insert_with(|| compile_with(packet_traits_lab::clang(), &source, macros)).clone()
 }
 
 /// A registry, a link, and a cgroup that the receiver's sockets are in.
@@ -76,13 +97,17 @@ impl Host {
 
     fn options(&self) -> UpOptions {
         let place = |hook| NetfilterOptions::new(NetfilterFamily::Ipv4, hook);
+        let mut netfilter = vec![
+            ("on_prerouting".to_owned(), place(NetfilterHook::PreRouting)),
+            ("on_input".to_owned(), place(NetfilterHook::LocalIn)),
+        ];
+        if !has_netfilter() {
+            netfilter.clear();
+        }
         UpOptions {
             interface: Some(self.pair.rx().ifindex()),
             cgroup: Some(self.cgroup.path().to_owned()),
-            netfilter: vec![
-                ("on_prerouting".to_owned(), place(NetfilterHook::PreRouting)),
-                ("on_input".to_owned(), place(NetfilterHook::LocalIn)),
-            ],
+            netfilter,
             replace: true,
             setup: Setup {
                 pinned_maps: vec!["seen".to_owned(), "runs".to_owned()],
@@ -90,6 +115,21 @@ impl Host {
                 filters: vec![Filter { program: "on_filter".to_owned(), usage: FilterUse::Match }],
                 ..Setup::default()
             },
+            ..UpOptions::default()
+        }
+    }
+
+    /// TC by a clsact filter, as on kernels without TCX.
+    fn clsact(&self) -> UpOptions {
+        UpOptions { force_clsact: true, ..self.options() }
+    }
+
+    /// Only TC programs, by clsact filters.
+    fn only_clsact(&self) -> UpOptions {
+        UpOptions {
+            interface: Some(self.pair.rx().ifindex()),
+            replace: true,
+            force_clsact: true,
             ..UpOptions::default()
         }
     }
@@ -148,8 +188,9 @@ fn runs(deployment: &Deployment) -> u64 {
 }
 
 fn links(deployment: &Deployment) -> Vec<(String, u32, u32)> {
-    let link =
-        |one: &packet_traits::deployment::Deployed| (one.pin.clone(), one.info.link_id.unwrap(), one.info.program_id);
+    let link = |one: &packet_traits::deployment::Deployed| {
+        (one.pin.clone(), one.info.link_id.unwrap_or_default(), one.info.program_id)
+    };
     let mut links: Vec<_> = deployment.attached().iter().map(link).collect();
     links.sort_unstable();
     links
@@ -198,12 +239,31 @@ fn traffic(host: &Host, receiver: &UdpSocket, done: &AtomicBool) -> u64 {
     })
 }
 
-fn every_packet_meets_one_version_at_every_hook(mode: XdpMode, replacements: u32) {
+/// What is on the receiver's clsact qdisc: every filter with the id of its program.
+fn tc_filters(host: &Host) -> String {
+    ["ingress", "egress"].map(|direction| tc(host, &format!("filter show dev rx0 {direction}"))).concat()
+}
+
+fn tc(host: &Host, arguments: &str) -> String {
+    let output = host.pair.rx().netns().command("tc").args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "tc {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn has_clsact(host: &Host) -> bool {
+    tc(host, "qdisc show dev rx0").contains("clsact")
+}
+
+fn every_packet_meets_one_version_at_every_hook(mode: XdpMode, force_clsact: bool, replacements: u32) {
     let Some(host) = Host::new() else { return };
-    let options = UpOptions { xdp_mode: mode, ..host.options() };
+    let options = UpOptions { xdp_mode: mode, force_clsact, ..host.options() };
     // The second version has another name for its XDP program: it is the place that counts.
     let versions: [&[&str]; 2] = [&["-DVERSION=1"], &["-DVERSION=2", "-DXDP_NAME=renamed"]];
+    // compiled before there is traffic: the compiler may have to wait for other tests
+    versions.iter().for_each(|version| drop(object(version)));
     let first = host.up(versions[0], &options).unwrap();
+    let filters = tc_filters(&host);
+    assert_eq!(filters.contains("on_tc"), force_clsact, "{filters}");
     let receiver = host.receiver();
     attach_filter(&first.filters()[0].path, &receiver);
 
@@ -212,23 +272,24 @@ fn every_packet_meets_one_version_at_every_hook(mode: XdpMode, replacements: u32
         let traffic = scope.spawn(|| traffic(&host, &receiver, &done));
         for i in 1..=replacements {
             let now = host.up(versions[i as usize % 2], &options).unwrap();
-            assert_eq!(now.attached().len(), 5);
+            assert_eq!(now.attached().len(), first.attached().len());
         }
         done.store(true, Ordering::Relaxed);
         traffic.join().unwrap()
     });
 
     let last = &host.list()[0];
-    let mut by_version = [0u64; 4];
+    let (mut by_version, all) = ([0u64; 4], all());
     for number in 0..sent {
         let seen = read_seen(last, number);
-        assert_eq!(seen.by, [1; HOOKS], "packet {number} of {sent}");
+        assert_eq!(seen.by, all, "packet {number} of {sent}");
         by_version[seen.version as usize] += 1;
     }
     assert!(by_version[1] > 0 && by_version[2] > 0, "both versions have met packets: {by_version:?}");
     println!("{sent} packets, {replacements} replacements, by version 1, 2 and both: {:?}", &by_version[1..]);
     let ids = |deployment: &Deployment| links(deployment).into_iter().map(|(_, id, _)| id).collect::<HashSet<_>>();
     assert_eq!(ids(&first), ids(last), "the links are the first ones");
+    assert_eq!(tc_filters(&host), filters, "the filter is the first one");
 
     Deployment::down(NAME, &host.location()).unwrap();
     host.exchange(0);
@@ -237,16 +298,24 @@ fn every_packet_meets_one_version_at_every_hook(mode: XdpMode, replacements: u32
 
 #[test]
 fn every_packet_meets_one_version_at_every_hook_in_native_mode() {
-    every_packet_meets_one_version_at_every_hook(XdpMode::Native, 100);
+    every_packet_meets_one_version_at_every_hook(XdpMode::Native, false, 100);
 }
 
 #[test]
 fn every_packet_meets_one_version_at_every_hook_in_generic_mode() {
-    every_packet_meets_one_version_at_every_hook(XdpMode::Generic, 30);
+    every_packet_meets_one_version_at_every_hook(XdpMode::Generic, false, 30);
+}
+
+#[test]
+fn every_packet_meets_one_version_at_every_hook_with_clsact() {
+    every_packet_meets_one_version_at_every_hook(XdpMode::Native, true, 100);
 }
 
 #[test]
 fn programs_come_and_go_with_a_new_version() {
+    if !kernel_has(KernelFeature::NetfilterLinks) {
+        return;
+    }
     let Some(host) = Host::new() else { return };
     let mut options = host.options();
     let old = host.up(&["-DVERSION=1"], &options).unwrap();
@@ -269,7 +338,7 @@ fn programs_come_and_go_with_a_new_version() {
     // back again, and the old places can be taken at once
     host.up(&["-DVERSION=1"], &host.options()).unwrap();
     host.exchange(2);
-    assert_eq!(read_seen(&host.list()[0], 2).by[..5], [1; 5]);
+    assert_eq!(read_seen(&host.list()[0], 2).by[..5], all()[..5]);
 }
 
 #[test]
@@ -343,6 +412,9 @@ fn without_asking_nothing_is_replaced() {
 
 #[test]
 fn a_replacement_that_fails_to_attach_leaves_the_old_version() {
+    if !kernel_has(KernelFeature::NetfilterLinks) {
+        return;
+    }
     let Some(host) = Host::new() else { return };
     let mut options = host.options();
     let old = host.up(&["-DVERSION=1"], &options).unwrap();
@@ -359,15 +431,18 @@ fn a_replacement_that_fails_to_attach_leaves_the_old_version() {
 
 #[test]
 fn a_replacement_that_fails_half_way_is_taken_back() {
-    let Some(host) = Host::new() else { return };
-    host.pair.tx().netns().ip("link set tx0 mtu 8000").unwrap();
-    // The driver takes a program that cannot do fragments only while the sender's MTU is small (`veth_xdp_set`): so the old one is
-    // fine, and the new one is refused when all others have taken over.
-    let old = host.up(&["-DVERSION=1", "-DXDP_SECTION=\"xdp.frags\""], &host.options()).unwrap();
-    let error = host.up(&["-DVERSION=2"], &host.options()).unwrap_err();
-    assert!(matches!(error, DeployError::Attach(AttachError::Refused { .. })), "{error}");
-    assert!(error.to_string().contains("in place of"), "{error}");
-    unchanged(&host, &old);
+    for force_clsact in [false, true] {
+        let Some(host) = Host::new() else { return };
+        let common = UpOptions { force_clsact, ..host.options() };
+        host.pair.tx().netns().ip("link set tx0 mtu 8000").unwrap();
+        // The driver takes a program that cannot do fragments only while the sender's MTU is small (`veth_xdp_set`): so the old one is
+        // fine, and the new one is refused when all others have taken over.
+        let old = host.up(&["-DVERSION=1", "-DXDP_SECTION=\"xdp.frags\""], &common).unwrap();
+        let error = host.up(&["-DVERSION=2"], &common).unwrap_err();
+        assert!(matches!(error, DeployError::Attach(AttachError::Refused { .. })), "{error}");
+        assert!(error.to_string().contains("in place of"), "{error}");
+        unchanged(&host, &old);
+    }
 }
 
 /// The old version is there as it was, and does its work.
@@ -377,7 +452,7 @@ fn unchanged(host: &Host, old: &Deployment) {
     assert_eq!(links(now), links(old));
     host.exchange(9);
     let seen = read_seen(now, 9);
-    assert_eq!((&seen.by[..5], seen.version), (&[1; 5][..], 1));
+    assert_eq!((&seen.by[..5], seen.version), (&all()[..5], 1));
 }
 
 #[test]
@@ -397,71 +472,81 @@ fn the_mode_of_xdp_stays() {
 
 #[test]
 fn a_version_on_another_interface_takes_over_from_one_whose_interface_is_gone() {
-    let Some(host) = Host::new() else { return };
-    host.up(&["-DVERSION=1"], &host.options()).unwrap();
-    let rx = host.pair.rx().netns();
-    rx.ip("link del rx0").unwrap();
-    rx.ip("link add new0 type veth peer new1").unwrap();
-    rx.ip("link set new0 up").unwrap();
-    let interface = rx.enter(|| {
-        // SAFETY: the name is NUL-terminated.
-        unsafe { libc::if_nametoindex(c"new0".as_ptr()) }
-    });
-    let new = host.up(&["-DVERSION=2"], &UpOptions { interface: Some(interface), ..host.options() }).unwrap();
-    let on_new = |one: &&Deployed| matches!(one.info.target, Target::Interface { ifindex, .. } if ifindex == interface);
-    assert_eq!(new.attached().iter().filter(on_new).count(), 2, "{new:?}");
-    assert_eq!(host.list().len(), 1);
-    Deployment::down(NAME, &host.location()).unwrap();
-    assert!(!host.folder().exists());
+    for force_clsact in [false, true] {
+        let Some(host) = Host::new() else { return };
+        let common = UpOptions { force_clsact, ..host.options() };
+        host.up(&["-DVERSION=1"], &common).unwrap();
+        let rx = host.pair.rx().netns();
+        rx.ip("link del rx0").unwrap();
+        rx.ip("link add new0 type veth peer new1").unwrap();
+        rx.ip("link set new0 up").unwrap();
+        let interface = rx.enter(|| {
+            // SAFETY: the name is NUL-terminated.
+            unsafe { libc::if_nametoindex(c"new0".as_ptr()) }
+        });
+        let new = host.up(&["-DVERSION=2"], &UpOptions { interface: Some(interface), ..common.clone() }).unwrap();
+        let on_new =
+            |one: &&Deployed| matches!(one.info.target, Target::Interface { ifindex, .. } if ifindex == interface);
+        assert_eq!(new.attached().iter().filter(on_new).count(), 2, "{new:?}");
+        assert_eq!(host.list().len(), 1);
+        Deployment::down(NAME, &host.location()).unwrap();
+        assert!(!host.folder().exists());
+    }
 }
 
 #[test]
 fn a_version_in_another_namespace_takes_over_there() {
-    let Some(host) = Host::new() else { return };
-    host.up(&["-DVERSION=1"], &host.options()).unwrap();
-    let tx = host.pair.tx();
-    let bytes = object(&["-DVERSION=2"]);
-    let options = UpOptions { interface: Some(tx.ifindex()), ..host.options() };
-    tx.netns().enter(|| {
-        let object = BoundObject::from_bytes(&bytes, NAME, &host.lab.registry).unwrap();
-        Deployment::up(NAME, object, &host.lab.registry, &options).unwrap()
-    });
-    host.exchange(1);
-    assert_eq!(read_seen(&host.list()[0], 1).by, [0; HOOKS], "nothing is left at the receiver");
-    // The netfilter places of the first namespace are free again.
-    host.up(&["-DVERSION=1"], &host.options()).unwrap();
-    host.exchange(2);
-    assert_eq!(read_seen(&host.list()[0], 2).by[..5], [1; 5]);
+    for force_clsact in [false, true] {
+        let Some(host) = Host::new() else { return };
+        let common = UpOptions { force_clsact, ..host.options() };
+        host.up(&["-DVERSION=1"], &common).unwrap();
+        let tx = host.pair.tx();
+        let bytes = object(&["-DVERSION=2"]);
+        let options = UpOptions { interface: Some(tx.ifindex()), ..common.clone() };
+        tx.netns().enter(|| {
+            let object = BoundObject::from_bytes(&bytes, NAME, &host.lab.registry).unwrap();
+            Deployment::up(NAME, object, &host.lab.registry, &options).unwrap()
+        });
+        host.exchange(1);
+        assert_eq!(read_seen(&host.list()[0], 1).by, [0; HOOKS], "nothing is left at the receiver");
+        // The netfilter places of the first namespace are free again.
+        host.up(&["-DVERSION=1"], &common).unwrap();
+        host.exchange(2);
+        assert_eq!(read_seen(&host.list()[0], 2).by[..5], all()[..5]);
+    }
 }
 
 #[test]
 fn what_a_killed_replacement_left_is_made_whole() {
-    let Some(host) = Host::new() else { return };
-    let old = host.up(&["-DVERSION=1"], &host.options()).unwrap();
-    let folder = host.folder().join(NAME);
-    // As a process leaves it that is killed after the first link has its new program: the links are in both folders.
-    let other = common::program(&common::load("deployment_other", &host.lab.registry), "other_xdp");
-    fs::create_dir_all(host.folder().join("_new/links")).unwrap();
-    for entry in fs::read_dir(folder.join("links")).unwrap() {
-        let link = libbpf_rs::Link::open(entry.as_ref().unwrap().path()).unwrap();
-        pin(&link.as_fd(), &host.folder().join("_new/links").join(entry.unwrap().file_name()));
-    }
-    let mut xdp = Attachment::from_pinned(folder.join("links/on_xdp")).unwrap();
-    xdp.replace(other.as_fd()).unwrap();
-    drop(xdp);
-    host.exchange(1);
-    assert_eq!(read_seen(&old, 1).by, [0; HOOKS], "the version is half there");
-    assert_eq!(host.list().len(), 2);
+    for force_clsact in [false, true] {
+        let Some(host) = Host::new() else { return };
+        let common = UpOptions { force_clsact, ..host.options() };
+        let old = host.up(&["-DVERSION=1"], &common).unwrap();
+        let folder = host.folder().join(NAME);
+        // As a process leaves it that is killed after the first link has its new program: the links are in both folders.
+        let other = common::program(&common::load("deployment_other_xdp", &host.lab.registry), "other_xdp");
+        fs::create_dir_all(host.folder().join("_new/links")).unwrap();
+        for entry in fs::read_dir(folder.join("links")).unwrap() {
+            let link = libbpf_rs::Link::open(entry.as_ref().unwrap().path()).unwrap();
+            pin(&link.as_fd(), &host.folder().join("_new/links").join(entry.unwrap().file_name()));
+        }
+        let mut xdp = Attachment::from_pinned(folder.join("links/on_xdp")).unwrap();
+        xdp.replace(other.as_fd()).unwrap();
+        drop(xdp);
+        host.exchange(1);
+        assert_eq!(read_seen(&old, 1).by, [0; HOOKS], "the version is half there");
+        assert_eq!(host.list().len(), 2);
 
-    // any other command in the registry mends it
-    let object = object(&["-DVERSION=2", "-DXDP_SECTION=\"?xdp\""]);
-    let error = host.pair.rx().netns().enter(|| {
-        let object = BoundObject::from_bytes(&object, "other", &host.lab.registry).unwrap();
-        Deployment::up("other", object, &host.lab.registry, &UpOptions::default()).unwrap_err()
-    });
-    assert!(matches!(error, DeployError::Where { .. }), "{error}");
-    unchanged(&host, &old);
-    assert!(!host.folder().join("_new").exists());
+        // any other command in the registry mends it
+        let object = object(&["-DVERSION=2", "-DXDP_SECTION=\"?xdp\""]);
+        let error = host.pair.rx().netns().enter(|| {
+            let object = BoundObject::from_bytes(&object, "other", &host.lab.registry).unwrap();
+            Deployment::up("other", object, &host.lab.registry, &UpOptions::default()).unwrap_err()
+        });
+        assert!(matches!(error, DeployError::Where { .. }), "{error}");
+        unchanged(&host, &old);
+        assert!(!host.folder().join("_new").exists());
+    }
 }
 
 fn pin(object: &impl AsFd, path: &Path) {
@@ -469,6 +554,210 @@ fn pin(object: &impl AsFd, path: &Path) {
     // SAFETY: the path is NUL-terminated and outlives the call.
     let result = unsafe { libbpf_sys::bpf_obj_pin(object.as_fd().as_raw_fd(), c_path.as_ptr()) };
     assert_eq!(result, 0, "pinning {}", path.display());
+}
+
+#[test]
+fn clsact_filters_are_shown_and_go_with_their_qdisc() {
+    let Some(host) = Host::new() else { return };
+    let up = host.up(&["-DVERSION=1", "-DTC_EGRESS=TC_ACT_UNSPEC"], &host.clsact()).unwrap();
+    let found = |deployment: &Deployment| {
+        let hooks = deployment.attached().iter().filter_map(|one| match (one.info.hook, &one.info.target) {
+            (Hook::Clsact(direction), Target::Interface { ifindex, .. }) => {
+                Some((one.program.clone(), direction, *ifindex, one.info.program_id))
+            }
+            _ => None,
+        });
+        hooks.collect::<Vec<_>>()
+    };
+    let rx = host.pair.rx().ifindex();
+    let [(ingress, _, _, id), (egress, ..)] = &found(&up)[..] else { panic!("{up:?}") };
+    assert_eq!((ingress.as_str(), egress.as_str()), ("on_tc", "on_tc_egress"));
+    assert_eq!(found(&up)[0], ("on_tc".to_owned(), Direction::Ingress, rx, *id));
+    let own: Vec<_> = host.list().iter().flat_map(&found).collect();
+    assert_eq!(own, found(&up), "another process shows the same");
+    assert!(host.list()[0].unreadable().is_empty(), "{:?}", host.list()[0].unreadable());
+    host.exchange(1);
+    assert_eq!(read_seen(&up, 1).by[..5], all()[..5]);
+
+    Deployment::down(NAME, &host.location()).unwrap();
+    assert!(!has_clsact(&host), "{}", tc_filters(&host));
+    assert!(!host.folder().exists());
+    host.exchange(2);
+}
+
+#[test]
+fn clsact_filters_run_in_the_order_of_the_source() {
+    let Some(host) = Host::new() else { return };
+    // the first one's verdict ends the way through the filters
+    let passes = ["-DVERSION=1", "-DONLY_TC", "-DTC_VERDICT=TC_ACT_OK", "-DTC_SECOND=TC_ACT_SHOT"];
+    let drops = ["-DVERSION=1", "-DONLY_TC", "-DTC_VERDICT=TC_ACT_UNSPEC", "-DTC_SECOND=TC_ACT_SHOT"];
+    let receiver = host.receiver();
+    receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    for (macros, arrives) in [(passes, true), (drops, false), (passes, true)] {
+        host.up(&macros, &host.only_clsact()).unwrap();
+        send_numbered(&host.sender(), receiver.local_addr().unwrap(), 1..2, 64).unwrap();
+        assert_eq!(packet_traits_lab::recv_numbered(&receiver).is_ok(), arrives, "{macros:?}");
+    }
+}
+
+#[test]
+fn other_filters_and_qdiscs_stay() {
+    let Some(host) = Host::new() else { return };
+    let only_tc = ["-DVERSION=1", "-DONLY_TC"];
+    let other = "filter add dev rx0 ingress protocol ip prio 7 u32 match u32 0 0";
+    tc(&host, "qdisc add dev rx0 clsact");
+    for with_filter in [false, true] {
+        if with_filter {
+            tc(&host, other);
+        }
+        let before = tc_filters(&host);
+        host.up(&only_tc, &host.only_clsact()).unwrap();
+        assert!(tc_filters(&host).contains("on_tc"));
+        Deployment::down(NAME, &host.location()).unwrap();
+        assert!(has_clsact(&host), "an empty qdisc that was there stays");
+        assert_eq!(tc_filters(&host), before);
+    }
+
+    // a qdisc that a deployment made stays for a filter that came later
+    tc(&host, "qdisc del dev rx0 clsact");
+    host.up(&only_tc, &host.only_clsact()).unwrap();
+    tc(&host, other);
+    Deployment::down(NAME, &host.location()).unwrap();
+    assert!(has_clsact(&host) && tc_filters(&host).contains("u32"));
+    assert!(!tc_filters(&host).contains("on_tc"));
+}
+
+#[test]
+fn the_last_deployment_removes_the_qdisc_that_the_first_made() {
+    let Some(host) = Host::new() else { return };
+    let bytes = object(&["-DVERSION=1", "-DONLY_TC"]);
+    for (first_down, then) in [("a", "b"), ("b", "a")] {
+        for name in ["a", "b"] {
+            host.pair.rx().netns().enter(|| {
+                let object = BoundObject::from_bytes(&bytes, name, &host.lab.registry).unwrap();
+                Deployment::up(name, object, &host.lab.registry, &host.only_clsact()).unwrap();
+            });
+        }
+        Deployment::down(first_down, &host.location()).unwrap();
+        assert!(tc_filters(&host).contains("on_tc"));
+        Deployment::down(then, &host.location()).unwrap();
+        assert!(!has_clsact(&host));
+    }
+}
+
+#[test]
+fn an_up_that_fails_at_a_clsact_filter_leaves_nothing() {
+    let Some(host) = Host::new() else { return };
+    let both = ["-DVERSION=1", "-DTC_EGRESS=TC_ACT_UNSPEC"];
+    tc(&host, "qdisc add dev rx0 clsact");
+    // the last priority there is belongs to a filter of another kind
+    tc(&host, "filter add dev rx0 egress protocol ip prio 65535 u32 match u32 0 0");
+    let before = tc_filters(&host);
+    let error = host.up(&both, &host.clsact()).unwrap_err();
+    assert!(matches!(error, DeployError::Attach(AttachError::Refused { .. })), "{error}");
+    assert!(error.to_string().contains("clsact egress on rx0"), "{error}");
+    assert_eq!(tc_filters(&host), before);
+    assert!(host.list().is_empty(), "{:?}", host.list());
+
+    tc(&host, "qdisc del dev rx0 clsact");
+    tc(&host, "qdisc add dev rx0 ingress");
+    let error = host.up(&both, &host.clsact()).unwrap_err();
+    assert!(error.to_string().contains("qdisc of kind ingress"), "{error}");
+    assert!(tc(&host, "qdisc show dev rx0").contains("ingress"));
+    assert!(host.list().is_empty(), "{:?}", host.list());
+}
+
+#[test]
+fn what_a_killed_up_left_of_clsact_is_cleared() {
+    let Some(host) = Host::new() else { return };
+    let only_tc = ["-DVERSION=1", "-DONLY_TC"];
+    for by_up in [true, false] {
+        host.up(&only_tc, &host.only_clsact()).unwrap();
+        // as a process leaves it that is killed before the deployment has its name
+        fs::rename(host.folder().join(NAME), host.folder().join("_new")).unwrap();
+        let left = tc_filters(&host);
+        if by_up {
+            host.up(&only_tc, &host.only_clsact()).unwrap();
+            assert!(!tc_filters(&host).is_empty() && tc_filters(&host) != left);
+            Deployment::down(NAME, &host.location()).unwrap();
+        } else {
+            assert!(Deployment::down("_new", &host.location()).unwrap().unfinished());
+        }
+        assert!(!has_clsact(&host), "{}", tc_filters(&host));
+    }
+
+    // killed before the filter was added
+    host.up(&only_tc, &host.only_clsact()).unwrap();
+    tc(&host, "qdisc del dev rx0 clsact");
+    fs::rename(host.folder().join(NAME), host.folder().join("_new")).unwrap();
+    host.up(&only_tc, &host.only_clsact()).unwrap();
+    Deployment::down(NAME, &host.location()).unwrap();
+    assert!(!has_clsact(&host) && !host.folder().exists());
+}
+
+#[test]
+fn a_deleted_clsact_filter_is_said_and_added_again() {
+    let Some(host) = Host::new() else { return };
+    let old = host.up(&["-DVERSION=1"], &host.clsact()).unwrap();
+    tc(&host, "qdisc del dev rx0 clsact");
+    let shown = &host.list()[0];
+    let [unreadable] = shown.unreadable() else { panic!("{shown:?}") };
+    assert_eq!(unreadable.pin, "on_tc");
+    assert!(unreadable.why.contains("was deleted"), "{unreadable:?}");
+    assert_eq!(shown.attached().len(), old.attached().len() - 1);
+
+    host.up(&["-DVERSION=2"], &host.clsact()).unwrap();
+    assert_eq!(host.list()[0].attached().len(), old.attached().len());
+    host.exchange(1);
+    assert_eq!(read_seen(&host.list()[0], 1).by[..5], all()[..5]);
+
+    // Another qdisc of the same kind is not ours.
+    tc(&host, "qdisc del dev rx0 clsact");
+    tc(&host, "qdisc add dev rx0 clsact");
+    Deployment::down(NAME, &host.location()).unwrap();
+    assert!(has_clsact(&host));
+}
+
+#[test]
+fn a_version_keeps_the_kind_of_tc_hook_that_it_finds() {
+    let Some(host) = Host::new() else { return };
+    let is_clsact =
+        |deployment: &Deployment| deployment.attached().iter().any(|one| matches!(one.info.hook, Hook::Clsact(_)));
+    for first in [host.options(), host.clsact()] {
+        assert_eq!(is_clsact(&host.up(&["-DVERSION=1"], &first).unwrap()), first.force_clsact);
+        let other = UpOptions { force_clsact: !first.force_clsact, ..first.clone() };
+        assert_eq!(is_clsact(&host.up(&["-DVERSION=2"], &other).unwrap()), first.force_clsact);
+        host.exchange(1);
+        let seen = read_seen(&host.list()[0], 1);
+        assert_eq!((&seen.by[..5], seen.version), (&all()[..5], 2));
+        Deployment::down(NAME, &host.location()).unwrap();
+    }
+}
+
+#[test]
+fn a_clsact_filter_that_nobody_can_reach_does_nothing_after_down() {
+    let Some(host) = Host::new() else { return };
+    let bytes = object(&["-DVERSION=1", "-DONLY_TC", "-DTC_VERDICT=TC_ACT_SHOT"]);
+    // A namespace that only a socket holds, which receives what it sends to itself.
+    let netns = Netns::new().unwrap();
+    let socket = netns.enter(|| {
+        // SAFETY: the name is NUL-terminated.
+        let interface = Some(unsafe { libc::if_nametoindex(c"lo".as_ptr()) });
+        let options = UpOptions { interface, ..host.only_clsact() };
+        let object = BoundObject::from_bytes(&bytes, NAME, &host.lab.registry).unwrap();
+        Deployment::up(NAME, object, &host.lab.registry, &options).unwrap();
+        UdpSocket::bind("127.0.0.1:0").unwrap()
+    });
+    drop(netns);
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let arrives = || {
+        socket.send_to(b"hello", socket.local_addr().unwrap()).unwrap();
+        socket.recv(&mut [0; 16]).is_ok()
+    };
+    assert!(!arrives(), "the program drops all packets");
+    assert_eq!(host.list()[0].attached().len(), 1, "whether the filter is there cannot be told");
+    Deployment::down(NAME, &host.location()).unwrap();
+    assert!(arrives());
 }
 
 #[test]
@@ -552,6 +841,9 @@ fn a_shared_map_goes_on_over_deployments() {
 
 #[test]
 fn a_device_bound_program_reads_hardware_metadata_and_can_be_replaced() {
+    if !kernel_has(KernelFeature::XdpHints) {
+        return;
+    }
     let Some(host) = Host::new() else { return };
     let mut options = host.options();
     options.setup.device_bound = vec!["on_xdp".to_owned()];
@@ -572,7 +864,7 @@ fn a_device_bound_program_reads_hardware_metadata_and_can_be_replaced() {
     // Unless it is said to be bound, the kernel does not take it.
     let error = host.up(&bound, &host.options()).unwrap_err();
     assert!(matches!(error, DeployError::Bind(_)), "{error}");
-    assert_eq!(host.list()[0].attached().len(), 5);
+    assert_eq!(host.list()[0].attached().len(), last.attached().len());
 }
 
 #[test]
@@ -602,7 +894,7 @@ fn a_filter_that_others_hold_ends_with_its_deployment() {
 fn a_pinned_filter_is_one_for_iptables() {
     let Some(host) = Host::new() else { return };
     if !Command::new("iptables").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no iptables");
+        skipped("there is no iptables");
         return;
     }
     let up = host.up(&["-DVERSION=1"], &host.options()).unwrap();
@@ -631,6 +923,9 @@ fn a_pinned_filter_is_one_for_iptables() {
 
 #[test]
 fn netfilter_links_need_a_dispatcher() {
+    if !kernel_has(KernelFeature::NetfilterLinks) {
+        return;
+    }
     let Some(host) = Host::new() else { return };
     let programs = common::load("deployment_other", &host.lab.registry);
     let [first, second] = ["other_netfilter", "another_netfilter"].map(|name| common::program(&programs, name));

@@ -20,9 +20,9 @@ use packet_traits::{
     drop_reason,
 };
 use packet_traits_lab::{
-    Chain, End, Family, Netns, PacketSocket, Pair,
+    Chain, End, Family, KernelFeature, Netns, PacketSocket, Pair,
     frame::{Flow, SYN},
-    number_of, recv_numbered, send_numbered, udp_socket,
+    kernel_has, number_of, recv_numbered, send_numbered, udp_socket,
 };
 
 const PACKETS: u64 = 40;
@@ -153,6 +153,9 @@ fn a_datagram_that_an_nftables_rule_drops_is_read() {
 
 #[test]
 fn a_datagram_that_a_netfilter_program_drops_by_its_traits_is_read() {
+    if !kernel_has(KernelFeature::NetfilterLinks) {
+        return;
+    }
     each(|scene| {
         let hooks = [("netfilter_drops_odd", NetfilterHook::LocalIn)];
         let _netfilter = attach_netfilter(&scene.object, scene.rx(), scene.family, &hooks);

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use common::{
     BOTH_MODES, Lab, TEST_PORT, attach_netfilter, attach_tc, attach_xdp, load, program,
-    record::{Records, Stage},
+    record::{Records, Stage, shown},
     register_record_keys,
 };
 use packet_traits::{
@@ -17,8 +17,8 @@ use packet_traits::{
     registry::Registry,
 };
 use packet_traits_lab::{
-    Chain, Family, Feature, PacketSocket, RECV_TIMEOUT, TcpSink, VethOptions, frame::Flow, recv_numbered,
-    send_numbered, send_together, tcp_transfer, udp_socket,
+    Chain, Family, Feature, KernelFeature, PacketSocket, RECV_TIMEOUT, TcpSink, VethOptions, frame::Flow, kernel_has,
+    recv_numbered, send_numbered, send_together, tcp_transfer, udp_socket,
 };
 
 const PACKETS: u64 = 100;
@@ -62,7 +62,7 @@ fn udp_through_a_router(mode: XdpMode, family: Family) {
 
     let expected = PACKETS as usize;
     let records = Records::collect(&object, |r| r.count(Stage::TcEgress) >= expected);
-    for stage in FORWARDING {
+    for stage in shown(FORWARDING) {
         records.assert_all_read(stage, 0..PACKETS);
     }
 }
@@ -92,7 +92,7 @@ fn tcp_through_a_router(mode: XdpMode, family: Family) {
     let records = Records::collect(&object, |_| false);
     let numbers: Vec<u64> = records.set().into_keys().collect();
     // every packet has traits of its own, so that GRO merges none
-    for stage in FORWARDING {
+    for stage in shown(FORWARDING) {
         records.assert_all_read(stage, numbers.iter().copied());
     }
     let payload: u64 = records.at(Stage::TcEgress).map(|record| u64::from(record.len)).sum();
@@ -140,7 +140,7 @@ fn merged_packet_through_a_router(family: Family, tso: bool) -> Records {
 
     let records = Records::collect(&object, |_| false);
     assert_eq!(records.count(Stage::Xdp), SEGMENTS as usize);
-    for stage in FORWARDING {
+    for stage in shown(FORWARDING) {
         records.assert_all_read(stage, [0]);
     }
     assert!(records.at(Stage::TcEgress).all(|record| record.len > SEGMENTS * 1000));
@@ -149,7 +149,7 @@ fn merged_packet_through_a_router(family: Family, tso: bool) -> Records {
 
 #[test]
 fn a_merged_packet_keeps_its_first_packets_traits_through_a_router() {
-    if common::enabled() {
+    if common::enabled() && kernel_has(KernelFeature::NetfilterLinks) {
         for family in Family::BOTH {
             merged_packet_through_a_router(family, true).assert_all_read(Stage::LocalIn, [0]);
         }
@@ -159,7 +159,7 @@ fn a_merged_packet_keeps_its_first_packets_traits_through_a_router() {
 /// Each segment gets a buffer of its own (`skb_segment` in net/core/skbuff.c); metadata is not copied.
 #[test]
 fn segments_that_the_stack_cuts_have_no_traits() {
-    if common::enabled() {
+    if common::enabled() && kernel_has(KernelFeature::NetfilterLinks) {
         for family in Family::BOTH {
             assert_eq!(merged_packet_through_a_router(family, false).count(Stage::LocalIn), 0);
         }
@@ -187,8 +187,8 @@ fn traits_cross_a_veth_into_another_namespace_of_the_same_registry() {
         let _xdp = attach_xdp(&object, "assign", chain.router_in(), mode);
         let _server = observe_server(&object, &chain);
         send_through(&chain, Family::V4);
-        let records = Records::collect(&object, |r| r.count(Stage::LocalIn) >= PACKETS as usize);
-        for stage in AT_SERVER {
+        let records = Records::collect(&object, |r| r.count(Stage::TcIngress) >= PACKETS as usize);
+        for stage in shown(AT_SERVER) {
             records.assert_all_read(stage, 0..PACKETS);
         }
     }
@@ -214,10 +214,10 @@ fn an_xdp_program_behind_the_veth_does_not_see_the_traits_but_later_stages_may()
             send_through(&chain, Family::V4);
             let moved = (mode, behind) == (XdpMode::Generic, XdpMode::Native);
             let left = if moved { 0..0 } else { 0..PACKETS };
-            let records = Records::collect(&object, |r| !moved && r.count(Stage::LocalIn) >= PACKETS as usize);
+            let records = Records::collect(&object, |r| !moved && r.count(Stage::TcIngress) >= PACKETS as usize);
             assert_eq!(records.set().len(), PACKETS as usize);
             assert_eq!(records.count(Stage::XdpAgain), 0);
-            for stage in AT_SERVER {
+            for stage in shown(AT_SERVER) {
                 records.assert_all_read(stage, left.clone());
             }
         }
@@ -226,7 +226,7 @@ fn an_xdp_program_behind_the_veth_does_not_see_the_traits_but_later_stages_may()
 
 #[test]
 fn another_registry_behind_the_veth_reads_nothing() {
-    if !common::enabled() {
+    if !common::enabled() || !kernel_has(KernelFeature::NetfilterLinks) {
         return;
     }
     for mode in BOTH_MODES {
@@ -244,7 +244,7 @@ fn another_registry_behind_the_veth_reads_nothing() {
         let _local_in = chain.server().netns().enter(|| netfilter::attach(local_in.as_fd(), &beside)).unwrap();
         send_through(&chain, Family::V4);
 
-        let records = Records::collect(&object, |r| r.count(Stage::LocalIn) >= PACKETS as usize);
+        let records = Records::collect(&object, |r| r.count(Stage::TcIngress) >= PACKETS as usize);
         records.assert_all_read(Stage::LocalIn, 0..PACKETS);
         let theirs = Records::collect(&theirs, |_| false);
         assert!(Stage::ALL.iter().all(|stage| theirs.count(*stage) == 0));
@@ -279,8 +279,8 @@ fn a_program_of_another_registry_behind_the_veth_replaces_the_traits() {
             let records = Records::collect(&object, |r| r.count(Stage::TcEgress) >= PACKETS as usize);
             records.assert_all_read(Stage::TcEgress, 0..PACKETS);
             assert_eq!(records.count(Stage::TcIngress), 0);
-            let theirs = Records::collect(&theirs, |r| r.count(Stage::LocalIn) >= PACKETS as usize);
-            for stage in AT_SERVER {
+            let theirs = Records::collect(&theirs, |r| r.count(Stage::TcIngress) >= PACKETS as usize);
+            for stage in shown(AT_SERVER) {
                 theirs.assert_all_read(stage, 0..PACKETS);
             }
         }

@@ -26,24 +26,10 @@ use packet_traits::{
     registry::Registry,
 };
 use packet_traits_lab::{
-    Family, Pair,
+    Family, Pair, clang, clang_version, clangs,
     frame::{Flow, IpPair},
-    send_frame, udp_socket,
+    left_out, send_frame, udp_socket,
 };
-
-/// Debian 12's, and the newest that it has.
-const COMPILERS: [&str; 2] = ["clang", "clang-19"];
-
-/// Those that are installed; says which is not.
-fn compilers() -> impl Iterator<Item = &'static str> {
-    COMPILERS.into_iter().filter(|compiler| {
-        let found = Command::new(compiler).arg("--version").stdout(Stdio::null()).status().is_ok();
-        if !found {
-            eprintln!("skipped: {compiler} is not installed; `make test` installs it");
-        }
-        found
-    })
-}
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -51,10 +37,7 @@ fn repository() -> PathBuf {
 
 /// The instruction sets a compiler has: of no use are those that the kernels we need do not require.
 fn cpus(compiler: &str) -> &'static [&'static str] {
-    match compiler {
-        "clang" => &["v1", "v2", "v3"],
-        _ => &["v1", "v2", "v3", "v4"],
-    }
+    if clang_version(compiler) < 18 { &["v1", "v2", "v3"] } else { &["v1", "v2", "v3", "v4"] }
 }
 
 /// Compiles C from a string. Warnings are not errors unless `arguments` say so.
@@ -96,7 +79,7 @@ fn vmlinux_dir() -> Option<&'static Path> {
         let path = dir.join(format!("vmlinux.h.{}", std::process::id()));
         let made = write_vmlinux(&path);
         if let Err(why) = &made {
-            eprintln!("skipped: the kernel's types: {why}");
+            left_out("the kernel's types", why);
         }
         made.ok().map(|()| {
             std::fs::rename(path, dir.join("vmlinux.h")).unwrap();
@@ -146,6 +129,39 @@ fn write_vmlinux(_path: &Path) -> Result<(), String> {
     Err("how C passes a va_list is only known here on x86-64".into())
 }
 
+/// What the header's opening comment says of a kernel that is built with `-fms-extensions`.
+const EMBEDDED_BY_TAG: [&str; 2] = ["-fms-extensions", "-Wno-microsoft-anon-tag"];
+
+/// The options that the running kernel's types need, found by trying: none, or [`EMBEDDED_BY_TAG`].
+fn kernel_types_options(compiler: &str, dir: &Path) -> &'static [&'static str] {
+    let include = format!("-I{}", dir.display());
+    let compiles = |options: &[&str]| {
+        let arguments = [&STRICT[..], &[&include], options].concat();
+        compile(compiler, "#include <vmlinux.h>\n", &arguments)
+    };
+    let Err(refused) = compiles(&[]) else { return &[] };
+    assert!(refused.contains("declaration does not declare anything"), "{compiler}:\n{refused}");
+    eprintln!("{compiler}: this kernel's types need {EMBEDDED_BY_TAG:?}");
+    compiles(&EMBEDDED_BY_TAG).unwrap_or_else(|refused| panic!("{compiler} {EMBEDDED_BY_TAG:?}:\n{refused}"));
+    &EMBEDDED_BY_TAG
+}
+
+#[test]
+fn beside_the_kernels_types_the_header_compiles_with_the_options_it_names() {
+    let Some(dir) = vmlinux_dir() else { return };
+    let header = std::fs::read_to_string(include_dir().join("packet_traits/traits.bpf.h")).unwrap();
+    assert!(EMBEDDED_BY_TAG.iter().all(|option| header.contains(option)), "the opening comment says how");
+    let include = format!("-I{}", dir.display());
+    for compiler in compilers() {
+        for (name, _) in EVERY_CALL {
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{name}.bpf.c"));
+            let arguments =
+                [&STRICT[..], &["-mcpu=v3", "-DVMLINUX", &include], kernel_types_options(compiler, dir)].concat();
+            assert!(!compile_file(compiler, &source, &arguments).is_empty());
+        }
+    }
+}
+
 /// A registry with the keys of `every_call.bpf.c`.
 fn every_key(layout: Layout) -> Lab {
     let lab = Lab::empty(layout);
@@ -169,7 +185,7 @@ fn load_all_ways(what: &str, bytes: &[u8], registries: &[&Registry]) {
         load_only(&mut open, wanted);
         match open.load() {
             Err(error) if fentry && error.kind() == libbpf_rs::ErrorKind::PermissionDenied => {
-                eprintln!("skipped: fentry in {what}: this kernel refuses it: {error}");
+                left_out(&format!("fentry in {what}"), format_args!("this kernel refuses it: {error}"));
                 return;
             }
             loaded => drop(loaded.unwrap_or_else(|error| panic!("{what}, unbound: {error:?}"))),
@@ -208,10 +224,7 @@ const EVERY_CALL: [(&str, &[&str]); 2] = [("every_call", &SECTIONS), ("sender_ca
 const SENDER_SECTIONS: [&str; 5] =
     ["tc", "cgroup_skb/egress", "netfilter", "tp_btf/net_dev_queue", "fentry/dev_hard_start_xmit"];
 
-fn every_call_loads(compiler: &'static str) {
-    if !common::enabled() || !compilers().any(|found| found == compiler) {
-        return;
-    }
+fn every_call_loads(compiler: &str) {
     let layout = |flow, packet| Layout::new(flow, packet).unwrap();
     let labs = [Layout::DEFAULT, layout(40, 176), layout(176, 40)].map(every_key);
     let registries = labs.each_ref().map(|lab| &lab.registry);
@@ -232,6 +245,7 @@ fn every_call_loads(compiler: &'static str) {
         if let Some(dir) = vmlinux_dir() {
             let include = format!("-I{}", dir.display());
             arguments.extend(["-DVMLINUX", &include]);
+            arguments.extend(kernel_types_options(compiler, dir));
             let with_kernel_types = compile_file(compiler, &source, &arguments);
             load_all_ways(&format!("{what} with vmlinux.h"), &with_kernel_types, &registries[..1]);
         }
@@ -240,17 +254,23 @@ fn every_call_loads(compiler: &'static str) {
 
 #[test]
 fn every_call_in_every_program_type_compiles_cleanly_and_loads_with_clang() {
-    every_call_loads(COMPILERS[0]);
+    if common::enabled() {
+        every_call_loads(clang());
+    }
 }
 
 #[test]
 fn every_call_in_every_program_type_compiles_cleanly_and_loads_with_the_newest_clang() {
-    every_call_loads(COMPILERS[1]);
+    if common::enabled()
+        && let [_, newest] = clangs()[..]
+    {
+        every_call_loads(newest);
+    }
 }
 
 #[test]
 fn each_header_may_be_the_only_one_and_be_included_again() {
-    for compiler in compilers() {
+    for compiler in clangs() {
         for includes in [
             &["traits.bpf.h"][..],
             &["rfc.bpf.h"],
@@ -297,7 +317,7 @@ fn the_example_in_the_headers_comment_compiles_loads_and_does_what_it_says() {
     }
     let lab = every_key(Layout::DEFAULT);
     let example = example_in_comment("traits.bpf.h");
-    for compiler in compilers() {
+    for compiler in clangs() {
         let bytes = compile(compiler, &example, &STRICT).unwrap_or_else(|said| panic!("{compiler}:\n{said}"));
         load_all_ways(compiler, &bytes, &[&lab.registry]);
         let object = BoundObject::from_bytes(&bytes, "the example", &lab.registry).unwrap().load().unwrap();
@@ -320,7 +340,7 @@ fn the_examples_in_the_socket_headers_comments_compile_and_load() {
     }
     let lab = every_key(Layout::DEFAULT);
     let example = example_in_comment("socket.bpf.h");
-    for compiler in compilers() {
+    for compiler in clangs() {
         let bytes = compile(compiler, &example, &STRICT).unwrap_or_else(|said| panic!("{compiler}:\n{said}"));
         load_all_ways(compiler, &bytes, &[&lab.registry]);
     }
@@ -370,7 +390,7 @@ fn misuse_does_not_compile() {
         // the same key twice
         (format!("{keys}TRAIT_KEY(tenant, __u64);\n"), "redefinition"),
     ] {
-        for compiler in compilers() {
+        for compiler in clangs() {
             let refused = match compile(compiler, &format!("{start}{text}"), &[]) {
                 Ok(_) => panic!("{compiler} takes {text}"),
                 Err(refused) => refused,
@@ -379,7 +399,7 @@ fn misuse_does_not_compile() {
         }
     }
     // what surrounds them is right
-    for compiler in compilers() {
+    for compiler in clangs() {
         for text in [
             in_xdp("__u32 value; trait_get(ctx, tenant, &value)"),
             in_xdp("trait_set_flag(ctx, sampled)"),
@@ -447,7 +467,7 @@ fn files_that_are_linked_into_one_object_share_their_keys() {
     registry.register(&spec("tos", KeyType::U8, Merge::Block)).unwrap();
     let number = registry.lookup(&common::name("tos")).unwrap().unwrap().key.number();
     let second = SECOND_UNIT.replace("get(ctx, 4,", &format!("get(ctx, {number},"));
-    for compiler in compilers() {
+    for compiler in clangs() {
         let [a, b] = [FIRST_UNIT, second.as_str()].map(|text| compile(compiler, text, &STRICT).unwrap());
         for (name, objects) in [("ab", [a.clone(), b.clone()]), ("ba", [b, a])] {
             let linked = link(&format!("{name}-{compiler}"), &objects);
@@ -480,7 +500,7 @@ fn files_that_declare_a_key_differently_are_refused_when_linked() {
             "#include <linux/bpf.h>\n#include <packet_traits/traits.bpf.h>\n{declaration};\n\
              SEC(\"xdp\") int {name}(struct xdp_md *ctx) {{ return trait_is_set(ctx, tenant); }}\n"
         );
-        compile("clang", &text, &[]).unwrap()
+        compile(clang(), &text, &[]).unwrap()
     };
     // types that differ, the linker refuses; it does not know what a merge policy is
     let units = [with("TRAIT_KEY(tenant, __u32)", "one"), with("TRAIT_KEY(tenant, __u32, TRAIT_KEEP_FIRST)", "two")];
@@ -526,7 +546,7 @@ fn every_example_compiles_and_loads() {
         return;
     }
     let lab = example_keys();
-    for compiler in compilers() {
+    for compiler in clangs() {
         for example in examples() {
             // as its comment says, and strictly: libbpf's own BPF_PROG leaves a parameter unused
             for arguments in [&[][..], &["-mcpu=v3", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]] {
@@ -539,7 +559,7 @@ fn every_example_compiles_and_loads() {
 
 fn load_example(lab: &Lab, name: &str) -> LoadedObject {
     let source = repository().join(format!("examples/bpf/{name}.bpf.c"));
-    let bytes = compile_file("clang", &source, &[]);
+    let bytes = compile_file(clang(), &source, &[]);
     BoundObject::from_bytes(&bytes, name, &lab.registry).unwrap().load().unwrap_or_else(|error| panic!("{error}"))
 }
 

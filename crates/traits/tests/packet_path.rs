@@ -6,7 +6,7 @@ use std::{os::fd::AsFd, time::Duration};
 
 use common::{
     BOTH_MODES, Lab, TEST_PORT, attach_cgroup, attach_netfilter, attach_tc, attach_tracing, attach_xdp, program,
-    record::{Records, Stage},
+    record::{Records, Stage, shown},
 };
 use packet_traits::attach::{CgroupHook, Direction, NetfilterHook, XdpMode, socket};
 use packet_traits_lab::{
@@ -51,7 +51,7 @@ fn udp_to_a_local_socket(mode: XdpMode, family: Family, entry: &str) {
 
     let expected = PACKETS as usize;
     let records = Records::collect(&object, |r| r.count(Stage::Consume) >= expected);
-    for stage in [
+    for stage in shown([
         Stage::Xdp,
         Stage::TcIngress,
         Stage::PreRouting,
@@ -60,7 +60,7 @@ fn udp_to_a_local_socket(mode: XdpMode, family: Family, entry: &str) {
         Stage::SocketFilter,
         Stage::PacketFilter,
         Stage::Delivery,
-    ] {
+    ]) {
         records.assert_all_read(stage, 0..PACKETS);
     }
     // the clones', and those of the datagrams' own skbs that another CPU had allocated (skb_attempt_defer_free)
@@ -121,7 +121,7 @@ fn tcp_to_a_local_socket(mode: XdpMode, family: Family) {
     assert!(set.len() > 10);
     // GRO may have merged packets before the stack saw them: then the first one's traits stand for all
     let ingress = records.assert_right(Stage::TcIngress);
-    for stage in [Stage::PreRouting, Stage::LocalIn, Stage::CgroupIngress] {
+    for stage in shown([Stage::PreRouting, Stage::LocalIn, Stage::CgroupIngress]) {
         assert_eq!(records.assert_right(stage), ingress, "{stage:?}");
     }
     // the established event has the packet that ended the handshake
@@ -164,7 +164,7 @@ fn vlan_tagged(mode: XdpMode, tags: usize) {
         assert_eq!(recv_numbered(&receiver).unwrap(), number);
     }
     let records = Records::collect(&object, |r| r.count(Stage::SocketFilter) >= PACKETS as usize);
-    for stage in [Stage::Xdp, Stage::TcIngress, Stage::PreRouting, Stage::SocketFilter] {
+    for stage in shown([Stage::Xdp, Stage::TcIngress, Stage::PreRouting, Stage::SocketFilter]) {
         records.assert_all_read(stage, 0..PACKETS);
     }
 }

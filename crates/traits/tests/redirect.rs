@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use common::{
     Lab, TEST_PORT, attach_netfilter, attach_tc, attach_xdp, program,
-    record::{HAS_ALL, Record, Records, Stage, set_global},
+    record::{HAS_ALL, Record, Records, Stage, set_global, shown},
 };
 use packet_traits::{
     attach::{Attachment, Direction, NetfilterHook, XdpMode, redirect_map},
@@ -50,8 +50,9 @@ fn send(from: &End, to: &End) {
 }
 
 fn collect(object: &LoadedObject) -> Records {
-    let records =
-        Records::collect(object, |r| [Stage::XdpAgain, Stage::LocalIn].iter().all(|s| r.count(*s) >= PACKETS as usize));
+    let records = Records::collect(object, |r| {
+        [Stage::XdpAgain, Stage::TcIngress].iter().all(|s| r.count(*s) >= PACKETS as usize)
+    });
     assert_eq!(records.set().len(), PACKETS as usize);
     records
 }
@@ -98,7 +99,7 @@ fn through_a_cpu(mode: XdpMode, first: &str, second: Option<&str>) -> Records {
 fn assert_changed(records: &Records) {
     records.assert_all_read(Stage::XdpAgain, 0..PACKETS);
     let set = records.set();
-    for stage in AT_RECEIVER {
+    for stage in shown(AT_RECEIVER) {
         assert_eq!(records.count(stage), PACKETS as usize, "{stage:?}");
         for Record { present, traits, .. } in records.at(stage) {
             let mut expected = set[&traits.seq];
@@ -120,7 +121,7 @@ fn assert_nothing_found_by_the_second(records: &Records) {
 /// Checks that the receiver read what the second program had set, and nothing else.
 #[track_caller]
 fn assert_only_what_the_second_set(records: &Records) {
-    for stage in AT_RECEIVER {
+    for stage in shown(AT_RECEIVER) {
         assert_eq!(records.count(stage), PACKETS as usize, "{stage:?}");
         for Record { present, traits, .. } in records.at(stage) {
             assert_eq!((*present, traits.tenant, traits.tiny), (TENANT | TINY, 1, 1), "{stage:?}");
@@ -135,7 +136,7 @@ fn a_program_in_a_devmap_reads_what_the_first_set_and_so_does_who_receives_the_f
     }
     for first in ["to_device_sealed", "to_device_open"] {
         let records = through_a_device(XdpMode::Native, first, Some("device_read"), None);
-        for stage in [Stage::XdpAgain, Stage::TcIngress, Stage::LocalIn] {
+        for stage in shown([Stage::XdpAgain, Stage::TcIngress, Stage::LocalIn]) {
             records.assert_all_read(stage, 0..PACKETS);
         }
     }
@@ -159,7 +160,7 @@ fn xdp_at_the_other_end_reads_a_frame_that_a_devmap_sent() {
     }
     for first in ["to_device_sealed", "to_device_open"] {
         let records = through_a_device(XdpMode::Native, first, None, Some("read_again"));
-        for stage in [Stage::XdpAgain, Stage::TcIngress, Stage::LocalIn] {
+        for stage in shown([Stage::XdpAgain, Stage::TcIngress, Stage::LocalIn]) {
             records.assert_all_read(stage, 0..PACKETS);
         }
     }
@@ -187,7 +188,7 @@ fn a_program_in_a_cpumap_reads_what_the_first_set_and_so_does_the_stack() {
     }
     for first in ["to_cpu_sealed", "to_cpu_open"] {
         let records = through_a_cpu(XdpMode::Native, first, Some("cpu_read"));
-        for stage in [Stage::XdpAgain, Stage::TcIngress, Stage::LocalIn] {
+        for stage in shown([Stage::XdpAgain, Stage::TcIngress, Stage::LocalIn]) {
             records.assert_all_read(stage, 0..PACKETS);
         }
     }
@@ -200,7 +201,7 @@ fn the_stack_reads_what_went_through_a_cpumap_without_a_program() {
     }
     for first in ["to_cpu_sealed", "to_cpu_open"] {
         let records = through_a_cpu(XdpMode::Native, first, None);
-        for stage in AT_RECEIVER {
+        for stage in shown(AT_RECEIVER) {
             records.assert_all_read(stage, 0..PACKETS);
         }
     }

@@ -255,7 +255,7 @@ impl Full {
 
 fn compile(defines: &[&str]) -> Vec<u8> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/rfc.bpf.c");
-    compile_with("clang", &source, defines)
+    compile_with(packet_traits_lab::clang(), &source, defines)
 }
 
 fn load(registry: &Registry, defines: &[&str]) -> LoadedObject {

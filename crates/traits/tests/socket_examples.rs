@@ -23,7 +23,7 @@ use packet_traits::{
     attach::XdpMode,
     core::{KeyType, Merge},
 };
-use packet_traits_lab::{Family, Netns, number_of, send_numbered};
+use packet_traits_lab::{Family, Netns, left_out, number_of, send_numbered};
 
 /// Has a server ready to be run, with what that takes in `folder`. `None`, after saying so, if its language is not installed.
 type Build = fn(folder: &Folder) -> Option<Command>;
@@ -50,7 +50,7 @@ fn c(folder: &Folder) -> Option<Command> {
 
 fn go(folder: &Folder) -> Option<Command> {
     if Command::new("go").arg("version").output().is_err() {
-        println!("skipped: the Go server (no `go` on the PATH)");
+        left_out("the Go server", "no `go` on the PATH");
         return None;
     }
     let mut go = Command::new("go");

@@ -10,7 +10,6 @@ use std::{
     fmt::Write as _,
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use common::{EVERY_KEY, Keys, RECORD_KEYS, compile_with};
@@ -19,6 +18,7 @@ use packet_traits::{
     bind::{BoundObject, LoadedObject},
     core::{KeyType, Layout, Merge},
 };
+use packet_traits_lab::{clang, clang_version};
 
 /// Environment variable that, set to `1`, has the file written anew.
 const UPDATE: &str = "UPDATE_BUDGET";
@@ -60,16 +60,13 @@ fn budget_file() -> PathBuf {
 fn measured_with() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let kernel = release.split('.').take(2).collect::<Vec<_>>().join(".");
-    let said = Command::new("clang").arg("--version").output().unwrap();
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    let version = said.split("version ").nth(1).and_then(|rest| rest.split('.').next()).unwrap_or("?");
-    format!("kernel {kernel}, clang {version}")
+    format!("kernel {kernel}, clang {}", clang_version(clang()))
 }
 
 fn load(source: &str, keys: Keys) -> LoadedObject {
     let lab = common::Lab::empty(Layout::DEFAULT);
     common::register(&lab.registry, keys);
-    let bytes = compile_with("clang", &repository().join(source), &[]);
+    let bytes = compile_with(clang(), &repository().join(source), &[]);
     let mut bound = BoundObject::from_bytes(&bytes, source, &lab.registry).unwrap();
     for mut program in bound.open_object_mut().progs_mut() {
         // refused by some kernels, and the same as tp_btf
@@ -123,7 +120,10 @@ fn no_program_costs_the_verifier_much_more_than_it_did() {
 
     let recorded = std::fs::read_to_string(budget_file()).unwrap();
     if recorded.lines().nth(1) != Some(&format!("# {with}")) {
-        eprintln!("skipped: {with} is not what the figures of {} are of", budget_file().display());
+        packet_traits_lab::skipped(format_args!(
+            "{with} is not what the figures of {} are of",
+            budget_file().display()
+        ));
         return;
     }
     let mut recorded: BTreeMap<&str, u64> = recorded
@@ -161,6 +161,6 @@ fn reading_every_key_one_by_one_stays_far_below_the_limit() {
     let most = measure().into_iter().max_by_key(|(_, (processed, _))| *processed).unwrap();
     assert!(most.1.0 * 10 < LIMIT, "{most:?}");
     // and so do unbound programs, which the verifier sees with other constants
-    let bytes = compile_with("clang", &repository().join(SOURCES[5].0), &[]);
+    let bytes = compile_with(clang(), &repository().join(SOURCES[5].0), &[]);
     ObjectBuilder::default().open_memory(&bytes).unwrap().load().unwrap();
 }

@@ -140,7 +140,11 @@ pub(super) fn judge(evidence: &Evidence<'_>) -> Verdict {
         xdp_mode: evidence.xdp_mode.clone(),
         flows: evidence.sent.iter().map(flow).collect(),
         stages: evidence.stages.iter().map(|stage| stage_result(evidence, *stage)).collect(),
-        not_shown: Stage::ALL.iter().filter(|stage| !evidence.stages.contains(stage)).map(|stage| stage.name()).collect(),
+        not_shown: Stage::ALL
+            .iter()
+            .filter(|stage| !evidence.stages.contains(stage))
+            .map(|stage| stage.name())
+            .collect(),
         servers: readings(evidence),
         drops: drop_results(evidence),
         problems,
@@ -463,7 +467,8 @@ mod tests {
         let (sent, mut records) = faultless(flow_with(Kind::Echo));
         records.retain(|record| !record.stage.is_netfilter());
         let (sent, xdp_mode, stages) = ([sent], "native".to_owned(), Stage::shown(false));
-        let evidence = Evidence { sent: &sent, records: &records, lost: 0, reasons: &reason, xdp_mode, stages: &stages };
+        let evidence =
+            Evidence { sent: &sent, records: &records, lost: 0, reasons: &reason, xdp_mode, stages: &stages };
         let verdict = judge(&evidence);
         assert!(verdict.ok, "{:?}", verdict.problems);
         assert_eq!(verdict.not_shown, ["netfilter-prerouting", "netfilter-localin"]);
@@ -572,7 +577,15 @@ mod tests {
         let (echo, transfer) = (faultless(SAMPLED), faultless(SAMPLED_TRANSFER));
         let records: Vec<Record> = [echo.1, transfer.1].concat();
         let (sent, xdp_mode) = ([echo.0, transfer.0], "native".to_owned());
-        let readings = judge(&Evidence { sent: &sent, records: &records, lost: 0, reasons: &reason, xdp_mode, stages: &Stage::ALL }).servers;
+        let readings = judge(&Evidence {
+            sent: &sent,
+            records: &records,
+            lost: 0,
+            reasons: &reason,
+            xdp_mode,
+            stages: &Stage::ALL,
+        })
+        .servers;
         let shown: Vec<_> = readings.iter().map(|one| (&*one.packet, one.traits.tenant, one.latency_ns)).collect();
         let expected =
             [("datagram 1", 2002, 2000 - 1001), ("the SYN", 1001, 2000 - 1099), ("the newest data", 1001, 2000 - 1002)];

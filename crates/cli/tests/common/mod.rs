@@ -124,14 +124,14 @@ pub fn text(bytes: &[u8]) -> String {
 pub fn compile_example(name: &str, folder: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let object = folder.join(format!("{name}.bpf.o"));
-    let output = Command::new("clang")
-        .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", "-c", "-o"])
+    let output = Command::new(packet_traits_lab::clang())
+        .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-c", "-o"])
         .arg(&object)
         .arg(format!("-I{}", root.join("include").display()))
         .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
         .arg(root.join(format!("examples/bpf/{name}.bpf.c")))
         .output()
-        .unwrap_or_else(|error| panic!("running clang: {error}; `make test` installs it"));
+        .unwrap_or_else(|error| panic!("running {}: {error}; `make test` installs it", packet_traits_lab::clang()));
     assert!(output.status.success(), "{}", text(&output.stderr));
     object
 }

@@ -51,14 +51,14 @@ pub fn compile(policy: &Policy, sources: &Sources, seal: bool) -> Result<Vec<u8>
 /// Compiles observer.bpf.c.
 pub fn compile_observer() -> Vec<u8> {
     let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new("clang")
-        .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror"])
+    let output = Command::new(packet_traits_lab::clang())
+        .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf"])
         .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
         .arg("-c")
         .arg(manifest_dir.join("tests/policy_differential/observer.bpf.c"))
         .args(["-o", "-"])
         .output()
-        .unwrap_or_else(|error| panic!("running clang: {error}; `make test` installs it"));
+        .unwrap_or_else(|error| panic!("running {}: {error}; `make test` installs it", packet_traits_lab::clang()));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }

@@ -26,9 +26,6 @@ use packet_traits_policy::{
     source::{SourceId, Sources, Span},
 };
 
-/// The compilers that must do.
-pub const COMPILERS: [&str; 2] = ["clang", "clang-19"];
-
 /// Whether to run; without root it fails with a line that says how to run.
 pub fn enabled() -> bool {
     if !packet_traits_lab::kernel_tests_enabled() {
@@ -44,18 +41,9 @@ pub fn enabled() -> bool {
     true
 }
 
-/// Whether this compiler is installed; the first must be.
-pub fn installed(clang: &str) -> bool {
-    let there = std::process::Command::new(clang).arg("--version").output().is_ok();
-    if !there {
-        assert_ne!(clang, COMPILERS[0], "there is no {clang}; `make test` installs it");
-        eprintln!("skipped: there is no {clang}");
-    }
-    there
-}
-
+/// A compiler to which warnings are errors.
 pub fn compiler(clang: &str) -> Compiler {
-    Compiler { clang: PathBuf::from(clang), headers: &libbpf_sys::API_HEADERS }
+    Compiler { clang: PathBuf::from(clang), headers: &libbpf_sys::API_HEADERS, options: &["-Werror"] }
 }
 
 /// A policy that grows rule by rule, with a source text that says what each is.

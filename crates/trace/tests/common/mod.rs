@@ -8,7 +8,7 @@ use packet_traits::{
     core::{KeyName, KeyType, Merge},
     registry::{KeySpec, Registry},
 };
-use packet_traits_lab::{Bpffs, Netns, kernel_has, kernel_tests_enabled, require_root};
+use packet_traits_lab::{Bpffs, KernelFeature, Netns, kernel_has, kernel_tests_enabled, require_root};
 use packet_traits_trace::{Counters, Namespace, Options, Packet, Paths, Point, Summary, TraceError, Tracer};
 
 /// How long events may take to arrive after the traffic has ended.
@@ -27,7 +27,7 @@ pub fn enabled() -> bool {
 
 /// Whether the kernel tests run, and TC can give packets ids on this kernel.
 pub fn tc_enabled() -> bool {
-    enabled() && kernel_has("bpf_dynptr_from_skb_meta")
+    enabled() && kernel_has(KernelFeature::MetadataDynptr)
 }
 
 /// A registry on a bpffs that nobody else sees.
@@ -58,13 +58,13 @@ pub fn load_object(registry: &Registry, file: &str, keys: &[(&str, KeyType, Merg
         registry.register(&KeySpec::new(KeyName::new(name).unwrap(), key_type).merge(merge)).unwrap();
     }
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new("clang")
-        .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", "-c", "-o", "-"])
+    let output = Command::new(packet_traits_lab::clang())
+        .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-c", "-o", "-"])
         .arg(format!("-I{}", crate_dir.join("../../include").display()))
         .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
         .arg(crate_dir.join("tests/bpf").join(file))
         .output()
-        .unwrap_or_else(|error| panic!("running clang: {error}; `make test` installs it"));
+        .unwrap_or_else(|error| panic!("running {}: {error}; `make test` installs it", packet_traits_lab::clang()));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     BoundObject::from_bytes(&output.stdout, file, registry).unwrap().load().unwrap()
 }

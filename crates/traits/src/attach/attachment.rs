@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::clsact::ClsactFilter;
+use super::clsact::{self, ClsactFilter};
 use super::error::{AttachError, Attempt, errno_of};
 use super::hook::Hook;
 use super::link;
@@ -281,7 +281,7 @@ impl Attachment {
             Holder::Clsact(filter) => filter.remove().map_err(|error| AttachError::Detach {
                 attempt: self.attempt(),
                 why: error.message,
-                hint: "`tc filter show dev <interface> ingress|egress` shows what is left",
+                hint: clsact::LEFT,
                 errno: error.errno,
             }),
             Holder::Socket(socket) => socket::remove_filter(socket.as_fd()).map_err(|errno| AttachError::Detach {

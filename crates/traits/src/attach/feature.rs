@@ -3,16 +3,21 @@
 use std::ffi::CStr;
 use std::fmt;
 
-/// A kernel feature that [`AttachError::Unsupported`](super::AttachError::Unsupported) can name.
+/// A kernel feature that [`AttachError::Unsupported`](super::AttachError::Unsupported) and
+/// [`BindError::Unsupported`](crate::bind::BindError::Unsupported) can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Feature {
     /// `bpf_xdp_adjust_meta()`: metadata in front of a packet.
     XdpMetadata,
+    /// More than 32 bytes of that metadata.
+    LongXdpMetadata,
     /// XDP programs held by a link.
     XdpLink,
     /// TC programs held by a link (TCX).
     Tcx,
+    /// Functions of the driver that give an XDP program what the network card says of a packet.
+    XdpHints,
     /// Netfilter programs.
     NetfilterLink,
     /// Reassembly of IP fragments before a netfilter program sees them.
@@ -30,8 +35,10 @@ impl Feature {
     pub const fn since(self) -> (u32, u32) {
         match self {
             Self::XdpMetadata => (4, 15),
+            Self::LongXdpMetadata => (6, 8),
             Self::XdpLink => (5, 9),
             Self::Tcx => (6, 6),
+            Self::XdpHints => (6, 3),
             Self::NetfilterLink => (6, 4),
             Self::NetfilterDefrag => (6, 6),
             Self::CgroupLink => (5, 7),
@@ -43,7 +50,12 @@ impl Feature {
     /// The kernel configuration symbol that can switch the feature off on a new enough kernel.
     pub const fn config(self) -> &'static str {
         match self {
-            Self::XdpMetadata | Self::XdpLink | Self::DevmapProgram | Self::CpumapProgram => "CONFIG_NET",
+            Self::XdpMetadata
+            | Self::LongXdpMetadata
+            | Self::XdpLink
+            | Self::XdpHints
+            | Self::DevmapProgram
+            | Self::CpumapProgram => "CONFIG_NET",
             Self::Tcx => "CONFIG_NET_XGRESS",
             Self::NetfilterLink => "CONFIG_NETFILTER_BPF_LINK",
             Self::NetfilterDefrag => "CONFIG_NF_DEFRAG_IPV4 / CONFIG_NF_DEFRAG_IPV6",
@@ -64,8 +76,10 @@ impl fmt::Display for Feature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
             Self::XdpMetadata => "XDP metadata",
+            Self::LongXdpMetadata => "more than 32 bytes of XDP metadata",
             Self::XdpLink => "an XDP link",
             Self::Tcx => "TCX",
+            Self::XdpHints => "an XDP program that reads what the network card says of packets",
             Self::NetfilterLink => "a netfilter link",
             Self::NetfilterDefrag => "defragmentation for a netfilter link",
             Self::CgroupLink => "a cgroup link",

@@ -60,6 +60,8 @@ pub use target::Target;
 pub use tcx::{Position, TcxOptions};
 pub use xdp::XdpMode;
 
+pub(crate) use clsact::KeptFilter;
 pub(crate) use feature::kernel_release;
-pub(crate) use program::Program;
+pub(crate) use program::{Program, type_name};
 pub(crate) use rtnetlink::RouteSocket;
+pub(crate) use target::{interface_name, namespace_identity};

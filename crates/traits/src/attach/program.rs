@@ -79,7 +79,7 @@ impl fmt::Display for Program {
 }
 
 /// libbpf's name of a program type, such as `sched_cls`.
-fn type_name(type_: bpf_prog_type) -> &'static str {
+pub(crate) fn type_name(type_: bpf_prog_type) -> &'static str {
     // SAFETY: returns a pointer to a string constant of libbpf, or null for a type libbpf does not know.
     let name = unsafe { libbpf_sys::libbpf_bpf_prog_type_str(type_) };
     if name.is_null() {

@@ -17,6 +17,7 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
@@ -76,6 +77,17 @@ impl RouteSocket {
     /// Deletes the clsact qdisc with all filters on it.
     pub(super) fn delete_clsact(&self, ifindex: u32) -> Result<(), NetlinkError> {
         self.change(clsact_qdisc(RTM_DELQDISC, NLM_F_ACK, ifindex))
+    }
+
+    /// The kind of the qdisc that filters packets before they are queued: `clsact`, or the older `ingress`.
+    pub(super) fn filtering_qdisc(&self, ifindex: u32) -> Result<Option<String>, NetlinkError> {
+        let message = tc_message(RTM_GETQDISC, NLM_F_DUMP, [ifindex, 0, 0, 0]);
+        let replies = self.0.request(message, RTM_NEWQDISC)?;
+        // the kernel lists those of all interfaces
+        let ours = |reply: &&Vec<u8>| u32_at(reply, 4) == Some(ifindex) && u32_at(reply, 12) == Some(TC_H_CLSACT);
+        let Some(reply) = replies.iter().find(ours) else { return Ok(None) };
+        let kind = attributes(reply.get(TCMSG..).unwrap_or_default()).find(|(type_, _)| *type_ == TCA_KIND);
+        Ok(kind.map(|(_, kind)| String::from_utf8_lossy(kind).trim_end_matches('\0').to_owned()))
     }
 
     /// Adds a direct-action BPF filter, for all protocols. Priority 0 lets the kernel choose. Returns what was added.

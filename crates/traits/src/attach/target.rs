@@ -59,7 +59,7 @@ pub enum Target {
 
 impl Target {
     /// The interface with this index in the calling thread's network namespace, named if it exists.
-    pub(super) fn interface(ifindex: u32) -> Self {
+    pub(crate) fn interface(ifindex: u32) -> Self {
         Self::Interface { ifindex, name: interface_name(ifindex) }
     }
 
@@ -100,13 +100,13 @@ impl fmt::Display for Target {
 const THREAD_NETNS: &str = "/proc/thread-self/ns/net";
 
 /// Identity of a network namespace: device and inode of its file.
-pub(super) fn namespace_identity() -> std::io::Result<(u64, u64)> {
+pub(crate) fn namespace_identity() -> std::io::Result<(u64, u64)> {
     let metadata = File::open(THREAD_NETNS)?.metadata()?;
     Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Name of an interface in the calling thread's network namespace, if there is one with this index.
-pub(super) fn interface_name(ifindex: u32) -> Option<String> {
+pub(crate) fn interface_name(ifindex: u32) -> Option<String> {
     let mut name = [0u8; libc::IF_NAMESIZE];
     // SAFETY: `name` is writable for IF_NAMESIZE bytes, which is what if_indextoname(3) writes at most.
     let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) };

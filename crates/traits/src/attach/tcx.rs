@@ -12,7 +12,7 @@ use libbpf_sys::{
 };
 
 use super::attachment::Attachment;
-use super::clsact::ClsactFilter;
+use super::clsact::{self, ClsactFilter, Order};
 use super::error::{AttachError, Attempt};
 use super::feature::Feature;
 use super::hook::{Direction, Hook};
@@ -50,8 +50,8 @@ impl TcxOptions {
 
     /// Run at this place among the other programs.
     ///
-    /// A clsact filter has a priority instead of a place: `First` becomes 1 and `Last` 65535; of filters with the same
-    /// priority the newest runs first. `Before` and `After` need TCX.
+    /// A clsact filter has a priority instead of a place: `First` becomes 1, and `Last` the number behind the last one in
+    /// use, from 49152 to 65535. Of filters with the same priority the newest runs first. `Before` and `After` need TCX.
     pub fn position(mut self, position: Position) -> Self {
         self.position = position;
         self
@@ -78,12 +78,26 @@ pub fn attach(program: BorrowedFd<'_>, ifindex: u32, options: &TcxOptions) -> Re
     if options.force_clsact {
         return attach_clsact(program, &identity, ifindex, options);
     }
-    match create(program, ifindex, options) {
-        Ok(link) => Ok(Attachment::from_link(attempt, identity.id, link)),
-        Err(libc::EINVAL) if !kernel_has_tcx(program) => {
+    match attach_link(program, ifindex, options)? {
+        Some(attachment) => Ok(attachment),
+        None => {
             tracing::debug!(%attempt, "no TCX in this kernel, using clsact");
             attach_clsact(program, &identity, ifindex, options)
         }
+    }
+}
+
+/// Attaches a TC program by a TCX link; `None` if the kernel has none.
+pub(crate) fn attach_link(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    options: &TcxOptions,
+) -> Result<Option<Attachment>, AttachError> {
+    let attempt = Attempt::new(Hook::Tcx(options.direction), Target::interface(ifindex));
+    let identity = Program::expect(program, BPF_PROG_TYPE_SCHED_CLS, &attempt)?;
+    match create(program, ifindex, options) {
+        Ok(link) => Ok(Some(Attachment::from_link(attempt, identity.id, link))),
+        Err(libc::EINVAL) if !kernel_has_tcx(program) => Ok(None),
         Err(errno) => Err(explain(&attempt, errno)),
     }
 }
@@ -151,9 +165,9 @@ fn attach_clsact(
 ) -> Result<Attachment, AttachError> {
     let direction = options.direction;
     let attempt = Attempt::new(Hook::Clsact(direction), Target::interface(ifindex));
-    let priority = match options.position {
-        Position::First => 1,
-        Position::Last => u16::MAX,
+    let order = match options.position {
+        Position::First => Order::First,
+        Position::Last => Order::Last,
         Position::Before(_) | Position::After(_) if options.force_clsact => {
             return Err(attempt.refused(
                 libc::EINVAL,
@@ -166,13 +180,8 @@ fn attach_clsact(
             return Err(attempt.unsupported(Feature::Tcx, libc::EINVAL, hint));
         }
     };
-    match ClsactFilter::add(program, identity, ifindex, direction, priority) {
+    match ClsactFilter::add(program, identity, ifindex, direction, order) {
         Ok(filter) => Ok(Attachment::from_clsact(attempt, identity.id, filter)),
-        Err(error) => Err(attempt.refused(
-            error.errno,
-            error.message,
-            "the kernel needs CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF, and the interface a clsact qdisc, not an \
-             ingress one: `tc qdisc show dev <interface>`",
-        )),
+        Err(error) => Err(attempt.refused(error.errno, error.message, clsact::NEEDS)),
     }
 }

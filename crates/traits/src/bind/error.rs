@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use packet_traits_core::{KeyName, KeyType, Merge};
 
-use crate::registry::RegistryError;
+use crate::{attach::Feature, registry::RegistryError};
 
 /// Why an object could not be bound or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +145,36 @@ pub enum BindError {
         object: String,
         /// libbpf's error.
         source: libbpf_rs::Error,
+    },
+    /// The running kernel lacks what a program needs.
+    #[error(
+        "loading {object}: program {program}: {feature}; this is {running}, without it or built without {}; take the \
+         program out, or run a newer kernel", feature.config()
+    )]
+    Unsupported {
+        /// The object.
+        object: String,
+        /// The program.
+        program: String,
+        /// What the kernel lacks.
+        feature: Feature,
+        /// The running kernel's release.
+        running: String,
+    },
+    /// The running kernel does not know the type of a program.
+    #[error(
+        "loading {object}: program {program} is of type {kind}, which this kernel ({running}) does not know; take the \
+         program out, or run a kernel that is built with it"
+    )]
+    ProgramType {
+        /// The object.
+        object: String,
+        /// The program.
+        program: String,
+        /// Its type.
+        kind: &'static str,
+        /// The running kernel's release.
+        running: String,
     },
     /// The kernel refused the object.
     #[error("loading {object}: {}", load_reason(.program.as_deref(), .log, .source))]

@@ -14,6 +14,7 @@
 mod ctype;
 mod error;
 mod file;
+mod needs;
 mod object;
 mod open;
 

@@ -4,7 +4,7 @@ use std::{ffi::CStr, path::Path};
 
 use libbpf_rs::{AsRawLibbpf, MapCore, Object, OpenObject};
 
-use super::{BindError, Binding, bind_open_object, open::open_bytes};
+use super::{BindError, Binding, bind_open_object, needs::Needs, open::open_bytes};
 use crate::registry::Registry;
 
 /// Bytes kept of each program's verifier log. From Linux 6.4 on the kernel keeps the log's end (`bpf_verifier_vlog`), before
@@ -62,6 +62,8 @@ impl<'r> BoundObject<'r> {
     /// [`BindError::Changed`].
     pub fn load(self) -> Result<LoadedObject, BindError> {
         let BoundObject { mut object, name, binding, registry } = self;
+        // The kernel answers what it does not know with EINVAL. A failed load takes the object with it.
+        let needs = Needs::of(&object);
         let mut logs = Vec::new();
         for program in object.progs_mut() {
             let mut log = vec![0u8; LOG_LEN];
@@ -79,6 +81,9 @@ impl<'r> BoundObject<'r> {
         }
         let loaded = object.load();
         let object = loaded.map_err(|source| {
+            if let Some(missing) = needs.missing(&name) {
+                return missing;
+            }
             let (program, log) = refusal(&logs);
             BindError::Load { object: name.clone(), program, log, source }
         })?;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::{
-        fd::{AsFd, AsRawFd},
+        fd::AsFd,
         unix::ffi::{OsStrExt, OsStringExt},
     },
     path::{Path, PathBuf},
@@ -108,24 +108,6 @@ impl About {
         let raw = map.lookup(&[0; 4], MapFlags::ANY).map_err(|error| format!("{error:#}"))?;
         About::decode(&raw.unwrap_or_default()).ok_or_else(|| "it is of another version".to_owned())
     }
-}
-
-/// Cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14); 0 if it cannot be told.
-pub(super) fn namespace_cookie() -> u64 {
-    let mut cookie = 0u64;
-    let mut len = size_of::<u64>() as libc::socklen_t;
-    let Ok(socket) = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)) else { return 0 };
-    // SAFETY: the value is writable for `len` bytes.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &mut len,
-        )
-    };
-    if result == 0 { cookie } else { 0 }
 }
 
 /// The path of a cgroup's directory as others find it.

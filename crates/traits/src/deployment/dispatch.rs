@@ -3,7 +3,8 @@
 //! A netfilter link cannot be updated (`bpf_nf_link_update` in net/netfilter/nf_bpf_link.c is EOPNOTSUPP), and two BPF
 //! programs cannot be at the same hook with the same priority (`nf_hook_entries_grow`, EBUSY), so there is no way from one
 //! to the next without a packet that meets both or neither. A socket filter that is pinned for others stays with whoever
-//! opened the pin. So what is attached, or pinned for others, is a dispatcher: a program that tail-calls entry 0 of a
+//! opened the pin. A clsact filter has no link: the kernel exchanges its program, but only for a caller in its network
+//! namespace, which whoever replaces or takes down may not find. So what is attached, or pinned for others, is a dispatcher: a program that tail-calls entry 0 of a
 //! PROG_ARRAY, its slot. Exchanging that entry is atomic, and with a constant index the kernel makes the call a direct
 //! jump.
 //!
@@ -15,7 +16,7 @@ use std::{
     path::Path,
 };
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, ObjectBuilder};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, ObjectBuilder, ProgramAttachType};
 
 use super::{DeployError, FilterUse, error::map_failed};
 use crate::{attach::Program, bpffs};
@@ -27,6 +28,9 @@ const SLOT: &str = "pt_slot";
 
 /// The dispatcher in it for netfilter hooks.
 const NETFILTER: &str = "pt_netfilter";
+
+/// The dispatcher in it for clsact filters.
+const TC: &str = "pt_tc";
 
 impl FilterUse {
     /// The dispatcher for it.
@@ -88,20 +92,38 @@ impl AsFd for Slot {
 
 /// A dispatcher for a netfilter hook, and its slot, with a program in it.
 pub(super) fn for_netfilter(program: BorrowedFd<'_>) -> Result<(OwnedFd, Slot), DeployError> {
-    load(NETFILTER, program)
+    load(NETFILTER, None, program)
+}
+
+/// A dispatcher for a clsact filter, and its slot, with a program in it that was loaded for this attach type.
+///
+/// From 6.17 a slot takes only programs of its dispatcher's attach type (`__bpf_prog_map_compatible` in
+/// kernel/bpf/core.c).
+pub(super) fn for_clsact(
+    program: BorrowedFd<'_>,
+    attach_type: &ProgramAttachType,
+) -> Result<(OwnedFd, Slot), DeployError> {
+    load(TC, Some(attach_type), program)
 }
 
 /// A dispatcher to pin for others, and its slot, with a program in it.
 pub(super) fn for_filter(usage: FilterUse, program: BorrowedFd<'_>) -> Result<(OwnedFd, Slot), DeployError> {
-    load(usage.dispatcher(), program)
+    load(usage.dispatcher(), None, program)
 }
 
-fn load(name: &str, program: BorrowedFd<'_>) -> Result<(OwnedFd, Slot), DeployError> {
+fn load(
+    name: &str,
+    attach_type: Option<&ProgramAttachType>,
+    program: BorrowedFd<'_>,
+) -> Result<(OwnedFd, Slot), DeployError> {
     let failed = |source| DeployError::Dispatcher { dispatcher: name.to_owned(), source };
     let mut object = ObjectBuilder::default().open_memory(OBJECT).map_err(failed)?;
     for mut one in object.progs_mut() {
         let wanted = one.name() == name;
         one.set_autoload(wanted);
+        if let Some(attach_type) = attach_type.filter(|_| wanted) {
+            one.set_attach_type(attach_type.clone());
+        }
     }
     let object = object.load().map_err(failed)?;
     let slot = object.maps().find(|map| map.name() == SLOT).expect("the dispatchers' object has the map");

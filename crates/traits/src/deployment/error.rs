@@ -9,6 +9,7 @@ use crate::{
     attach::{AttachError, Feature, XdpMode},
     bind::BindError,
     bpffs::BpffsError,
+    registry::RegistryError,
 };
 
 /// Why an object is not up, or still is.
@@ -72,23 +73,27 @@ pub enum DeployError {
         /// Why.
         why: &'static str,
     },
-    /// The kernel can attach a program, but not so that it outlives the process.
+    /// The registry's area does not fit into the metadata that the running kernel takes: every set would fail.
     #[error(
-        "program {program} (section {section}) cannot stay attached: {feature} ({}), and what older kernels have \
-         instead, a clsact filter, cannot be pinned; run a newer kernel, or load what `traits bind` writes with a \
-         loader of your own", feature.config()
+        "registry {registry} has an area of {area_len} bytes, and this kernel takes {longest} bytes of XDP metadata ({}): \
+         no trait could be set; `traits registry remove {registry}` and `traits registry create {registry}` make one \
+         that fits",
+        Feature::LongXdpMetadata
     )]
-    Unpinnable {
-        /// The program.
-        program: String,
-        /// Its ELF section.
-        section: String,
-        /// What the kernel lacks.
-        feature: Feature,
+    TooLong {
+        /// The registry's name.
+        registry: String,
+        /// Bytes of its area.
+        area_len: usize,
+        /// Bytes that the kernel takes.
+        longest: usize,
     },
     /// There is no bpffs to hold deployments.
     #[error("no deployment can be reached: {0}")]
     Bpffs(#[from] BpffsError),
+    /// The registry could not be asked.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// Loading failed.
     #[error(transparent)]
     Bind(Box<BindError>),
@@ -198,16 +203,4 @@ pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error
 pub(super) fn map_failed(action: &'static str, map: &str) -> impl FnOnce(libbpf_rs::Error) -> DeployError {
     let map = map.to_owned();
     move |source| DeployError::Map { action, map, source }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kernel_without_tcx_is_told_which_has_it() {
-        let error =
-            DeployError::Unpinnable { program: "mark".to_owned(), section: "tc".to_owned(), feature: Feature::Tcx };
-        assert!(error.to_string().contains("TCX needs Linux 6.6"), "{error}");
-    }
 }

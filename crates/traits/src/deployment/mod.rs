@@ -18,21 +18,26 @@
 //! | `tp_btf/…` | the tracepoint |
 //! | `socket` | nothing: it is pinned for others, if [`Setup::filters`] names it |
 //!
+//! A kernel without TCX (before 6.6) gets filters of a clsact qdisc instead, with the same verdicts and in the same
+//! order. [`Deployment::down`] removes the qdisc if a deployment made it and nothing else is on it.
+//!
 //! # Replacing
 //!
 //! With [`UpOptions::replace`], every program that has a counterpart in the same place (hook and interface, cgroup or
 //! priority) takes over from it there at one instant, so that every packet meets the one or the other. Programs without
 //! a counterpart in the old version are attached before that, those of the old version without one in the new are detached
-//! after it. XDP, TCX and cgroup links are updated; at netfilter hooks and in pinned filters a dispatcher stays and runs
-//! the new program. If anything fails, the old version goes on as it was; if the process is killed, the next
+//! after it. XDP, TCX and cgroup links are updated; at netfilter hooks, in clsact filters and in pinned filters a
+//! dispatcher stays and runs the new program. If anything fails, the old version goes on as it was; if the process is killed, the next
 //! [`up`](Deployment::up) or [`down`](Deployment::down) in the registry makes whole what it left: either version, never a mixture.
 //!
 //! The old version's maps go with it, but for [`Setup::kept_maps`]: counters start at zero.
 
 mod about;
+mod clsact;
 mod dispatch;
 mod error;
 mod location;
+mod namespace;
 mod options;
 mod program;
 mod setup;
@@ -51,6 +56,7 @@ use self::{
     about::About,
     error::{failed, map_failed},
     location::RootLock,
+    namespace::Namespace,
     program::{Placed, Program},
     version::{Link, PinnedFilter, UNFINISHED, Version, mend},
 };
@@ -63,7 +69,7 @@ use crate::{
     attach::{self, AttachmentInfo, Hook, XdpMode},
     bind::{BoundObject, LoadedObject},
     bpffs,
-    registry::{Registry, boot_time},
+    registry::{Registry, boot_time, longest_metadata},
 };
 
 /// Programs that are attached and pinned under one name.
@@ -144,6 +150,7 @@ impl Deployment {
         let places =
             setup::Places { bpffs: &location.bpffs, old_maps: old.as_ref().map(|_| folder.join(version::MAPS)) };
         setup::prepare(object.open_object_mut(), name, options, &places)?;
+        program::refuse_long_area(registry.name(), registry.layout(), object.open_object_mut(), longest_metadata()?)?;
         let loaded = object.load()?;
         setup::fill(&loaded, name, &options.setup)?;
         let programs = Program::all(&loaded)?;
@@ -275,7 +282,7 @@ impl Deployment {
     fn new(name: &str, folder: &Path, version: Version) -> Deployment {
         let attached = version.links.iter().map(|link| {
             let program_id = link.program_id();
-            let info = AttachmentInfo { program_id, ..link.attachment.info().clone() };
+            let info = AttachmentInfo { program_id, ..link.info().clone() };
             Deployed {
                 program: link.program().to_owned(),
                 pin: link.pin.clone(),
@@ -329,7 +336,7 @@ impl<'p> Making<'p> {
     ) -> Result<Making<'p>, DeployError> {
         let old = old.unwrap_or_default();
         let about = About {
-            namespace: about::namespace_cookie(),
+            namespace: Namespace::current().cookie,
             xdp_mode: None,
             cgroup: options.cgroup.as_deref().map(about::absolute),
             notes: options.setup.notes.clone(),
@@ -360,7 +367,7 @@ impl<'p> Making<'p> {
         for (placed, counterpart) in placed.iter().zip(counterparts) {
             let link = match counterpart {
                 Some(old_link) => {
-                    if old_link.attachment.info().hook == Hook::Xdp {
+                    if old_link.info().hook == Hook::Xdp {
                         making.version.about.xdp_mode = old.about.xdp_mode;
                         refuse_mode_change(placed, old.about.xdp_mode)?;
                     }
@@ -368,7 +375,7 @@ impl<'p> Making<'p> {
                     Link { pin: placed.pin.clone(), ..old_link }
                 }
                 None => {
-                    let (link, mode) = placed.attach()?;
+                    let (link, mode) = placed.attach(options.force_clsact)?;
                     making.version.about.xdp_mode = mode.or(making.version.about.xdp_mode);
                     link
                 }
@@ -429,7 +436,7 @@ impl<'p> Making<'p> {
         // XDP last: the kernel exchanges the program first and then waits for a grace period, some milliseconds
         // (`bpf_dispatcher_change_prog`), in which packets would meet the new version here and the old one elsewhere.
         let links = &mut self.version.links;
-        self.takeovers.sort_by_key(|(place, _)| links[*place].attachment.info().hook == Hook::Xdp);
+        self.takeovers.sort_by_key(|(place, _)| links[*place].info().hook == Hook::Xdp);
         for (place, program) in self.takeovers {
             links[place].run(program.as_fd())?;
         }
@@ -443,9 +450,8 @@ fn counterparts(placed: &[Placed<'_>], old: Vec<Link>, same_namespace: bool) -> 
     let mut found: Vec<Option<Link>> = placed.iter().map(|_| None).collect();
     for same_name in [true, false] {
         for (placed, found) in placed.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
-            let fits = |link: &Link| {
-                placed.is_place_of(link.attachment.info(), same_namespace) && (!same_name || placed.pin == link.pin)
-            };
+            let fits =
+                |link: &Link| placed.is_place_of(link.info(), same_namespace) && (!same_name || placed.pin == link.pin);
             *found = old.iter_mut().find(|link| link.as_ref().is_some_and(fits)).and_then(Option::take);
         }
     }

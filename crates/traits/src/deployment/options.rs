@@ -15,6 +15,8 @@ pub struct UpOptions {
     pub cgroup: Option<PathBuf>,
     /// The hooks of netfilter programs, by program name. A program may be given several times.
     pub netfilter: Vec<(String, NetfilterOptions)>,
+    /// TC programs become clsact filters even if the kernel has TCX. What they take over from stays as it is.
+    pub force_clsact: bool,
     /// What is up under the same name is replaced, see [`Deployment::up`](super::Deployment::up).
     pub replace: bool,
     /// What else the object needs.

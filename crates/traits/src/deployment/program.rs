@@ -9,24 +9,31 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use libbpf_rs::{OpenObject, ProgramAttachType, ProgramType};
+
+use packet_traits_core::Layout;
+
 use super::{
     DeployError, UpOptions,
+    clsact::ClsactFilter,
     dispatch::{self, Slot},
     error::failed,
-    version::Link,
+    version::{Holder, Link},
 };
 use crate::{
     attach::{
-        AttachmentInfo, CgroupHook, Direction, Feature, Hook, NetfilterOptions, Target, TcxOptions, XdpMode, cgroup,
-        netfilter, tcx, tracing, xdp,
+        AttachmentInfo, CgroupHook, Direction, Hook, NetfilterOptions, Target, TcxOptions, XdpMode, cgroup, netfilter,
+        tcx, tracing, xdp,
     },
     bind::LoadedObject,
+    registry::RegistryName,
 };
 
 /// A loaded program and where its source says it goes.
 pub(super) struct Program {
     pub(super) name: String,
     section: String,
+    attach_type: ProgramAttachType,
     fd: OwnedFd,
 }
 
@@ -56,6 +63,7 @@ impl Program {
                 Ok(Program {
                     name: program.name().to_string_lossy().into_owned(),
                     section: program.section().to_string_lossy().into_owned(),
+                    attach_type: program.attach_type(),
                     fd: fd.map_err(failed("duplicate a descriptor of", Path::new(program.name())))?,
                 })
             })
@@ -149,33 +157,35 @@ impl AsFd for Program {
 }
 
 impl Placed<'_> {
-    /// Attaches the program. The mode in use comes with XDP.
-    pub(super) fn attach(&self) -> Result<(Link, Option<XdpMode>), DeployError> {
+    /// Attaches the program; a clsact filter only when it is pinned. The mode in use comes with XDP.
+    pub(super) fn attach(&self, force_clsact: bool) -> Result<(Link, Option<XdpMode>), DeployError> {
         let program = self.program.as_fd();
-        let (attachment, slot, mode): (_, Option<Slot>, _) = match &self.place {
+        let (holder, slot, mode): (Holder, Option<Slot>, _) = match &self.place {
             Place::Xdp { interface, mode } => {
                 let (attachment, mode) = xdp::attach(program, *interface, *mode)?;
-                (attachment, None, Some(mode))
+                (attachment.into(), None, Some(mode))
             }
             Place::Tc { interface, direction } => {
-                let attachment = tcx::attach(program, *interface, &TcxOptions::new(*direction))?;
-                if matches!(attachment.info().hook, Hook::Clsact(_)) {
-                    return Err(DeployError::Unpinnable {
-                        program: self.program.name.clone(),
-                        section: self.program.section.clone(),
-                        feature: Feature::Tcx,
-                    });
+                let link = match force_clsact {
+                    true => None,
+                    false => tcx::attach_link(program, *interface, &TcxOptions::new(*direction))?,
+                };
+                match link {
+                    Some(attachment) => (attachment.into(), None, None),
+                    None => {
+                        let (dispatcher, slot) = dispatch::for_clsact(program, &self.program.attach_type)?;
+                        (Holder::Clsact(ClsactFilter::new(dispatcher, *interface, *direction)?), Some(slot), None)
+                    }
                 }
-                (attachment, None, None)
             }
             Place::Netfilter(options) => {
                 let (dispatcher, slot) = dispatch::for_netfilter(program)?;
-                (netfilter::attach(dispatcher.as_fd(), options)?, Some(slot), None)
+                (netfilter::attach(dispatcher.as_fd(), options)?.into(), Some(slot), None)
             }
-            Place::Cgroup { path, hook } => (cgroup::attach_path(program, path, *hook)?, None, None),
-            Place::Tracepoint => (tracing::attach(program)?, None, None),
+            Place::Cgroup { path, hook } => (cgroup::attach_path(program, path, *hook)?.into(), None, None),
+            Place::Tracepoint => (tracing::attach(program)?.into(), None, None),
         };
-        Ok((Link { pin: self.pin.clone(), attachment, slot }, mode))
+        Ok((Link { pin: self.pin.clone(), holder, slot }, mode))
     }
 
     /// Whether something is attached in this place and can be exchanged there. Interfaces and netfilter hooks are those
@@ -185,9 +195,11 @@ impl Placed<'_> {
             (Place::Xdp { interface, .. }, Hook::Xdp, Target::Interface { ifindex, .. }) => {
                 same_namespace && interface == ifindex
             }
-            (Place::Tc { interface, direction }, Hook::Tcx(found), Target::Interface { ifindex, .. }) => {
-                same_namespace && *direction == found && interface == ifindex
-            }
+            (
+                Place::Tc { interface, direction },
+                Hook::Tcx(found) | Hook::Clsact(found),
+                Target::Interface { ifindex, .. },
+            ) => same_namespace && *direction == found && interface == ifindex,
             (Place::Netfilter(options), found, _) => same_namespace && options.place() == found,
             (Place::Cgroup { path, hook }, Hook::Cgroup(found), Target::Cgroup { id, .. }) => {
                 *hook == found && fs::metadata(path).is_ok_and(|folder| folder.ino() == *id)
@@ -212,5 +224,39 @@ pub(super) fn refuse_unknown_netfilter(
             programs: names().cloned().collect(),
         }),
         None => Ok(()),
+    }
+}
+
+/// Refuses an object whose XDP programs could not reserve the registry's area where the kernel takes `longest` bytes of
+/// metadata: every set would fail, and nobody would notice.
+pub(super) fn refuse_long_area(
+    registry: &RegistryName,
+    layout: Layout,
+    object: &OpenObject,
+    longest: usize,
+) -> Result<(), DeployError> {
+    let area_len = layout.area_len();
+    if area_len <= longest || !object.progs().any(|program| program.prog_type() == ProgramType::Xdp) {
+        return Ok(());
+    }
+    Err(DeployError::TooLong { registry: registry.to_string(), area_len, longest })
+}
+
+#[cfg(test)]
+mod tests {
+    use libbpf_rs::ObjectBuilder;
+
+    use super::*;
+
+    #[test]
+    fn an_area_that_the_kernel_has_no_room_for_is_refused_if_there_is_xdp() {
+        let open = |object: &[u8]| ObjectBuilder::default().open_memory(object).unwrap();
+        let xdp = open(include_bytes!(concat!(env!("OUT_DIR"), "/metadata.bpf.o")));
+        let other = open(include_bytes!(concat!(env!("OUT_DIR"), "/dispatch.bpf.o")));
+        let refuse = |object, longest| refuse_long_area(&RegistryName::default(), Layout::DEFAULT, object, longest);
+        assert!(refuse(&xdp, 128).is_ok() && refuse(&other, 32).is_ok());
+        let error = refuse(&xdp, 32).unwrap_err();
+        assert!(matches!(error, DeployError::TooLong { area_len: 128, longest: 32, .. }), "{error}");
+        assert!(error.to_string().contains("traits registry create default"), "{error}");
     }
 }

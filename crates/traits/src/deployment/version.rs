@@ -3,7 +3,8 @@
 //! | in the folder | what it is |
 //! |---|---|
 //! | `about` | what the links do not tell: see `about.rs` |
-//! | `links/NAME` | the link that holds a program, or its dispatcher, at a place |
+//! | `links/NAME` | the link that holds a program, or its dispatcher, at a place; the dispatcher itself for a clsact filter |
+//! | `places/NAME` | where that filter is: see `clsact.rs` |
 //! | `programs/NAME` | every program |
 //! | `slots/NAME` | the slot that the dispatcher of that link or filter runs |
 //! | `filters/NAME` | the dispatcher of a socket filter, for others to attach |
@@ -27,9 +28,16 @@ use std::{
 
 use libbpf_rs::MapHandle;
 
-use super::{DeployError, FilterUse, Unreadable, about::About, dispatch::Slot, error::failed, program::Program};
+use super::{
+    DeployError, FilterUse, Unreadable,
+    about::About,
+    clsact::{self, ClsactFilter, PLACES},
+    dispatch::Slot,
+    error::failed,
+    program::Program,
+};
 use crate::{
-    attach::{self, Attachment},
+    attach::{self, Attachment, AttachmentInfo},
     bpffs::{self, Kind, make_dir},
 };
 
@@ -37,7 +45,7 @@ use crate::{
 pub(super) const UNFINISHED: &str = "_new";
 
 const ABOUT: &str = "about";
-const LINKS: &str = "links";
+pub(super) const LINKS: &str = "links";
 const PROGRAMS: &str = "programs";
 const SLOTS: &str = "slots";
 const FILTERS: &str = "filters";
@@ -59,9 +67,22 @@ pub(super) struct Version {
 pub(super) struct Link {
     /// Its file name: the program's, with the hook behind a '-' if the program is attached more than once.
     pub(super) pin: String,
-    pub(super) attachment: Attachment,
+    pub(super) holder: Holder,
     /// What its dispatcher runs, if it has one.
     pub(super) slot: Option<Slot>,
+}
+
+/// What holds a program at its place.
+#[derive(Debug)]
+pub(super) enum Holder {
+    Link(Attachment),
+    Clsact(ClsactFilter),
+}
+
+impl From<Attachment> for Holder {
+    fn from(attachment: Attachment) -> Holder {
+        Holder::Link(attachment)
+    }
 }
 
 /// A socket filter of a version.
@@ -83,15 +104,33 @@ impl Link {
     pub(super) fn program_id(&self) -> u32 {
         match &self.slot {
             Some(slot) => slot.program().unwrap_or_default(),
-            None => self.attachment.info().program_id,
+            None => self.info().program_id,
+        }
+    }
+
+    /// Where it is, and the program that is there: the dispatcher if it has one.
+    pub(super) fn info(&self) -> &AttachmentInfo {
+        match &self.holder {
+            Holder::Link(attachment) => attachment.info(),
+            Holder::Clsact(filter) => &filter.info,
+        }
+    }
+
+    /// The id of the program of its clsact filter, if it is one.
+    fn filter_program(&self) -> Option<u32> {
+        match &self.holder {
+            Holder::Clsact(filter) => Some(filter.info.program_id),
+            Holder::Link(_) => None,
         }
     }
 
     /// Has packets meet another program from now on.
     pub(super) fn run(&mut self, program: BorrowedFd<'_>) -> Result<(), DeployError> {
-        match &self.slot {
-            Some(slot) => slot.put(program),
-            None => Ok(self.attachment.replace(program)?),
+        match (&self.slot, &mut self.holder) {
+            (Some(slot), _) => slot.put(program),
+            (None, Holder::Link(attachment)) => Ok(attachment.replace(program)?),
+            // A killed process may leave one without its slot, never in the place of another.
+            (None, Holder::Clsact(_)) => Ok(()),
         }
     }
 }
@@ -113,7 +152,7 @@ impl Version {
                 LINKS => version.open_links(folder),
                 FILTERS => version.open_filters(folder),
                 MAPS => version.open_maps(folder),
-                PROGRAMS | SLOTS => {}
+                PLACES | PROGRAMS | SLOTS => {}
                 other => version.unreadable(other, &path, "it is not part of what is up".to_owned()),
             }
         }
@@ -144,12 +183,19 @@ impl Version {
     fn open_links(&mut self, folder: &Path) {
         for pin in names(&folder.join(LINKS)) {
             let path = folder.join(LINKS).join(&pin);
-            match Attachment::from_pinned(&path) {
-                Ok(attachment) => {
-                    let slot = Slot::open(&folder.join(SLOTS).join(&pin));
-                    self.links.push(Link { pin, attachment, slot });
+            let holder = match clsact_filter(&path) {
+                Some(Ok(filter)) if filter.was_deleted() && file_name(folder) != UNFINISHED => {
+                    Err("its clsact filter was deleted; `traits up --replace` adds it again".to_owned())
                 }
-                Err(error) => self.unreadable(&pin, &path, error.to_string()),
+                Some(filter) => filter.map(Holder::Clsact),
+                None => Attachment::from_pinned(&path).map(Holder::Link).map_err(|error| error.to_string()),
+            };
+            match holder {
+                Ok(holder) => {
+                    let slot = Slot::open(&folder.join(SLOTS).join(&pin));
+                    self.links.push(Link { pin, holder, slot });
+                }
+                Err(why) => self.unreadable(&pin, &path, why),
             }
         }
     }
@@ -183,7 +229,7 @@ impl Version {
         maps: Vec<(String, MapHandle)>,
     ) -> Result<(), DeployError> {
         make_dir(folder).map_err(failed("make", folder))?;
-        for part in [LINKS, PROGRAMS, SLOTS, FILTERS, MAPS] {
+        for part in [LINKS, PLACES, PROGRAMS, SLOTS, FILTERS, MAPS] {
             let part = folder.join(part);
             make_dir(&part).map_err(failed("make", &part))?;
         }
@@ -208,10 +254,12 @@ impl Version {
                 pin(slot.as_fd(), SLOTS, &link.pin)?;
             }
             let path = folder.join(LINKS).join(&link.pin);
-            match link.attachment.pinned_at() {
-                None => link.attachment.pin(path)?,
+            let name = link.program().to_owned();
+            match &mut link.holder {
+                Holder::Link(attachment) if attachment.pinned_at().is_none() => attachment.pin(path)?,
                 // handed on
-                Some(_) => link.attachment.pin_also(&path)?,
+                Holder::Link(attachment) => attachment.pin_also(&path)?,
+                Holder::Clsact(filter) => filter.pin(folder, &link.pin, &name)?,
             }
         }
         Ok(())
@@ -243,22 +291,26 @@ impl Version {
         let slots = self.links.iter().filter_map(|link| link.slot.as_ref());
         let slots = slots.chain(self.filters.iter().map(|filter| &filter.slot));
         Ids {
-            links: self.links.iter().filter_map(|link| link.attachment.info().link_id).collect(),
+            links: self.links.iter().filter_map(|link| link.info().link_id).collect(),
+            filters: self.links.iter().filter_map(Link::filter_program).collect(),
             slots: slots.filter_map(Slot::id).collect(),
         }
     }
 }
 
-/// Ids of links and of the maps that slots are.
+/// Ids of links, of the programs of clsact filters, and of the maps that slots are.
 #[derive(Debug, Default)]
 struct Ids {
     links: HashSet<u32>,
+    filters: HashSet<u32>,
     slots: HashSet<u32>,
 }
 
 impl Ids {
     fn meet(&self, other: &Ids) -> bool {
-        !self.links.is_disjoint(&other.links) || !self.slots.is_disjoint(&other.slots)
+        !self.links.is_disjoint(&other.links)
+            || !self.filters.is_disjoint(&other.filters)
+            || !self.slots.is_disjoint(&other.slots)
     }
 }
 
@@ -277,6 +329,7 @@ pub(super) fn mend(root: &Path) -> Result<(), DeployError> {
         if ids.meet(&own) {
             version.restore(&folder)?;
             keep.links.extend(ids.links);
+            keep.filters.extend(ids.filters);
             keep.slots.extend(ids.slots);
         }
     }
@@ -313,7 +366,12 @@ fn remove_but(path: &Path, keep: &Ids) -> Result<(), DeployError> {
         }
         Ok(_) => {}
     }
-    if let Ok(attachment) = Attachment::from_pinned(path) {
+    if let Some(filter) = clsact_filter(path) {
+        match filter {
+            Ok(filter) if !keep.filters.contains(&filter.info.program_id) => filter.remove()?,
+            _ => {}
+        }
+    } else if let Ok(attachment) = Attachment::from_pinned(path) {
         if !attachment.info().link_id.is_some_and(|id| keep.links.contains(&id)) {
             return Ok(attachment.detach()?);
         }
@@ -325,6 +383,13 @@ fn remove_but(path: &Path, keep: &Ids) -> Result<(), DeployError> {
         slot.clear()?;
     }
     fs::remove_file(path).map_err(failed("remove", path))
+}
+
+/// The clsact filter whose program is pinned at a path; `None` if that is something else.
+fn clsact_filter(path: &Path) -> Option<Result<ClsactFilter, String>> {
+    let links = path.parent().filter(|folder| folder.ends_with(LINKS))?;
+    let (folder, pin) = (links.parent()?, file_name(path));
+    clsact::place_path(folder, &pin).exists().then(|| ClsactFilter::open(folder, &pin))
 }
 
 /// What is in a folder, in the order of names; a folder that is not there has nothing in it.

@@ -342,7 +342,7 @@ impl Probe {
             XdpFrags => "XDP on interfaces with a large MTU",
             Devmap => "traits of frames that XDP redirects to an interface",
             Cpumap => "traits of frames that XDP redirects to a CPU",
-            Tcx => "TC programs that stay attached: `traits up` of tc blocks",
+            Tcx => "TC programs that are replaced without a gap",
             Clsact => "TC programs where there is no TCX",
             Netfilter => "netfilter blocks of policies",
             CgroupSkb => "traits of packets at the sockets of a cgroup",
@@ -404,10 +404,7 @@ impl Probe {
             XdpFrags => "keep the MTU below about 3500, or use generic mode; Linux 5.18 or later has it",
             Devmap => "needed for programs in a DEVMAP only; Linux 5.8 or later has them",
             Cpumap => "needed for programs in a CPUMAP only; Linux 5.9 or later has them",
-            Tcx => {
-                "clsact is used instead, which goes with its process, so `traits up` may refuse tc blocks; Linux 6.6 or \
-                 later has TCX (CONFIG_NET_XGRESS)"
-            }
+            Tcx => "clsact is used instead; Linux 6.6 or later has TCX (CONFIG_NET_XGRESS)",
             Clsact => "needed only without TCX: CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF",
             Netfilter => {
                 "leave netfilter blocks out, or use a `match` block with `iptables -m bpf`; Linux 6.4 or later has it \

@@ -5,7 +5,7 @@ use std::{fmt, io, path::PathBuf};
 use packet_traits_core::{KeyName, KeyType, Layout, Merge, Region, layout::AREA_LEN_PORTABLE};
 
 use super::{RegistryName, entry::KeyEntry, users::BoundProgram, utc::Utc};
-use crate::bpffs::BpffsError;
+use crate::{attach::Feature, bpffs::BpffsError};
 
 /// Why a registry operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +83,20 @@ pub enum RegistryError {
         name: RegistryName,
         /// Bytes of both regions.
         area_len: usize,
+    },
+    /// The area is longer than the metadata that the running kernel takes.
+    #[error(
+        "cannot create registry '{name}' with an area of {area_len} bytes: this kernel takes {longest} bytes of XDP \
+         metadata ({}); make the regions smaller, or leave their sizes out to get the area that fits",
+        Feature::LongXdpMetadata
+    )]
+    TooLong {
+        /// The name that was asked for.
+        name: RegistryName,
+        /// Bytes of both regions.
+        area_len: usize,
+        /// Bytes that the kernel takes.
+        longest: usize,
     },
     /// The registry exists with other region sizes than the caller insists on.
     #[error(
@@ -228,6 +242,12 @@ pub enum RegistryError {
         /// Why not.
         source: libbpf_rs::Error,
     },
+    /// It could not be tried how much metadata the kernel takes.
+    #[error("cannot try how much XDP metadata this kernel takes: {source:#}; creating a registry needs root")]
+    Metadata {
+        /// Why not.
+        source: libbpf_rs::Error,
+    },
     /// The loaded programs could not be listed, so nobody knows who uses what.
     #[error("cannot list the loaded BPF programs: {source}{}", privilege_hint(.source.raw_os_error()))]
     Programs {
@@ -250,7 +270,9 @@ impl RegistryError {
             RegistryError::Gone { .. } => libc::ESTALE,
             RegistryError::Damaged { .. } => libc::EUCLEAN,
             RegistryError::Newer { .. } => libc::EPROTONOSUPPORT,
-            RegistryError::Oversize { .. } | RegistryError::OtherLayout { .. } => libc::EINVAL,
+            RegistryError::Oversize { .. } | RegistryError::TooLong { .. } | RegistryError::OtherLayout { .. } => {
+                libc::EINVAL
+            }
             RegistryError::Held { .. }
             | RegistryError::KeyInUse { .. }
             | RegistryError::RegistryInUse { .. }
@@ -260,7 +282,7 @@ impl RegistryError {
             RegistryError::Io { source, .. } | RegistryError::Programs { source } | RegistryError::Random(source) => {
                 source.raw_os_error().unwrap_or(libc::EIO)
             }
-            RegistryError::Map { source, .. } => errno_of(source),
+            RegistryError::Map { source, .. } | RegistryError::Metadata { source } => errno_of(source),
         }
     }
 }

@@ -37,6 +37,7 @@ mod entry;
 mod error;
 mod lock;
 mod maps;
+mod metadata;
 mod options;
 mod provisional;
 mod table;
@@ -68,6 +69,7 @@ use self::{
     table::{Header, State},
 };
 pub(crate) use self::{
+    metadata::longest as longest_metadata,
     options::{SOCKETS, random},
     users::{boot_time, registries_of},
 };

@@ -17,7 +17,7 @@ use super::{
     Registry,
     error::RegistryError,
     lock::{DirId, DirLock},
-    maps,
+    maps, metadata,
     table::{self, Header},
     users,
 };
@@ -107,7 +107,8 @@ impl RegistryOptions {
         RegistryOptions { root: root.into(), ..self }
     }
 
-    /// Region sizes. A new registry has [`Layout::DEFAULT`] without this; opening an existing one with other sizes
+    /// Region sizes. A new registry has [`Layout::DEFAULT`] without this, or as much of it as the kernel takes metadata
+    /// ([`Layout::default_within`]); opening an existing one with other sizes
     /// fails with it.
     pub fn layout(self, layout: Layout) -> Self {
         RegistryOptions { layout: Some(layout), ..self }
@@ -130,15 +131,15 @@ impl RegistryOptions {
     /// Creates the registry and opens it. Mounts a bpffs at the default root if there is none.
     ///
     /// # Errors
-    /// [`RegistryError::Exists`], [`RegistryError::Oversize`]; and whatever stands in the way of opening it if there
+    /// [`RegistryError::Exists`], [`RegistryError::Oversize`], [`RegistryError::TooLong`]; and whatever stands in the way of opening it if there
     /// is something else under its name.
     pub fn create(&self) -> Result<Registry, RegistryError> {
-        let layout = self.layout.unwrap_or_default();
-        let area_len = layout.area_len();
+        let area_len = self.layout.unwrap_or_default().area_len();
         if area_len > AREA_LEN_PORTABLE && !self.allow_oversize {
             return Err(RegistryError::Oversize { name: self.name.clone(), area_len });
         }
         bpffs::ensure(&self.root)?;
+        let layout = metadata::fitting(&self.name, self.layout, metadata::longest()?)?;
         let (parent, dir) = (self.parent(), self.dir());
         make_dir(&parent)?;
         {

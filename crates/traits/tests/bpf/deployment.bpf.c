@@ -12,6 +12,10 @@
 #include <bpf/bpf_endian.h>
 #include <packet_traits/traits.bpf.h>
 
+#ifndef VERSION
+#define VERSION 1
+#endif
+
 #define PACKETS (1 << 19)
 
 enum { AT_XDP, AT_TC, AT_PREROUTING, AT_INPUT, AT_CGROUP, AT_FILTER, HOOKS };
@@ -81,6 +85,34 @@ static __always_inline void count(__u64 number, __u32 hook)
 			count(number, hook);                                                                           \
 	})
 
+#ifndef TC_VERDICT
+#define TC_VERDICT TC_ACT_UNSPEC
+#endif
+
+SEC("tc")
+int on_tc(struct __sk_buff *ctx)
+{
+	COUNT_BY_TRAIT(ctx, AT_TC);
+	return TC_VERDICT;
+}
+
+#ifdef TC_SECOND
+SEC("tcx/ingress")
+int on_tc_second(struct __sk_buff *ctx)
+{
+	return TC_SECOND;
+}
+#endif
+
+#ifdef TC_EGRESS
+SEC("tcx/egress")
+int on_tc_egress(struct __sk_buff *ctx)
+{
+	return TC_EGRESS;
+}
+#endif
+
+#ifndef ONLY_TC
 /* the number of the packet, and 1, or 0 if it has none */
 static __always_inline int number_of(struct xdp_md *ctx, __u64 *number)
 {
@@ -105,13 +137,6 @@ static __always_inline int number_of(struct xdp_md *ctx, __u64 *number)
 #ifdef DEVICE_BOUND
 extern int bpf_xdp_metadata_rx_timestamp(const struct xdp_md *ctx, __u64 *timestamp) __ksym;
 #endif
-
-SEC("tc")
-int on_tc(struct __sk_buff *ctx)
-{
-	COUNT_BY_TRAIT(ctx, AT_TC);
-	return TC_ACT_UNSPEC;
-}
 
 SEC(XDP_SECTION)
 int XDP_NAME(struct xdp_md *ctx)
@@ -143,6 +168,7 @@ int XDP_NAME(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+#ifndef WITHOUT_NETFILTER
 SEC("netfilter")
 int on_prerouting(struct bpf_nf_ctx *ctx)
 {
@@ -158,6 +184,7 @@ int on_input(struct bpf_nf_ctx *ctx)
 	return 1;
 }
 #endif
+#endif
 
 SEC("cgroup_skb/ingress")
 int on_cgroup(struct __sk_buff *ctx)
@@ -172,5 +199,6 @@ int on_filter(struct __sk_buff *ctx)
 	COUNT_BY_TRAIT(ctx, AT_FILTER);
 	return ctx->len;
 }
+#endif
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

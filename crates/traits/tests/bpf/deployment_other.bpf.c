@@ -5,12 +5,6 @@
 
 TRAIT_KEY(tenant, __u32);
 
-SEC("xdp")
-int other_xdp(struct xdp_md *ctx)
-{
-	return trait_is_set(ctx, tenant) ? XDP_DROP : XDP_PASS;
-}
-
 SEC("netfilter")
 int other_netfilter(struct bpf_nf_ctx *ctx)
 {

@@ -13,6 +13,10 @@
 
 #define TEST_PORT 7777
 
+#ifndef KEYS
+#define KEYS(X) X(0, tenant, __u32, TRAIT_BLOCK)
+#endif
+
 /* what every measured driver has room for (AREA_LEN_PORTABLE) */
 #define GARBAGE_LEN 216
 

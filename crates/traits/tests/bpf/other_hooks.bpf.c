@@ -18,10 +18,19 @@ int assign(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+/* The length of the metadata, as the kernel has it. */
+static __always_inline __u64 metadata_len(struct __sk_buff *ctx)
+{
+	struct sk_buff___traits *skb = bpf_cast_to_kern_ctx(ctx);
+	__u64 shared = __trait_kernel_field(skb, struct sk_buff___traits, head) + skb->end;
+
+	return __trait_kernel_field(shared, struct skb_shared_info___traits, meta_len);
+}
+
 /* Unlike in stages.bpf.c, what has no traits is reported too: nothing else passes here. */
 #define REPORT(ctx, stage_, read)                                                                                      \
 	({                                                                                                             \
-		struct record __r = { .stage = (stage_), .len = (ctx)->len };                                          \
+		struct record __r = { .stage = (stage_), .len = (ctx)->len, .extra = metadata_len(ctx) };              \
                                                                                                                        \
 		read(ctx, &__r);                                                                                       \
 		submit(&__r);                                                                                          \

@@ -5,6 +5,7 @@ use std::{
     net::UdpSocket,
     ops::Range,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -17,23 +18,25 @@ use packet_traits::{
     bind::LoadedObject,
     registry::Registry,
 };
-use packet_traits_lab::{End, Family, PacketSocket, Pair, send_numbered, udp_socket};
+use packet_traits_lab::{End, Family, KernelFeature, PacketSocket, Pair, kernel_has_for, send_numbered, udp_socket};
 
 use super::{
     TEST_PORT, attach_cgroup, attach_tc, attach_tracing, compile, load, netfilter_family, program,
-    record::{Records, Stage},
+    record::{Records, Stage, shown},
 };
 
-/// What every datagram passes.
-pub const STAGES: [Stage; 7] = [
-    Stage::TcIngress,
-    Stage::PacketFilter,
-    Stage::PreRouting,
-    Stage::LocalIn,
-    Stage::CgroupIngress,
-    Stage::SocketFilter,
-    Stage::Delivery,
-];
+/// What every datagram passes, where this kernel shows it.
+pub static STAGES: LazyLock<Vec<Stage>> = LazyLock::new(|| {
+    shown([
+        Stage::TcIngress,
+        Stage::PacketFilter,
+        Stage::PreRouting,
+        Stage::LocalIn,
+        Stage::CgroupIngress,
+        Stage::SocketFilter,
+        Stage::Delivery,
+    ])
+});
 
 /// One registry's programs at [`STAGES`].
 pub struct Readers {
@@ -63,10 +66,12 @@ impl Readers {
             attach_tc(&object, "tc_ingress", end, Direction::Ingress),
             attach_cgroup(&object, "cgroup_ingress", CgroupHook::Ingress),
         ];
-        for (name, hook) in [("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::LocalIn)] {
-            let fd = program(&object, name);
-            let options = NetfilterOptions::new(netfilter_family(Family::V4), hook).priority(netfilter_priority);
-            attached.push(end.netns().enter(|| netfilter::attach(fd.as_fd(), &options)).unwrap());
+        if kernel_has_for(KernelFeature::NetfilterLinks, "what netfilter shows") {
+            for (name, hook) in [("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::LocalIn)] {
+                let fd = program(&object, name);
+                let options = NetfilterOptions::new(netfilter_family(Family::V4), hook).priority(netfilter_priority);
+                attached.push(end.netns().enter(|| netfilter::attach(fd.as_fd(), &options)).unwrap());
+            }
         }
         Readers { object, capture: None, attached }
     }

@@ -8,6 +8,7 @@ use std::{
 
 use libbpf_rs::{MapCore, MapFlags, Object, RingBufferBuilder};
 use packet_traits::bind::LoadedObject;
+use packet_traits_lab::KernelFeature;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
@@ -61,6 +62,16 @@ impl Stage {
         Stage::CgroupEgress,
         Stage::NetDevQueue,
     ];
+}
+
+/// Those of the stages that this kernel shows: not netfilter's, where it has no netfilter programs.
+pub fn shown(stages: impl IntoIterator<Item = Stage>) -> Vec<Stage> {
+    use Stage::{Forward, LocalIn, LocalOut, PostRouting, PreRouting};
+    let is_here = |stage: &Stage| {
+        !matches!(stage, PreRouting | LocalIn | Forward | PostRouting | LocalOut)
+            || KernelFeature::NetfilterLinks.is_here()
+    };
+    stages.into_iter().filter(is_here).collect()
 }
 
 /// `HAS_ALL`: every key was read.

@@ -14,9 +14,9 @@ use packet_traits::{
     core::{KeyType, Layout, Merge, Value},
     socket::programs::{AttachOptions, SocketPrograms},
 };
-use packet_traits_lab::{Cgroup, Family, Pair};
+use packet_traits_lab::{Cgroup, Family, KernelFeature, Pair};
 
-use super::{Lab, attach_netfilter, attach_tc, attach_xdp, compile_with, program, spec};
+use super::{Lab, attach_netfilter, attach_tc, attach_xdp, compile_with, leave_out_netfilter, program, spec};
 
 /// Names, types and values.
 pub const VALUES: [(&str, Value); 6] = [
@@ -70,7 +70,8 @@ impl Sizes {
         SocketPrograms::attach(&lab.registry, &options).unwrap_or_else(|error| panic!("{error}"));
 
         let bytes = compiled(small, large);
-        let bound = BoundObject::from_bytes(&bytes, "every_size", &lab.registry).unwrap();
+        let mut bound = BoundObject::from_bytes(&bytes, "every_size", &lab.registry).unwrap();
+        leave_out_netfilter(bound.open_object_mut());
         let object =
             bound.load().unwrap_or_else(|error| panic!("{error}\n{}", error.verifier_log().unwrap_or_default()));
         Sizes { object, attached: Vec::new(), lab, pair, cgroup }
@@ -88,6 +89,11 @@ impl Sizes {
         let egress = program(&self.object, "cgroup_egress");
         self.attached.push(cgroup::attach_path(egress.as_fd(), self.cgroup.path(), CgroupHook::Egress).unwrap());
         self.attached.push(attach_tc(&self.object, "tc_egress", rx, Direction::Egress));
+    }
+
+    /// The hooks that report, by their numbers in `every_size.bpf.c`: the first is netfilter's, which not every kernel has.
+    pub fn watched(&self) -> std::ops::Range<u32> {
+        u32::from(!KernelFeature::NetfilterLinks.is_here())..3
     }
 
     /// Runs `f` in the receiver's namespace and in the cgroup.
@@ -118,7 +124,7 @@ fn compiled(small: Merge, large: Merge) -> Vec<u8> {
     let policies = [format!("-DSMALL={}", c_name(small)), format!("-DLARGE={}", c_name(large))];
     let compile = |[small, large]: [&str; 2]| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/every_size.bpf.c");
-        compile_with("clang", &source, &[small, large])
+        compile_with(packet_traits_lab::clang(), &source, &[small, large])
     };
     let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
     done.entry(policies.clone()).or_insert_with(|| compile(policies.each_ref().map(String::as_str))).clone()

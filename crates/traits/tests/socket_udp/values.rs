@@ -277,7 +277,7 @@ fn load_filled(keys: Filled, lab: &Lab) -> LoadedObject {
     };
     let keys: Vec<String> = keys.iter().enumerate().map(key).collect();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/filled.bpf.c");
-    let bytes = compile_with("clang", &source, &[&format!("-DKEYS(X)={}", keys.join(" "))]);
+    let bytes = compile_with(packet_traits_lab::clang(), &source, &[&format!("-DKEYS(X)={}", keys.join(" "))]);
     let bound = BoundObject::from_bytes(&bytes, "filled", &lab.registry).unwrap();
     bound.load().unwrap_or_else(|error| panic!("{error}\n{}", error.verifier_log().unwrap_or_default()))
 }

@@ -2,10 +2,12 @@
 /*
  * Dispatchers: each runs the program that is in its slot, which can be exchanged while packets pass. They stand where the
  * kernel has no way to exchange a program: netfilter links cannot be updated, and whoever has attached a pinned socket
- * filter (an iptables rule, a SO_REUSEPORT group) holds on to that program. What they say while the slot is empty is
- * what the kernel does without a program.
+ * filter (an iptables rule, a SO_REUSEPORT group) holds on to that program. A clsact filter has no link, and its program
+ * can only be exchanged from its network namespace. What they say while the slot is empty is what the kernel does without
+ * a program.
  */
 #include <linux/bpf.h>
+#include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
 struct {
@@ -22,6 +24,14 @@ int pt_netfilter(struct bpf_nf_ctx *ctx)
 {
 	bpf_tail_call(ctx, &pt_slot, 0);
 	return 1; /* NF_ACCEPT */
+}
+
+/* for a filter of a clsact qdisc */
+SEC("tc")
+int pt_tc(struct __sk_buff *ctx)
+{
+	bpf_tail_call(ctx, &pt_slot, 0);
+	return TC_ACT_UNSPEC;
 }
 
 /* for xt_bpf: does not match */

@@ -401,6 +401,7 @@ static __always_inline void save_syn(struct __sk_buff *ctx, const void *skb)
 	struct trait_view view;
 	struct segment segment;
 	__u64 header, sk;
+	int err;
 
 	read_segment(skb, &segment);
 	sk = SKB(skb, sk);
@@ -423,7 +424,8 @@ static __always_inline void save_syn(struct __sk_buff *ctx, const void *skb)
 	key.sport = segment.sport;
 	key.dport = segment.dport;
 	key.sequence = segment.sequence;
-	keep(&values, &view, trait_view(ctx, &view));
+	err = trait_view(ctx, &view);
+	keep(&values, &view, err);
 	bpf_map_update_elem(&pt_syns, &key, &values, BPF_ANY);
 }
 
@@ -457,7 +459,9 @@ static __always_inline _Bool is_taken(const struct receive *receive, const struc
 		struct trait_view __view;                                                                              \
                                                                                                                        \
 		if (__to) {                                                                                            \
-			keep(&__to->values, &__view, trait_view(ctx, &__view));                                        \
+			int __err = trait_view(ctx, &__view);                                                          \
+                                                                                                                       \
+			keep(&__to->values, &__view, __err);                                                           \
 			__sync_fetch_and_add(&(receive)->last_sequence, 1);                                            \
 		}                                                                                                      \
 	})
@@ -1236,7 +1240,7 @@ static __always_inline int read_change(struct bpf_sockopt *ctx, __u32 number, st
 			return -EINVAL;
 		return 0;
 	}
-	if (len != change->place.size)
+	if (len != (__s32)change->place.size)
 		return -EINVAL;
 #define TAKE(n)                                                                                                        \
 	case n:                                                                                                        \
