@@ -183,17 +183,9 @@ impl Rig {
     fn try_path(&self) -> Result<Vec<Finding>, Box<dyn Error>> {
         let (ground, route) = (self.ground(), self.route()?);
         let mut findings = doctor::room(&ground, &route);
-        // One registry has packets in both modes.
-        let longest = findings.iter().filter_map(|found| match found.probe {
-            Probe::Metadata(_) => found.number,
-            _ => None,
-        });
-        let longest = longest.filter(|bytes| *bytes > 0).min().unwrap_or(0);
-        let layout = doctor::layout(longest as usize).unwrap_or_default();
-        // Nobody else sees it, and it goes with the process.
+        // Nobody else sees it, and it goes with the process. Its area is as long as the kernel allows.
         let bpffs = Bpffs::new()?;
-        let registry =
-            Registry::options().name(RegistryName::new("doctor")?).bpffs(bpffs.path()).layout(layout).create()?;
+        let registry = Registry::options().name(RegistryName::new("doctor")?).bpffs(bpffs.path()).create()?;
         findings.extend(doctor::path(&registry, &ground, &route));
         Ok(findings)
     }

@@ -51,6 +51,6 @@ pub use path::path;
 pub use probe::{Probe, Stage, Subject};
 pub use programs::programs;
 pub use reading::reading;
-pub use room::{layout, room};
+pub use room::room;
 pub use route::Route;
 pub use sockets::sockets;

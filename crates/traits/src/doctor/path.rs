@@ -27,7 +27,7 @@ const DATAGRAMS: u32 = 8;
 /// Sends datagrams over `route` to the interface of `ground`, in native and in generic mode, and tells which stages read
 /// the trait that XDP gave them.
 ///
-/// `registry` is one of the caller's own, on a bpffs of its own, with a layout that fits ([`layout`](super::layout)); it
+/// `registry` is one of the caller's own, on a bpffs of its own, with a layout that fits; it
 /// gets a key, and socket programs. The calling thread must be in the receiver's namespace.
 pub fn path(registry: &Registry, ground: &Ground, route: &Route) -> Vec<Finding> {
     let modes = [XdpMode::Native, XdpMode::Generic];

@@ -25,16 +25,6 @@ pub fn room(ground: &Ground, route: &Route) -> Vec<Finding> {
     }
 }
 
-/// The layout for packets whose metadata can have this many bytes: the usual one, or else one region that fits. `None` if
-/// there is no room for a single value.
-pub fn layout(longest: usize) -> Option<Layout> {
-    if longest >= Layout::DEFAULT.area_len() {
-        return Some(Layout::DEFAULT);
-    }
-    let flow = longest / 8 * 8;
-    if flow > FOOTER_LEN { Layout::new(flow, 0).ok() } else { None }
-}
-
 fn probes(mode: XdpMode) -> [Probe; 2] {
     [Probe::Metadata(mode), Probe::Headroom(mode)]
 }
@@ -106,7 +96,7 @@ impl Measured {
     fn metadata(&self, mode: XdpMode) -> Finding {
         let probe = Probe::Metadata(mode);
         let text = format!("up to {} bytes", self.metadata);
-        let found = match layout(self.metadata as usize) {
+        let found = match Layout::default_within(self.metadata as usize) {
             Some(Layout::DEFAULT) => Finding::yes(probe, text),
             Some(fits) => {
                 let (flow, packet) = (fits.region_len(Region::Flow), fits.region_len(Region::Packet));
@@ -122,21 +112,5 @@ impl Measured {
             }),
         };
         found.with_number(self.metadata.into())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layout_fits_what_the_kernel_allows() {
-        assert_eq!(layout(216), Some(Layout::DEFAULT));
-        assert_eq!(layout(128), Some(Layout::DEFAULT));
-        for longest in [127, 64, 32, 28, 24] {
-            let area = layout(longest).unwrap().area_len();
-            assert!(area <= longest && area + 8 > longest, "{area} for {longest}");
-        }
-        assert_eq!((layout(20), layout(0)), (None, None));
     }
 }
