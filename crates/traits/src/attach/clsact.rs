@@ -94,7 +94,7 @@ impl ClsactFilter {
 pub(crate) struct KeptFilter {
     pub(crate) ifindex: u32,
     pub(crate) direction: Direction,
-    /// As long as somebody holds the program, no other has its id.
+    /// As long as a process holds the program, no other has its id.
     pub(crate) program: u32,
 }
 

@@ -62,7 +62,7 @@ enum State {
     New,
     /// It is there, or in a namespace that cannot be entered.
     There,
-    /// Somebody deleted it.
+    /// Another process deleted it.
     Deleted,
 }
 
@@ -145,7 +145,7 @@ impl ClsactFilter {
         Ok(filter)
     }
 
-    /// Whether somebody deleted the filter, and not the interface with it.
+    /// Whether a process deleted the filter, and not the interface with it.
     pub(super) fn was_deleted(&self) -> bool {
         self.state == State::Deleted && !matches!(self.info.target, Target::Interface { ifindex: 0, .. })
     }

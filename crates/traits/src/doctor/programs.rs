@@ -1,4 +1,4 @@
-//! Types of programs: each is loaded, attached where it belongs, and taken away.
+//! Types of programs: each is loaded, attached where it belongs, and detached.
 
 use std::{
     ffi::CStr,
@@ -45,7 +45,7 @@ const TRACEPOINT: &CStr = c"kfree_skb";
 
 /// Loads and attaches a program of each type that traits are used in.
 ///
-/// Everything is taken away again before it returns. The calling thread must be in the namespace of `ground`.
+/// Everything is detached before it returns. The calling thread must be in the namespace of `ground`.
 pub fn programs(ground: &Ground) -> Vec<Finding> {
     let tried = Finding::tried::<(), String>;
     let mut found = vec![

@@ -24,7 +24,7 @@ use crate::{
     rig::Rig,
 };
 
-/// Datagrams that are sent one by one, and then so many at once.
+/// Datagrams that are sent one by one, then together.
 const ALONE: u64 = 24;
 const TOGETHER: u64 = 40;
 /// Of a datagram: more than the least frame of Ethernet, which would be padded.
