@@ -9,12 +9,19 @@ set -eu
 name=${0##*/}
 exchange=$(mktemp -d /tmp/compile.XXXXXXXX)
 trap 'rm -rf "$exchange"' EXIT
-sent=("$exchange")
+sent=("$exchange") folders=()
 
 # send PATH: has it go along, if it is a file or folder that is only here
 send() {
 	case $1 in
-	/tmp/?* | /var/tmp/?* | "$ON_KERNEL_TARGET"/tmp/?*) [ ! -e "$1" ] || sent+=("$1") ;;
+	/tmp/?* | /var/tmp/?* | "$ON_KERNEL_TARGET"/tmp/?*)
+		if [ -e "$1" ]; then
+			sent+=("$1")
+		elif [ -d "${1%/*}" ]; then
+			# where a file is to be written
+			folders+=("${1%/*}")
+		fi
+		;;
 	esac
 }
 
@@ -24,21 +31,22 @@ send "$PWD"
 before=""
 for argument in "$@"; do
 	[ "$argument" != - ] || [ "$before" = -o ] || cat >"$exchange/input"
-	[ ! -e "$argument" ] || send "$(realpath "$argument")"
+	send "$(realpath -m "$argument")"
 	# of -I/tmp/folder
-	case $argument in */*) send "/${argument#*/}" ;; esac
+	case $argument in -?*/*) send "/${argument#*/}" ;; esac
 	before=$argument
 done
-tar -cf "$exchange/request" --exclude "$exchange/request" "${sent[@]}" 2>/dev/null
+tar -cf "$exchange/request" --exclude "$exchange/request" "${sent[@]}" --no-recursion "${folders[@]}" 2>/dev/null
 
-# one at a time
-exec 8>/run/compile/lock 9<>/run/compile.port
+# one at a time: the port refuses to be opened twice
+exec 8>/run/compile/lock
 flock 8
+exec 9<>/run/compile.port
 wc -c <"$exchange/request" >&9
 cat "$exchange/request" >&9
 read -r length <&9
 head -c "$length" <&9 | tar -x --touch -C /
-exec 8>&- 9>&-
+exec 9>&- 8>&-
 cat "$exchange/stderr" >&2
 cat "$exchange/stdout"
 exit "$(cat "$exchange/status")"
