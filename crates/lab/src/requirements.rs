@@ -3,8 +3,10 @@
 
 use std::{
     collections::HashSet,
+    ffi::c_long,
     fmt::{Arguments, Display},
     io::Write,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     sync::OnceLock,
 };
 
@@ -35,19 +37,23 @@ pub enum KernelFeature {
     Tcx,
     /// `drivers/net/netkit.c`.
     Netkit,
+    /// `xdp_metalen_invalid` in `include/net/xdp.h`: XDP metadata of more than 32 bytes, as the default area is.
+    LongMetadata,
     /// `bpf_dynptr_from_skb_meta`: TC programs write to metadata.
     MetadataDynptr,
 }
 
 impl KernelFeature {
-    /// Its name, the first version of Linux that has it, and a function of the kernel's that is there exactly with it.
-    fn facts(self) -> (&'static str, &'static str, &'static str) {
+    /// Its name, the first version of Linux that has it, and a function of the kernel's that is there exactly with it, if
+    /// there is one.
+    fn facts(self) -> (&'static str, &'static str, Option<&'static str>) {
         match self {
-            KernelFeature::XdpHints => ("XDP hints", "6.3", "bpf_xdp_metadata_rx_timestamp"),
-            KernelFeature::NetfilterLinks => ("netfilter program", "6.4", "bpf_nf_link_attach"),
-            KernelFeature::Tcx => ("TCX", "6.6", "tcx_link_attach"),
-            KernelFeature::Netkit => ("netkit", "6.7", "netkit_link_attach"),
-            KernelFeature::MetadataDynptr => ("metadata dynptr", "6.18", "bpf_dynptr_from_skb_meta"),
+            KernelFeature::XdpHints => ("XDP hints", "6.3", Some("bpf_xdp_metadata_rx_timestamp")),
+            KernelFeature::NetfilterLinks => ("netfilter program", "6.4", Some("bpf_nf_link_attach")),
+            KernelFeature::Tcx => ("TCX", "6.6", Some("tcx_link_attach")),
+            KernelFeature::Netkit => ("netkit", "6.7", Some("netkit_link_attach")),
+            KernelFeature::LongMetadata => ("XDP metadata of more than 32 bytes", "6.8", None),
+            KernelFeature::MetadataDynptr => ("metadata dynptr", "6.18", Some("bpf_dynptr_from_skb_meta")),
         }
     }
 
@@ -57,11 +63,12 @@ impl KernelFeature {
         format!("{name} needs Linux {since}")
     }
 
-    const ALL: [KernelFeature; 5] = [
+    const ALL: [KernelFeature; 6] = [
         KernelFeature::XdpHints,
         KernelFeature::NetfilterLinks,
         KernelFeature::Tcx,
         KernelFeature::Netkit,
+        KernelFeature::LongMetadata,
         KernelFeature::MetadataDynptr,
     ];
 
@@ -72,10 +79,45 @@ impl KernelFeature {
         HERE.get_or_init(|| {
             let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
             let names: HashSet<&str> = symbols.lines().filter_map(|line| line.split([' ', '\t']).nth(2)).collect();
-            Self::ALL.into_iter().filter(|feature| names.contains(feature.facts().2)).collect()
+            let here = |feature: &KernelFeature| {
+                feature.facts().2.map_or_else(takes_long_metadata, |symbol| names.contains(symbol))
+            };
+            Self::ALL.into_iter().filter(here).collect()
         })
         .contains(&self)
     }
+}
+
+/// Whether an XDP program can reserve 36 bytes of metadata, by trying. Without the privilege to try: no.
+fn takes_long_metadata() -> bool {
+    // enum bpf_cmd and enum bpf_prog_type, include/uapi/linux/bpf.h
+    const PROG_LOAD: c_long = 5;
+    const PROG_TEST_RUN: c_long = 10;
+    const PROG_TYPE_XDP: u32 = 6;
+    /// `union bpf_attr`, as far as these commands use it.
+    type Attr = [u64; 16];
+    fn bpf(command: c_long, attr: &mut Attr) -> c_long {
+        // SAFETY: takes a number, and the union with its size; what it points to outlives the call.
+        unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<Attr>()) }
+    }
+    let pair = |low: u32, high: u32| u64::from(high) << 32 | u64::from(low);
+    // r2 = -36; r0 = bpf_xdp_adjust_meta(r1, r2); return r0
+    let instructions = [pair(0x02b7, -36_i32 as u32), pair(0x85, 54), pair(0x95, 0)];
+    let license = c"GPL";
+    let mut load: Attr = [0; 16];
+    load[0] = pair(PROG_TYPE_XDP, instructions.len() as u32);
+    load[1] = instructions.as_ptr().addr() as u64;
+    load[2] = license.as_ptr().addr() as u64;
+    let Ok(fd @ 0..) = RawFd::try_from(bpf(PROG_LOAD, &mut load)) else { return false };
+    // SAFETY: the kernel has just given us this descriptor.
+    let program = unsafe { OwnedFd::from_raw_fd(fd) };
+    let packet = [0_u8; 64];
+    let mut run: Attr = [0; 16];
+    run[0] = pair(program.as_raw_fd() as u32, 0);
+    run[1] = pair(packet.len() as u32, 0);
+    run[2] = packet.as_ptr().addr() as u64;
+    // the second half of the first word is what the program returned
+    bpf(PROG_TEST_RUN, &mut run) == 0 && run[0] >> 32 == 0
 }
 
 /// Whether kernel tests should run: `false`, after reporting a skip, if `TRAITS_SKIP_KERNEL=1`.

@@ -73,13 +73,15 @@ mod tests {
     }
 
     #[test]
-    fn this_kernel_takes_the_default_area() {
-        // SAFETY: takes nothing.
-        if unsafe { libc::geteuid() } != 0 {
-            eprintln!("skipped: loading a program needs root");
+    fn this_kernel_takes_what_trying_finds() {
+        use packet_traits_lab::KernelFeature;
+        if !packet_traits_lab::kernel_tests_enabled() {
             return;
         }
-        let longest = longest().unwrap();
-        assert!(longest >= Layout::DEFAULT.area_len(), "{longest}");
+        if let Err(how) = packet_traits_lab::require_root() {
+            panic!("{how}");
+        }
+        let expected = if KernelFeature::LongMetadata.is_here() { AREA_LEN_MAX } else { 32 };
+        assert_eq!(longest().unwrap(), expected);
     }
 }
