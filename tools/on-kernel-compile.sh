@@ -19,7 +19,7 @@ send() {
 			sent+=("$1")
 		elif [ -d "${1%/*}" ]; then
 			# where a file is to be written
-			folders+=("${1%/*}")
+			folders+=(--no-recursion "${1%/*}")
 		fi
 		;;
 	esac
@@ -31,12 +31,12 @@ send "$PWD"
 before=""
 for argument in "$@"; do
 	[ "$argument" != - ] || [ "$before" = -o ] || cat >"$exchange/input"
-	send "$(realpath -m "$argument")"
+	send "$(realpath -m -- "$argument")"
 	# of -I/tmp/folder
 	case $argument in -?*/*) send "/${argument#*/}" ;; esac
 	before=$argument
 done
-tar -cf "$exchange/request" --exclude "$exchange/request" "${sent[@]}" --no-recursion "${folders[@]}" 2>/dev/null
+tar -cf "$exchange/request" --exclude "$exchange/request" "${sent[@]}" "${folders[@]}" 2>/dev/null
 
 # one at a time: the port refuses to be opened twice
 exec 8>/run/compile/lock

@@ -10,6 +10,7 @@ use std::{
 };
 
 use common::{Traits, compile_example, text};
+use packet_traits_lab::KernelFeature;
 use serde_json::json;
 
 /// A registry with the examples' keys, and a folder for objects.
@@ -21,7 +22,7 @@ struct Host {
 impl Host {
     /// `None` if kernel tests are switched off.
     fn new(test: &str) -> Option<Host> {
-        let traits = Traits::new()?;
+        let traits = Traits::on(&[KernelFeature::LongMetadata])?;
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bind-{test}.{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         traits.ok("registry create");

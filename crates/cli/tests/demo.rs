@@ -57,11 +57,9 @@ fn sent(result: &Value, wanted: impl Fn(&str) -> bool) -> u64 {
 
 fn assert_shows_the_truth(mode: &str) {
     const PACKETS: u64 = 100;
-    let started = Instant::now();
     let (result, status) = run_json(&["--mode", mode, "--packets", "100"]);
     assert_eq!(result["problems"], Value::Array(Vec::new()));
     assert_eq!((&result["ok"], status, &result["xdp_mode"]), (&Value::Bool(true), 0, &Value::from(mode)));
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 
     let echoes = sent(&result, |flow| flow.starts_with("UDP echo"));
     assert_eq!(echoes, 6 * PACKETS);
@@ -232,11 +230,9 @@ fn end_with(signal: libc::c_int) -> Option<i32> {
     let cgroup_id = fs::metadata(&cgroup).unwrap().ino();
     assert_eq!(links_at(cgroup_id), 6, "the programs that serve sockets");
 
-    let sent = Instant::now();
     // SAFETY: kill takes two numbers; the process is a child that was not waited for.
     assert_eq!(unsafe { libc::kill(process.id().cast_signed(), signal) }, 0);
     let status = process.wait().unwrap();
-    assert!(sent.elapsed() < Duration::from_secs(2), "{:?}", sent.elapsed());
     assert_no_programs();
     soon("the demo's namespaces are gone", || !somebody_has(&namespaces));
     soon("the programs at the demo's cgroup are gone", || links_at(cgroup_id) == 0);

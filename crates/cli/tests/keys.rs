@@ -5,6 +5,7 @@ mod common;
 use std::process::Command;
 
 use common::{Traits, text};
+use packet_traits_lab::{KernelFeature, kernel_has_for};
 use serde_json::{Value, json};
 
 /// The names of an object's members.
@@ -16,7 +17,7 @@ fn members(value: &Value) -> Vec<&str> {
 
 #[test]
 fn a_registry_is_created_shown_and_removed() {
-    let Some(traits) = Traits::new() else { return };
+    let Some(traits) = Traits::on(&[KernelFeature::LongMetadata]) else { return };
     assert!(traits.fails("registry show", 1).contains("create it with `traits registry create default`"));
     assert!(traits.ok("registry create --flow 48 --packet 32").contains("created registry 'default'"));
     assert!(traits.fails("registry create", 1).contains("already exists"));
@@ -61,7 +62,7 @@ fn a_registry_is_created_shown_and_removed() {
 
 #[test]
 fn keys_are_added_listed_and_removed() {
-    let Some(traits) = Traits::new() else { return };
+    let Some(traits) = Traits::on(&[KernelFeature::LongMetadata]) else { return };
     traits.ok("registry create");
     assert_eq!(traits.ok("keys list"), "registry 'default' has no keys\n");
     let added = traits.json("keys add tenant u32 --description pays --json");
@@ -116,7 +117,7 @@ fn keys_are_added_listed_and_removed() {
 #[test]
 fn another_registry_is_chosen_by_name() {
     let Some(traits) = Traits::new() else { return };
-    traits.ok("registry create lab");
+    traits.create_registry("lab");
     traits.ok("--registry lab keys add tenant u32");
     traits.ok("keys add other u32 --registry lab");
     assert_eq!(traits.json("keys list --json --registry lab")["keys"].as_array().unwrap().len(), 2);
@@ -143,6 +144,11 @@ fn wrong_usage_is_told_apart_from_failure() {
         let error = traits.fails(line, 2);
         assert!(error.contains(said), "{line}: {error}");
     }
+    if !kernel_has_for(KernelFeature::LongMetadata, "areas that few drivers have room for") {
+        let error = traits.fails("registry create --flow 64 --packet 0", 1);
+        assert!(error.contains("64 bytes") && error.contains("Linux 6.8"), "{error}");
+        return;
+    }
     let oversize = "registry create --flow 128 --packet 124";
     assert!(traits.fails(oversize, 1).contains("--allow-oversize"));
     assert!(!traits.dir("default").exists());
@@ -163,7 +169,7 @@ fn a_place_that_is_no_bpffs_is_refused() {
 #[test]
 fn nonces_are_never_printed() {
     let Some(traits) = Traits::new() else { return };
-    traits.ok("registry create");
+    traits.create_registry("default");
     let registry = packet_traits::registry::Registry::options().bpffs(traits.bpffs.path()).open().unwrap();
     let nonces = registry.nonces();
     for line in ["registry show", "registry show --json", "-vv keys list", "-vv registry show --json"] {
@@ -192,7 +198,7 @@ fn every_command_has_help_with_examples() {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let Some(traits) = Traits::new() else { return };
-    traits.ok("registry create");
+    traits.create_registry("default");
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let status = Command::new(env!("CARGO_BIN_EXE_traits"))

@@ -13,11 +13,12 @@ use std::{
 use common::{host::Host, interrupt, text, wait_for_lock};
 use libbpf_rs::{MapHandle, MapType};
 use packet_traits::attach::cgroup::cgroup_root;
+use packet_traits_lab::KernelFeature;
 use serde_json::Value;
 
 /// A host whose registry has the examples' keys.
 fn host() -> Option<Host> {
-    let host = Host::new()?;
+    let host = Host::on(&[KernelFeature::LongMetadata])?;
     for key in ["tenant u32", "flow_id u64", "rx_ts timestamp --merge keep-first"] {
         host.traits.ok(&format!("keys add {key}"));
     }

@@ -104,7 +104,7 @@ impl Scene {
 fn keep(_: &mut [u8]) {}
 
 fn each(layout: Layout, test: impl Fn(Scene, XdpMode)) {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             for family in Family::BOTH {
                 test(Scene::new(family, layout), mode);

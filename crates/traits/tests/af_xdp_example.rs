@@ -140,7 +140,7 @@ fn now() -> u64 {
 
 #[test]
 fn every_frame_is_printed_with_what_xdp_set() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let scene = Scene::new();
@@ -156,7 +156,7 @@ fn every_frame_is_printed_with_what_xdp_set() {
 
 #[test]
 fn a_signal_ends_it_and_takes_the_program_off_the_interface() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let scene = Scene::new();
@@ -174,7 +174,7 @@ fn a_signal_ends_it_and_takes_the_program_off_the_interface() {
 
 #[test]
 fn what_is_missing_is_named() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let scene = Scene::new();

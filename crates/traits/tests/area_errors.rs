@@ -298,7 +298,7 @@ impl Numbers {
 
 #[test]
 fn every_sequence_of_calls_does_what_the_contract_says() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = lab(Layout::DEFAULT);
@@ -338,7 +338,7 @@ fn every_sequence_of_calls_does_what_the_contract_says() {
 
 #[test]
 fn calls_on_packets_do_what_the_contract_says() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = lab(Layout::DEFAULT);
@@ -378,7 +378,7 @@ fn expect(object: &LoadedObject, steps: &[(Step, Returned)]) -> Outcome {
 
 #[test]
 fn every_call_has_its_errno() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = lab(Layout::DEFAULT);
@@ -449,7 +449,7 @@ fn every_call_has_its_errno() {
 
 #[test]
 fn what_was_deleted_or_cleared_leaves_no_byte() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = lab(Layout::DEFAULT);
@@ -488,7 +488,7 @@ fn what_was_deleted_or_cleared_leaves_no_byte() {
 
 #[test]
 fn foreign_metadata_over_a_hidden_region_is_ebusy_and_makes_way_for_a_new_region() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = lab(Layout::DEFAULT);
@@ -549,7 +549,7 @@ fn unbound_calls() -> Vec<(Step, i64)> {
 
 #[test]
 fn an_unbound_program_touches_no_packet() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let unbound = load_unbound("operations");
@@ -672,7 +672,7 @@ fn all_set() -> Vec<(Step, i64)> {
 
 #[test]
 fn an_area_longer_than_the_drivers_headroom_is_enospc_and_harms_no_packet() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     use Step::*;
@@ -717,7 +717,7 @@ fn an_area_longer_than_the_drivers_headroom_is_enospc_and_harms_no_packet() {
 
 #[test]
 fn foreign_metadata_that_leaves_no_room_is_enospc_and_stays_intact() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     use Step::*;
@@ -778,7 +778,7 @@ const MOVES: [i64; 4] = [14, -14, 50, -50];
 
 #[test]
 fn an_open_area_moves_along_with_the_packets_front() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     use Step::*;
@@ -816,7 +816,7 @@ fn an_open_area_moves_along_with_the_packets_front() {
 
 #[test]
 fn a_sealed_area_loses_its_packet_region_when_the_packets_front_moves() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     use Step::*;

@@ -80,7 +80,7 @@ fn assert_all_shared(records: &Records) {
 
 #[test]
 fn another_registrys_traits_are_absent() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::new();
@@ -108,7 +108,7 @@ fn another_registrys_traits_are_absent() {
 
 #[test]
 fn of_two_registries_on_one_packet_the_nearer_is_read_and_the_other_is_absent() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     // together no more than native veth has room for
@@ -183,7 +183,7 @@ impl Shared {
 
 #[test]
 fn foreign_metadata_below_an_area_stays_intact_and_keeps_it_open() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let shared = Shared::new();
@@ -223,7 +223,7 @@ fn foreign_metadata_below_an_area_stays_intact_and_keeps_it_open() {
 
 #[test]
 fn foreign_metadata_over_a_hidden_region_leaves_the_flow_region() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let shared = Shared::new();
@@ -297,7 +297,7 @@ fn assert_old_areas_seen(writer: &LoadedObject, counter: &str, packets: u64, mod
 fn what_an_earlier_packet_left_in_the_buffer_is_absent() {
     const BURST: u64 = 64;
     const MANY: u64 = 2048;
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let shared = Shared::new();
@@ -351,7 +351,7 @@ fn imitation(registry: &Registry, nonces: &Nonces, number: u64) -> Vec<u8> {
 
 #[test]
 fn bytes_from_the_wire_that_imitate_an_area_are_absent_without_the_nonce() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let shared = Shared::new();
@@ -410,7 +410,7 @@ fn bytes_from_the_wire_that_imitate_an_area_are_absent_without_the_nonce() {
 
 #[test]
 fn an_area_inside_a_packet_is_never_taken_for_one_in_front_of_it() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::new();
@@ -456,7 +456,7 @@ fn behind_decapsulation_an_earlier_packets_area_in_the_same_buffer_is_absent() {
     const FEW: u64 = 64;
     const MANY: u64 = 2048;
     const OUTER: u64 = 150; // longer than the area, so that the old one is not written over
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::new();
@@ -512,7 +512,7 @@ fn behind_decapsulation_an_earlier_packets_area_in_the_same_buffer_is_absent() {
 
 #[test]
 fn an_unbound_programs_readers_find_nothing_on_packets_with_traits() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::new();

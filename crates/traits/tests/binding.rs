@@ -73,7 +73,7 @@ fn tenant_source() -> String {
 }
 
 fn tenant_lab() -> Lab {
-    let lab = Lab::empty(Layout::DEFAULT);
+    let lab = Lab::fitting();
     lab.registry.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
     lab
 }

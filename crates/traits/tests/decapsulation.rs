@@ -59,7 +59,7 @@ fn udp_through_vxlan(mode: XdpMode, underlay: Family, inner: Family, entry: &str
 
 #[test]
 fn traits_survive_decapsulation_from_ipv4() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             for inner in Family::BOTH {
                 udp_through_vxlan(mode, Family::V4, inner, "assign");
@@ -70,7 +70,7 @@ fn traits_survive_decapsulation_from_ipv4() {
 
 #[test]
 fn traits_survive_decapsulation_from_ipv6() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             for inner in Family::BOTH {
                 udp_through_vxlan(mode, Family::V6, inner, "assign");
@@ -81,7 +81,7 @@ fn traits_survive_decapsulation_from_ipv6() {
 
 #[test]
 fn an_open_area_survives_decapsulation() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             udp_through_vxlan(mode, Family::V4, Family::V4, "assign_open");
         }
@@ -119,7 +119,7 @@ fn tcp_through_vxlan(mode: XdpMode, gro: bool) {
 
 #[test]
 fn every_byte_of_tcp_through_vxlan_is_delivered_with_traits() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             for gro in [false, true] {
                 tcp_through_vxlan(mode, gro);

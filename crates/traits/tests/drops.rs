@@ -99,7 +99,7 @@ fn assert_dropped(object: &LoadedObject, expected: BTreeMap<u64, &str>) {
 
 /// Runs a test with native and generic XDP, IPv4 and IPv6.
 fn each(test: impl Fn(Scene)) {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             for family in Family::BOTH {
                 test(Scene::new(mode, family));
@@ -264,7 +264,7 @@ fn a_segment_with_a_bad_checksum_is_read() {
 
 #[test]
 fn a_packet_whose_hops_are_used_up_is_read_at_the_router() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for mode in BOTH_MODES {

@@ -69,7 +69,7 @@ fn udp_through_a_router(mode: XdpMode, family: Family) {
 
 #[test]
 fn udp_is_read_on_its_whole_way_through_a_router() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             for family in Family::BOTH {
                 udp_through_a_router(mode, family);
@@ -104,7 +104,7 @@ fn tcp_through_a_router(mode: XdpMode, family: Family) {
 
 #[test]
 fn tcp_is_read_on_its_whole_way_through_a_router() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             for family in Family::BOTH {
                 tcp_through_a_router(mode, family);
@@ -149,7 +149,7 @@ fn merged_packet_through_a_router(family: Family, tso: bool) -> Records {
 
 #[test]
 fn a_merged_packet_keeps_its_first_packets_traits_through_a_router() {
-    if common::enabled() && kernel_has(KernelFeature::NetfilterLinks) {
+    if common::area_enabled() && kernel_has(KernelFeature::NetfilterLinks) {
         for family in Family::BOTH {
             merged_packet_through_a_router(family, true).assert_all_read(Stage::LocalIn, [0]);
         }
@@ -159,7 +159,7 @@ fn a_merged_packet_keeps_its_first_packets_traits_through_a_router() {
 /// Each segment gets a buffer of its own (`skb_segment` in net/core/skbuff.c); metadata is not copied.
 #[test]
 fn segments_that_the_stack_cuts_have_no_traits() {
-    if common::enabled() && kernel_has(KernelFeature::NetfilterLinks) {
+    if common::area_enabled() && kernel_has(KernelFeature::NetfilterLinks) {
         for family in Family::BOTH {
             assert_eq!(merged_packet_through_a_router(family, false).count(Stage::LocalIn), 0);
         }
@@ -177,7 +177,7 @@ const AT_SERVER: [Stage; 2] = [Stage::TcIngress, Stage::LocalIn];
 
 #[test]
 fn traits_cross_a_veth_into_another_namespace_of_the_same_registry() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for mode in BOTH_MODES {
@@ -200,7 +200,7 @@ fn traits_cross_a_veth_into_another_namespace_of_the_same_registry() {
 /// in drivers/net/veth.c), which leaves the metadata behind.
 #[test]
 fn an_xdp_program_behind_the_veth_does_not_see_the_traits_but_later_stages_may() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for mode in BOTH_MODES {
@@ -226,7 +226,7 @@ fn an_xdp_program_behind_the_veth_does_not_see_the_traits_but_later_stages_may()
 
 #[test]
 fn another_registry_behind_the_veth_reads_nothing() {
-    if !common::enabled() || !kernel_has(KernelFeature::NetfilterLinks) {
+    if !common::area_enabled() || !kernel_has(KernelFeature::NetfilterLinks) {
         return;
     }
     for mode in BOTH_MODES {
@@ -259,7 +259,7 @@ fn another_registry(lab: &Lab) -> Registry {
 
 #[test]
 fn a_program_of_another_registry_behind_the_veth_replaces_the_traits() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for mode in BOTH_MODES {

@@ -83,7 +83,7 @@ fn all() -> impl Iterator<Item = (Family, bool)> {
 
 #[test]
 fn merged_packet_keeps_first_value() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for (family, tunnelled) in all() {
@@ -98,7 +98,7 @@ fn merged_packet_keeps_first_value() {
 
 #[test]
 fn packets_whose_block_key_differs_are_not_merged() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for (family, tunnelled) in all() {
@@ -113,7 +113,7 @@ fn packets_whose_block_key_differs_are_not_merged() {
 /// headers. If these are equal, packets are merged whatever their traits are; the first one's stay.
 #[test]
 fn a_tunnel_devices_own_gro_does_not_see_traits() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -125,7 +125,7 @@ fn a_tunnel_devices_own_gro_does_not_see_traits() {
 
 #[test]
 fn packets_whose_keys_are_equal_are_merged() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for (family, tunnelled) in all() {
@@ -137,7 +137,7 @@ fn packets_whose_keys_are_equal_are_merged() {
 
 #[test]
 fn an_unsealed_area_keeps_packets_apart() {
-    if common::enabled() {
+    if common::area_enabled() {
         let burst = Burst::send("keep_first_differs_unsealed", XdpMode::Native, Family::V4, false);
         assert_eq!(burst.merged.len(), SEGMENTS as usize);
     }
@@ -145,7 +145,7 @@ fn an_unsealed_area_keeps_packets_apart() {
 
 #[test]
 fn a_block_key_that_was_deleted_does_not_keep_packets_apart() {
-    if common::enabled() {
+    if common::area_enabled() {
         let burst = Burst::send("block_deleted", XdpMode::Native, Family::V4, false);
         assert_eq!(burst.merged.len(), 1);
     }
@@ -154,7 +154,7 @@ fn a_block_key_that_was_deleted_does_not_keep_packets_apart() {
 /// The kernel does no GRO on a device with generic XDP (netif_elide_gro in include/linux/netdevice.h).
 #[test]
 fn generic_xdp_keeps_packets_apart_with_a_value_each() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for (family, tunnelled) in all() {

@@ -254,14 +254,14 @@ fn every_call_loads(compiler: &str) {
 
 #[test]
 fn every_call_in_every_program_type_compiles_cleanly_and_loads_with_clang() {
-    if common::enabled() {
+    if common::area_enabled() {
         every_call_loads(clang());
     }
 }
 
 #[test]
 fn every_call_in_every_program_type_compiles_cleanly_and_loads_with_the_newest_clang() {
-    if common::enabled()
+    if common::area_enabled()
         && let [_, newest] = clangs()[..]
     {
         every_call_loads(newest);
@@ -312,7 +312,7 @@ fn example_in_comment(header: &str) -> String {
 
 #[test]
 fn the_example_in_the_headers_comment_compiles_loads_and_does_what_it_says() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = every_key(Layout::DEFAULT);
@@ -335,7 +335,7 @@ fn the_example_in_the_headers_comment_compiles_loads_and_does_what_it_says() {
 
 #[test]
 fn the_examples_in_the_socket_headers_comments_compile_and_load() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = every_key(Layout::DEFAULT);
@@ -458,7 +458,7 @@ SEC("xdp") int second(struct xdp_md *ctx)
 
 #[test]
 fn files_that_are_linked_into_one_object_share_their_keys() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = every_key(Layout::DEFAULT);
@@ -491,7 +491,7 @@ fn files_that_are_linked_into_one_object_share_their_keys() {
 
 #[test]
 fn files_that_declare_a_key_differently_are_refused_when_linked() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = every_key(Layout::DEFAULT);
@@ -542,7 +542,7 @@ fn example_keys() -> Lab {
 
 #[test]
 fn every_example_compiles_and_loads() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = example_keys();
@@ -570,7 +570,7 @@ fn word(object: &LoadedObject, map: &str, key: u32, word: usize) -> Option<u64> 
 
 #[test]
 fn the_examples_work_together_on_one_link() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = example_keys();

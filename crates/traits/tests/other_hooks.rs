@@ -76,7 +76,7 @@ fn tcp_to_a_socket_in_a_map(mode: XdpMode, family: Family) {
 
 #[test]
 fn sk_skb_verdict_reads_the_packets_of_a_connection() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             for family in Family::BOTH {
                 tcp_to_a_socket_in_a_map(mode, family);
@@ -130,7 +130,7 @@ fn udp_over_a_route_with_programs(mode: XdpMode, family: Family) {
 
 #[test]
 fn lwt_programs_of_a_route_read_what_is_forwarded_over_it_unless_the_kernel_has_dropped_it() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             for family in Family::BOTH {
                 udp_over_a_route_with_programs(mode, family);

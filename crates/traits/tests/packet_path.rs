@@ -69,7 +69,7 @@ fn udp_to_a_local_socket(mode: XdpMode, family: Family, entry: &str) {
 
 #[test]
 fn udp_over_ipv4_is_read_at_every_stage() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             udp_to_a_local_socket(mode, Family::V4, "assign");
         }
@@ -78,7 +78,7 @@ fn udp_over_ipv4_is_read_at_every_stage() {
 
 #[test]
 fn udp_over_ipv6_is_read_at_every_stage() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             udp_to_a_local_socket(mode, Family::V6, "assign");
         }
@@ -87,7 +87,7 @@ fn udp_over_ipv6_is_read_at_every_stage() {
 
 #[test]
 fn an_area_left_open_is_read_at_every_stage() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             udp_to_a_local_socket(mode, Family::V4, "assign_open");
         }
@@ -135,7 +135,7 @@ fn tcp_to_a_local_socket(mode: XdpMode, family: Family) {
 
 #[test]
 fn tcp_is_read_up_to_the_delivery_of_every_byte() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             for family in [Family::V4, Family::V6] {
                 tcp_to_a_local_socket(mode, family);
@@ -171,7 +171,7 @@ fn vlan_tagged(mode: XdpMode, tags: usize) {
 
 #[test]
 fn traits_survive_the_removal_of_vlan_tags() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             for tags in [1, 2] {
                 vlan_tagged(mode, tags);

@@ -163,7 +163,7 @@ impl Mover {
 
 #[test]
 fn what_is_visible_moves_with_the_front_or_is_written_over() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let (lab, pair) = (Lab::new(), Pair::new().unwrap());
@@ -208,7 +208,7 @@ fn what_is_visible_moves_with_the_front_or_is_written_over() {
 
 #[test]
 fn a_clone_whose_head_is_made_its_own_keeps_all_or_loses_all() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let (lab, pair) = (Lab::new(), Pair::new().unwrap());
@@ -263,7 +263,7 @@ impl Tunnel {
 #[test]
 fn behind_a_tunnel_a_moved_front_leaves_right_traits_or_none() {
     const HEADERS: i64 = 50; // Ethernet, IPv4, UDP, VXLAN
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     if metadata_moves() {
@@ -286,7 +286,7 @@ fn behind_a_tunnel_a_moved_front_leaves_right_traits_or_none() {
 
 #[test]
 fn behind_a_tunnel_a_clone_whose_head_is_made_its_own_keeps_all_or_loses_all() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let tunnel = Tunnel::new(Family::V4, 0);
@@ -304,7 +304,7 @@ fn behind_a_tunnel_a_clone_whose_head_is_made_its_own_keeps_all_or_loses_all() {
 /// right or absent.
 #[test]
 fn behind_a_tunnel_a_moved_front_may_damage_the_flow_region() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     if !metadata_moves() {
@@ -338,7 +338,7 @@ fn behind_a_tunnel_a_moved_front_may_damage_the_flow_region() {
 /// end and the tunnel's headers as if they were the metadata.
 #[test]
 fn behind_a_tunnel_a_vlan_tag_that_is_taken_out_leaves_right_traits_or_none() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     // Over IPv4, of the presence bits a part is moved: these keys' bits are in it, or not. The headers over IPv6 are longer
@@ -375,7 +375,7 @@ fn behind_a_tunnel_a_vlan_tag_that_is_taken_out_leaves_right_traits_or_none() {
 #[test]
 fn a_route_that_encapsulates_leaves_no_traits() {
     const HEADER: u32 = 20;
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::new();
@@ -413,7 +413,7 @@ fn a_route_that_encapsulates_leaves_no_traits() {
 fn what_tc_pushes_may_bring_up_an_earlier_packets_area_if_xdp_pushes_as_much() {
     const LEN: u64 = 80;
     const MANY: u64 = 512;
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let layout = Layout::new(24, 56).unwrap();

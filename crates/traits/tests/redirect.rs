@@ -131,7 +131,7 @@ fn assert_only_what_the_second_set(records: &Records) {
 
 #[test]
 fn a_program_in_a_devmap_reads_what_the_first_set_and_so_does_who_receives_the_frame() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for first in ["to_device_sealed", "to_device_open"] {
@@ -144,7 +144,7 @@ fn a_program_in_a_devmap_reads_what_the_first_set_and_so_does_who_receives_the_f
 
 #[test]
 fn a_program_in_a_devmap_changes_what_the_first_set() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for first in ["to_device_sealed", "to_device_open"] {
@@ -155,7 +155,7 @@ fn a_program_in_a_devmap_changes_what_the_first_set() {
 /// A frame keeps its metadata on the way through a veth, unlike an skb: see `forwarding.rs`.
 #[test]
 fn xdp_at_the_other_end_reads_a_frame_that_a_devmap_sent() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for first in ["to_device_sealed", "to_device_open"] {
@@ -168,7 +168,7 @@ fn xdp_at_the_other_end_reads_a_frame_that_a_devmap_sent() {
 
 #[test]
 fn generic_xdp_loses_traits_on_the_way_to_a_devmap() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for first in ["to_device_sealed", "to_device_open"] {
@@ -183,7 +183,7 @@ fn generic_xdp_loses_traits_on_the_way_to_a_devmap() {
 
 #[test]
 fn a_program_in_a_cpumap_reads_what_the_first_set_and_so_does_the_stack() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for first in ["to_cpu_sealed", "to_cpu_open"] {
@@ -196,7 +196,7 @@ fn a_program_in_a_cpumap_reads_what_the_first_set_and_so_does_the_stack() {
 
 #[test]
 fn the_stack_reads_what_went_through_a_cpumap_without_a_program() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for first in ["to_cpu_sealed", "to_cpu_open"] {
@@ -209,7 +209,7 @@ fn the_stack_reads_what_went_through_a_cpumap_without_a_program() {
 
 #[test]
 fn a_program_in_a_cpumap_changes_what_the_first_set() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for first in ["to_cpu_sealed", "to_cpu_open"] {
@@ -219,7 +219,7 @@ fn a_program_in_a_cpumap_changes_what_the_first_set() {
 
 #[test]
 fn generic_xdp_loses_traits_on_the_way_to_a_cpumap() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for first in ["to_cpu_sealed", "to_cpu_open"] {

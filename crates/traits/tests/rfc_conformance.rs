@@ -300,7 +300,7 @@ fn sizes() -> [(KeyType, Layout, u64); 8] {
 
 #[test]
 fn the_selftest_passes_by_number_for_every_value_size() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for (key_type, layout, keys) in sizes() {
@@ -321,7 +321,7 @@ fn the_selftest_passes_by_number_for_every_value_size() {
 
 #[test]
 fn the_selftest_passes_by_name_for_every_value_size() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for (key_type, merge, type_define) in [
@@ -360,7 +360,7 @@ fn the_selftest_passes_by_name_for_every_value_size() {
 
 #[test]
 fn wrong_keys_lengths_and_flags_are_refused_and_change_nothing() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for (key_type, layout, keys) in sizes() {
@@ -371,7 +371,7 @@ fn wrong_keys_lengths_and_flags_are_refused_and_change_nothing() {
 
 #[test]
 fn keys_of_all_sizes_live_side_by_side() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::empty(Layout::new(112, 104).unwrap());
@@ -445,7 +445,7 @@ fn reads(object: &LoadedObject, map: &str) -> Vec<Read> {
 
 #[test]
 fn a_live_packet_passes_the_selftest_and_is_read_by_number_in_tc_and_in_a_socket_filter() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for mode in BOTH_MODES {
@@ -499,7 +499,7 @@ fn wait_until(mut done: impl FnMut() -> bool) {
 
 #[test]
 fn without_headroom_for_the_area_set_answers_no_space_and_changes_nothing() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     // native XDP has 256 bytes of headroom less struct xdp_frame (40)
@@ -525,7 +525,7 @@ fn without_headroom_for_the_area_set_answers_no_space_and_changes_nothing() {
 
 #[test]
 fn nothing_is_set_until_something_is_and_reading_reserves_nothing() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let full = Full::of(KeyType::U16, Layout::new(144, 0).unwrap());
@@ -540,7 +540,7 @@ fn nothing_is_set_until_something_is_and_reading_reserves_nothing() {
 
 #[test]
 fn deleted_keys_leave_no_byte() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for (key_type, layout, keys) in sizes() {
@@ -567,7 +567,7 @@ fn deleted_keys_leave_no_byte() {
 
 #[test]
 fn an_unbound_program_refuses_every_set_and_touches_no_packet() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for defines in [&[][..], &["-DKEYS=64", "-DTYPE=__u16"], &["-DKEYS=64"]] {
@@ -597,7 +597,7 @@ fn an_unbound_program_refuses_every_set_and_touches_no_packet() {
 
 #[test]
 fn a_key_that_was_registered_after_binding_is_left_alone() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = common::Lab::empty(Layout::DEFAULT);

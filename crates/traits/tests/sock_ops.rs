@@ -65,7 +65,7 @@ fn callbacks_of_a_connection(mode: XdpMode, family: Family) {
 
 #[test]
 fn callbacks_read_the_packet_they_are_called_for() {
-    if common::enabled() {
+    if common::area_enabled() {
         for mode in BOTH_MODES {
             for family in Family::BOTH {
                 callbacks_of_a_connection(mode, family);

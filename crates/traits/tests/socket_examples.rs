@@ -97,7 +97,7 @@ fn compile(mut compiler: Command, example: &str, folder: &Folder) -> Command {
 }
 
 fn check(build: Build) {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let folder = Folder::new();

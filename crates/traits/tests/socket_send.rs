@@ -223,7 +223,7 @@ const ABSENT: (u32, record::Traits) = (0, NOTHING);
 
 #[test]
 fn a_connection_has_its_traits_from_the_syn_to_the_fin() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let sender = Sender::new();
@@ -265,7 +265,7 @@ fn a_connection_has_its_traits_from_the_syn_to_the_fin() {
 
 #[test]
 fn datagrams_have_the_traits_of_their_socket() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let sender = Sender::new();
@@ -289,7 +289,7 @@ fn datagrams_have_the_traits_of_their_socket() {
 
 #[test]
 fn changed_and_deleted_values_count_at_once() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let sender = Sender::new();
@@ -337,7 +337,7 @@ fn changed_and_deleted_values_count_at_once() {
 
 #[test]
 fn a_listener_has_no_traits_of_its_own_and_gives_none() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -382,7 +382,7 @@ fn a_listener_has_no_traits_of_its_own_and_gives_none() {
 
 #[test]
 fn next_traits_are_for_udp() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let sender = Sender::new();
@@ -399,7 +399,7 @@ fn next_traits_are_for_udp() {
 
 #[test]
 fn values_of_the_wrong_size_are_refused_and_change_nothing() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let sender = Sender::new();
@@ -435,7 +435,7 @@ fn values_of_the_wrong_size_are_refused_and_change_nothing() {
 #[test]
 fn what_does_not_fit_is_refused_and_what_was_set_before_stays() {
     const LIMIT: &str = "net/core/optmem_max";
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let sender = Sender::new();
@@ -472,7 +472,7 @@ fn what_does_not_fit_is_refused_and_what_was_set_before_stays() {
 
 #[test]
 fn every_size_is_seen_in_every_layout() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for layout in LAYOUTS {
@@ -517,7 +517,7 @@ fn every_size_is_seen_in_every_layout() {
 
 #[test]
 fn a_router_sees_nothing_of_what_a_sender_says() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -580,7 +580,7 @@ fn seq_over(number: u64, of_socket: u64) -> (u32, record::Traits) {
 #[test]
 fn a_datagrams_own_traits_are_not_the_next_ones() {
     const DATAGRAMS: u64 = 4000;
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -626,7 +626,7 @@ fn full_sink(sender: &Sender, family: Family) -> UdpSocket {
 #[test]
 fn threads_of_one_socket_send_each_its_own_traits() {
     const EACH: u64 = 1000;
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -663,7 +663,7 @@ fn threads_of_one_socket_send_each_its_own_traits() {
 
 #[test]
 fn another_threads_datagram_does_not_take_what_a_thread_has_set() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let sender = Sender::new();
@@ -712,7 +712,7 @@ fn another_threads_datagram_does_not_take_what_a_thread_has_set() {
 #[test]
 fn what_a_thread_has_set_ends_with_it() {
     const THREADS: u64 = 30;
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let sender = Sender::new();
@@ -757,7 +757,7 @@ fn find_neighbour(sender: &Sender, family: Family) {
 #[test]
 fn a_failed_send_leaves_nothing_for_the_next_datagram() {
     const CLOSED_PORT: u16 = 9;
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -806,7 +806,7 @@ const MSG_PROBE: libc::c_int = 0x10;
 /// A send that succeeds may send nothing.
 #[test]
 fn what_no_datagram_has_taken_can_be_taken_back() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -838,7 +838,7 @@ fn wait_for_error(socket: &UdpSocket) {
 /// While the address of the other end is looked up, datagrams wait between the cgroup and TC.
 #[test]
 fn a_datagram_that_waits_for_an_address_keeps_its_own_traits_until_the_next_has_some() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -880,7 +880,7 @@ fn a_datagram_that_waits_for_an_address_keeps_its_own_traits_until_the_next_has_
 #[test]
 fn programs_attached_to_the_cgroup_before_and_after_see_the_same() {
     const DATAGRAMS: u64 = 1000;
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = SocketLab::with(&Setup { keys: KEYS, xdp: None, options: None, ..Setup::default() });
@@ -925,7 +925,7 @@ fn programs_attached_to_the_cgroup_before_and_after_see_the_same() {
 
 #[test]
 fn a_datagram_leaves_with_its_sockets_mark() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let sender = Sender::new();
@@ -950,7 +950,7 @@ fn a_datagram_leaves_with_its_sockets_mark() {
 /// Pieces of a datagram: only the first one is the packet that its own traits are bound to.
 #[test]
 fn fragments_have_their_sockets_traits_and_the_first_one_its_datagrams() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let sender = Sender::new();
@@ -985,7 +985,7 @@ fn fragments_have_their_sockets_traits_and_the_first_one_its_datagrams() {
 #[test]
 fn datagrams_that_are_sent_at_once_have_the_same_traits() {
     const UDP_SEGMENT: i32 = 103; // include/uapi/linux/udp.h
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -1012,7 +1012,7 @@ fn datagrams_that_are_sent_at_once_have_the_same_traits() {
 /// Of a datagram to many, the host keeps a copy for itself, which has no socket.
 #[test]
 fn what_goes_to_many_has_its_traits_when_it_leaves() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let sender = Sender::new();
@@ -1046,7 +1046,7 @@ fn what_goes_to_many_has_its_traits_when_it_leaves() {
 
 #[test]
 fn a_datagram_that_is_written_in_parts_has_its_traits() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let sender = Sender::new();
@@ -1075,7 +1075,7 @@ fn a_datagram_that_is_written_in_parts_has_its_traits() {
 /// `tests/send.c` as nobody: what the C header says is all it takes.
 #[test]
 fn a_process_without_privileges_sends_with_traits() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let folder = Folder::new("send");

@@ -125,7 +125,7 @@ enum Area {
 
 #[test]
 fn what_tc_sets_and_deletes_is_read_from_there_on() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::new();
@@ -166,7 +166,7 @@ fn what_tc_sets_and_deletes_is_read_from_there_on() {
 
 #[test]
 fn tc_cannot_set_where_there_is_no_area_of_ours() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::new();
@@ -216,7 +216,7 @@ fn tc_cannot_set_where_there_is_no_area_of_ours() {
 
 #[test]
 fn behind_decapsulation_tc_reads_and_cannot_set() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::new();
@@ -261,7 +261,7 @@ const REFUSED_BOTH: [(Action, Returned, u32, Change); 2] =
 /// Up to 6.18 the change is refused. In either case the capture's own copies stay as they were.
 #[test]
 fn a_capture_that_holds_clones_makes_a_change_fail_or_keeps_its_own() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::new();
@@ -335,7 +335,7 @@ impl Ring {
 
 #[test]
 fn a_memory_mapped_capture_does_not_keep_tc_from_setting() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::new();
@@ -368,7 +368,7 @@ fn load_direct(registry: &Registry) -> LoadedObject {
 /// metadata: the documented limit of `TRAITS_TC_DIRECT_WRITE`, and of every kernel before 6.18.
 #[test]
 fn with_direct_writes_a_clone_is_changed_or_loses_its_traits_and_gains_no_others() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::new();
@@ -419,7 +419,7 @@ fn with_direct_writes_a_clone_is_changed_or_loses_its_traits_and_gains_no_others
 
 #[test]
 fn an_unbound_program_changes_nothing_at_tc() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = Lab::new();

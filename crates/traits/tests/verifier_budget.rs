@@ -107,7 +107,7 @@ fn table(with: &str, found: &BTreeMap<String, (u64, u64)>) -> String {
 
 #[test]
 fn no_program_costs_the_verifier_much_more_than_it_did() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let (with, found) = (measured_with(), measure());
@@ -155,7 +155,7 @@ fn no_program_costs_the_verifier_much_more_than_it_did() {
 /// A program that reads many keys one by one must stay far from the kernel's limit.
 #[test]
 fn reading_every_key_one_by_one_stays_far_below_the_limit() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let most = measure().into_iter().max_by_key(|(_, (processed, _))| *processed).unwrap();

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use packet_traits_lab::{Family, Pair, recv_numbered, send_numbered, udp_socket};
+use packet_traits_lab::{Family, KernelFeature, Pair, recv_numbered, send_numbered, udp_socket};
 use serde_json::Value;
 
 use super::{Traits, compile_example, text};
@@ -19,8 +19,13 @@ pub struct Host {
 impl Host {
     /// `None` if kernel tests are switched off.
     pub fn new() -> Option<Host> {
-        let traits = Traits::new()?;
-        traits.ok("registry create");
+        Host::on(&[])
+    }
+
+    /// `None`, which is reported, also if the kernel lacks one of these features.
+    pub fn on(features: &[KernelFeature]) -> Option<Host> {
+        let traits = Traits::on(features)?;
+        traits.create_registry("default");
         Some(Host { traits, pair: Pair::new().unwrap() })
     }
 

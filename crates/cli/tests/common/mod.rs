@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use packet_traits_lab::{Bpffs, kernel_tests_enabled, require_root};
+use packet_traits_lab::{Bpffs, KernelFeature, kernel_has, kernel_tests_enabled, require_root};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -32,6 +32,20 @@ impl Traits {
             panic!("{how}");
         }
         Some(Traits { bpffs: Bpffs::new().unwrap(), folder: tempfile::tempdir().unwrap() })
+    }
+
+    /// `None`, which is reported, also if the kernel lacks one of these features.
+    pub fn on(features: &[KernelFeature]) -> Option<Traits> {
+        let traits = Traits::new()?;
+        features.iter().all(|feature| kernel_has(*feature)).then_some(traits)
+    }
+
+    /// Creates a registry. On a kernel that takes 32 bytes of metadata its area is of that length, and the command says so.
+    pub fn create_registry(&self, name: &str) {
+        let output = self.run(&format!("registry create {name}"));
+        let note = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{note}");
+        assert_eq!(note.is_empty(), KernelFeature::LongMetadata.is_here(), "{note}");
     }
 
     pub fn dir(&self, registry: &str) -> PathBuf {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use packet_traits_lab::{End, Netns};
+use packet_traits_lab::{End, KernelFeature, Netns};
 use serde_json::Value;
 
 use crate::common::{Traits, text};
@@ -20,8 +20,13 @@ pub struct Host {
 impl Host {
     /// `None` if kernel tests are switched off.
     pub fn new() -> Option<Host> {
-        let traits = Traits::new()?;
-        traits.ok("registry create");
+        Host::on(&[])
+    }
+
+    /// `None`, which is reported, also if the kernel lacks one of these features.
+    pub fn on(features: &[KernelFeature]) -> Option<Host> {
+        let traits = Traits::on(features)?;
+        traits.create_registry("default");
         Some(Host { traits })
     }
 

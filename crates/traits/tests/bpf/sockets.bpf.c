@@ -18,7 +18,11 @@
 #define TEST_PORT 7777
 
 TRAIT_KEY(tenant, __u32);
+#ifdef SHORT_AREA
+TRAIT_KEY(flow_id, __u64);
+#else
 TRAIT_KEY(flow_id, __u64, TRAIT_KEEP_FIRST);
+#endif
 
 /* What a packet is, in the host's byte order. */
 struct packet {

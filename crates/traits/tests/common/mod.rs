@@ -31,10 +31,10 @@ use packet_traits::{
         cgroup, netfilter, tcx, tracing, xdp,
     },
     bind::{BoundObject, LoadedObject},
-    core::{KeyName, KeyType, Layout, Merge},
+    core::{KeyName, KeyType, Layout, Merge, Region},
     registry::{KeySpec, Registry, RegistryName},
 };
-use packet_traits_lab::{Bpffs, End, Family, KernelFeature, kernel_has_for};
+use packet_traits_lab::{Bpffs, End, Family, KernelFeature, kernel_has, kernel_has_for};
 
 pub const TEST_PORT: u16 = 7777;
 pub const BOTH_MODES: [XdpMode; 2] = [XdpMode::Native, XdpMode::Generic];
@@ -55,12 +55,17 @@ pub fn enabled() -> bool {
     true
 }
 
+/// The same for a test whose keys do not fit into the 32 bytes of metadata that older kernels take.
+pub fn area_enabled() -> bool {
+    enabled() && kernel_has(KernelFeature::LongMetadata)
+}
+
 /// The repository's `include` folder.
 pub fn include_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../include")
 }
 
-/// Compiles `tests/bpf/<name>.bpf.c`, once per process.
+/// Compiles `tests/bpf/<name>.bpf.c`, once per process; with `SHORT_AREA` where the area has no packet region.
 pub fn compile(name: &str) -> Vec<u8> {
     static DONE: Mutex<Option<HashMap<String, Vec<u8>>>> = Mutex::new(None);
     let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,7 +73,8 @@ pub fn compile(name: &str) -> Vec<u8> {
         .entry(name.to_owned())
         .or_insert_with(|| {
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{name}.bpf.c"));
-            compile_with(packet_traits_lab::clang(), &source, &[])
+            let area = if KernelFeature::LongMetadata.is_here() { &[][..] } else { &["-DSHORT_AREA"] };
+            compile_with(packet_traits_lab::clang(), &source, area)
         })
         .clone()
 }
@@ -132,6 +138,14 @@ impl Lab {
         let bpffs = Bpffs::new().unwrap();
         let registry = Registry::options().bpffs(bpffs.path()).create().unwrap();
         Lab { registry, bpffs }
+    }
+
+    /// Registers keys in a [fitting](Self::fitting) registry: all are `block` where it has no packet region.
+    pub fn register_fitting(&self, keys: Keys) {
+        let whole = self.registry.layout().region_len(Region::Packet) > 0;
+        for &(key, key_type, merge) in keys {
+            self.registry.register(&spec(key, key_type, if whole { merge } else { Merge::Block })).unwrap();
+        }
     }
 
     /// A second registry in the same bpffs.

@@ -13,12 +13,12 @@ use libbpf_rs::RingBufferBuilder;
 use packet_traits::{
     attach::{Attachment, Direction, XdpMode},
     bind::LoadedObject,
-    core::{KeyType, Layout, Merge},
+    core::{KeyType, Merge},
     socket::programs::{AttachOptions, SocketPrograms},
 };
 use packet_traits_lab::{Cgroup, Family, Pair, RECV_TIMEOUT, VethOptions, udp_socket};
 
-use super::{Keys, Lab, TEST_PORT, attach_tc, attach_xdp, record::global, register};
+use super::{Keys, Lab, TEST_PORT, attach_tc, attach_xdp, record::global};
 
 /// The keys of `sockets.bpf.c`.
 pub const SOCKET_KEYS: Keys = &[("tenant", KeyType::U32, Merge::Block), ("flow_id", KeyType::U64, Merge::KeepFirst)];
@@ -29,7 +29,6 @@ pub const SOCKET_KEYS: Keys = &[("tenant", KeyType::U32, Merge::Block), ("flow_i
 pub struct Setup {
     /// The registry's keys, in the order of their numbers: [`SOCKET_KEYS`] first.
     pub keys: Keys,
-    pub layout: Layout,
     /// Sizes of the attachment; the cgroup is the lab's. `None`: the options are not attached.
     pub options: Option<AttachOptions>,
     /// Where `assign` of `sockets.bpf.c` is attached at the receiver. `None`: it is not.
@@ -41,13 +40,7 @@ impl Default for Setup {
     fn default() -> Setup {
         let options =
             AttachOptions { sockets: Some(8), slots: Some(64), pending_syns: Some(1024), ..AttachOptions::default() };
-        Setup {
-            keys: SOCKET_KEYS,
-            layout: Layout::DEFAULT,
-            options: Some(options),
-            xdp: Some(XdpMode::Native),
-            veth: VethOptions::new(),
-        }
+        Setup { keys: SOCKET_KEYS, options: Some(options), xdp: Some(XdpMode::Native), veth: VethOptions::new() }
     }
 }
 
@@ -71,8 +64,8 @@ impl SocketLab {
     }
 
     pub fn with(setup: &Setup) -> SocketLab {
-        let lab = Lab::empty(setup.layout);
-        register(&lab.registry, setup.keys);
+        let lab = Lab::fitting();
+        lab.register_fitting(setup.keys);
         let (pair, cgroup) = (Pair::with(&setup.veth).unwrap(), Cgroup::new().unwrap());
         let object = lab.load("sockets");
         let mut attached = vec![attach_tc(&object, "report_sent", pair.rx(), Direction::Egress)];

@@ -71,7 +71,7 @@ fn every_type_lab() -> SocketLab {
 
 #[test]
 fn values_of_every_type_come_with_a_datagram() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = every_type_lab();
@@ -119,7 +119,7 @@ fn values_of_every_type_come_with_a_datagram() {
 
 #[test]
 fn values_of_every_type_are_read_key_by_key() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = every_type_lab();
@@ -354,7 +354,7 @@ fn assert_every_byte(case: &Case, lab: &FilledLab, numbers: &[u64]) {
 
 #[test]
 fn offsets_follow_from_the_layout() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for case in &CASES {
@@ -374,7 +374,7 @@ fn offsets_follow_from_the_layout() {
 
 #[test]
 fn no_byte_comes_that_is_not_a_value() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for case in &CASES {
@@ -388,7 +388,7 @@ fn no_byte_comes_that_is_not_a_value() {
 
 #[test]
 fn no_byte_comes_of_a_key_that_was_deleted_again() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for case in &CASES {
@@ -404,7 +404,7 @@ fn no_byte_comes_of_a_key_that_was_deleted_again() {
 
 #[test]
 fn no_byte_comes_of_a_value_whose_bit_is_off() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for case in &CASES {
