@@ -16,7 +16,9 @@ use std::{
 };
 
 use common::{host::Host, text};
-use packet_traits_lab::{Cgroup, Family, number_of, recv_numbered, send_numbered, skipped, udp_socket};
+use packet_traits_lab::{
+    Cgroup, Family, KernelFeature, kernel_has_for, number_of, recv_numbered, send_numbered, skipped, udp_socket,
+};
 use packet_traits_policy::{
     check::{CheckOptions, Files, check},
     compile::Compiler,
@@ -24,9 +26,20 @@ use packet_traits_policy::{
 };
 use serde_json::{Value, json};
 
+/// The merge policy of keys that need not be `block`: where the area has no packet region they are, too.
+fn keep_first() -> &'static str {
+    if KernelFeature::LongMetadata.is_here() { "keep-first" } else { "block" }
+}
+
+/// A policy with a block of every kind that the kernel has.
+fn edge() -> String {
+    let netfilter = if KernelFeature::NetfilterLinks.is_here() { NETFILTER } else { "" };
+    EDGE.replace("MERGE", keep_first()).replace("NETFILTER\n", netfilter)
+}
+
 const EDGE: &str = r#"
 key tenant u32 "who the packet belongs to"
-key id u64 keep-first
+key id u64 MERGE
 
 map tenants ipv4 : u32 = { 10.77.0.0/16 : 77, 10.78.0.0/16 : 78 }
 set blocked ipv4 = { 10.99.0.0/16 }
@@ -42,19 +55,23 @@ tc ingress {
     iif != "rx0" count elsewhere
 }
 
-netfilter input priority 0 {
-    trait tenant is set  count seen by trait tenant
-    udp dport 5003  count denied  drop
-}
-
+NETFILTER
 cgroup ingress {
-    trait tenant 77  count in_cgroup
+    trait tenant 77  count in_cgroup by trait tenant
 }
 
 match ours {
     trait tenant 77  accept
 }
 "#;
+
+const NETFILTER: &str = "\
+netfilter input priority 0 {
+    trait tenant is set  count seen by trait tenant
+    udp dport 5003  count denied  drop
+}
+
+";
 
 impl Host {
     /// Writes a policy.
@@ -100,9 +117,9 @@ impl Host {
         udp_socket(self.pair.tx().netns(), self.pair.tx().addr(Family::V4, 0)).unwrap()
     }
 
-    /// Sends datagrams that are waited for one after the other, until `done`. Returns how many.
-    fn traffic(&self, done: &AtomicBool) -> u64 {
-        let (sender, receiver) = (self.sender(), self.receiver(0));
+    /// Sends datagrams to a socket of the cgroup, which are waited for one after the other, until `done`. Returns how many.
+    fn traffic(&self, cgroup: &Cgroup, done: &AtomicBool) -> u64 {
+        let (sender, receiver) = (self.sender(), cgroup.enter(|| self.receiver(0)));
         let to = receiver.local_addr().unwrap();
         let mut sent = 0;
         while !done.load(Ordering::Relaxed) {
@@ -124,7 +141,8 @@ fn in_cgroup(cgroup: &Cgroup) -> String {
 fn a_policy_goes_up_counts_and_goes_down() {
     let Some(host) = Host::new() else { return };
     let cgroup = Cgroup::new().unwrap();
-    let edge = host.policy("edge", EDGE);
+    let edge = host.policy("edge", &edge());
+    let netfilter = kernel_has_for(KernelFeature::NetfilterLinks, "what netfilter does");
     let up = host.json(&format!("up {edge} --dev rx0 {} --json", in_cgroup(&cgroup)));
     assert_eq!((&up["name"], &up["new_keys"]), (&json!("edge"), &json!(["tenant", "id"])));
     assert_eq!(host.keys(), ["tenant", "id"]);
@@ -138,14 +156,17 @@ fn a_policy_goes_up_counts_and_goes_down() {
     for number in 0..3 {
         assert_eq!(recv_numbered(&receiver).unwrap(), number);
     }
-    assert!(recv_numbered(&other).is_err(), "netfilter drops it");
+    assert_eq!(recv_numbered(&other).is_err(), netfilter, "netfilter drops it");
 
     let status = host.status("edge");
     let programs = status["programs"].as_array().unwrap();
     let find = |name: &str| programs.iter().find(|one| one["program"] == name).unwrap_or_else(|| panic!("{status:#}"));
     assert_eq!(find("xdp")["xdp_mode"], "native");
-    assert_eq!(find("tc_ingress")["hook"], "tcx ingress");
-    assert_eq!(find("nf_input-ipv6-local_in-0")["hook"], "netfilter ipv6 local_in priority 0");
+    let tc = if KernelFeature::Tcx.is_here() { "tcx ingress" } else { "clsact ingress" };
+    assert_eq!(find("tc_ingress")["hook"], tc);
+    if netfilter {
+        assert_eq!(find("nf_input-ipv6-local_in-0")["hook"], "netfilter ipv6 local_in priority 0");
+    }
     assert_eq!(find("cgroup_ingress")["target"], cgroup.path().display().to_string());
     for program in programs {
         assert!(program["since"].as_str().unwrap().starts_with("20"), "{program}");
@@ -174,16 +195,19 @@ fn a_policy_goes_up_counts_and_goes_down() {
         .iter()
         .map(|one| (one["name"].as_str().unwrap(), one["packets"].as_u64().unwrap()))
         .collect();
-    assert_eq!(counters, [("blocked", 0), ("elsewhere", 0), ("seen", 5), ("denied", 2), ("in_cgroup", 3)]);
-    let seen = &policy["counters"][2];
-    assert_eq!((&seen["by"], &seen["values"][0]["value"]), (&json!("u32"), &json!("77")));
-    assert_eq!(seen["values"][0]["packets"], 5);
+    let all = [("blocked", 0), ("elsewhere", 0), ("seen", 5), ("denied", 2), ("in_cgroup", 3)];
+    let here = all.into_iter().filter(|(counter, _)| netfilter || !["seen", "denied"].contains(counter));
+    assert_eq!(counters, here.collect::<Vec<_>>());
+    for counter in policy["counters"].as_array().unwrap().iter().filter(|counter| counter.get("by").is_some()) {
+        assert_eq!((&counter["by"], &counter["values"][0]["value"]), (&json!("u32"), &json!("77")));
+        assert_eq!(counter["values"][0]["packets"], counter["packets"]);
+    }
 
     let shown = host.ok("status");
-    for part in ["edge.traits:10", "set tenant = ip saddr map @tenants", "seen", "SINCE", "xdp (native)"] {
+    for part in ["edge.traits:10", "set tenant = ip saddr map @tenants", "in_cgroup", "SINCE", "xdp (native)"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
-    assert!(host.ok("down edge").contains("5 programs detached"));
+    assert!(host.ok("down edge").contains(if netfilter { "5 programs detached" } else { "3 programs detached" }));
     assert_eq!(host.keys(), ["tenant", "id"], "keys stay");
     assert_eq!(host.up(), [""; 0]);
     assert!(!host.traits.pins("").exists());
@@ -208,8 +232,8 @@ fn keys_go_with_their_last_user_if_that_is_asked_for() {
 
 #[test]
 fn an_object_needs_neither_clang_nor_the_source() {
-    let Some(host) = Host::new() else { return };
-    let object = host.compiled("edge", EDGE.split_once("cgroup").unwrap().0);
+    let Some(host) = Host::on(&[KernelFeature::NetfilterLinks]) else { return };
+    let object = host.compiled("edge", edge().split_once("cgroup").unwrap().0);
     fs::remove_file(host.traits.folder.path().join("edge.traits")).unwrap();
     let run =
         |line: &str| host.command(line).env("PATH", host.traits.folder.path()).env_remove("CLANG").output().unwrap();
@@ -220,7 +244,7 @@ fn an_object_needs_neither_clang_nor_the_source() {
     assert!(host.ok("status").contains("edge.traits:10"), "rules have their places without the file");
     host.ok("down edge --keys");
 
-    let source = host.policy("edge", EDGE);
+    let source = host.policy("edge", &edge());
     let error = text(&run(&format!("up {source} --dev rx0")).stderr);
     assert!(error.contains("there is no compiler clang") && error.contains("traits compile"), "{error}");
     assert_eq!((host.up(), host.keys()), (vec![], vec![]));
@@ -239,13 +263,16 @@ fn a_wrong_policy_is_told_by_line_and_changes_nothing() {
     assert!(error.contains("nosuch0") && error.contains("elsewhere.traits"), "{error}");
     assert_eq!((host.up(), host.keys()), (vec![], vec![]));
 
+    if !kernel_has_for(KernelFeature::NetfilterLinks, "a wrong hook of netfilter") {
+        return;
+    }
     let netfilter = host.policy("netfilter", "netfilter input priority 0 { udp dport 1 drop }\n");
     assert!(host.fails(&format!("up {netfilter} --netfilter nf_input=ipv4:forward")).contains("leave --netfilter out"));
 }
 
 #[test]
 fn if_one_program_cannot_be_attached_nothing_is() {
-    let Some(host) = Host::new() else { return };
+    let Some(host) = Host::on(&[KernelFeature::NetfilterLinks]) else { return };
     let holder = host.policy("holder", "netfilter ip input priority 5 { udp dport 1 drop }\n");
     host.ok(&format!("up {holder}"));
     let third = "key tenant u32\nkey own u8\n\
@@ -276,7 +303,7 @@ fn version(number: u32) -> String {
 
 /// Says which packets of a stream have met which version.
 const WATCH: &str = "key tenant u32\n\
-                     netfilter ip input priority 0 {\n\
+                     cgroup ingress {\n\
                      not trait tenant is set  count neither\n\
                      trait tenant 1  count first\n\
                      trait tenant 2  count second\n\
@@ -287,11 +314,12 @@ fn no_packet_meets_neither_version_while_policies_replace_each_other() {
     let Some(host) = Host::new() else { return };
     let objects = [1, 2].map(|number| host.compiled(&format!("v{number}"), &version(number)));
     host.ok(&format!("up {} --dev rx0 --name edge --replace", objects[0]));
-    host.ok(&format!("up {}", host.policy("watch", WATCH)));
+    let cgroup = Cgroup::new().unwrap();
+    host.ok(&format!("up {} {}", host.policy("watch", WATCH), in_cgroup(&cgroup)));
     let done = AtomicBool::new(false);
     let sent = thread::scope(|scope| {
         let stop = Stop(&done);
-        let traffic = scope.spawn(|| host.traffic(&done));
+        let traffic = scope.spawn(|| host.traffic(&cgroup, &done));
         for i in 1..=100 {
             host.ok(&format!("up {} --dev rx0 --name edge --replace", objects[i % 2]));
         }
@@ -308,15 +336,18 @@ fn no_packet_meets_neither_version_while_policies_replace_each_other() {
 #[test]
 fn a_command_that_is_killed_leaves_what_the_next_one_mends() {
     let Some(host) = Host::new() else { return };
-    let filter = "netfilter input priority 9 { trait tenant 3 drop }\nmatch ours { trait tenant 1 accept }\n";
+    let netfilter = "netfilter input priority 9 { trait tenant 3 drop }\n";
+    let netfilter = if KernelFeature::NetfilterLinks.is_here() { netfilter } else { "" };
+    let filter = format!("{netfilter}match ours {{ trait tenant 1 accept }}\n");
     let objects = [1, 2].map(|number| host.compiled(&format!("v{number}"), &format!("{}{filter}", version(number))));
     host.ok(&format!("up {} --dev rx0 --name edge", objects[0]));
-    host.ok(&format!("up {}", host.policy("watch", WATCH)));
+    let cgroup = Cgroup::new().unwrap();
+    host.ok(&format!("up {} {}", host.policy("watch", WATCH), in_cgroup(&cgroup)));
     let other = host.policy("other", "tc egress { udp dport 1 drop }\n");
     let done = AtomicBool::new(false);
     let sent = thread::scope(|scope| {
         let stop = Stop(&done);
-        let traffic = scope.spawn(|| host.traffic(&done));
+        let traffic = scope.spawn(|| host.traffic(&cgroup, &done));
         let (mut killed, mut unfinished) = (0, 0);
         let start = Instant::now();
         host.ok(&format!("up {} --dev rx0 --name edge --replace", objects[1]));
@@ -507,15 +538,21 @@ impl Drop for Reader {
     }
 }
 
-const LOGGED: &str = "key tenant u32\nkey id u64 keep-first\n\
-                      xdp {\n\
-                      udp dport 5000  set tenant = 77  set id = unique  log \"here\"\n\
-                      }\n";
+/// A policy that logs.
+fn logged() -> String {
+    format!(
+        "key tenant u32\nkey id u64 {}\n\
+         xdp {{\n\
+         udp dport 5000  set tenant = 77  set id = unique  log \"here\"\n\
+         }}\n",
+        keep_first()
+    )
+}
 
 #[test]
 fn events_are_printed_as_they_happen_and_unique_numbers_are_not_given_twice() {
     let Some(host) = Host::new() else { return };
-    let edge = host.policy("edge", LOGGED);
+    let edge = host.policy("edge", &logged());
     let host = &host;
     host.ok(&format!("up {edge} --dev rx0"));
     let done = &AtomicBool::new(false);
@@ -570,7 +607,7 @@ fn events_are_printed_as_they_happen_and_unique_numbers_are_not_given_twice() {
 #[test]
 fn events_that_nobody_takes_are_counted_when_the_ring_is_full() {
     let Some(host) = Host::new() else { return };
-    host.ok(&format!("up {} --dev rx0", host.policy("edge", LOGGED)));
+    host.ok(&format!("up {} --dev rx0", host.policy("edge", &logged())));
     let to = host.receiver(5000).local_addr().unwrap();
     let sender = host.sender();
     let lost = || host.status("edge")["policy"]["log_lost"].as_u64().unwrap();
@@ -609,10 +646,10 @@ fn monotonic_now() -> u64 {
 
 #[test]
 fn a_policy_that_asks_the_network_card_is_bound_to_its_interface() {
-    let Some(host) = Host::new() else { return };
+    let Some(host) = Host::on(&[KernelFeature::XdpHints]) else { return };
     let edge = host.policy(
         "edge",
-        "key rx_ts timestamp keep-first\nkey hash u32\nxdp {\n\
+        "key rx_ts timestamp\nkey hash u32\nxdp {\n\
          set rx_ts = hardware timestamp\nset hash = hardware hash\n\
          trait hash is set  count hashed\ntrait rx_ts is set  count stamped\n}\n",
     );

@@ -10,7 +10,7 @@ use packet_traits::{
     socket::Receiver,
 };
 use packet_traits_lab::{
-    Cgroup, Family, PacketSocket, Pair, VethOptions,
+    Cgroup, Family, KernelFeature, PacketSocket, Pair, VethOptions,
     frame::{FIN, Flow, IpPair, SYN},
     number_of, send_numbered, udp_socket,
 };
@@ -31,7 +31,7 @@ struct Served {
 
 impl Served {
     fn new(policy: &str) -> Option<Served> {
-        let host = Host::new()?;
+        let host = Host::on(&[KernelFeature::LongMetadata])?;
         let (pair, cgroup) = (Pair::with(&VethOptions::new().gro(true)).unwrap(), Cgroup::new().unwrap());
         host.up(pair.rx(), &Host::example(policy), &["--mode", "native"]);
         host.traits.ok(&format!("sockets attach --cgroup {}", cgroup.path().display()));

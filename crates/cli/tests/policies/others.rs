@@ -2,7 +2,7 @@
 
 use std::{net::UdpSocket, time::Duration};
 
-use packet_traits_lab::{Family, Netns, Pair, recv_numbered, send_numbered, udp_socket};
+use packet_traits_lab::{Family, KernelFeature, Netns, Pair, recv_numbered, send_numbered, udp_socket};
 
 use crate::host::{Host, succeed};
 
@@ -98,7 +98,7 @@ fn nftables_drops_by_the_mark_that_a_trait_became() {
 #[test]
 fn netfilter_drops_by_a_trait_without_other_rules() {
     for family in Family::BOTH {
-        let Some(host) = Host::new() else { return };
+        let Some(host) = Host::on(&[KernelFeature::NetfilterLinks]) else { return };
         let scene = Scene::new(family);
         let policy = format!("{POLICY}netfilter input priority 0 {{\n\ttrait tenant 1001  count dropped  drop\n}}\n");
         host.up(scene.pair.rx(), &host.traits.policy("netfilter", &policy), &[]);

@@ -7,8 +7,8 @@ use std::{
 };
 
 use packet_traits_lab::{
-    EndSpec, Family, Mac, Netns, VethOptions, VethPair, VxlanOptions, VxlanPair, number_of, recv_numbered,
-    send_numbered, udp_socket,
+    EndSpec, Family, KernelFeature, Mac, Netns, VethOptions, VethPair, VxlanOptions, VxlanPair, number_of,
+    recv_numbered, send_numbered, udp_socket,
 };
 
 use crate::host::Host;
@@ -100,7 +100,7 @@ fn received(socket: &UdpSocket) -> Vec<u64> {
 
 #[test]
 fn the_tunnel_a_packet_came_in_chooses_its_routing_table() {
-    let Some(host) = Host::new() else { return };
+    let Some(host) = Host::on(&[KernelFeature::NetfilterLinks]) else { return };
     let network = Network::new();
     let servers = network.tenants.each_ref().map(|(_, tenant)| tenant.server(SERVICE));
     let send = |first: u64| {
@@ -126,7 +126,7 @@ fn the_tunnel_a_packet_came_in_chooses_its_routing_table() {
 
 #[test]
 fn a_tenant_does_not_reach_what_is_not_its_own() {
-    let Some(host) = Host::new() else { return };
+    let Some(host) = Host::on(&[KernelFeature::NetfilterLinks]) else { return };
     let network = Network::new();
     host.up(network.link.right(), &Host::example("tenant-isolation.traits"), &[]);
     let servers = network.tenants.each_ref().map(|(_, tenant)| tenant.server(OF_2002));
@@ -142,7 +142,7 @@ fn a_tenant_does_not_reach_what_is_not_its_own() {
 
 #[test]
 fn a_tunnel_that_nobody_has_rented_is_shut() {
-    let Some(host) = Host::new() else { return };
+    let Some(host) = Host::on(&[KernelFeature::NetfilterLinks]) else { return };
     let network = Network::new();
     let (tx, rx) = (network.link.left(), network.link.right());
     host.up(rx, &Host::example("tenant-isolation.traits"), &[]);
