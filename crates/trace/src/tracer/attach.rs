@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 
 use libbpf_rs::ProgramImpl;
 use packet_traits::attach::{
-    AttachError, Attachment, CgroupHook, Direction, NetfilterFamily, NetfilterHook, NetfilterOptions, Position,
-    TcxOptions, cgroup, netfilter, tcx, tracing as tracepoint, xdp,
+    AttachError, Attachment, CgroupHook, Direction, Feature, NetfilterFamily, NetfilterHook, NetfilterOptions,
+    Position, TcxOptions, cgroup, netfilter, tcx, tracing as tracepoint, xdp,
 };
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     load::{fd_of, id_candidates, switch},
     options::{Options, Place, place_id},
 };
-use crate::{namespace::Namespace, xdp as other_xdp};
+use crate::{namespace::Namespace, point::Point, xdp as other_xdp};
 
 /// Where the netfilter programs run: before defragmentation, and with it everything else (`NF_IP_PRI_CONNTRACK_DEFRAG`,
 /// include/uapi/linux/netfilter_ipv4.h). If the number is taken, the next is tried.
@@ -53,6 +53,12 @@ const NETFILTER: [(&str, NetfilterHook); 5] = [
     ("trace_pre_routing", NetfilterHook::PreRouting),
 ];
 
+/// Points of a kind, by name.
+fn names_of(kind: impl Fn(Point) -> bool) -> String {
+    let points = Point::ALL.into_iter().filter(|point| kind(*point));
+    points.map(Point::name).collect::<Vec<_>>().join(", ")
+}
+
 impl Tracer<'_> {
     pub(super) fn attach_tracepoint(&self, name: &str) -> Result<Option<Attachment>, TraceError> {
         let program = self.trace.program(name).filter(ProgramImpl::autoload);
@@ -81,8 +87,12 @@ impl Tracer<'_> {
             }
             Err(error) => self.note(format!("{error}: sockets' queues and delivery of datagrams are not seen")),
         }
-        for namespace in namespaces.iter().filter(|_| !self.only_drops) {
-            self.attach_netfilter(namespace, &mut attachments)?;
+        if self.has_netfilter() {
+            for namespace in namespaces.iter().filter(|_| !self.only_drops) {
+                self.attach_netfilter(namespace, &mut attachments)?;
+            }
+        } else if !self.only_drops {
+            self.note(format!("{}: {} are not seen", Feature::NetfilterLink, names_of(Point::is_of_netfilter)));
         }
         for place @ (namespace, interface) in interfaces {
             for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)]
@@ -104,6 +114,11 @@ impl Tracer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether this kernel takes netfilter programs.
+    pub(super) fn has_netfilter(&self) -> bool {
+        NETFILTER.iter().all(|(name, _)| self.trace.program(name).is_some_and(|program| program.autoload()))
     }
 
     /// Whether this program is of use. For drops only, few are: those that see drops, and those that let an id survive a

@@ -11,14 +11,14 @@ use libbpf_rs::{
 };
 use packet_traits::{
     bind::{BindError, BoundObject, LoadedObject},
-    core::KeyType,
+    core::{KeyType, Merge},
     registry::Registry,
 };
 
 use super::{
     error::{TraceError, libbpf, system},
     options::{Options, Place, PlaceId},
-    own_keys::OwnKeys,
+    own_keys::{self, OwnKeys},
 };
 use crate::{
     config::{self, Config},
@@ -32,9 +32,13 @@ use crate::{
 static TRACE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
 static ENTER_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/enter.bpf.o"));
 static ASSIGN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/assign.bpf.o"));
+/// The same with the tracer's keys in the flow region.
+static ASSIGN_FLOW_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/assign_flow.bpf.o"));
 
 /// The function by which TC writes metadata without a loss for clones of the packet (6.18).
 const TC_WRITE: &str = "bpf_dynptr_from_skb_meta";
+/// The function by which netfilter programs are attached (6.4).
+const NETFILTER_LINK: &str = "bpf_nf_link_attach";
 /// How often the programs are loaded anew if keys go meanwhile.
 pub(super) const LOAD_ATTEMPTS: u32 = 10;
 /// The programs in the kernel, before they are attached.
@@ -57,7 +61,16 @@ impl Loaded {
         own_keys: Option<&OwnKeys<'_>>,
     ) -> Result<Loaded, TraceError> {
         let mut notes = Vec::new();
-        own_keys.map_or(Ok(()), OwnKeys::register)?;
+        if let Some(own_keys) = own_keys {
+            own_keys.register()?;
+            if own_keys::merge(registry) == Merge::Block {
+                notes.push(format!(
+                    "registry {} has no packet region, so the ids are in its flow region: GRO does not merge packets that \
+                     are traced",
+                    registry.name()
+                ));
+            }
+        }
         let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
         let behind_xdp = own_keys.filter(|_| !occupied.is_empty()).is_some_and(|own_keys| {
             let refused = if btf.type_by_name::<types::Func<'_>>(TC_WRITE).is_none() {
@@ -83,7 +96,11 @@ impl Loaded {
         let functions = Functions::load(registry, &share, &btf, interfaces, &config, &mut notes)?;
 
         let assign = if own_keys.is_some() {
-            let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
+            let object = match own_keys::merge(registry) {
+                Merge::Block => ASSIGN_FLOW_OBJECT,
+                Merge::KeepFirst => ASSIGN_OBJECT,
+            };
+            let mut bound = BoundObject::from_bytes(object, "the tracer's XDP program", registry)?;
             share(&mut bound)?;
             Some(bound.load()?)
         } else {
@@ -214,6 +231,10 @@ pub(crate) fn leave_out_unknown(bound: &mut BoundObject<'_>, btf: &Btf<'_>, note
                 ("tracepoint", name, btf.type_by_name::<types::Typedef<'_>>(&format!("btf_trace_{name}")).is_some())
             }
             Some(("fentry", name)) => ("function", name, btf.type_by_name::<types::Func<'_>>(name).is_some()),
+            None if section == "netfilter" && btf.type_by_name::<types::Func<'_>>(NETFILTER_LINK).is_none() => {
+                program.set_autoload(false);
+                continue;
+            }
             _ => continue,
         };
         if !known {

@@ -312,7 +312,11 @@ impl<'r> Tracer<'r> {
 
     /// The points that this kernel has.
     pub fn points(&self) -> impl Iterator<Item = Point> {
-        Point::ALL.into_iter().filter(|point| !point.is_of_function() || self.functions.has(*point))
+        let netfilter = self.has_netfilter();
+        Point::ALL
+            .into_iter()
+            .filter(move |point| !point.is_of_netfilter() || netfilter)
+            .filter(|point| !point.is_of_function() || self.functions.has(*point))
     }
 
     /// Whether the tracer assigns the ids.

@@ -5,8 +5,8 @@ use std::{cell::RefCell, path::Path, process::Command, thread, time::Duration};
 
 use packet_traits::{
     bind::{BoundObject, LoadedObject},
-    core::{KeyName, KeyType, Merge},
-    registry::{KeySpec, Registry},
+    core::{KeyName, KeyType, Layout, Merge},
+    registry::{KeySpec, Registry, RegistryOptions},
 };
 use packet_traits_lab::{Bpffs, KernelFeature, Netns, kernel_has, kernel_tests_enabled, require_root};
 use packet_traits_trace::{Counters, Namespace, Options, Packet, Paths, Point, Summary, TraceError, Tracer};
@@ -37,12 +37,30 @@ pub struct Home {
 }
 
 impl Home {
+    /// With as much room as this kernel allows, up to the default: before 6.8 for the tracer's own keys, and no more.
     pub fn new() -> Home {
+        Home::with(|options| options)
+    }
+
+    /// Without a packet region.
+    pub fn without_packet_region(flow: usize) -> Home {
+        Home::with(|options| options.layout(Layout::new(flow, 0).unwrap()))
+    }
+
+    fn with(options: impl FnOnce(RegistryOptions) -> RegistryOptions) -> Home {
         let bpffs = Bpffs::new().unwrap();
-        Home { registry: Registry::options().bpffs(bpffs.path()).create().unwrap(), bpffs }
+        Home { registry: options(Registry::options().bpffs(bpffs.path())).create().unwrap(), bpffs }
     }
 }
 
+/// `path` without the points that need what this kernel does not have.
+pub fn on_this_kernel(path: &[Point]) -> Vec<Point> {
+    let netfilter = KernelFeature::NetfilterLinks.is_here();
+    path.iter().copied().filter(|point| netfilter || !point.is_of_netfilter()).collect()
+}
+
+/// The key of `tenant.bpf.c`.
+pub const TENANT_KEY: [(&str, KeyType, Merge); 1] = [("tenant", KeyType::U32, Merge::Block)];
 /// The keys of `policy.bpf.c`.
 pub const POLICY_KEYS: [(&str, KeyType, Merge); 5] = [
     ("tenant", KeyType::U32, Merge::Block),

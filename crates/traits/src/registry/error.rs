@@ -132,9 +132,8 @@ pub enum RegistryError {
     /// The region has no aligned place left for the value.
     #[error(
         "cannot register key '{key}' ({} bytes) in registry '{registry}': its {region} region has no aligned place for \
-         it, {free} of {space} bytes are free{}; remove a key, use the other region ({}), or create a registry with a \
-         larger {region} region",
-        .key_type.size(), HeldBy(.holders), other_region(*.region)
+         it, {free} of {space} bytes are free{}; {}",
+        .key_type.size(), HeldBy(.holders), MoreRoom(*.region, .holders, *.longest)
     )]
     RegionFull {
         /// The registry's name.
@@ -151,6 +150,8 @@ pub enum RegistryError {
         space: usize,
         /// The region's keys.
         holders: Vec<KeyEntry>,
+        /// Bytes of XDP metadata that the running kernel takes, if an area with room for the value would be longer.
+        longest: Option<usize>,
     },
     /// All 64 keys are registered.
     #[error(
@@ -305,6 +306,29 @@ fn privilege_hint(errno: Option<i32>) -> &'static str {
     match errno {
         Some(libc::EPERM | libc::EACCES) => "; this needs CAP_BPF and CAP_SYS_ADMIN, run as root",
         _ => "",
+    }
+}
+
+/// How to get room for a key in a full region: the region, its keys, and the kernel's limit if that is in the way.
+struct MoreRoom<'a>(Region, &'a [KeyEntry], Option<usize>);
+
+impl fmt::Display for MoreRoom<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MoreRoom(region, holders, longest) = *self;
+        f.write_str(match longest {
+            _ if holders.is_empty() => "",
+            None => "remove a key, ",
+            Some(_) => "remove a key or ",
+        })?;
+        write!(f, "use the other region ({})", other_region(region))?;
+        match longest {
+            None => write!(f, ", or create a registry with a larger {region} region"),
+            Some(longest) => write!(
+                f,
+                "; a larger area does not fit: this kernel takes {longest} bytes of XDP metadata ({})",
+                Feature::LongXdpMetadata
+            ),
+        }
     }
 }
 
