@@ -128,6 +128,7 @@ impl Tracer<'_> {
             || match program {
                 "trace_drop" => true,
                 RECEIVE | "trace_tc_ingress" => self.assign.is_some(),
+                "trace_xmit" => self.assign.is_some() && self.finds_sent,
                 _ => false,
             }
     }

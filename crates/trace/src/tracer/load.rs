@@ -21,7 +21,7 @@ use super::{
     own_keys::{self, OwnKeys},
 };
 use crate::{
-    config::{self, Config},
+    config::{self, Config, Told},
     event::EVENT_LEN,
     filter,
     functions::Functions,
@@ -37,6 +37,8 @@ static ASSIGN_FLOW_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ass
 
 /// The function by which TC writes metadata without a loss for clones of the packet (6.18).
 const TC_WRITE: &str = "bpf_dynptr_from_skb_meta";
+/// A function that came with the skb beside veth's XDP buffers (6.3), whose type may be a module's.
+const VETH_SKB: &str = "bpf_xdp_metadata_rx_timestamp";
 /// The function by which netfilter programs are attached (6.4).
 const NETFILTER_LINK: &str = "bpf_nf_link_attach";
 /// How often the programs are loaded anew if keys go meanwhile.
@@ -49,6 +51,8 @@ pub(super) struct Loaded {
     pub(super) functions: Functions,
     pub(super) assign: Option<LoadedObject>,
     pub(super) enter: Option<LoadedObject>,
+    /// Whether veth does not tell XDP programs the skb, so that it must be seen when it is sent.
+    pub(super) finds_sent: bool,
     pub(super) notes: Vec<String>,
 }
 
@@ -82,7 +86,11 @@ impl Loaded {
             refused.is_none()
         });
         let keys = Keys::read(registry)?;
-        let config = configure(registry, options, &keys, behind_xdp)?;
+        let told = Told {
+            consume_place: arguments(&btf, "consume_skb") > 1,
+            udp_fail_skb: arguments(&btf, "udp_fail_queue_rcv_skb") > 2,
+        };
+        let config = Config { told, ..configure(registry, options, &keys, behind_xdp)? };
 
         let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
         prepare(&mut bound, &config, options)?;
@@ -91,7 +99,7 @@ impl Loaded {
 
         let share = |bound: &mut BoundObject<'_>| {
             prepare(bound, &config, options)?;
-            share_maps(bound, &trace, &["events", "before_xdp"])
+            share_maps(bound, &trace, &["events", "before_xdp", "sent"])
         };
         let functions = Functions::load(registry, &share, &btf, interfaces, &config, &mut notes)?;
 
@@ -125,7 +133,8 @@ impl Loaded {
             let objects = [Some(&trace), assign.as_ref(), enter.as_ref()];
             own_keys.used_by(&objects.into_iter().flatten().chain(functions.objects()).collect::<Vec<_>>());
         }
-        Ok(Loaded { keys, run: config.run, trace, functions, assign, enter, notes })
+        let finds_sent = btf.type_by_name::<types::Func<'_>>(VETH_SKB).is_none();
+        Ok(Loaded { finds_sent, keys, run: config.run, trace, functions, assign, enter, notes })
     }
 }
 
@@ -194,7 +203,17 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys, behind_xdp: bo
         },
         only_drops: options.reports_only_drops(),
         conditions,
+        told: Told::default(),
     })
+}
+
+/// How many arguments a tracepoint has on this kernel.
+fn arguments(btf: &Btf<'_>, tracepoint: &str) -> usize {
+    let typedef = btf.type_by_name::<types::Typedef<'_>>(&format!("btf_trace_{tracepoint}"));
+    let function = typedef.and_then(|typedef| typedef.next_type()?.next_type());
+    let prototype = function.and_then(|function| types::FuncProto::try_from(function).ok());
+    // the first is not of the tracepoint (`__bpf_trace_##template`, include/trace/bpf_probe.h)
+    prototype.map_or(0, |prototype| prototype.len().saturating_sub(1))
 }
 
 /// The high bits of this tracer's ids, by which it tells them from those of others that run at the same time. Not 0.

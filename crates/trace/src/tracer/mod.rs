@@ -124,6 +124,8 @@ pub struct Tracer<'r> {
     assign: Option<LoadedObject>,
     /// The entry behind other people's XDP programs; it counts in the map of `assign`.
     enter: Option<LoadedObject>,
+    /// As of [`Loaded::finds_sent`].
+    finds_sent: bool,
     /// The interfaces that have such a program.
     occupied: Vec<PlaceId>,
     functions: Functions,
@@ -151,7 +153,7 @@ impl<'r> Tracer<'r> {
         let own_keys = options.id.is_none().then(|| OwnKeys::new(registry));
         let mut occupied = if own_keys.is_some() { occupied(&interfaces)? } else { Vec::new() };
         let mut attempts = LOAD_ATTEMPTS;
-        let Loaded { keys, run, trace, functions, assign, enter, notes } = loop {
+        let Loaded { keys, run, trace, functions, assign, enter, finds_sent, notes } = loop {
             attempts -= 1;
             match Loaded::load(registry, options, &interfaces, &occupied, own_keys.as_ref()) {
                 Err(error) if attempts > 0 && error.keys_changed() => tracing::debug!("once more: {error}"),
@@ -183,6 +185,7 @@ impl<'r> Tracer<'r> {
             too_early: Cell::new(0),
             assign,
             enter,
+            finds_sent,
             occupied,
             functions,
             trace,
