@@ -65,7 +65,7 @@ fn packets_are_followed_through_all_points_and_namespaces() {
             }
         });
         assert_eq!((seen.packets.len(), seen.counters.assigned, seen.counters.lost_events()), (50, 50, 0), "{mode}");
-        let expected = on_this_kernel(&[&FORWARDED[..], &DELIVERED].concat());
+        let expected = on_this_kernel(&tracer, &[&FORWARDED[..], &DELIVERED].concat());
         for packet in &seen.packets {
             assert_eq!(packet.outcome, Outcome::Delivered, "{mode}: {packet:?}");
             assert_eq!(way(packet), expected, "{mode}: {packet:?}");

@@ -4,7 +4,7 @@ mod common;
 
 use std::{collections::BTreeSet, os::fd::AsFd, time::Duration};
 
-use common::{Home, TENANT_KEY, enabled, in_namespaces, load_object, points, start, tc_enabled, watch};
+use common::{Home, TENANT_KEY, enabled, in_namespaces, load_object, long_enabled, points, start, tc_enabled, watch};
 use packet_traits::attach::{XdpMode, xdp};
 use packet_traits_lab::{
     Chain, Family, Feature, PacketSocket, Pair, TcpSink, VethOptions,
@@ -22,7 +22,8 @@ fn mergeable() -> Pair {
 
 #[test]
 fn merged_packets_say_what_they_were_merged_into() {
-    if !enabled() {
+    // ids in the flow region keep packets apart: flow_region.rs
+    if !long_enabled() {
         return;
     }
     let (pair, home) = (mergeable(), Home::new());
@@ -81,7 +82,8 @@ fn ids_from_tc_do_not_keep_packets_from_being_merged_where_they_go() {
 
 #[test]
 fn every_byte_of_a_merged_flow_is_delivered_by_packets_that_were_followed() {
-    if !enabled() {
+    // ids in the flow region keep packets apart: flow_region.rs
+    if !long_enabled() {
         return;
     }
     const BYTES: u64 = 3_000_000;

@@ -8,8 +8,9 @@
 //! | `attach` | attaching them |
 //! | `error` | why tracing did not start |
 //!
-//! Everything is held by descriptors of this process: when it ends, however it ends, all of it is gone. The one thing that
-//! stays after a SIGKILL is the names of the tracer's own keys in the registry, which the next tracer takes over.
+//! Everything is held by descriptors of this process: when it ends, however it ends, all of it is gone. What stays after a
+//! SIGKILL is the names of the tracer's own keys in the registry, which the next tracer takes over; and before Linux 6.6 the
+//! `clsact` filters, which pass every packet.
 
 mod attach;
 mod error;
@@ -315,11 +316,7 @@ impl<'r> Tracer<'r> {
 
     /// The points that this kernel has.
     pub fn points(&self) -> impl Iterator<Item = Point> {
-        let netfilter = self.has_netfilter();
-        Point::ALL
-            .into_iter()
-            .filter(move |point| !point.is_of_netfilter() || netfilter)
-            .filter(|point| !point.is_of_function() || self.functions.has(*point))
+        Point::ALL.into_iter().filter(|point| self.has(*point))
     }
 
     /// Whether the tracer assigns the ids.

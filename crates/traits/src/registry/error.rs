@@ -133,7 +133,7 @@ pub enum RegistryError {
     #[error(
         "cannot register key '{key}' ({} bytes) in registry '{registry}': its {region} region has no aligned place for \
          it, {free} of {space} bytes are free{}; {}",
-        .key_type.size(), HeldBy(.holders), MoreRoom(*.region, .holders, *.longest)
+        .key_type.size(), HeldBy(.holders), MoreRoom(*.region, *.layout, .holders, *.longest)
     )]
     RegionFull {
         /// The registry's name.
@@ -148,6 +148,8 @@ pub enum RegistryError {
         free: usize,
         /// Bytes of the region's slot space.
         space: usize,
+        /// The registry's region sizes.
+        layout: Layout,
         /// The region's keys.
         holders: Vec<KeyEntry>,
         /// Bytes of XDP metadata that the running kernel takes, if an area with room for the value would be longer.
@@ -309,33 +311,35 @@ fn privilege_hint(errno: Option<i32>) -> &'static str {
     }
 }
 
-/// How to get room for a key in a full region: the region, its keys, and the kernel's limit if that is in the way.
-struct MoreRoom<'a>(Region, &'a [KeyEntry], Option<usize>);
+/// How to get room for a key in a full region: the region, the layout, the region's keys, and the kernel's limit if that is
+/// in the way.
+struct MoreRoom<'a>(Region, Layout, &'a [KeyEntry], Option<usize>);
 
 impl fmt::Display for MoreRoom<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MoreRoom(region, holders, longest) = *self;
-        f.write_str(match longest {
-            _ if holders.is_empty() => "",
-            None => "remove a key, ",
-            Some(_) => "remove a key or ",
-        })?;
-        write!(f, "use the other region ({})", other_region(region))?;
-        match longest {
-            None => write!(f, ", or create a registry with a larger {region} region"),
-            Some(longest) => write!(
-                f,
-                "; a larger area does not fit: this kernel takes {longest} bytes of XDP metadata ({})",
-                Feature::LongXdpMetadata
-            ),
+        let MoreRoom(region, layout, holders, longest) = *self;
+        let (other, policy) = match region {
+            Region::Flow => (Region::Packet, "use the other region (merge policy keep-first)"),
+            Region::Packet => (Region::Flow, "use the other region (merge policy block)"),
+        };
+        let larger = format!("create a registry with a larger {region} region");
+        let ways = [
+            (!holders.is_empty()).then_some("remove a key"),
+            (layout.region_len(other) > 0).then_some(policy),
+            longest.is_none().then_some(&*larger),
+        ];
+        match &*ways.into_iter().flatten().collect::<Vec<_>>() {
+            [] => {}
+            [ways @ .., last] if !ways.is_empty() => write!(f, "{}, or {last}", ways.join(", "))?,
+            [way, ..] => f.write_str(way)?,
         }
-    }
-}
-
-fn other_region(region: Region) -> &'static str {
-    match region {
-        Region::Flow => "merge policy keep-first",
-        Region::Packet => "merge policy block",
+        let Some(longest) = longest else { return Ok(()) };
+        let longer = Feature::LongXdpMetadata;
+        let separator = if holders.is_empty() && layout.region_len(other) == 0 { "" } else { "; " };
+        write!(
+            f,
+            "{separator}no larger area fits into the {longest} bytes of XDP metadata that this kernel takes ({longer})"
+        )
     }
 }
 

@@ -230,6 +230,7 @@ impl Registry {
                 region,
                 free: allocate::free_bytes(self.layout(), region, &slots),
                 space: self.layout().slot_space(region),
+                layout: self.layout(),
                 holders: table.keys.iter().filter(|entry| entry.key.slot().region() == region).cloned().collect(),
                 longest: metadata::in_the_way(self.longer_area_len(region, spec.key_type)),
             })?;
