@@ -82,8 +82,7 @@ fn ids_from_tc_do_not_keep_packets_from_being_merged_where_they_go() {
 
 #[test]
 fn every_byte_of_a_merged_flow_is_delivered_by_packets_that_were_followed() {
-    // ids in the flow region keep packets apart: flow_region.rs
-    if !long_enabled() {
+    if !enabled() {
         return;
     }
     const BYTES: u64 = 3_000_000;
