@@ -23,15 +23,6 @@ pub(crate) struct Place {
     pub(crate) merge: u8,
 }
 
-/// Arguments that tracepoints got in some version of the kernel.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Told {
-    /// `consume_skb`: the place (6.3).
-    pub(crate) consume_place: bool,
-    /// `udp_fail_queue_rcv_skb`: the packet (6.11).
-    pub(crate) udp_fail_skb: bool,
-}
-
 /// The configuration.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Config {
@@ -49,8 +40,8 @@ pub(crate) struct Config {
     pub(crate) capture: u32,
     pub(crate) netns: Vec<u32>,
     pub(crate) only_drops: bool,
-    /// What tracepoints tell on this kernel.
-    pub(crate) told: Told,
+    /// Whether the tracepoint `consume_skb` tells the place (6.3).
+    pub(crate) consume_place: bool,
     /// About headers, then about traits.
     pub(crate) conditions: (Vec<KernelCondition>, Vec<KernelCondition>),
 }
@@ -74,7 +65,7 @@ impl Config {
         let (headers, traits) = &self.conditions;
         let counts = [headers.len() as u8, (headers.len() + traits.len()) as u8];
         to.u8s(&[self.id.size, self.id.merge, self.entered.merge, self.only_drops.into(), counts[0], counts[1]]);
-        to.u8s(&[self.told.consume_place.into(), self.told.udp_fail_skb.into()]);
+        to.u8s(&[self.consume_place.into(), 0]);
         to.0.resize(BEFORE_CONDITIONS, 0);
         for condition in headers.iter().chain(traits) {
             to.u64s(&[condition.bit]);
@@ -117,14 +108,14 @@ mod tests {
             netns: vec![5],
             capture: 96,
             only_drops: true,
-            told: Told { consume_place: false, udp_fail_skb: true },
+            consume_place: true,
             conditions: (Vec::new(), vec![condition]),
             ..Default::default()
         };
         let bytes = config.bytes();
         assert_eq!(bytes.len(), LEN);
         assert_eq!((bytes[80], bytes[84], bytes[119], bytes[120], bytes[121]), (96, 5, 1, 0, 1));
-        assert_eq!((bytes[122], bytes[123]), (0, 1));
+        assert_eq!(bytes[122], 1);
         let first = &bytes[BEFORE_CONDITIONS..];
         assert_eq!((first[0], first[48], first[57]), (7, 24, 1));
     }

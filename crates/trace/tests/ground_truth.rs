@@ -17,7 +17,9 @@ use std::{
 };
 
 use common::{Home, enabled, in_namespaces, on_this_kernel, points, port, start, watch};
-use packet_traits_lab::{End, Family, PacketSocket, Pair, frame::Flow, recv_numbered, send_numbered, udp_socket};
+use packet_traits_lab::{
+    End, Family, KernelFeature, PacketSocket, Pair, frame::Flow, recv_numbered, send_numbered, udp_socket,
+};
 use packet_traits_trace::{
     Detail, Names, Outcome, Packet,
     Point::{self, *},
@@ -162,7 +164,14 @@ fn every_packet_is_accounted_for() {
     assert_eq!(seen.packets.len() as u64, PACKETS);
     assert_eq!(seen.packets.iter().map(|packet| packet.id).collect::<HashSet<_>>().len() as u64, PACKETS);
 
-    let path = |parts: &[&[Point]]| on_this_kernel(&tracer, &parts.concat());
+    // before 6.11 the kernel does not say of a datagram that its socket's queue is full, just that it is dropped
+    let full_is_seen = !tracer.notes().iter().any(|note| note.contains("not that a queue is full"));
+    let path = |parts: &[&[Point]]| {
+        let mut path = on_this_kernel(&tracer, &parts.concat());
+        path.retain(|point| *point != QueueFull || full_is_seen);
+        path
+    };
+    assert!(full_is_seen || !KernelFeature::MetadataDynptr.is_here(), "{:?}", tracer.notes());
     let mut names = Names::read(&[]).unwrap();
     // by port: the reason, the function, how many, and the path that leads there
     let drops = [

@@ -557,24 +557,11 @@ int BPF_PROG(trace_queue_full, struct sock *sk, struct sk_buff *skb)
 	return 0;
 }
 
-/* Before 6.11 it does not show the packet; then it is the one that is on its way to this socket's queue. */
+/* Before 6.11 it does not show the packet, which is gone by then: not loaded there. */
 SEC("tp_btf/udp_fail_queue_rcv_skb")
-int trace_udp_fail(__u64 *args)
+int BPF_PROG(trace_udp_fail, int rc, struct sock *sk, struct sk_buff *skb)
 {
-	struct sock *sk = (struct sock *)args[1];
-	struct detail detail = { .point = POINT_QUEUE_FULL, .value = -(int)args[0] };
-	struct current_packet *now;
-
-	detail.sock = bpf_get_socket_cookie(sk);
-	if (config.udp_fail_skb) {
-		look((const void *)args[2], &detail);
-		return 0;
-	}
-	now = on_this_cpu();
-	if (now && now->queueing && now->sock == (__u64)sk) {
-		detail.inferred = 1;
-		look_again(now->queueing, now->queueing_id, &detail);
-	}
+	LOOK(skb, .point = POINT_QUEUE_FULL, .value = -rc, .sock = bpf_get_socket_cookie(sk));
 	return 0;
 }
 

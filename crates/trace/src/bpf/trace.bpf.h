@@ -154,7 +154,7 @@ const volatile struct {
 	__u8 header_conditions; /* those of `condition` that are about headers come first */
 	__u8 conditions;
 	__u8 consume_place; /* the tracepoint consume_skb tells the place (6.3) */
-	__u8 udp_fail_skb; /* udp_fail_queue_rcv_skb shows the packet (6.11) */
+	__u8 unused;
 	struct condition condition[CONDITIONS];
 } config SEC(".rodata.config") = { .event_len = sizeof(struct event) };
 

@@ -21,7 +21,7 @@ use super::{
     own_keys::{self, OwnKeys},
 };
 use crate::{
-    config::{self, Config, Told},
+    config::{self, Config},
     event::EVENT_LEN,
     filter,
     functions::Functions,
@@ -37,6 +37,8 @@ static ASSIGN_FLOW_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ass
 
 /// The function by which TC writes metadata without a loss for clones of the packet (6.18).
 const TC_WRITE: &str = "bpf_dynptr_from_skb_meta";
+/// The tracepoint at a datagram that its socket does not take; it shows the packet from 6.11 on.
+const UDP_FAIL: &str = "udp_fail_queue_rcv_skb";
 /// A function that came with the skb beside veth's XDP buffers (6.3), whose type may be a module's.
 const VETH_SKB: &str = "bpf_xdp_metadata_rx_timestamp";
 /// The function by which netfilter programs are attached (6.4).
@@ -86,15 +88,18 @@ impl Loaded {
             refused.is_none()
         });
         let keys = Keys::read(registry)?;
-        let told = Told {
-            consume_place: arguments(&btf, "consume_skb") > 1,
-            udp_fail_skb: arguments(&btf, "udp_fail_queue_rcv_skb") > 2,
-        };
-        let config = Config { told, ..configure(registry, options, &keys, behind_xdp)? };
+        let consume_place = arguments(&btf, "consume_skb") > 1;
+        let config = Config { consume_place, ..configure(registry, options, &keys, behind_xdp)? };
 
         let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
         prepare(&mut bound, &config, options)?;
         leave_out_unknown(&mut bound, &btf, &mut notes);
+        if (1..3).contains(&arguments(&btf, UDP_FAIL)) {
+            leave_out(&mut bound, UDP_FAIL);
+            notes.push(format!(
+                "tracepoint {UDP_FAIL} shows no packet: datagrams are seen dropped, not that a queue is full"
+            ));
+        }
         let trace = bound.load()?;
 
         let share = |bound: &mut BoundObject<'_>| {
@@ -203,7 +208,7 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys, behind_xdp: bo
         },
         only_drops: options.reports_only_drops(),
         conditions,
-        told: Told::default(),
+        consume_place: false,
     })
 }
 
@@ -239,6 +244,15 @@ fn prepare(bound: &mut BoundObject<'_>, config: &Config, options: &Options) -> R
     let mut maps = object.maps_mut();
     let mut events = maps.find(|map| map.name() == "events").ok_or_else(changed)?;
     events.set_max_entries(options.ring_len as u32).map_err(libbpf("set the ring buffer's size"))
+}
+
+/// Has the program at this tracepoint not loaded.
+fn leave_out(bound: &mut BoundObject<'_>, tracepoint: &str) {
+    let section = format!("tp_btf/{tracepoint}");
+    let mut programs = bound.open_object_mut().progs_mut();
+    if let Some(mut program) = programs.find(|program| program.section() == &*section) {
+        program.set_autoload(false);
+    }
 }
 
 /// Has programs not loaded whose tracepoint or function this kernel does not have.
