@@ -40,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) capture: u32,
     pub(crate) netns: Vec<u32>,
     pub(crate) only_drops: bool,
+    /// Whether the tracepoint `consume_skb` tells the place (6.3).
+    pub(crate) consume_place: bool,
     /// About headers, then about traits.
     pub(crate) conditions: (Vec<KernelCondition>, Vec<KernelCondition>),
 }
@@ -62,7 +64,8 @@ impl Config {
         to.u32s(&netns);
         let (headers, traits) = &self.conditions;
         let counts = [headers.len() as u8, (headers.len() + traits.len()) as u8];
-        to.u8s(&[self.id.size, self.id.merge, self.entered.merge, self.only_drops.into(), counts[0], counts[1], 0, 0]);
+        to.u8s(&[self.id.size, self.id.merge, self.entered.merge, self.only_drops.into(), counts[0], counts[1]]);
+        to.u8s(&[self.consume_place.into(), 0]);
         to.0.resize(BEFORE_CONDITIONS, 0);
         for condition in headers.iter().chain(traits) {
             to.u64s(&[condition.bit]);
@@ -105,12 +108,14 @@ mod tests {
             netns: vec![5],
             capture: 96,
             only_drops: true,
+            consume_place: true,
             conditions: (Vec::new(), vec![condition]),
             ..Default::default()
         };
         let bytes = config.bytes();
         assert_eq!(bytes.len(), LEN);
         assert_eq!((bytes[80], bytes[84], bytes[119], bytes[120], bytes[121]), (96, 5, 1, 0, 1));
+        assert_eq!(bytes[122], 1);
         let first = &bytes[BEFORE_CONDITIONS..];
         assert_eq!((first[0], first[48], first[57]), (7, 24, 1));
     }

@@ -4,7 +4,9 @@
 //! A packet is what carries an id: the value of a trait, written in XDP. It is not guessed from the addresses of buffers,
 //! so it holds through GRO, decapsulation, forwarding, and from one network namespace to the next. If nobody assigns ids,
 //! the tracer's own XDP program does, for as long as it runs, with two keep-first keys that it registers and removes again:
-//! `trace.id` and `trace.entered`. Ids of two tracers that run at the same time differ in their high 16 bits.
+//! `trace.id` and `trace.entered`. Where the registry has no packet region they are block keys, in its flow region. Linux
+//! before 6.8 has room for just these. GRO compares the flow region, so it does not merge packets that are traced there; a note
+//! says so ([`Tracer::notes`]). Ids of two tracers that run at the same time differ in their high 16 bits.
 //!
 //! # Points
 //! [`Point`] lists them, with the hook that each uses. Most are tracepoints with BTF arguments and hooks that this process
@@ -12,6 +14,10 @@
 //! which is found by trying, there are more ([`Point::is_of_function`], [`Tracer::points`]), and the delivery of a datagram is
 //! seen. Each is left out by itself if its function is not in this kernel. Programs on tracepoints and functions see the packets
 //! of all namespaces; one without an id costs them a few loads.
+//!
+//! Where the kernel lacks a hook or a tracepoint, its point is left out with a note. Before 6.6 the programs at TC are `clsact`
+//! filters, which no link holds: they stay if the tracer is killed, pass every packet, and go with
+//! `tc filter del dev INTERFACE ingress` and `egress`.
 //!
 //! # XDP programs of others
 //! Where another program is attached the tracer cannot attach its own. Packets have the ids that it assigns, if it does

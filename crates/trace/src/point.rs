@@ -163,6 +163,14 @@ impl Point {
         )
     }
 
+    /// Whether netfilter programs show it (Linux 6.4), or what they know of the packet.
+    pub const fn is_of_netfilter(self) -> bool {
+        matches!(
+            self,
+            Point::PreRouting | Point::Route | Point::LocalIn | Point::Forward | Point::LocalOut | Point::PostRouting
+        )
+    }
+
     /// The kernel's name of what the tracer attaches to there.
     pub const fn hook(self) -> &'static str {
         match self {

@@ -12,7 +12,10 @@ use std::{
     path::Path,
 };
 
-use packet_traits::registry::RegistryError;
+use packet_traits::{
+    core::layout::AREA_LEN_PORTABLE,
+    registry::{RegistryError, longest_metadata},
+};
 use packet_traits_policy::{
     check::{CheckOptions, Checked, Files, HeldKey, RegistryKeys, Rejected},
     diagnostic::{DIAGNOSTICS_MAX, Diagnostic, Severity},
@@ -56,7 +59,9 @@ fn options(global: &Global) -> Result<CheckOptions, RegistryError> {
         holder: entry.owner.to_string(),
     });
     let name = Some(registry.name().to_string());
-    Ok(CheckOptions { registry: RegistryKeys { name, layout: registry.layout(), keys: held.collect() } })
+    let longest_metadata = longest_metadata().ok().filter(|longest| *longest < AREA_LEN_PORTABLE);
+    let layout = registry.layout();
+    Ok(CheckOptions { registry: RegistryKeys { name, layout, keys: held.collect(), longest_metadata } })
 }
 
 /// Says diagnostics on standard error, in colour on a terminal.

@@ -24,7 +24,9 @@ use crate::{Global, Outcome};
 /// Follow packets from XDP to the application, or to where and why they are dropped
 ///
 /// Packets are told apart by an id that travels with them as a trait. Without --id the command's own XDP program assigns
-/// ids for as long as it runs. Everything is held by this process: when it ends, nothing is left attached.
+/// ids for as long as it runs. They take 16 bytes of the registry's packet region. If it has none, as before Linux 6.8, they
+/// take them of its flow region, and GRO merges no packets that are traced. Everything is held by this process: when it ends,
+/// nothing is left attached.
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Options {

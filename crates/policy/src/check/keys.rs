@@ -1,6 +1,9 @@
 //! Declarations of keys, and whether a registry can take them.
 
-use packet_traits_core::{KeyName, KeyType, Layout, Merge, Region, Slot, layout::KEY_COUNT};
+use packet_traits_core::{
+    KeyName, KeyType, Layout, Merge, Region, Slot,
+    layout::{FOOTER_LEN, KEY_COUNT},
+};
 
 use super::{Checker, Declared};
 use crate::{
@@ -21,6 +24,30 @@ pub struct RegistryKeys {
     pub layout: Layout,
     /// Its keys.
     pub keys: Vec<HeldKey>,
+    /// Bytes of XDP metadata that the kernel takes, if it is known and less than a driver has room for: before Linux 6.8, 32.
+    /// No registry's area can be longer.
+    pub longest_metadata: Option<usize>,
+}
+
+impl RegistryKeys {
+    /// How to get room for a key in a region that has none.
+    fn more_room(&self, region: Region, size: usize) -> String {
+        let (other, merge, option) = match region {
+            Region::Flow => (Region::Packet, Merge::KeepFirst, "flow"),
+            Region::Packet => (Region::Flow, Merge::Block, "packet"),
+        };
+        let footer = if self.layout.region_len(region) == 0 { FOOTER_LEN } else { 0 };
+        let larger = match self.longest_metadata {
+            Some(longest) if self.layout.area_len() + footer + size > longest => {
+                format!("a larger area needs Linux 6.8: this kernel takes {longest} bytes of XDP metadata")
+            }
+            _ => format!("`traits registry create NAME --{option} BYTES` makes a larger one"),
+        };
+        match self.layout.region_len(other) {
+            0 => larger,
+            _ => format!("merge policy {merge} takes from the other region; {larger}"),
+        }
+    }
 }
 
 /// A key in a registry.
@@ -168,15 +195,7 @@ pub(super) fn check_room(keys: &[KeyDeclaration], registry: &RegistryKeys, diagn
                 if !others.is_empty() {
                     diagnostic = diagnostic.hint(format!("there are {}", others.join(", ")));
                 }
-                let (other, len) = match region {
-                    Region::Flow => (Merge::KeepFirst, "flow"),
-                    Region::Packet => (Merge::Block, "packet"),
-                };
-                let hint = format!(
-                    "merge policy {other} takes from the other region; `traits registry create NAME --{len} BYTES` makes \
-                     a larger one"
-                );
-                diagnostics.push(diagnostic.hint(hint));
+                diagnostics.push(diagnostic.hint(registry.more_room(region, key.key_type.size())));
                 full.push(region);
                 continue;
             }

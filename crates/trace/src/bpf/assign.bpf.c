@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /*
  * The tracer's own entry: XDP gives packets an id and the time, and reports them. Used where no one else assigns ids.
+ * assign_flow.bpf.c is the same for registries without a packet region.
  */
 #include "frame.bpf.h"
 
-TRAIT_KEY_NAMED(trace_id, "trace.id", __u64, TRAIT_KEEP_FIRST);
-TRAIT_KEY_NAMED(trace_entered, "trace.entered", __u64, TRAIT_KEEP_FIRST);
+#ifndef OWN_MERGE
+#define OWN_MERGE TRAIT_KEEP_FIRST
+#endif
+
+TRAIT_KEY_NAMED(trace_id, "trace.id", __u64, OWN_MERGE);
+TRAIT_KEY_NAMED(trace_entered, "trace.entered", __u64, OWN_MERGE);
 
 #define AREA_MAX 256
 
@@ -77,7 +82,10 @@ static __always_inline void read_frame(struct xdp_md *ctx, struct headers *h)
 	h->ports = 1;
 }
 
-/* Has an id that TC gave the packet be as if XDP had: GRO compares the flow region, and would merge it with no other. */
+/*
+ * Has an id that TC gave the packet be as if XDP had: GRO compares the flow region, and would merge it with no other. Only
+ * where the tracer's keys are in the packet region.
+ */
 static __always_inline void move_tc_id(struct saved *old, const struct trait_view *view)
 {
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len;
@@ -116,7 +124,7 @@ static __always_inline int carry_over(struct xdp_md *ctx, const void *skb)
 	if (view.packet_end && packet_len)
 		bpf_probe_read_kernel(old, packet_len, (const void *)(view.packet_end - packet_len));
 	bpf_probe_read_kernel((void *)old + packet_len, flow_len, (const void *)(view.flow_end - flow_len));
-	if (config.tc_id_bit && tc_id(&view))
+	if (OWN_MERGE == TRAIT_KEEP_FIRST && config.tc_id_bit && tc_id(&view))
 		move_tc_id(old, &view);
 	offset = trait_xdp_open(ctx);
 	if (offset < 0)

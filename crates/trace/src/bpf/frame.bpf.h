@@ -34,24 +34,30 @@ static __always_inline __u32 find_network(__u64 data, __u32 len)
 
 /*
  * The skb behind the frame, if there is one: XDP starts with no metadata, but a packet that comes over a veth, or to
- * generic XDP, is an skb and has its own. Native veth keeps the skb beside the buffer (veth_xdp_rcv_skb); before generic
- * XDP runs, a tracepoint sees the skb on this CPU. That it is the same packet shows in where its buffer starts.
+ * generic XDP, is an skb and has its own. Native veth keeps the skb beside the buffer (veth_xdp_rcv_skb), or a tracepoint
+ * has seen it when it was sent; before generic XDP runs, a tracepoint sees the skb on this CPU. That it is the same packet shows in where its buffer starts.
  */
 static __always_inline const void *skb_of(const void *xdp, __u64 dev)
 {
 	__u64 ops = DEV(dev, rtnl_link_ops), buffer = XDP(xdp, data_hard_start), skb, kind;
 	struct before_xdp *before;
+	__u64 *was_sent;
 	__u32 zero = 0;
 
 	before = bpf_map_lookup_elem(&before_xdp, &zero);
 	if (before && before->buffer && before->buffer == buffer)
 		return SKB_AT(before->skb);
-	if (!ops || !bpf_core_type_exists(struct veth_xdp_buff___trace))
+	if (!ops)
 		return (void *)0;
 	kind = __trait_kernel_field(ops, struct rtnl_link_ops___trace, kind);
 	if (__trait_kernel_load(__u32, kind) != *(const __u32 *)"veth")
 		return (void *)0;
-	skb = __trait_kernel_field(xdp, struct veth_xdp_buff___trace, skb);
+	if (VETH_KEEPS_SKB) {
+		skb = __trait_kernel_field(xdp, struct veth_xdp_buff___trace, skb);
+	} else {
+		was_sent = bpf_map_lookup_elem(&sent, &buffer);
+		skb = was_sent ? *was_sent : 0;
+	}
 	return skb && SKB(skb, head) == buffer ? SKB_AT(skb) : (void *)0;
 }
 

@@ -287,7 +287,12 @@ int BPF_PROG(trace_queue, struct sk_buff *skb)
 SEC("tp_btf/net_dev_start_xmit")
 int BPF_PROG(trace_xmit, struct sk_buff *skb)
 {
-	LOOK(skb, .point = POINT_XMIT);
+	__u64 address = (__u64)skb, buffer;
+
+	if (LOOK(skb, .point = POINT_XMIT) && config.run && !VETH_KEEPS_SKB) {
+		buffer = SKB(skb, head);
+		bpf_map_update_elem(&sent, &buffer, &address, BPF_ANY);
+	}
 	return 0;
 }
 
@@ -552,6 +557,7 @@ int BPF_PROG(trace_queue_full, struct sock *sk, struct sk_buff *skb)
 	return 0;
 }
 
+/* Before 6.11 it does not show the packet, which is gone by then: not loaded there. */
 SEC("tp_btf/udp_fail_queue_rcv_skb")
 int BPF_PROG(trace_udp_fail, int rc, struct sock *sk, struct sk_buff *skb)
 {
@@ -564,9 +570,13 @@ int BPF_PROG(trace_udp_fail, int rc, struct sock *sk, struct sk_buff *skb)
  */
 
 SEC("tp_btf/consume_skb")
-int BPF_PROG(trace_consume, struct sk_buff *skb, void *place)
+int trace_consume(__u64 *args)
 {
-	LOOK(skb, .point = POINT_CONSUME, .place = (__u64)place);
+	struct detail detail = { .point = POINT_CONSUME };
+
+	if (config.consume_place)
+		detail.place = args[1];
+	look((const void *)args[0], &detail);
 	return 0;
 }
 

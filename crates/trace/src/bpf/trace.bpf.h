@@ -153,7 +153,8 @@ const volatile struct {
 	__u8 only_drops;
 	__u8 header_conditions; /* those of `condition` that are about headers come first */
 	__u8 conditions;
-	__u8 unused[2];
+	__u8 consume_place; /* the tracepoint consume_skb tells the place (6.3) */
+	__u8 unused;
 	struct condition condition[CONDITIONS];
 } config SEC(".rodata.config") = { .event_len = sizeof(struct event) };
 
@@ -452,6 +453,19 @@ struct {
 	__type(key, __u32);
 	__type(value, struct before_xdp);
 } before_xdp SEC(".maps");
+
+/*
+ * Where veth does not keep the skb beside the XDP buffer (before 6.3): the skbs that trace.bpf.c saw last on their way to an
+ * interface, by where their buffers start. The objects share the map.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u64);
+} sent SEC(".maps");
+
+#define VETH_KEEPS_SKB bpf_core_field_exists(struct veth_xdp_buff___trace, skb)
 
 /* Copies the slots of both regions, and `len` bytes at `from`, behind the event. */
 static __always_inline void append(struct event *e, const struct trait_view *view, __u64 from, __u32 len)

@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 
 use libbpf_rs::ProgramImpl;
 use packet_traits::attach::{
-    AttachError, Attachment, CgroupHook, Direction, NetfilterFamily, NetfilterHook, NetfilterOptions, Position,
-    TcxOptions, cgroup, netfilter, tcx, tracing as tracepoint, xdp,
+    AttachError, Attachment, CgroupHook, Direction, Feature, NetfilterFamily, NetfilterHook, NetfilterOptions,
+    Position, TcxOptions, cgroup, netfilter, tcx, tracing as tracepoint, xdp,
 };
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     load::{fd_of, id_candidates, switch},
     options::{Options, Place, place_id},
 };
-use crate::{namespace::Namespace, xdp as other_xdp};
+use crate::{namespace::Namespace, point::Point, xdp as other_xdp};
 
 /// Where the netfilter programs run: before defragmentation, and with it everything else (`NF_IP_PRI_CONNTRACK_DEFRAG`,
 /// include/uapi/linux/netfilter_ipv4.h). If the number is taken, the next is tried.
@@ -25,23 +25,23 @@ pub(super) const RECEIVE: &str = "trace_receive";
 /// Place of the count of these, in words of `struct current_packet` of bpf/trace.bpf.c.
 pub(super) const CURRENT_RECEIVED: usize = 7;
 
-/// The other programs on tracepoints. The kernel may lack one: then what it would show is not seen.
-const TRACEPOINTS: [&str; 15] = [
-    "trace_drop",
-    "trace_consume",
-    "trace_udp_fail",
-    "trace_queue_full",
-    "trace_copy",
-    "trace_received",
-    "trace_enqueue",
-    "trace_icmp",
-    "trace_route4",
-    "trace_route6",
-    "trace_xmit",
-    "trace_queue",
-    "trace_gro_result",
-    "trace_gro",
-    "trace_netif_rx",
+/// The other programs on tracepoints, and what they show. The kernel may lack one: then that is not seen.
+const TRACEPOINTS: [(&str, Point); 15] = [
+    ("trace_drop", Point::Drop),
+    ("trace_consume", Point::Consume),
+    ("trace_udp_fail", Point::QueueFull),
+    ("trace_queue_full", Point::QueueFull),
+    ("trace_copy", Point::Deliver),
+    ("trace_received", Point::Deliver),
+    ("trace_enqueue", Point::Enqueue),
+    ("trace_icmp", Point::Icmp),
+    ("trace_route4", Point::Route),
+    ("trace_route6", Point::Route),
+    ("trace_xmit", Point::Xmit),
+    ("trace_queue", Point::Queue),
+    ("trace_gro_result", Point::GroResult),
+    ("trace_gro", Point::Gro),
+    ("trace_netif_rx", Point::NetifRx),
 ];
 
 /// Netfilter programs and their hooks.
@@ -52,6 +52,12 @@ const NETFILTER: [(&str, NetfilterHook); 5] = [
     ("trace_post_routing", NetfilterHook::PostRouting),
     ("trace_pre_routing", NetfilterHook::PreRouting),
 ];
+
+/// Points of a kind, by name.
+fn names_of(kind: impl Fn(Point) -> bool) -> String {
+    let points = Point::ALL.into_iter().filter(|point| kind(*point));
+    points.map(Point::name).collect::<Vec<_>>().join(", ")
+}
 
 impl Tracer<'_> {
     pub(super) fn attach_tracepoint(&self, name: &str) -> Result<Option<Attachment>, TraceError> {
@@ -66,7 +72,8 @@ impl Tracer<'_> {
         let exact = self.functions.attach(&mut attachments, &mut notes);
         notes.into_iter().for_each(|note| self.note(note));
         switch(&self.trace, ".data.delivery", exact)?;
-        for name in TRACEPOINTS.into_iter().filter(|name| self.needs(name) && !(exact && *name == "trace_received")) {
+        let tracepoints = TRACEPOINTS.into_iter().map(|(name, _)| name);
+        for name in tracepoints.filter(|name| self.needs(name) && !(exact && *name == "trace_received")) {
             attachments.extend(self.attach_tracepoint(name)?);
         }
         let mut receive = self.receive.borrow_mut();
@@ -81,8 +88,12 @@ impl Tracer<'_> {
             }
             Err(error) => self.note(format!("{error}: sockets' queues and delivery of datagrams are not seen")),
         }
-        for namespace in namespaces.iter().filter(|_| !self.only_drops) {
-            self.attach_netfilter(namespace, &mut attachments)?;
+        if self.has_netfilter() {
+            for namespace in namespaces.iter().filter(|_| !self.only_drops) {
+                self.attach_netfilter(namespace, &mut attachments)?;
+            }
+        } else if !self.only_drops {
+            self.note(format!("{}: {} are not seen", Feature::NetfilterLink, names_of(Point::is_of_netfilter)));
         }
         for place @ (namespace, interface) in interfaces {
             for (name, direction) in [("trace_tc_egress", Direction::Egress), ("trace_tc_ingress", Direction::Ingress)]
@@ -106,6 +117,23 @@ impl Tracer<'_> {
         Ok(())
     }
 
+    fn is_loaded(&self, program: &str) -> bool {
+        self.trace.program(program).is_some_and(|program| program.autoload())
+    }
+
+    /// Whether this kernel takes netfilter programs.
+    fn has_netfilter(&self) -> bool {
+        NETFILTER.iter().all(|(name, _)| self.is_loaded(name))
+    }
+
+    /// Whether this kernel has what shows this point.
+    pub(super) fn has(&self, point: Point) -> bool {
+        let mut tracepoints = TRACEPOINTS.iter().filter(|(_, shown)| *shown == point).peekable();
+        (!point.is_of_function() || self.functions.has(point))
+            && (!point.is_of_netfilter() || self.has_netfilter())
+            && (tracepoints.peek().is_none() || tracepoints.any(|(name, _)| self.is_loaded(name)))
+    }
+
     /// Whether this program is of use. For drops only, few are: those that see drops, and those that let an id survive a
     /// second XDP program of the tracer.
     fn needs(&self, program: &str) -> bool {
@@ -113,6 +141,7 @@ impl Tracer<'_> {
             || match program {
                 "trace_drop" => true,
                 RECEIVE | "trace_tc_ingress" => self.assign.is_some(),
+                "trace_xmit" => self.assign.is_some() && self.finds_sent,
                 _ => false,
             }
     }

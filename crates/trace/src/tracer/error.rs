@@ -2,7 +2,12 @@
 
 use std::io;
 
-use packet_traits::{attach::AttachError, bind::BindError, core::KeyType, registry::RegistryError};
+use packet_traits::{
+    attach::{AttachError, Feature},
+    bind::BindError,
+    core::{KeyType, Region},
+    registry::RegistryError,
+};
 
 use crate::{filter::FilterError, keys::OWN_KEYS};
 
@@ -39,6 +44,33 @@ pub enum TraceError {
         found: KeyType,
         /// What it should be.
         expected: &'static str,
+    },
+    /// The registry has no room for the tracer's own keys.
+    #[error(
+        "cannot register the tracer's keys trace.id and trace.entered in registry '{registry}': they take 16 bytes of its \
+         {region} region, and {missing} of them are missing. The region holds {held}. Remove keys that nothing uses \
+         (`traits keys remove NAME`), or name the key that has packets' ids by `--id KEY` ({ids}){}",
+        longest.map_or_else(
+            || format!("; or create a registry with a larger {region} region"),
+            |longest| format!(
+                ". A larger area does not fit: this kernel takes {longest} bytes of XDP metadata ({})",
+                Feature::LongXdpMetadata
+            ),
+        )
+    )]
+    NoRoom {
+        /// The registry's name.
+        registry: String,
+        /// The region that the keys would be in.
+        region: Region,
+        /// Bytes of 16 for which it has no aligned place.
+        missing: usize,
+        /// Names of the region's other keys.
+        held: String,
+        /// Keys that could be ids.
+        ids: String,
+        /// Bytes of metadata that the kernel takes, if that is why the area cannot be larger.
+        longest: Option<usize>,
     },
     /// `slower` needs to know when packets entered.
     #[error(

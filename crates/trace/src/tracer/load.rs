@@ -11,14 +11,14 @@ use libbpf_rs::{
 };
 use packet_traits::{
     bind::{BindError, BoundObject, LoadedObject},
-    core::KeyType,
+    core::{KeyType, Merge},
     registry::Registry,
 };
 
 use super::{
     error::{TraceError, libbpf, system},
     options::{Options, Place, PlaceId},
-    own_keys::OwnKeys,
+    own_keys::{self, OwnKeys},
 };
 use crate::{
     config::{self, Config},
@@ -32,9 +32,17 @@ use crate::{
 static TRACE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
 static ENTER_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/enter.bpf.o"));
 static ASSIGN_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/assign.bpf.o"));
+/// The same with the tracer's keys in the flow region.
+static ASSIGN_FLOW_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/assign_flow.bpf.o"));
 
 /// The function by which TC writes metadata without a loss for clones of the packet (6.18).
 const TC_WRITE: &str = "bpf_dynptr_from_skb_meta";
+/// The tracepoint at a datagram that its socket does not take; it shows the packet from 6.11 on.
+const UDP_FAIL: &str = "udp_fail_queue_rcv_skb";
+/// A function that came with the skb beside veth's XDP buffers (6.3), whose type may be a module's.
+const VETH_SKB: &str = "bpf_xdp_metadata_rx_timestamp";
+/// The function by which netfilter programs are attached (6.4).
+const NETFILTER_LINK: &str = "bpf_nf_link_attach";
 /// How often the programs are loaded anew if keys go meanwhile.
 pub(super) const LOAD_ATTEMPTS: u32 = 10;
 /// The programs in the kernel, before they are attached.
@@ -45,6 +53,8 @@ pub(super) struct Loaded {
     pub(super) functions: Functions,
     pub(super) assign: Option<LoadedObject>,
     pub(super) enter: Option<LoadedObject>,
+    /// Whether veth does not tell XDP programs the skb, so that it must be seen when it is sent.
+    pub(super) finds_sent: bool,
     pub(super) notes: Vec<String>,
 }
 
@@ -57,7 +67,16 @@ impl Loaded {
         own_keys: Option<&OwnKeys<'_>>,
     ) -> Result<Loaded, TraceError> {
         let mut notes = Vec::new();
-        own_keys.map_or(Ok(()), OwnKeys::register)?;
+        if let Some(own_keys) = own_keys {
+            own_keys.register()?;
+            if own_keys::merge(registry) == Merge::Block {
+                notes.push(format!(
+                    "registry {} has no packet region, so the ids are in its flow region: GRO does not merge packets that \
+                     are traced",
+                    registry.name()
+                ));
+            }
+        }
         let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
         let behind_xdp = own_keys.filter(|_| !occupied.is_empty()).is_some_and(|own_keys| {
             let refused = if btf.type_by_name::<types::Func<'_>>(TC_WRITE).is_none() {
@@ -69,21 +88,32 @@ impl Loaded {
             refused.is_none()
         });
         let keys = Keys::read(registry)?;
-        let config = configure(registry, options, &keys, behind_xdp)?;
+        let consume_place = arguments(&btf, "consume_skb") > 1;
+        let config = Config { consume_place, ..configure(registry, options, &keys, behind_xdp)? };
 
         let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
         prepare(&mut bound, &config, options)?;
         leave_out_unknown(&mut bound, &btf, &mut notes);
+        if (1..3).contains(&arguments(&btf, UDP_FAIL)) {
+            leave_out(&mut bound, UDP_FAIL);
+            notes.push(format!(
+                "tracepoint {UDP_FAIL} shows no packet: datagrams are seen dropped, not that a queue is full"
+            ));
+        }
         let trace = bound.load()?;
 
         let share = |bound: &mut BoundObject<'_>| {
             prepare(bound, &config, options)?;
-            share_maps(bound, &trace, &["events", "before_xdp"])
+            share_maps(bound, &trace, &["events", "before_xdp", "sent"])
         };
         let functions = Functions::load(registry, &share, &btf, interfaces, &config, &mut notes)?;
 
         let assign = if own_keys.is_some() {
-            let mut bound = BoundObject::from_bytes(ASSIGN_OBJECT, "the tracer's XDP program", registry)?;
+            let object = match own_keys::merge(registry) {
+                Merge::Block => ASSIGN_FLOW_OBJECT,
+                Merge::KeepFirst => ASSIGN_OBJECT,
+            };
+            let mut bound = BoundObject::from_bytes(object, "the tracer's XDP program", registry)?;
             share(&mut bound)?;
             Some(bound.load()?)
         } else {
@@ -108,7 +138,8 @@ impl Loaded {
             let objects = [Some(&trace), assign.as_ref(), enter.as_ref()];
             own_keys.used_by(&objects.into_iter().flatten().chain(functions.objects()).collect::<Vec<_>>());
         }
-        Ok(Loaded { keys, run: config.run, trace, functions, assign, enter, notes })
+        let finds_sent = btf.type_by_name::<types::Func<'_>>(VETH_SKB).is_none();
+        Ok(Loaded { finds_sent, keys, run: config.run, trace, functions, assign, enter, notes })
     }
 }
 
@@ -177,7 +208,17 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys, behind_xdp: bo
         },
         only_drops: options.reports_only_drops(),
         conditions,
+        consume_place: false,
     })
+}
+
+/// How many arguments a tracepoint has on this kernel.
+fn arguments(btf: &Btf<'_>, tracepoint: &str) -> usize {
+    let typedef = btf.type_by_name::<types::Typedef<'_>>(&format!("btf_trace_{tracepoint}"));
+    let function = typedef.and_then(|typedef| typedef.next_type()?.next_type());
+    let prototype = function.and_then(|function| types::FuncProto::try_from(function).ok());
+    // the first is not of the tracepoint (`__bpf_trace_##template`, include/trace/bpf_probe.h)
+    prototype.map_or(0, |prototype| prototype.len().saturating_sub(1))
 }
 
 /// The high bits of this tracer's ids, by which it tells them from those of others that run at the same time. Not 0.
@@ -205,6 +246,15 @@ fn prepare(bound: &mut BoundObject<'_>, config: &Config, options: &Options) -> R
     events.set_max_entries(options.ring_len as u32).map_err(libbpf("set the ring buffer's size"))
 }
 
+/// Has the program at this tracepoint not loaded.
+fn leave_out(bound: &mut BoundObject<'_>, tracepoint: &str) {
+    let section = format!("tp_btf/{tracepoint}");
+    let mut programs = bound.open_object_mut().progs_mut();
+    if let Some(mut program) = programs.find(|program| program.section() == &*section) {
+        program.set_autoload(false);
+    }
+}
+
 /// Has programs not loaded whose tracepoint or function this kernel does not have.
 pub(crate) fn leave_out_unknown(bound: &mut BoundObject<'_>, btf: &Btf<'_>, notes: &mut Vec<String>) {
     for mut program in bound.open_object_mut().progs_mut() {
@@ -214,6 +264,10 @@ pub(crate) fn leave_out_unknown(bound: &mut BoundObject<'_>, btf: &Btf<'_>, note
                 ("tracepoint", name, btf.type_by_name::<types::Typedef<'_>>(&format!("btf_trace_{name}")).is_some())
             }
             Some(("fentry", name)) => ("function", name, btf.type_by_name::<types::Func<'_>>(name).is_some()),
+            None if section == "netfilter" && btf.type_by_name::<types::Func<'_>>(NETFILTER_LINK).is_none() => {
+                program.set_autoload(false);
+                continue;
+            }
             _ => continue,
         };
         if !known {

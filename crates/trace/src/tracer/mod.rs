@@ -8,8 +8,9 @@
 //! | `attach` | attaching them |
 //! | `error` | why tracing did not start |
 //!
-//! Everything is held by descriptors of this process: when it ends, however it ends, all of it is gone. The one thing that
-//! stays after a SIGKILL is the names of the tracer's own keys in the registry, which the next tracer takes over.
+//! Everything is held by descriptors of this process: when it ends, however it ends, all of it is gone. What stays after a
+//! SIGKILL is the names of the tracer's own keys in the registry, which the next tracer takes over; and before Linux 6.6 the
+//! `clsact` filters, which pass every packet.
 
 mod attach;
 mod error;
@@ -124,6 +125,8 @@ pub struct Tracer<'r> {
     assign: Option<LoadedObject>,
     /// The entry behind other people's XDP programs; it counts in the map of `assign`.
     enter: Option<LoadedObject>,
+    /// As of [`Loaded::finds_sent`].
+    finds_sent: bool,
     /// The interfaces that have such a program.
     occupied: Vec<PlaceId>,
     functions: Functions,
@@ -151,7 +154,7 @@ impl<'r> Tracer<'r> {
         let own_keys = options.id.is_none().then(|| OwnKeys::new(registry));
         let mut occupied = if own_keys.is_some() { occupied(&interfaces)? } else { Vec::new() };
         let mut attempts = LOAD_ATTEMPTS;
-        let Loaded { keys, run, trace, functions, assign, enter, notes } = loop {
+        let Loaded { keys, run, trace, functions, assign, enter, finds_sent, notes } = loop {
             attempts -= 1;
             match Loaded::load(registry, options, &interfaces, &occupied, own_keys.as_ref()) {
                 Err(error) if attempts > 0 && error.keys_changed() => tracing::debug!("once more: {error}"),
@@ -183,6 +186,7 @@ impl<'r> Tracer<'r> {
             too_early: Cell::new(0),
             assign,
             enter,
+            finds_sent,
             occupied,
             functions,
             trace,
@@ -312,7 +316,7 @@ impl<'r> Tracer<'r> {
 
     /// The points that this kernel has.
     pub fn points(&self) -> impl Iterator<Item = Point> {
-        Point::ALL.into_iter().filter(|point| !point.is_of_function() || self.functions.has(*point))
+        Point::ALL.into_iter().filter(|point| self.has(*point))
     }
 
     /// Whether the tracer assigns the ids.

@@ -10,12 +10,12 @@ use std::{
 
 use packet_traits::{
     bind::LoadedObject,
-    core::{KeyName, KeyType, Merge},
-    registry::{Description, KeySpec, Registry, RegistryError},
+    core::{KeyName, KeyType, Merge, Region},
+    registry::{Description, KeyEntry, KeySpec, Registry, RegistryError},
 };
 
-use super::error::TraceError;
-use crate::keys::{ENTERED_KEY, ID_KEY, TC_ENTERED_KEY, TC_ID_KEY};
+use super::{error::TraceError, load::id_candidates};
+use crate::keys::{ENTERED_KEY, ID_KEY, Keys, TC_ENTERED_KEY, TC_ID_KEY};
 
 /// How long the kernel may take to forget programs that were closed.
 const UNLOAD: Duration = Duration::from_secs(2);
@@ -24,6 +24,14 @@ const UNLOAD: Duration = Duration::from_secs(2);
 fn id_of(program: BorrowedFd<'_>) -> Option<u32> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
     text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
+}
+
+/// The merge policy of the keys that XDP sets: in the packet region they keep no packets from being merged.
+pub(super) fn merge(registry: &Registry) -> Merge {
+    match registry.layout().region_len(Region::Packet) {
+        0 => Merge::Block,
+        _ => Merge::KeepFirst,
+    }
 }
 
 /// The tracer's own keys. Dropping it removes them, unless another tracer uses them: one whose programs are loaded. One that
@@ -42,9 +50,10 @@ impl<'r> OwnKeys<'r> {
 
     /// Registers those that XDP sets, if they are not.
     pub(super) fn register(&self) -> Result<(), TraceError> {
-        let keep_first = Merge::KeepFirst;
-        self.add(ID_KEY, KeyType::U64, keep_first, "traits trace: tells packets from each other")?;
-        self.add(ENTERED_KEY, KeyType::Timestamp, keep_first, "traits trace: when XDP saw the packet")?;
+        let merge = merge(self.registry);
+        self.add(ID_KEY, KeyType::U64, merge, "traits trace: tells packets from each other")
+            .and_then(|()| self.add(ENTERED_KEY, KeyType::Timestamp, merge, "traits trace: when XDP saw the packet"))
+            .map_err(|error| self.explain(error, merge.region()))?;
         // a tracer that was killed has left them
         let keys = self.registry.list()?;
         let left = |name: &&'static str| keys.iter().any(|entry| entry.key.name().as_str() == *name);
@@ -69,6 +78,35 @@ impl<'r> OwnKeys<'r> {
         self.registry.register(&KeySpec::new(key_name(name)?, key_type).merge(merge).description(description))?;
         self.remove_at_the_end(name);
         Ok(())
+    }
+
+    /// Says of both keys that they do not fit, where only one does not.
+    fn explain(&self, error: TraceError, region: Region) -> TraceError {
+        let TraceError::Registry(RegistryError::RegionFull { longest, .. }) = error else { return error };
+        let keys = match Keys::read(self.registry) {
+            Ok(keys) => keys,
+            Err(error) => return error.into(),
+        };
+        let size = KeyType::U64.size();
+        let held: Vec<&KeyEntry> = keys
+            .iter()
+            .filter(|key| ![ID_KEY, ENTERED_KEY].contains(&key.name()))
+            .map(|key| &key.entry)
+            .filter(|entry| entry.merge.region() == region)
+            .collect();
+        let places = self.registry.layout().places(region, size);
+        let free = places.filter(|place| held.iter().all(|entry| !entry.key.slot().overlaps(place))).count();
+        TraceError::NoRoom {
+            registry: self.registry.name().to_string(),
+            region,
+            missing: (2 * size).saturating_sub(free * size),
+            held: match &*held.iter().map(|entry| entry.key.name().as_str()).collect::<Vec<_>>().join(", ") {
+                "" => "no other key".to_owned(),
+                names => names.to_owned(),
+            },
+            ids: id_candidates(&keys),
+            longest,
+        }
     }
 
     fn remove_at_the_end(&self, name: &'static str) {

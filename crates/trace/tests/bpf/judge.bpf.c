@@ -13,7 +13,11 @@
 
 #define NO_INTERFACE 0x7fffffff
 
+#ifdef NO_PACKET_REGION
+TRAIT_KEY(packet_id, __u64);
+#else
 TRAIT_KEY(packet_id, __u64, TRAIT_KEEP_FIRST);
+#endif
 
 __u64 last_id;
 

@@ -41,13 +41,4 @@ int assign(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
-/* The same trait for every packet, so that GRO merges them. */
-SEC("xdp")
-int same_for_all(struct xdp_md *ctx)
-{
-	trait_set(ctx, tenant, 7);
-	trait_seal(ctx);
-	return XDP_PASS;
-}
-
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use packet_traits::{
     attach::{Attachment, XdpMode, xdp},
     bind::LoadedObject,
-    core::{KeyType, Merge},
+    core::{KeyType, Merge, Region},
     registry::Registry,
 };
 use packet_traits_lab::{End, Family, send_numbered, udp_socket};
@@ -36,7 +36,8 @@ pub struct Judge {
 
 /// Loads the program.
 pub fn load(registry: &Registry) -> Judge {
-    let object = load_object(registry, "judge.bpf.c", &[("packet_id", KeyType::U64, Merge::KeepFirst)]);
+    let merge = if registry.layout().region_len(Region::Packet) == 0 { Merge::Block } else { Merge::KeepFirst };
+    let object = load_object(registry, "judge.bpf.c", &[("packet_id", KeyType::U64, merge)]);
     let program = object.program("judge_by_destination_port").unwrap().as_fd().try_clone_to_owned().unwrap();
     Judge { object, program }
 }

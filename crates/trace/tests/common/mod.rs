@@ -5,8 +5,8 @@ use std::{cell::RefCell, path::Path, process::Command, thread, time::Duration};
 
 use packet_traits::{
     bind::{BoundObject, LoadedObject},
-    core::{KeyName, KeyType, Merge},
-    registry::{KeySpec, Registry},
+    core::{KeyName, KeyType, Layout, Merge, Region},
+    registry::{KeySpec, Registry, RegistryOptions},
 };
 use packet_traits_lab::{Bpffs, KernelFeature, Netns, kernel_has, kernel_tests_enabled, require_root};
 use packet_traits_trace::{Counters, Namespace, Options, Packet, Paths, Point, Summary, TraceError, Tracer};
@@ -25,6 +25,11 @@ pub fn enabled() -> bool {
     true
 }
 
+/// Whether the kernel tests run, and a registry has room for more than the tracer's own keys.
+pub fn long_enabled() -> bool {
+    enabled() && kernel_has(KernelFeature::LongMetadata)
+}
+
 /// Whether the kernel tests run, and TC can give packets ids on this kernel.
 pub fn tc_enabled() -> bool {
     enabled() && kernel_has(KernelFeature::MetadataDynptr)
@@ -37,12 +42,30 @@ pub struct Home {
 }
 
 impl Home {
+    /// With as much room as this kernel allows, up to the default: before 6.8 for the tracer's own keys, and no more.
     pub fn new() -> Home {
+        Home::with(|options| options)
+    }
+
+    /// Without a packet region.
+    pub fn without_packet_region(flow: usize) -> Home {
+        Home::with(|options| options.layout(Layout::new(flow, 0).unwrap()))
+    }
+
+    fn with(options: impl FnOnce(RegistryOptions) -> RegistryOptions) -> Home {
         let bpffs = Bpffs::new().unwrap();
-        Home { registry: Registry::options().bpffs(bpffs.path()).create().unwrap(), bpffs }
+        Home { registry: options(Registry::options().bpffs(bpffs.path())).create().unwrap(), bpffs }
     }
 }
 
+/// `path` without the points that this kernel does not have.
+pub fn on_this_kernel(tracer: &Tracer<'_>, path: &[Point]) -> Vec<Point> {
+    let here: Vec<Point> = tracer.points().collect();
+    path.iter().copied().filter(|point| here.contains(point)).collect()
+}
+
+/// The key of `tenant.bpf.c`.
+pub const TENANT_KEY: [(&str, KeyType, Merge); 1] = [("tenant", KeyType::U32, Merge::Block)];
 /// The keys of `policy.bpf.c`.
 pub const POLICY_KEYS: [(&str, KeyType, Merge); 5] = [
     ("tenant", KeyType::U32, Merge::Block),
@@ -52,7 +75,8 @@ pub const POLICY_KEYS: [(&str, KeyType, Merge); 5] = [
     ("arrived", KeyType::Timestamp, Merge::KeepFirst),
 ];
 
-/// Registers keys, and compiles and loads a file of `tests/bpf` that uses them.
+/// Registers keys, and compiles and loads a file of `tests/bpf` that uses them; `NO_PACKET_REGION` is defined if the registry
+/// has none.
 pub fn load_object(registry: &Registry, file: &str, keys: &[(&str, KeyType, Merge)]) -> LoadedObject {
     for &(name, key_type, merge) in keys {
         registry.register(&KeySpec::new(KeyName::new(name).unwrap(), key_type).merge(merge)).unwrap();
@@ -60,6 +84,7 @@ pub fn load_object(registry: &Registry, file: &str, keys: &[(&str, KeyType, Merg
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = Command::new(packet_traits_lab::clang())
         .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-c", "-o", "-"])
+        .args((registry.layout().region_len(Region::Packet) == 0).then_some("-DNO_PACKET_REGION"))
         .arg(format!("-I{}", crate_dir.join("../../include").display()))
         .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
         .arg(crate_dir.join("tests/bpf").join(file))

@@ -132,9 +132,8 @@ pub enum RegistryError {
     /// The region has no aligned place left for the value.
     #[error(
         "cannot register key '{key}' ({} bytes) in registry '{registry}': its {region} region has no aligned place for \
-         it, {free} of {space} bytes are free{}; remove a key, use the other region ({}), or create a registry with a \
-         larger {region} region",
-        .key_type.size(), HeldBy(.holders), other_region(*.region)
+         it, {free} of {space} bytes are free{}; {}",
+        .key_type.size(), HeldBy(.holders), MoreRoom(*.region, *.layout, .holders, *.longest)
     )]
     RegionFull {
         /// The registry's name.
@@ -149,8 +148,12 @@ pub enum RegistryError {
         free: usize,
         /// Bytes of the region's slot space.
         space: usize,
+        /// The registry's region sizes.
+        layout: Layout,
         /// The region's keys.
         holders: Vec<KeyEntry>,
+        /// Bytes of XDP metadata that the running kernel takes, if an area with room for the value would be longer.
+        longest: Option<usize>,
     },
     /// All 64 keys are registered.
     #[error(
@@ -308,10 +311,35 @@ fn privilege_hint(errno: Option<i32>) -> &'static str {
     }
 }
 
-fn other_region(region: Region) -> &'static str {
-    match region {
-        Region::Flow => "merge policy keep-first",
-        Region::Packet => "merge policy block",
+/// How to get room for a key in a full region: the region, the layout, the region's keys, and the kernel's limit if that is
+/// in the way.
+struct MoreRoom<'a>(Region, Layout, &'a [KeyEntry], Option<usize>);
+
+impl fmt::Display for MoreRoom<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MoreRoom(region, layout, holders, longest) = *self;
+        let (other, policy) = match region {
+            Region::Flow => (Region::Packet, "use the other region (merge policy keep-first)"),
+            Region::Packet => (Region::Flow, "use the other region (merge policy block)"),
+        };
+        let larger = format!("create a registry with a larger {region} region");
+        let ways = [
+            (!holders.is_empty()).then_some("remove a key"),
+            (layout.region_len(other) > 0).then_some(policy),
+            longest.is_none().then_some(&*larger),
+        ];
+        match &*ways.into_iter().flatten().collect::<Vec<_>>() {
+            [] => {}
+            [ways @ .., last] if !ways.is_empty() => write!(f, "{}, or {last}", ways.join(", "))?,
+            [way, ..] => f.write_str(way)?,
+        }
+        let Some(longest) = longest else { return Ok(()) };
+        let longer = Feature::LongXdpMetadata;
+        let separator = if holders.is_empty() && layout.region_len(other) == 0 { "" } else { "; " };
+        write!(
+            f,
+            "{separator}no larger area fits into the {longest} bytes of XDP metadata that this kernel takes ({longer})"
+        )
     }
 }
 

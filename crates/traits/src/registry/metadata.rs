@@ -17,14 +17,23 @@ const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/metadata.bpf.o")
 /// `XDP_PASS`, include/uapi/linux/bpf.h.
 const XDP_PASS: u32 = 2;
 
-/// The most bytes of metadata that an XDP program can reserve, as far as the kernel itself limits it.
-pub(crate) fn longest() -> Result<usize, RegistryError> {
+/// The most bytes of metadata that an XDP program can reserve, as far as the kernel itself limits it: 252, before Linux 6.8
+/// 32. Found by trying, once.
+///
+/// # Errors
+/// [`RegistryError::Metadata`] if it cannot be tried.
+pub fn longest() -> Result<usize, RegistryError> {
     static FOUND: OnceLock<usize> = OnceLock::new();
     if let Some(found) = FOUND.get() {
         return Ok(*found);
     }
     let found = try_lengths().map_err(|source| RegistryError::Metadata { source })?;
     Ok(*FOUND.get_or_init(|| found))
+}
+
+/// What the kernel takes, if that is why there can be no area of `area_len` bytes.
+pub(super) fn in_the_way(area_len: usize) -> Option<usize> {
+    longest().ok().filter(|longest| area_len > *longest && *longest < AREA_LEN_PORTABLE)
 }
 
 fn try_lengths() -> Result<usize, libbpf_rs::Error> {

@@ -51,12 +51,13 @@ use std::{
 };
 
 use libbpf_rs::MapHandle;
-use packet_traits_core::{Key, KeyName, Layout, Nonces, Slot};
+use packet_traits_core::{Key, KeyName, KeyType, Layout, Nonces, Region, Slot, layout::FOOTER_LEN};
 
 pub(crate) use self::lock::DirLock;
 pub use self::{
     entry::{DESCRIPTION_LEN_MAX, Description, DescriptionError, KeyEntry, KeySpec, Owner},
     error::RegistryError,
+    metadata::longest as longest_metadata,
     options::{RegistryName, RegistryNameError, RegistryOptions},
     provisional::ProvisionalKeys,
     users::BoundProgram,
@@ -69,7 +70,6 @@ use self::{
     table::{Header, State},
 };
 pub(crate) use self::{
-    metadata::longest as longest_metadata,
     options::{SOCKETS, random},
     users::{boot_time, registries_of},
 };
@@ -192,6 +192,12 @@ impl Registry {
         Ok(self.register_or_find(spec)?.0)
     }
 
+    /// Bytes of an area like this one, at least, in which `region` had room for one more value.
+    fn longer_area_len(&self, region: Region, key_type: KeyType) -> usize {
+        let footer = if self.layout().region_len(region) == 0 { FOOTER_LEN } else { 0 };
+        self.layout().area_len() + footer + key_type.size()
+    }
+
     /// The key, and whether it is new.
     fn register_or_find(&self, spec: &KeySpec) -> Result<(KeyEntry, bool), RegistryError> {
         let lock = self.lock(DirLock::exclusive)?;
@@ -224,7 +230,9 @@ impl Registry {
                 region,
                 free: allocate::free_bytes(self.layout(), region, &slots),
                 space: self.layout().slot_space(region),
+                layout: self.layout(),
                 holders: table.keys.iter().filter(|entry| entry.key.slot().region() == region).cloned().collect(),
+                longest: metadata::in_the_way(self.longer_area_len(region, spec.key_type)),
             })?;
         let next = State { live: table.state.live | key.bit(), seq: table.state.seq + 1 };
         let entry = KeyEntry {

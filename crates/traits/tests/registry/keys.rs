@@ -4,6 +4,7 @@ use packet_traits::{
     core::{KeyType, Layout, Merge, Region},
     registry::{Description, RegistryError},
 };
+use packet_traits_lab::KernelFeature;
 
 use super::{name, options, registry, spec};
 
@@ -65,6 +66,22 @@ fn a_registry_without_a_packet_region_has_no_keep_first_keys() {
     for key_type in [KeyType::U8, KeyType::Flag] {
         let error = registry.register(&spec("key", key_type, Merge::KeepFirst)).unwrap_err();
         assert!(matches!(error, RegistryError::RegionFull { space: 0, .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("use the other region (merge policy block)") && !text.contains("remove a key"), "{text}");
+    }
+}
+
+#[test]
+fn no_larger_area_is_advised_than_the_kernel_takes() {
+    let Some((_bpffs, registry)) = registry(32, 0) else { return };
+    registry.register(&spec("holder", KeyType::Uuid, Merge::Block)).unwrap();
+    for (merge, region) in [(Merge::Block, "flow"), (Merge::KeepFirst, "packet")] {
+        let text = registry.register(&spec("key", KeyType::U32, merge)).unwrap_err().to_string();
+        let larger = text.contains(&format!("create a registry with a larger {region} region"));
+        assert_eq!(larger, KernelFeature::LongMetadata.is_here(), "{text}");
+        let limit = text.contains("the 32 bytes of XDP metadata that this kernel takes") && text.contains("Linux 6.8");
+        assert_eq!(limit, !larger, "{text}");
+        assert_eq!(text.contains("use the other region"), merge == Merge::KeepFirst, "{text}");
     }
 }
 
