@@ -45,7 +45,8 @@ test: lint setup-kernel
 # Every kernel test on each kernel of tools/kernels and on this machine's, which takes hours; writes docs/kernels.md. It
 # goes on where it was interrupted. KERNELS="6.1 newest" runs on these only, and writes nothing.
 test-kernels: setup-kernel
-	$(CARGO) test --workspace --no-run --quiet --message-format=json | $(AS_ROOT) tools/test-kernels.py all $(KERNELS)
+	$(CARGO) test --workspace --profile emulated --no-run --quiet --message-format=json | \
+		$(AS_ROOT) tools/test-kernels.py all $(KERNELS)
 
 # A kernel with all drivers, and a QEMU with all network cards; without either, their tests are skipped by name.
 setup-devices: setup-kernel

@@ -2,7 +2,7 @@
 """Runs kernel tests on the kernels of tools/kernels, in the machines of tools/on-kernel.sh.
 
     cargo test --workspace --no-run --message-format=json | sudo -E tools/test-kernels.py chosen
-    cargo test --workspace --no-run --message-format=json | sudo -E tools/test-kernels.py all [KERNEL...]
+    cargo test --workspace --profile emulated --no-run --message-format=json | sudo -E tools/test-kernels.py all [KERNEL...]
 
 Cargo says where it put them. `chosen` runs those of tools/test-kernels.chosen. `all` runs every kernel test of the
 workspace on each kernel and on this machine's ("host"), and writes docs/kernels.md. Which tests are kernel tests the
