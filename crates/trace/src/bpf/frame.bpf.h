@@ -35,7 +35,8 @@ static __always_inline __u32 find_network(__u64 data, __u32 len)
 /*
  * The skb behind the frame, if there is one: XDP starts with no metadata, but a packet that comes over a veth, or to
  * generic XDP, is an skb and has its own. Native veth keeps the skb beside the buffer (veth_xdp_rcv_skb), or a tracepoint
- * has seen it when it was sent; before generic XDP runs, a tracepoint sees the skb on this CPU. That it is the same packet shows in where its buffer starts.
+ * has seen it when it was sent; before generic XDP runs, a tracepoint sees the skb on this CPU. That it is the same packet
+ * shows in where its buffer starts.
  */
 static __always_inline const void *skb_of(const void *xdp, __u64 dev)
 {
