@@ -4,7 +4,9 @@
 mod compile_bpf;
 
 use std::{
-    env, fs, io,
+    env,
+    ffi::OsString,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -23,8 +25,8 @@ fn main() {
     }
 }
 
-/// What libbpf needs and many hosts do not have, as static libraries. Where there are none, as with Fedora's packages, the
-/// shared ones are linked.
+/// What libbpf needs and many hosts do not have, as static libraries. Where there are none, as with Fedora's packages, or they
+/// lack functions of elfutils' own, as Debian 13's, the shared ones are linked.
 struct Archives {
     libelf: Vec<PathBuf>,
     zlib: PathBuf,
@@ -43,7 +45,18 @@ impl Archives {
             libelf.push(archive("libzstd.a")?);
         }
         libelf.push(zlib.clone());
-        Some(Archives { libelf, zlib })
+        let archives = Archives { libelf, zlib };
+        archives.are_whole().then_some(archives)
+    }
+
+    /// Whether a program of theirs alone can be linked.
+    fn are_whole(&self) -> bool {
+        let folder = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+        let source = folder.join("uses_libelf.c");
+        fs::write(&source, USES_LIBELF).expect("cargo's folder for what is built can be written");
+        let mut link = Command::new(compiler());
+        link.arg(&source).args(&self.libelf).arg("-o").arg(folder.join("uses_libelf"));
+        link.output().is_ok_and(|output| output.status.success())
     }
 
     /// `-lelf` and `-lz` mean the first library of that name; so they are to be these, in linker scripts.
@@ -61,10 +74,25 @@ impl Archives {
     }
 }
 
+/// Reads and writes objects by what libbpf calls.
+const USES_LIBELF: &str = "
+typedef struct Elf Elf;
+Elf *elf_begin(int, int, Elf *), *elf_memory(char *, unsigned long);
+long elf_update(Elf *, int);
+int elf_end(Elf *);
+int main(void)
+{
+	return elf_begin(0, 1, 0) == elf_memory(0, 0) && elf_update(0, 0) && elf_end(0);
+}
+";
+
+fn compiler() -> OsString {
+    env::var_os("CC").unwrap_or_else(|| "cc".into())
+}
+
 /// Where the linker has a library: the C compiler prints the bare name if it has not.
 fn archive(name: &str) -> Option<PathBuf> {
-    let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
-    let output = Command::new(compiler).arg(format!("-print-file-name={name}")).output().ok()?;
+    let output = Command::new(compiler()).arg(format!("-print-file-name={name}")).output().ok()?;
     let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim_end());
     (path.is_absolute() && path.is_file()).then_some(path)
 }
