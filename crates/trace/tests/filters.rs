@@ -140,7 +140,7 @@ fn conditions_hold_only_for_packets_that_have_the_field() {
         assert_eq!(seen.packets.len(), expected, "{conditions:?}: {:?}", seen.packets);
     }
     // the same where the ids are someone else's, who gives them to fragments too
-    if !kernel_has_for(KernelFeature::LongMetadata, "someone else's ids") {
+    if !kernel_has_for(KernelFeature::LongMetadata, "ids that another key holds") {
         return;
     }
     let _policy = policy(&rig);
