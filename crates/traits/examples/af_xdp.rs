@@ -28,7 +28,8 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -44,12 +45,16 @@ use xdp::{
     RingConfigBuilder, Rings, Umem,
     nic::NicIndex,
     slab::{HeapSlab, Slab},
-    socket::{PollTimeout, XdpSocket, XdpSocketBuilder},
+    socket::{PollTimeout, SocketError, XdpSocket, XdpSocketBuilder},
     umem::UmemCfgBuilder,
 };
 
 /// Frames that the kernel may fill before they are read: a power of 2.
 const FRAMES: u32 = 64;
+
+/// How long to wait for a queue whose socket has just been closed: the kernel gives it back a moment later
+/// (`xp_put_pool` in net/xdp/xsk_buff_pool.c).
+const GIVEN_BACK: Duration = Duration::from_secs(2);
 
 /// How often to look whether to stop.
 const WAIT: PollTimeout = PollTimeout::new(Some(Duration::from_millis(100)));
@@ -141,15 +146,33 @@ impl AfXdp {
     /// A socket on a queue of an interface, with `headroom` bytes in front of each frame. The kernel copies the metadata
     /// to where it ends at the frame (`__xsk_rcv` in net/xdp/xsk.c).
     fn bind(interface: NicIndex, queue: u32, headroom: usize) -> Result<AfXdp, Box<dyn Error>> {
+        let deadline = Instant::now() + GIVEN_BACK;
+        loop {
+            let error = match AfXdp::try_bind(interface, queue, headroom) {
+                Ok(bound) => return Ok(bound),
+                Err(error) => *error.downcast::<SocketError>()?,
+            };
+            match &error {
+                SocketError::Bind(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                _ => {
+                    return Err(
+                        format!("AF_XDP refuses it: {error}; `ethtool -l` shows how many queues there are").into()
+                    );
+                }
+            }
+        }
+    }
+
+    fn try_bind(interface: NicIndex, queue: u32, headroom: usize) -> Result<AfXdp, Box<dyn Error>> {
         let memory =
             UmemCfgBuilder { head_room: headroom as u32, frame_count: FRAMES, ..UmemCfgBuilder::default() }.build()?;
         let mut umem = Umem::map(memory)?;
         let counts = RingConfigBuilder { rx_count: FRAMES, tx_count: 0, fill_count: FRAMES, completion_count: FRAMES };
         let mut builder = XdpSocketBuilder::new()?;
         let (mut rings, flags) = builder.build_rings(&umem, counts.build()?)?;
-        let socket = builder
-            .bind(interface, queue, flags)
-            .map_err(|error| format!("AF_XDP refuses it: {error}; `ethtool -l` shows how many queues there are"))?;
+        let socket = builder.bind(interface, queue, flags)?;
         // SAFETY: the memory outlives the socket: see the order of the fields.
         unsafe { rings.fill_ring.enqueue(&mut umem, FRAMES as usize) };
         Ok(AfXdp { socket, rings, received: HeapSlab::with_capacity(FRAMES as usize), umem, headroom })

@@ -101,6 +101,8 @@ impl Running {
     /// Fails, with what it said, if it has ended.
     #[track_caller]
     pub fn assert_runs(&mut self) {
+        // its output is closed a moment before it has ended
+        thread::sleep(Duration::from_millis(50));
         if let Some(status) = self.process.try_wait().unwrap() {
             panic!("it ended with {status}: {}", self.stderr());
         }
