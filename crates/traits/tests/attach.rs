@@ -256,7 +256,7 @@ fn missing_interface_error_says_where_to_look() {
         (xdp(XdpMode::Native), "xdp"),
         (xdp(XdpMode::Generic), "xdp"),
         (xdp(XdpMode::Auto), "xdp"),
-        (tc(false), "tcx ingress"),
+        (tc(false), if KernelFeature::Tcx.is_here() { "tcx ingress" } else { "clsact ingress" }),
         (tc(true), "clsact ingress"),
     ] {
         let error = result.expect_err("there is no such interface");
@@ -761,7 +761,7 @@ fn redirect_map_errors_are_explained() {
 
 #[test]
 fn pinned_attachment_outlives_the_value_and_reopens() {
-    needs_kernel!();
+    needs_kernel!(Tcx);
     let (pair, bpffs) = (Pair::new().expect("a pair"), Bpffs::new().expect("a bpffs"));
     let path = bpffs.path().join("ingress");
     let programs = Programs::load(&["tc_count"]);
@@ -787,7 +787,7 @@ fn pinned_attachment_outlives_the_value_and_reopens() {
 
 #[test]
 fn every_kind_of_link_reopens_with_its_hook() {
-    needs_kernel!();
+    needs_kernel!(Tcx);
     let (pair, bpffs) = (Pair::new().expect("a pair"), Bpffs::new().expect("a bpffs"));
     let cgroup = TestCgroup::new("pin");
     let programs = Programs::load(&["xdp_count", "tc_count", "nf_count", "cg_sockops", "tp_count"]);
@@ -815,7 +815,7 @@ fn every_kind_of_link_reopens_with_its_hook() {
 
 #[test]
 fn pin_errors_say_what_to_do() {
-    needs_kernel!();
+    needs_kernel!(Tcx);
     let (pair, bpffs) = (Pair::new().expect("a pair"), Bpffs::new().expect("a bpffs"));
     let programs = Programs::load(&["tc_count"]);
     let mut attachment =

@@ -106,7 +106,7 @@ fn refused(folder: &Folder, input: &Path, registry: &Registry, words: &[&str]) -
 
 #[test]
 fn a_key_the_registry_does_not_have_is_named_with_those_it_has() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let (lab, folder) = (tenant_lab(), Folder::new("unknown"));
@@ -120,7 +120,7 @@ fn a_key_the_registry_does_not_have_is_named_with_those_it_has() {
 
 #[test]
 fn c_types_fit_the_registered_types_they_should_and_no_others() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     use KeyType::{Flag, I64, Ipv4, Ipv6, Mac, Timestamp, U8, U16, U32, U64, U128, Uuid};
@@ -190,7 +190,7 @@ fn c_types_fit_the_registered_types_they_should_and_no_others() {
 
 #[test]
 fn another_merge_policy_than_the_registered_one_is_refused_with_the_word_to_use() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let folder = Folder::new("merge");
@@ -247,7 +247,7 @@ fn one_wrong_key_keeps_all_the_others_unbound() {
 
 #[test]
 fn a_bound_object_is_bound_again_to_its_registry_and_to_no_other() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let (lab, folder) = (tenant_lab(), Folder::new("again"));
@@ -595,7 +595,7 @@ impl PlainLoader {
 
 #[test]
 fn a_bound_file_loaded_by_another_loader_sets_traits_that_our_programs_read() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     const PACKETS: u64 = 20;

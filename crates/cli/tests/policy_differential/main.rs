@@ -24,7 +24,7 @@ use self::case::{INTERFACES, Input, Ran};
 use self::kernel::Loaded;
 use self::received::Receiver;
 use packet_traits::registry::{Registry, RegistryName, RegistryOptions};
-use packet_traits_lab::{Bpffs, Netns, kernel_tests_enabled, require_root};
+use packet_traits_lab::{Bpffs, KernelFeature, Netns, kernel_has, kernel_tests_enabled, require_root};
 use packet_traits_policy::{
     emit::{EmitOptions, emit},
     hook::{Direction, Hook},
@@ -252,7 +252,8 @@ fn enabled() -> bool {
         panic!("{how}");
     }
     libbpf_rs::set_print(None);
-    true
+    // random keys are of both regions
+    kernel_has(KernelFeature::LongMetadata)
 }
 
 /// A namespace with the interfaces of [`INTERFACES`].
