@@ -11,21 +11,21 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        LazyLock, Mutex, PoisonError,
+        Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use common::{Lab, compile_with, enabled, spec};
+use common::{Lab, area_macros, compile_with, enabled};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use packet_traits::{
     attach::{
         AttachError, Attachment, Direction, Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, Target, XdpMode,
     },
     bind::BoundObject,
-    core::{KeyType, Merge, Region},
+    core::{KeyType, Merge},
     deployment::{DeployError, Deployed, Deployment, Filter, FilterUse, Location, Setup, Table, UpOptions},
 };
 use packet_traits_lab::{
@@ -60,12 +60,6 @@ fn has_tcx() -> bool {
     KernelFeature::Tcx.is_here()
 }
 
-/// Whether the area of a new registry has one: a kernel that takes 32 bytes of metadata has no room for it.
-fn has_packet_region() -> bool {
-    static HAS: LazyLock<bool> = LazyLock::new(|| Lab::fitting().registry.layout().region_len(Region::Packet) > 0);
-    *HAS
-}
-
 /// What a packet meets that meets every program once.
 fn all() -> [u32; HOOKS] {
     let mut all = [1; HOOKS];
@@ -78,8 +72,7 @@ fn all() -> [u32; HOOKS] {
 /// `deployment.bpf.c`, compiled with some macros.
 fn object(macros: &[&str]) -> Vec<u8> {
     let without = if has_netfilter() { &[][..] } else { &["-DWITHOUT_NETFILTER"] };
-    let merge = if has_packet_region() { &[][..] } else { &["-DSEQ_MERGE=TRAIT_BLOCK"] };
-    let macros = &[macros, without, merge].concat()[..];
+    let macros = &[macros, without, area_macros()].concat()[..];
     static DONE: Mutex<Option<HashMap<String, Vec<u8>>>> = Mutex::new(None);
     let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/deployment.bpf.c");
@@ -100,10 +93,7 @@ impl Host {
             return None;
         }
         let lab = Lab::fitting();
-        let seq_merge = if has_packet_region() { Merge::KeepFirst } else { Merge::Block };
-        for (key, key_type, merge) in [("seq", KeyType::U64, seq_merge), ("tenant", KeyType::U32, Merge::Block)] {
-            lab.registry.register(&spec(key, key_type, merge)).unwrap();
-        }
+        lab.register_fitting(&[("seq", KeyType::U64, Merge::KeepFirst), ("tenant", KeyType::U32, Merge::Block)]);
         Some(Host { lab, pair: Pair::new().unwrap(), cgroup: Cgroup::new().unwrap() })
     }
 

@@ -20,11 +20,11 @@
 
 enum { AT_XDP, AT_TC, AT_PREROUTING, AT_INPUT, AT_CGROUP, AT_FILTER, HOOKS };
 
-#ifndef SEQ_MERGE
-#define SEQ_MERGE TRAIT_KEEP_FIRST
+#ifdef SHORT_AREA
+TRAIT_KEY(seq, __u64);
+#else
+TRAIT_KEY(seq, __u64, TRAIT_KEEP_FIRST);
 #endif
-
-TRAIT_KEY(seq, __u64, SEQ_MERGE);
 TRAIT_KEY(tenant, __u32);
 
 struct seen {

@@ -65,6 +65,11 @@ pub fn include_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../include")
 }
 
+/// `SHORT_AREA`, for the compiler, where a [fitting](Lab::fitting) registry has no packet region.
+pub fn area_macros() -> &'static [&'static str] {
+    if KernelFeature::LongMetadata.is_here() { &[] } else { &["-DSHORT_AREA"] }
+}
+
 /// Compiles `tests/bpf/<name>.bpf.c`, once per process; with `SHORT_AREA` where the area has no packet region.
 pub fn compile(name: &str) -> Vec<u8> {
     static DONE: Mutex<Option<HashMap<String, Vec<u8>>>> = Mutex::new(None);
@@ -73,8 +78,7 @@ pub fn compile(name: &str) -> Vec<u8> {
         .entry(name.to_owned())
         .or_insert_with(|| {
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/bpf/{name}.bpf.c"));
-            let area = if KernelFeature::LongMetadata.is_here() { &[][..] } else { &["-DSHORT_AREA"] };
-            compile_with(packet_traits_lab::clang(), &source, area)
+            compile_with(packet_traits_lab::clang(), &source, area_macros())
         })
         .clone()
 }
