@@ -278,6 +278,7 @@ extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct b
 #define __TRAIT_META_MAX 252 /* xdp_metalen_invalid, include/net/xdp.h */
 #define __TRAIT_TUNNEL_MIN 38 /* the shortest headers around an Ethernet frame: Ethernet, IPv4 and GRE */
 #define __TRAIT_TUNNEL_L3_MIN 20 /* around an IP packet: IPv4 */
+#define __TRAIT_TUNNEL_BARE_MIN 24 /* around an Ethernet frame, on a device without a link header: IPv4 and GRE */
 
 /* footer of a region */
 struct __trait_footer {
@@ -433,12 +434,16 @@ static __always_inline _Bool __trait_moved_whole(__u64 head, __u32 place, __u32 
 	/* no tunnel; or the metadata is too short to reach the area from behind one, or from behind this one */
 	if (tunnel < __TRAIT_TUNNEL_L3_MIN || meta_len < 8 + __TRAIT_TUNNEL_L3_MIN)
 		return 1;
-	/* in two tunnels, it may have moved what was in front of the inner one's headers */
-	if (tunnel >= __TRAIT_TUNNEL_MIN + __TRAIT_TUNNEL_L3_MIN)
+	if (meta_len < 8 + __TRAIT_TUNNEL_BARE_MIN + 4 && tunnel >= __TRAIT_TUNNEL_BARE_MIN) {
+		/* the only one from behind which it reaches; others may follow */
+		tunnel = __TRAIT_TUNNEL_BARE_MIN;
+	} else if (tunnel >= __TRAIT_TUNNEL_MIN + __TRAIT_TUNNEL_L3_MIN) {
+		/* in two tunnels, it may have moved what was in front of the inner one's headers */
 		return 0;
+	}
 	if (meta_len < 8 + tunnel)
 		return 1;
-	from = head + mac_header - 4 - meta_len;
+	from = head + place + tunnel - 4 - meta_len;
 	word = __trait_kernel_word(from, 0);
 	if ((__u32)word == word >> 32)
 		return 0;
