@@ -333,9 +333,15 @@ fn no_packet_meets_neither_version_while_policies_replace_each_other() {
     assert_eq!(host.up(), ["edge", "watch"]);
 }
 
+/// How many commands are killed at different moments: `TRAITS_KILLED_COMMANDS`, or 60.
+fn killed_commands() -> u32 {
+    std::env::var("TRAITS_KILLED_COMMANDS").map_or(60, |number| number.parse().expect("a number"))
+}
+
 #[test]
 fn a_command_that_is_killed_leaves_what_the_next_one_mends() {
     let Some(host) = Host::new() else { return };
+    let commands = killed_commands();
     let netfilter = "netfilter input priority 9 { trait tenant 3 drop }\n";
     let netfilter = if KernelFeature::NetfilterLinks.is_here() { netfilter } else { "" };
     let filter = format!("{netfilter}match ours {{ trait tenant 1 accept }}\n");
@@ -352,11 +358,11 @@ fn a_command_that_is_killed_leaves_what_the_next_one_mends() {
         let start = Instant::now();
         host.ok(&format!("up {} --dev rx0 --name edge --replace", objects[1]));
         let whole = start.elapsed();
-        for i in 0..60u32 {
+        for i in 0..commands {
             let line = format!("up {} --dev rx0 --name edge --replace", objects[i as usize % 2]);
             let mut child = host.command(&line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             // from when the programs are loaded to when they have taken over
-            thread::sleep(whole * (20 + i) / 70);
+            thread::sleep(whole * (20 * commands + 60 * i) / (70 * commands));
             killed += u32::from(is_killed(&mut child));
             unfinished += u32::from(host.up().contains(&"_new".to_owned()));
             match i % 3 {
@@ -378,8 +384,8 @@ fn a_command_that_is_killed_leaves_what_the_next_one_mends() {
                 host.ok("down other");
             }
         }
-        println!("{killed} of 60 commands were killed, {unfinished} left something unfinished");
-        assert!(killed > 5);
+        println!("{killed} of {commands} commands were killed, {unfinished} left something unfinished");
+        assert!(killed > commands / 12);
         drop(stop);
         traffic.join().unwrap()
     });
@@ -394,10 +400,11 @@ fn a_command_that_is_killed_leaves_what_the_next_one_mends() {
     host.ok(&format!("up {} --dev rx0 --name edge", objects[0]));
     let whole = start.elapsed();
     host.ok("down edge");
-    for i in 0..20u32 {
+    let commands = commands.div_ceil(3);
+    for i in 0..commands {
         let line = format!("up {} --dev rx0 --name edge", objects[0]);
         let mut child = host.command(&line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        thread::sleep(whole * (5 + i) / 22);
+        thread::sleep(whole * (5 * commands + 20 * i) / (22 * commands));
         is_killed(&mut child);
         match host.up().as_slice() {
             [] => {}
