@@ -4,7 +4,7 @@ mod common;
 
 use std::{os::fd::AsRawFd, time::Duration};
 
-use common::{Draft, Lab, enabled, outer, set};
+use common::{Draft, Lab, area_enabled, enabled, outer, set};
 use libbpf_rs::{MapCore, MapFlags, RingBufferBuilder, libbpf_sys};
 use packet_traits::{
     bind::LoadedObject,
@@ -58,7 +58,7 @@ fn events(object: &LoadedObject) -> Vec<LogEvent> {
 
 #[test]
 fn an_event_tells_of_the_packet_and_its_traits() {
-    if !enabled() {
+    if !area_enabled() {
         return;
     }
     let mut draft = Draft::new();

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Draft, Lab, compare, enabled, equal, inner, is_set, outer, set, single, test};
+use common::{Draft, Lab, area_enabled, compare, enabled, equal, inner, is_set, outer, set, single, test};
 use packet_traits::core::{KeyType, Merge};
 use packet_traits_lab::{clang, clangs};
 use packet_traits_policy::{
@@ -176,7 +176,7 @@ fn a_program_that_asks_for_one_field_only_loads() {
 
 #[test]
 fn every_test_of_every_trait_loads_in_every_type_of_program() {
-    if !enabled() {
+    if !area_enabled() {
         return;
     }
     for (name, hook) in each_program_type() {
@@ -211,7 +211,7 @@ fn table_entries(of: Type, count: u128, ranges: bool) -> Vec<Entry> {
 
 #[test]
 fn tables_of_every_form_and_type_load() {
-    if !enabled() {
+    if !area_enabled() {
         return;
     }
     let fields = [
@@ -253,7 +253,7 @@ fn tables_of_every_form_and_type_load() {
 
 #[test]
 fn every_action_loads_where_it_can_be_done() {
-    if !enabled() {
+    if !area_enabled() {
         return;
     }
     for (name, hook) in HOOKS {
@@ -364,7 +364,7 @@ fn lookups_that_verdicts_make_load_by_the_thousand() {
 
 #[test]
 fn conditions_nest() {
-    if !enabled() {
+    if !area_enabled() {
         return;
     }
     let (mut draft, keys) = with_keys();

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{Draft, Lab, compare, enabled, equal, outer, set, test};
+use common::{Draft, Lab, area_enabled, compare, equal, outer, set, test};
 use libbpf_rs::libbpf_sys;
 use packet_traits::core::{KeyType, Merge};
 use packet_traits_lab::{clang, clang_version, clangs};
@@ -176,7 +176,7 @@ fn measured_with(compilers: &[&str]) -> String {
 
 #[test]
 fn policies_of_every_size_stay_within_the_verifiers_limits() {
-    if !enabled() {
+    if !area_enabled() {
         return;
     }
     let lab = Lab::new();

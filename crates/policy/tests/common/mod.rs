@@ -11,7 +11,7 @@ use packet_traits::{
     core::{KeyName, KeyType, Layout, Merge},
     registry::{KeySpec, Registry, RegistryName},
 };
-use packet_traits_lab::Bpffs;
+use packet_traits_lab::{Bpffs, KernelFeature, kernel_has};
 use packet_traits_policy::{
     check::{CheckOptions, Checked, Rejected, Texts, check},
     compile::Compiler,
@@ -39,6 +39,11 @@ pub fn enabled() -> bool {
         libbpf_rs::set_print(None);
     });
     true
+}
+
+/// [`enabled`], of tests whose keys need more room than 32 bytes of metadata.
+pub fn area_enabled() -> bool {
+    enabled() && kernel_has(KernelFeature::LongMetadata)
 }
 
 /// A compiler to which warnings are errors.
@@ -171,7 +176,8 @@ impl Lab {
     pub fn new() -> Lab {
         let bpffs = Bpffs::new().unwrap();
         // the largest area there is
-        let layout = Layout::new(104, 112).unwrap();
+        let (flow, packet) = if KernelFeature::LongMetadata.is_here() { (104, 112) } else { (32, 0) };
+        let layout = Layout::new(flow, packet).unwrap();
         let registry = Registry::options()
             .name(RegistryName::new("default").unwrap())
             .bpffs(bpffs.path())
@@ -186,11 +192,17 @@ impl Lab {
     pub fn load(&self, object: &[u8]) -> Result<LoadedObject, String> {
         let manifest = Manifest::from_object(object).unwrap().expect("a policy's object has a manifest");
         for key in &manifest.keys {
-            let spec = KeySpec::new(KeyName::new(&key.name).unwrap(), key.key_type.parse().unwrap())
-                .merge(key.merge.parse().unwrap());
+            let long = KernelFeature::LongMetadata.is_here();
+            let merge = if long { key.merge.parse().unwrap() } else { Merge::Block };
+            let spec = KeySpec::new(KeyName::new(&key.name).unwrap(), key.key_type.parse().unwrap()).merge(merge);
             self.registry.register(&spec).unwrap();
         }
-        let bound = BoundObject::from_bytes(object, "policy", &self.registry).map_err(|error| error.to_string())?;
+        let mut bound = BoundObject::from_bytes(object, "policy", &self.registry).map_err(|error| error.to_string())?;
+        if !KernelFeature::NetfilterLinks.is_here() {
+            let programs = bound.open_object_mut().progs_mut();
+            let netfilter = programs.filter(|program| program.section() == "netfilter");
+            netfilter.for_each(|mut program| program.set_autoload(false));
+        }
         bound.load().map_err(|error| format!("{error}\n{}", error.verifier_log().unwrap_or_default()))
     }
 }
