@@ -143,6 +143,8 @@ static __always_inline pt_u128 pt_any128(pt_u128 value, __u64 zero)
 		     : "r"(ctx), "i"(__builtin_offsetof(type, field)), "r"((__u64)(__u32)(value))                      \
 		     : "memory")
 
+#define PT_LINK_HEADER_MAX 64
+
 /* Room for the longest header that is loaded at once. */
 struct pt_buffer {
 	__u64 word[5];
@@ -170,7 +172,7 @@ static __always_inline _Bool pt_xdp_header(struct xdp_md *ctx, __u64 at, __u32 l
 			 len, header);
 }
 
-/* TC and cgroups: what is linear is read in place. */
+/* TC at egress and cgroups: what is linear is read in place. */
 static __always_inline _Bool pt_skb_header(struct __sk_buff *ctx, __u64 at, __u32 len, const void **header,
 					   struct pt_buffer *buffer)
 {
@@ -179,6 +181,43 @@ static __always_inline _Bool pt_skb_header(struct __sk_buff *ctx, __u64 at, __u3
 		return 1;
 	*header = buffer;
 	return !bpf_skb_load_bytes(ctx, at, buffer, len);
+}
+
+struct sk_buff___policy {
+	unsigned int len;
+	__u16 network_header;
+	__u16 mac_header;
+	unsigned char *head;
+	unsigned char *data;
+} __attribute__((preserve_access_index));
+
+/*
+ * TC at ingress: bytes of the link header that are in front of the packet's data: 14 where the kernel has lost its length,
+ * else 0. Generic XDP whose program takes frames in several buffers copies a packet without it (skb_pp_cow_data in
+ * net/core/skbuff.c, Linux 6.9 and later), so that TC begins behind the header (sch_handle_ingress in net/core/dev.c).
+ */
+static __always_inline __u32 pt_tc_in_front(struct __sk_buff *ctx)
+{
+	const void *skb;
+	__u32 bytes;
+
+	if (!__trait_can_cast()) /* an older kernel */
+		return 0;
+	skb = __trait_skb_of_tc(ctx);
+	bytes = __trait_kernel_field(skb, struct sk_buff___policy, data) -
+		__trait_kernel_field(skb, struct sk_buff___policy, head) -
+		__trait_kernel_field(skb, struct sk_buff___policy, mac_header);
+	return bytes <= PT_LINK_HEADER_MAX ? bytes : 0;
+}
+
+/* TC at ingress, of which `in_front` bytes are not in the packet's data. */
+static __always_inline _Bool pt_tc_header(struct __sk_buff *ctx, __u32 in_front, __u64 at, __u32 len,
+					  const void **header, struct pt_buffer *buffer)
+{
+	if (!in_front)
+		return pt_skb_header(ctx, at, len, header, buffer);
+	*header = buffer;
+	return !bpf_skb_load_bytes_relative(ctx, at, buffer, len, BPF_HDR_START_MAC);
 }
 
 /* Socket filters: wherever the packet's data starts now, its IP header is offset 0. */
@@ -231,13 +270,6 @@ struct net_device___policy {
 struct nf_hook_state___policy {
 	struct net_device___policy *in;
 	struct net_device___policy *out;
-} __attribute__((preserve_access_index));
-
-struct sk_buff___policy {
-	unsigned int len;
-	__u16 network_header;
-	unsigned char *head;
-	unsigned char *data;
 } __attribute__((preserve_access_index));
 
 static __always_inline __u32 pt_nf_length(struct bpf_nf_ctx *ctx)
@@ -609,6 +641,13 @@ static __always_inline void pt_xdp_log_packet(struct xdp_md *ctx, struct pt_log_
 static __always_inline void pt_skb_log_packet(struct __sk_buff *ctx, struct pt_log_event *event)
 {
 #define __pt_call(len) bpf_skb_load_bytes(ctx, 0, event->packet, len)
+	__pt_log_packet(event, __pt_call);
+#undef __pt_call
+}
+
+static __always_inline void pt_tc_log_packet(struct __sk_buff *ctx, struct pt_log_event *event)
+{
+#define __pt_call(len) bpf_skb_load_bytes_relative(ctx, 0, event->packet, len, BPF_HDR_START_MAC)
 	__pt_log_packet(event, __pt_call);
 #undef __pt_call
 }

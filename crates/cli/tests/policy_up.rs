@@ -74,11 +74,6 @@ netfilter input priority 0 {
 ";
 
 impl Host {
-    /// Writes a policy.
-    fn policy(&self, name: &str, text: &str) -> String {
-        self.traits.policy(name, text).display().to_string()
-    }
-
     /// Compiles a policy to an object file.
     fn compiled(&self, name: &str, text: &str) -> String {
         let source = self.policy(name, text);
@@ -96,17 +91,6 @@ impl Host {
     fn keys(&self) -> Vec<String> {
         let keys = self.json("keys list --json");
         keys["keys"].as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap().to_owned()).collect()
-    }
-
-    fn status(&self, name: &str) -> Value {
-        self.json(&format!("status {name} --json"))["deployments"][0].take()
-    }
-
-    fn counter(&self, name: &str, counter: &str) -> u64 {
-        let status = self.status(name);
-        let counters = status["policy"]["counters"].as_array().unwrap();
-        let found = counters.iter().find(|one| one["name"] == counter).unwrap_or_else(|| panic!("{counters:?}"));
-        found["packets"].as_u64().unwrap()
     }
 
     fn receiver(&self, port: u16) -> UdpSocket {

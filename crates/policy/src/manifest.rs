@@ -32,6 +32,10 @@ pub struct Manifest {
     pub interfaces: Vec<Interface>,
     /// Texts of `log` actions; an event says which by its place here.
     pub logs: Vec<String>,
+    /// The object has the variable `pt_no_link_header` in its `.rodata`, 4 bytes: 1 if packets of the interface that its
+    /// XDP and TC programs are attached to begin with their IP header, 0 if with an Ethernet header.
+    #[serde(default)]
+    pub sees_links: bool,
 }
 
 /// Why an object's manifest cannot be read.

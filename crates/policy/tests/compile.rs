@@ -2,9 +2,9 @@
 
 mod common;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
-use common::{Draft, compiler, equal, outer};
+use common::{Draft, compiler, equal, good, outer};
 use packet_traits_lab::{clang, clangs};
 use packet_traits_policy::{
     compile::{CompileError, Compiler},
@@ -13,6 +13,7 @@ use packet_traits_policy::{
     hook::Hook,
     manifest::{Manifest, ManifestError, SECTION},
     policy::{Action, Condition, Type, Verdict},
+    random::{self, PolicyOptions, Rng},
     source::Sources,
 };
 
@@ -103,4 +104,33 @@ fn more_rules_than_the_map_of_hits_has_room_for_are_refused() {
     let mut sources = Sources::default();
     sources.add("none", "");
     assert_eq!(emit(&draft.policy, &sources, &EmitOptions::default()), Err(EmitError::Rules(RULES_MAX + 1)));
+}
+
+/// A block of many rules becomes several functions, of which each has what its rules need and nothing else: the compiler
+/// warns of what is not used, and a warning is an error here.
+#[test]
+fn large_policies_of_every_kind_compile() {
+    for (number, hook) in PolicyOptions::everything().hooks.into_iter().enumerate() {
+        let options = PolicyOptions { hooks: vec![hook], rules: 300..=500, ..PolicyOptions::default() };
+        let policy = random::policy(&mut Rng::with_seed(number as u64), &options);
+        let mut sources = Sources::default();
+        sources.add("random.traits", String::new());
+        let emitted = emit(&policy, &sources, &EmitOptions::default()).unwrap();
+        assert!(emitted.source.contains("_rules_1("), "{hook} is in several functions");
+        compiler(clang()).compile(&emitted).unwrap_or_else(|error| panic!("{hook}: {error}"));
+    }
+}
+
+/// What only the last rules need is in their function.
+#[test]
+fn a_part_has_what_its_rules_need() {
+    let mut text = String::from("key k u32\nxdp {\n");
+    for number in 0..520 {
+        let _ = writeln!(text, "ip saddr 10.0.{}.{} udp dport {} drop", number >> 8, number & 255, number + 1);
+    }
+    text += "udp dport 9 redirect cpu 0; udp dport 10 redirect xsk; trait k 1 count mine drop }\n";
+    let checked = good(&text);
+    let emitted = emit(&checked.policy, &checked.sources, &EmitOptions::default()).unwrap();
+    assert!(emitted.source.contains("_rules_1("));
+    compiler(clang()).compile(&emitted).unwrap();
 }

@@ -12,6 +12,7 @@ pub mod deployment;
 mod descriptor;
 pub mod doctor;
 pub mod drop_reason;
+mod insn;
 mod netlink;
 pub mod registry;
 pub mod socket;

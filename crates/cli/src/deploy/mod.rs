@@ -214,7 +214,8 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     let mut object = BoundObject::from_bytes(&object, &command.file.display().to_string(), &registry)?;
     if let Some(manifest) = &manifest {
         options.netfilter = policy::netfilter(manifest)?;
-        options.setup = policy::setup(manifest, object.open_object_mut())?;
+        let interface = options.interface.zip(command.dev.as_deref());
+        options.setup = policy::setup(manifest, object.open_object_mut(), interface)?;
     }
     if interrupt.came() {
         return Err(Interrupted::NOTHING_CHANGED.into());

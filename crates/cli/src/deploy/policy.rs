@@ -5,7 +5,7 @@ use std::error::Error;
 
 use libbpf_rs::OpenObject;
 use packet_traits::{
-    attach::{NetfilterFamily, NetfilterHook, NetfilterOptions},
+    attach::{LinkLayer, NetfilterFamily, NetfilterHook, NetfilterOptions},
     core::KeyName,
     deployment::{Filter, FilterUse, Setup, Table},
     registry::{Description, KeySpec},
@@ -31,6 +31,9 @@ const CPUS: &str = "pt_cpus";
 
 /// Indexes of interfaces.
 const INTERFACES: &str = "pt_interfaces";
+
+/// Whether packets have no link header.
+const NO_LINK_HEADER: &str = "pt_no_link_header";
 
 /// The keys to register.
 pub(crate) fn keys(manifest: &Manifest) -> Result<Vec<KeySpec>, Box<dyn Error>> {
@@ -67,8 +70,13 @@ pub(super) fn netfilter(manifest: &Manifest) -> Result<Vec<(String, NetfilterOpt
     Ok(places)
 }
 
-/// What the object needs besides being attached. Interfaces are those of this network namespace.
-pub(crate) fn setup(manifest: &Manifest, object: &OpenObject) -> Result<Setup, Box<dyn Error>> {
+/// What the object needs besides being attached to an interface, by index and name. Interfaces are those of this network
+/// namespace.
+pub(crate) fn setup(
+    manifest: &Manifest,
+    object: &OpenObject,
+    interface: Option<(u32, &str)>,
+) -> Result<Setup, Box<dyn Error>> {
     let has = |map: &str| object.maps().any(|one| one.name() == map);
     let only = |map: &str| Vec::from_iter(has(map).then(|| map.to_owned()));
     let programs = |of: fn(&manifest::Program) -> bool| {
@@ -87,7 +95,7 @@ pub(crate) fn setup(manifest: &Manifest, object: &OpenObject) -> Result<Setup, B
         .map(|map| map.name().to_string_lossy().into_owned())
         .filter(|map| map.starts_with(PREFIX) && map != ANCHORS && map != UNIQUE);
     Ok(Setup {
-        variables: interfaces(manifest)?,
+        variables: interfaces(manifest)?.into_iter().chain(no_link_header(manifest, interface)?).collect(),
         tables: manifest.tables.iter().map(table).collect::<Result<_, _>>()?,
         cpu_maps: only(CPUS),
         shared_maps: only(UNIQUE),
@@ -119,6 +127,26 @@ fn interfaces(manifest: &Manifest) -> Result<Vec<(String, Vec<u8>)>, String> {
             interface_index(&interface.name).map_err(|error| format!("{}: {error}", manifest.source))?;
     }
     Ok(vec![(INTERFACES.to_owned(), indexes.into_iter().flat_map(u32::to_ne_bytes).collect())])
+}
+
+/// Whether packets of the interface begin with their IP header. Without an interface, programs that ask are refused later.
+fn no_link_header(
+    manifest: &Manifest,
+    interface: Option<(u32, &str)>,
+) -> Result<Option<(String, Vec<u8>)>, Box<dyn Error>> {
+    let Some((interface, name)) = interface.filter(|_| manifest.sees_links) else { return Ok(None) };
+    let bare: u32 = match LinkLayer::of(interface)? {
+        LinkLayer::Ethernet => 0,
+        LinkLayer::None => 1,
+        other => {
+            return Err(format!(
+                "packets of {name} begin with {other}, which rules at XDP and TC do not know: attach the policy to \
+                 another interface that they pass, or test their headers at netfilter"
+            )
+            .into());
+        }
+    };
+    Ok(Some((NO_LINK_HEADER.to_owned(), bare.to_ne_bytes().to_vec())))
 }
 
 fn table(table: &manifest::Table) -> Result<Table, String> {

@@ -77,6 +77,25 @@ impl Host {
         status["deployments"].as_array().unwrap().iter().map(name).collect()
     }
 
+    /// Writes a policy.
+    pub fn policy(&self, name: &str, text: &str) -> String {
+        self.traits.policy(name, text).display().to_string()
+    }
+
+    /// What `traits status` says of what is up under a name.
+    pub fn status(&self, name: &str) -> Value {
+        self.json(&format!("status {name} --json"))["deployments"][0].take()
+    }
+
+    /// The packets of a counter.
+    #[track_caller]
+    pub fn counter(&self, name: &str, counter: &str) -> u64 {
+        let status = self.status(name);
+        let counters = status["policy"]["counters"].as_array().unwrap();
+        let found = counters.iter().find(|one| one["name"] == counter).unwrap_or_else(|| panic!("{counters:?}"));
+        found["packets"].as_u64().unwrap()
+    }
+
     /// Whether a datagram gets through to a socket of the receiver.
     pub fn delivers(&self, port: u16) -> bool {
         let rx = self.pair.rx();

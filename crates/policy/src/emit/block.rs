@@ -5,7 +5,7 @@ use std::ops::Range;
 use packet_traits_core::KeyType;
 
 use crate::{
-    emit::{code::Code, packet, place::Place, rules::Scope, traits},
+    emit::{code::Code, needs::Needs, packet, place::Place, rules::Scope, traits},
     policy::{Action, Block, Rule, Verdict},
     source::Sources,
 };
@@ -82,23 +82,23 @@ fn log(code: &mut Code, scope: &Scope<'_>) {
     code.close();
 }
 
-/// The variables that rules refer to, from the declarations on.
-fn variables(code: &mut Code, scope: &Scope<'_>) {
+/// The variables that rules refer to which need this, from the declarations on.
+fn variables(code: &mut Code, scope: &Scope<'_>, needs: &Needs) {
     code.line("struct pt_hits *hits;");
-    if counts(scope) {
+    if counts(scope, needs) {
         code.line("struct pt_counters *counters;");
     }
-    if !scope.needs.read.is_empty() {
+    if !needs.read.is_empty() {
         code.line("__u64 zero = pt_zero;");
     }
-    if scope.needs.redirects() {
+    if needs.redirects() {
         code.line("int verdict;");
     }
 }
 
 /// Looks up where hits and counts are kept; a statement says what to do if that fails, as it never does.
-fn lookups(code: &mut Code, scope: &Scope<'_>, failed: &str) {
-    for (wanted, variable) in [(true, "hits"), (counts(scope), "counters")] {
+fn lookups(code: &mut Code, scope: &Scope<'_>, needs: &Needs, failed: &str) {
+    for (wanted, variable) in [(true, "hits"), (counts(scope, needs), "counters")] {
         if wanted {
             code.line(format_args!("{variable} = pt_first(&pt_{variable});"));
             code.line(format_args!("if (!{variable})"));
@@ -107,8 +107,8 @@ fn lookups(code: &mut Code, scope: &Scope<'_>, failed: &str) {
     }
 }
 
-fn counts(scope: &Scope<'_>) -> bool {
-    scope.needs.counters.iter().any(|counter| scope.policy.counters[counter.0].by.is_none())
+fn counts(scope: &Scope<'_>, needs: &Needs) -> bool {
+    needs.counters.iter().any(|counter| scope.policy.counters[counter.0].by.is_none())
 }
 
 /// Writes rules, each under its source.
@@ -151,20 +151,22 @@ fn part(code: &mut Code, scope: &Scope<'_>, number: usize, some: &[Rule], first:
         "__weak __noinline __u64 {name}_rules_{number}({} *ctx, const volatile struct {name}_packet *pkt{traits_parameter})",
         place.context()
     ));
-    variables(code, scope);
+    // not of the whole block: the compiler warns of what is not used
+    let own = Needs::of(some);
+    variables(code, scope, &own);
     code.blank();
     let pointers = if needs.traits().is_empty() { "!pkt" } else { "!pkt || !t" };
     code.line(format_args!("if ({pointers})"));
     code.line("\treturn PT_NEXT;");
-    lookups(code, scope, "return PT_NEXT;");
+    lookups(code, scope, &own, "return PT_NEXT;");
     rules(code, scope, some, first, sources);
     code.blank();
     code.line("return PT_NEXT;");
-    if needs.redirects_to_device || needs.redirects_to_cpu {
+    if own.redirects_to_device || own.redirects_to_cpu {
         code.label("redirect");
         code.line("return (__u32)verdict;");
     }
-    if needs.redirects_to_xsk {
+    if own.redirects_to_xsk {
         code.label("redirect_xsk");
         code.line("return verdict == XDP_PASS ? PT_ACCEPT : PT_TO_XSK;");
     }
@@ -195,7 +197,7 @@ fn program(code: &mut Code, scope: &Scope<'_>, block: &Block, first_rule: usize,
     if !whole {
         code.line("__u64 decided;");
     } else if !block.rules.is_empty() {
-        variables(code, scope);
+        variables(code, scope, needs);
     }
     code.blank();
     code.line(format_args!("{name}_parse(ctx, &packet);"));
@@ -203,7 +205,7 @@ fn program(code: &mut Code, scope: &Scope<'_>, block: &Block, first_rule: usize,
         code.line(format_args!("{name}_load(ctx, t);"));
     }
     if whole && !block.rules.is_empty() {
-        lookups(code, scope, place.end_of_block());
+        lookups(code, scope, needs, place.end_of_block());
         rules(code, scope, &block.rules, first_rule, sources);
         code.blank();
     }

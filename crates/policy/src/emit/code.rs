@@ -28,9 +28,11 @@ impl Code {
         writeln!(self.text, "{line}").expect("a string takes all that is written");
     }
 
-    /// An empty line.
+    /// An empty line, but at the start of a block.
     pub(super) fn blank(&mut self) {
-        self.text.push('\n');
+        if !self.text.ends_with("{\n") {
+            self.text.push('\n');
+        }
     }
 
     /// A line at the margin of the function: a label.

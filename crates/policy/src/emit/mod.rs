@@ -107,7 +107,7 @@ pub enum EmitError {
 
 /// Makes C and a manifest of a policy.
 pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result<Emitted, EmitError> {
-    let needs: Vec<Needs> = policy.blocks.iter().map(Needs::of).collect();
+    let needs: Vec<Needs> = policy.blocks.iter().map(|block| Needs::of(&block.rules)).collect();
     check_limits(policy, &needs)?;
     let tables: Vec<CTable<'_>> =
         policy.tables.iter().enumerate().map(|(number, table)| CTable::new(table, number)).collect();
@@ -126,6 +126,11 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
     used.dedup();
     traits::declarations(&mut code, policy, &keys, &used);
     interfaces(&mut code, policy);
+    if sees_links(policy) {
+        code.comment("Whether packets begin with their IP header, at XDP and TC; filled in by the loader.");
+        code.line(format_args!("const volatile __u32 {} = 0;", packet::NO_LINK_HEADER));
+        code.blank();
+    }
     maps(&mut code, policy, &needs);
     for (number, table) in tables.iter().enumerate() {
         if is_looked_up(&needs, number) {
@@ -177,8 +182,14 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
             .map(|(name, index)| manifest::Interface { name: name.clone(), index })
             .collect(),
         logs,
+        sees_links: sees_links(policy),
     };
     Ok(Emitted { source: code.into_text(), manifest })
+}
+
+/// Whether there is a block at a hook where packets have their link header.
+fn sees_links(policy: &Policy) -> bool {
+    policy.blocks.iter().any(|block| block.hook.sees_ethernet())
 }
 
 /// Whether a block looks up in a table: if not, there is no map of it to be filled.

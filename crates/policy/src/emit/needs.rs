@@ -3,7 +3,7 @@
 use crate::{
     field::{Field, FieldKind, Header},
     policy::{
-        Action, Block, Condition, CounterId, InterfaceDirection, KeyId, Layer, Operand, Presence, TableId, Test, Value,
+        Action, Condition, CounterId, InterfaceDirection, KeyId, Layer, Operand, Presence, Rule, TableId, Test, Value,
         Verdict,
     },
 };
@@ -50,10 +50,10 @@ fn insert<T: PartialEq>(list: &mut Vec<T>, item: T) {
 }
 
 impl Needs {
-    /// What a block needs.
-    pub(super) fn of(block: &Block) -> Needs {
+    /// What rules of a block need.
+    pub(super) fn of(rules: &[Rule]) -> Needs {
         let mut needs = Needs::default();
-        for rule in &block.rules {
+        for rule in rules {
             needs.condition(&rule.condition);
             for action in &rule.actions {
                 needs.action(action);

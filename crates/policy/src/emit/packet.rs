@@ -8,9 +8,12 @@ use crate::{
         place::Place,
     },
     field::{Field, FieldKind, Header},
-    hook::Hook,
+    hook::{Direction, Hook},
     policy::{InterfaceDirection, Layer},
 };
+
+/// The constant by which the loader says that an interface's packets begin with their IP header.
+pub(super) const NO_LINK_HEADER: &str = "pt_no_link_header";
 
 /// The structure of a block's packets.
 pub(super) fn structure(code: &mut Code, name: &str, needs: &Needs) {
@@ -92,6 +95,11 @@ impl Parser<'_> {
             if matches!(place, Place::Netfilter(_)) {
                 self.code.line("struct __trait_dynptr packet;");
             }
+        }
+        if place == Place::Tc(Direction::Ingress) {
+            self.code.line("__u32 in_front = pt_tc_in_front(ctx);");
+        }
+        if parses || place == Place::Tc(Direction::Ingress) {
             self.code.blank();
         }
         self.code.line("if (!pkt)");
@@ -110,10 +118,7 @@ impl Parser<'_> {
                 self.code.line(format_args!("end = {};", place.end()));
             }
             if self.ethernet {
-                if matches!(hook, Hook::Tc(_)) {
-                    self.taken_out_vlan();
-                }
-                self.ethernet(outer);
+                self.link_layer(hook);
             } else {
                 self.any_ip();
             }
@@ -174,6 +179,26 @@ impl Parser<'_> {
     /// Goes to this place, which the verifier is not to know.
     fn forget(&mut self, at: &str) {
         self.code.line(format_args!("at = pt_any({at}, zero) & PT_AT_MAX;"));
+    }
+
+    /// What the interface's packets begin with: the loader says it.
+    fn link_layer(&mut self, hook: Hook) {
+        let outer = Layer::Outer;
+        if self.needs.ip(outer) {
+            self.code.open(format_args!("if ({NO_LINK_HEADER})"));
+            self.any_ip();
+            self.code.turn("else");
+        } else {
+            self.code.line(format_args!("if ({NO_LINK_HEADER})"));
+            self.leave();
+        }
+        if matches!(hook, Hook::Tc(_)) {
+            self.taken_out_vlan();
+        }
+        self.ethernet(outer);
+        if self.needs.ip(outer) {
+            self.code.close();
+        }
     }
 
     fn ethernet(&mut self, layer: Layer) {

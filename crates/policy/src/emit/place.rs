@@ -62,7 +62,8 @@ impl Place {
     pub(super) fn load_header(self) -> &'static str {
         match self {
             Place::Xdp => "pt_xdp_header(ctx",
-            Place::Tc(_) | Place::Cgroup(_) => "pt_skb_header(ctx",
+            Place::Tc(Direction::Ingress) => "pt_tc_header(ctx, in_front",
+            Place::Tc(Direction::Egress) | Place::Cgroup(_) => "pt_skb_header(ctx",
             Place::Netfilter(_) => "pt_nf_header(&packet",
             Place::Match | Place::Steer => "pt_net_header(ctx",
         }
@@ -72,7 +73,8 @@ impl Place {
     pub(super) fn log_packet(self) -> &'static str {
         match self {
             Place::Xdp => "pt_xdp_log_packet",
-            Place::Tc(_) | Place::Cgroup(_) => "pt_skb_log_packet",
+            Place::Tc(Direction::Ingress) => "pt_tc_log_packet",
+            Place::Tc(Direction::Egress) | Place::Cgroup(_) => "pt_skb_log_packet",
             Place::Netfilter(_) => "pt_nf_log_packet",
             Place::Match | Place::Steer => "pt_net_log_packet",
         }
@@ -82,7 +84,8 @@ impl Place {
     pub(super) fn length(self) -> &'static str {
         match self {
             Place::Xdp => "pt_xdp_length(ctx)",
-            Place::Tc(_) | Place::Cgroup(_) => "pt_ctx_load(struct __sk_buff, ctx, len)",
+            Place::Tc(Direction::Ingress) => "pt_ctx_load(struct __sk_buff, ctx, len) + in_front",
+            Place::Tc(Direction::Egress) | Place::Cgroup(_) => "pt_ctx_load(struct __sk_buff, ctx, len)",
             Place::Netfilter(_) => "pt_nf_length(ctx)",
             Place::Match | Place::Steer => "pt_net_length(ctx)",
         }

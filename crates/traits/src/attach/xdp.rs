@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::mem::offset_of;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use libbpf_sys::{BPF_PROG_TYPE_XDP, BPF_XDP, bpf_xdp_query_opts};
+use libbpf_sys::{BPF_F_XDP_HAS_FRAGS, BPF_PROG_TYPE_XDP, BPF_XDP, bpf_xdp_query_opts};
 
 use super::attachment::Attachment;
 use super::error::{AttachError, Attempt, ENOTSUPP};
@@ -13,6 +13,7 @@ use super::hook::Hook;
 use super::link::{self, check};
 use super::program::Program;
 use super::target::{Target, interface_name};
+use crate::insn::Source;
 
 /// Where in the receive path an XDP program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -64,6 +65,29 @@ pub fn attach(program: BorrowedFd<'_>, ifindex: u32, mode: XdpMode) -> Result<(A
         }),
     };
     attached.map_err(|(errno, mode)| explain(&attempt, ifindex, mode, errno))
+}
+
+/// The mode that [`attach`] uses on an interface where it is given this one. For [`XdpMode::Auto`], that of the program
+/// which is attached there; where none is, one that lets everything pass is attached for a moment.
+///
+/// # Errors
+/// As of [`attach`], but that the interface may have an XDP program.
+pub fn mode_on(ifindex: u32, mode: XdpMode) -> Result<XdpMode, AttachError> {
+    const XDP_PASS: i32 = 2;
+    if mode != XdpMode::Auto {
+        return Ok(mode);
+    }
+    if let Some((_, mode)) = attached(ifindex) {
+        return Ok(mode);
+    }
+    let source = Source::returning(BPF_PROG_TYPE_XDP, XDP_PASS).at(BPF_XDP);
+    // as what is to come; kernels before 5.18 do not know it
+    let frags = Source { flags: BPF_F_XDP_HAS_FRAGS, ..source.clone() };
+    let program = frags.load().or_else(|_| source.load()).map_err(|_| {
+        let attempt = Attempt::new(Hook::Xdp, Target::interface(ifindex));
+        attempt.refused(libc::EPERM, "no XDP program can be loaded", "run as root, or with CAP_BPF and CAP_NET_ADMIN")
+    })?;
+    attach(program.as_fd(), ifindex, mode).map(|(_, mode)| mode)
 }
 
 fn create(program: BorrowedFd<'_>, ifindex: u32, mode: XdpMode) -> Result<OwnedFd, i32> {

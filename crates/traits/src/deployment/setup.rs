@@ -7,13 +7,13 @@ use std::{
 };
 
 use libbpf_rs::{
-    AsRawLibbpf, MapCore, MapFlags, MapHandle, MapType, OpenMapMut, OpenObject,
+    AsRawLibbpf, MapCore, MapFlags, MapHandle, MapType, OpenMapMut, OpenObject, OpenProgramMut, ProgramType,
     btf::{Btf, BtfType, types},
 };
 
 use super::{DeployError, Setup, UpOptions, error::map_failed};
 use crate::{
-    attach::{XdpMode, redirect_map},
+    attach::{XdpMode, redirect_map, xdp},
     bind::{BindError, LoadedObject},
     bpffs,
 };
@@ -64,6 +64,7 @@ pub(super) fn prepare(
     for program in &setup.device_bound {
         bind_to_device(object, name, program, options)?;
     }
+    in_one_buffer(object, options)?;
     Ok(())
 }
 
@@ -167,6 +168,28 @@ fn share(mut map: OpenMapMut<'_>, name: &str, bpffs: &Path) -> Result<(), Deploy
 fn same_shape(map: &OpenMapMut<'_>, pinned: &MapHandle) -> bool {
     let shape: (MapType, u32, u32, u32) = (map.map_type(), map.key_size(), map.value_size(), map.max_entries());
     shape == (pinned.map_type(), pinned.key_size(), pinned.value_size(), pinned.max_entries())
+}
+
+/// Has programs of `xdp.frags` loaded as those of `xdp` are, if they are to run in generic mode. It has each packet in one
+/// buffer for them. For such as take several it copies a packet without the length of its link header, and TC programs
+/// behind find no header where they look (`skb_pp_cow_data` in net/core/skbuff.c, Linux 6.9 and later).
+fn in_one_buffer(object: &mut OpenObject, options: &UpOptions) -> Result<(), DeployError> {
+    let is_one = |program: &OpenProgramMut<'_>| {
+        let bound = options.setup.device_bound.iter().any(|name| program.name() == name.as_str());
+        program.section() == "xdp.frags" && !bound
+    };
+    let Some(interface) = options.interface else { return Ok(()) };
+    if !object.progs_mut().any(|program| is_one(&program))
+        || xdp::mode_on(interface, options.xdp_mode)? != XdpMode::Generic
+    {
+        return Ok(());
+    }
+    for mut program in object.progs_mut().filter(is_one) {
+        // with another type, libbpf forgets what the section says besides
+        program.set_prog_type(ProgramType::SocketFilter);
+        program.set_prog_type(ProgramType::Xdp);
+    }
+    Ok(())
 }
 
 fn bind_to_device(object: &mut OpenObject, name: &str, program: &str, options: &UpOptions) -> Result<(), DeployError> {

@@ -11,7 +11,8 @@ use libbpf_sys::{
     BPF_MAP_TYPE_SK_STORAGE, BPF_PROG_TYPE_CGROUP_SKB, bpf_map_create_opts, bpf_map_type,
 };
 
-use super::{Finding, Probe, insn::words};
+use super::{Finding, Probe};
+use crate::insn::words;
 
 const NAME: &CStr = c"traits_doctor";
 

@@ -29,7 +29,6 @@
 mod finding;
 mod ground;
 mod host;
-mod insn;
 mod interface;
 mod maps;
 mod netdev;

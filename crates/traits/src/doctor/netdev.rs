@@ -1,6 +1,6 @@
 //! What the kernel tells of a device's XDP, by generic netlink (include/uapi/linux/netdev.h).
 
-use super::insn::words;
+use crate::insn::words;
 use crate::netlink::{Message, NLM_F_ACK, NetlinkError, NetlinkSocket, attributes, u16_at, u64_at};
 
 // include/uapi/linux/genetlink.h

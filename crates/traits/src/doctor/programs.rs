@@ -17,14 +17,13 @@ use libbpf_sys::{
     bpf_cpumap_val, bpf_devmap_val,
 };
 
-use super::{
-    Finding, Ground, Probe,
+use super::{Finding, Ground, Probe, maps};
+use crate::{
+    attach::{
+        CgroupHook, Direction, Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, RouteSocket, TcxOptions,
+        XdpMode, cgroup, netfilter, redirect_map, socket, tcx, tracing, xdp,
+    },
     insn::{Source, words},
-    maps,
-};
-use crate::attach::{
-    CgroupHook, Direction, Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, RouteSocket, TcxOptions, XdpMode,
-    cgroup, netfilter, redirect_map, socket, tcx, tracing, xdp,
 };
 
 /// Verdicts by which a packet goes on.

@@ -12,10 +12,8 @@ use libbpf_rs::{
 };
 use libbpf_sys::{BPF_FUNC_probe_read_kernel, BPF_PROG_TYPE_SCHED_CLS, bpf_insn};
 
-use super::{
-    Finding, Probe,
-    insn::{Source, add, call, call_kernel, copy, exit, load32, run, set, skip_if, skip_if_equal, store64},
-};
+use super::{Finding, Probe};
+use crate::insn::{Source, add, call, call_kernel, copy, exit, load32, run, set, skip_if, skip_if_equal, store64};
 
 /// Offset of `len` in `struct __sk_buff` (include/uapi/linux/bpf.h).
 const CONTEXT_LEN: i16 = 0;

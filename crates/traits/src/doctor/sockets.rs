@@ -6,7 +6,8 @@ use std::{
     ptr, thread,
 };
 
-use super::{Finding, Ground, Probe, insn::words};
+use super::{Finding, Ground, Probe};
+use crate::insn::words;
 
 // include/uapi/asm-generic/socket.h
 const SO_RCVMARK: libc::c_int = 75;

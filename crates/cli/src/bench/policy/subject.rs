@@ -150,7 +150,11 @@ impl Policy {
         let options = UpOptions {
             interface: Some(interface),
             xdp_mode: XdpMode::Native,
-            setup: policy::setup(&emitted.manifest, object.open_object_mut())?,
+            setup: policy::setup(
+                &emitted.manifest,
+                object.open_object_mut(),
+                Some((interface, "the bench's interface")),
+            )?,
             ..UpOptions::default()
         };
         let deployment = Deployment::up("bench", object, &registry, &options)?;

@@ -20,89 +20,89 @@ fn insn(code: u8, to: u8, from: u8, off: i16, imm: i32) -> bpf_insn {
 }
 
 /// `to = value`
-pub(super) fn set(to: u8, value: i32) -> bpf_insn {
+pub(crate) fn set(to: u8, value: i32) -> bpf_insn {
     insn(0xb7, to, 0, 0, value) // BPF_ALU64 | BPF_MOV | BPF_K
 }
 
 /// `to = (u32)value`
-pub(super) fn set32(to: u8, value: i32) -> bpf_insn {
+pub(crate) fn set32(to: u8, value: i32) -> bpf_insn {
     insn(0xb4, to, 0, 0, value) // BPF_ALU | BPF_MOV | BPF_K
 }
 
 /// `to = from`
-pub(super) fn copy(to: u8, from: u8) -> bpf_insn {
+pub(crate) fn copy(to: u8, from: u8) -> bpf_insn {
     insn(0xbf, to, from, 0, 0) // BPF_ALU64 | BPF_MOV | BPF_X
 }
 
 /// `to += value`
-pub(super) fn add(to: u8, value: i32) -> bpf_insn {
+pub(crate) fn add(to: u8, value: i32) -> bpf_insn {
     insn(0x07, to, 0, 0, value) // BPF_ALU64 | BPF_ADD | BPF_K
 }
 
 /// `to = *(u32 *)(from + off)`
-pub(super) fn load32(to: u8, from: u8, off: i16) -> bpf_insn {
+pub(crate) fn load32(to: u8, from: u8, off: i16) -> bpf_insn {
     insn(0x61, to, from, off, 0) // BPF_LDX | BPF_MEM | BPF_W
 }
 
 /// `*(u64 *)(to + off) = value`
-pub(super) fn store64(to: u8, off: i16, value: i32) -> bpf_insn {
+pub(crate) fn store64(to: u8, off: i16, value: i32) -> bpf_insn {
     insn(0x7a, to, 0, off, value) // BPF_ST | BPF_MEM | BPF_DW
 }
 
 /// Skips the next `count` instructions if the registers are equal.
-pub(super) fn skip_if_equal(one: u8, other: u8, count: i16) -> bpf_insn {
+pub(crate) fn skip_if_equal(one: u8, other: u8, count: i16) -> bpf_insn {
     insn(0x1d, one, other, count, 0) // BPF_JMP | BPF_JEQ | BPF_X
 }
 
 /// Skips the next `count` instructions if the register is `value`.
-pub(super) fn skip_if(register: u8, value: i32, count: i16) -> bpf_insn {
+pub(crate) fn skip_if(register: u8, value: i32, count: i16) -> bpf_insn {
     insn(0x15, register, 0, count, value) // BPF_JMP | BPF_JEQ | BPF_K
 }
 
 /// Calls a helper.
-pub(super) fn call(helper: u32) -> bpf_insn {
+pub(crate) fn call(helper: u32) -> bpf_insn {
     insn(0x85, 0, 0, 0, helper.cast_signed()) // BPF_JMP | BPF_CALL
 }
 
 /// Calls a function of the kernel, by its BTF type.
-pub(super) fn call_kernel(function: u32) -> bpf_insn {
+pub(crate) fn call_kernel(function: u32) -> bpf_insn {
     insn(0x85, 0, PSEUDO_KFUNC, 0, function.cast_signed())
 }
 
 /// Returns r0.
-pub(super) fn exit() -> bpf_insn {
+pub(crate) fn exit() -> bpf_insn {
     insn(0x95, 0, 0, 0, 0) // BPF_JMP | BPF_EXIT
 }
 
 /// A program to load.
 #[derive(Clone)]
-pub(super) struct Source {
-    pub(super) type_: bpf_prog_type,
-    pub(super) attach_type: bpf_attach_type,
+pub(crate) struct Source {
+    pub(crate) type_: bpf_prog_type,
+    pub(crate) attach_type: bpf_attach_type,
     /// BTF type of the tracepoint; 0 for other programs.
-    pub(super) btf_id: u32,
-    pub(super) flags: u32,
-    pub(super) instructions: Vec<bpf_insn>,
+    pub(crate) btf_id: u32,
+    pub(crate) flags: u32,
+    pub(crate) instructions: Vec<bpf_insn>,
 }
 
 impl Source {
     /// A program of these instructions.
-    pub(super) fn new(type_: bpf_prog_type, instructions: Vec<bpf_insn>) -> Source {
+    pub(crate) fn new(type_: bpf_prog_type, instructions: Vec<bpf_insn>) -> Source {
         Source { type_, attach_type: 0, btf_id: 0, flags: 0, instructions }
     }
 
     /// A program that only returns a value.
-    pub(super) fn returning(type_: bpf_prog_type, value: i32) -> Source {
+    pub(crate) fn returning(type_: bpf_prog_type, value: i32) -> Source {
         Source::new(type_, vec![set32(0, value), exit()])
     }
 
     /// For one of the hooks that its type has.
-    pub(super) fn at(self, attach_type: bpf_attach_type) -> Source {
+    pub(crate) fn at(self, attach_type: bpf_attach_type) -> Source {
         Source { attach_type, ..self }
     }
 
     /// Loads it.
-    pub(super) fn load(&self) -> Result<OwnedFd, String> {
+    pub(crate) fn load(&self) -> Result<OwnedFd, String> {
         let mut options = bpf_prog_load_opts {
             sz: size_of::<bpf_prog_load_opts>() as libbpf_sys::size_t,
             expected_attach_type: self.attach_type,
@@ -130,7 +130,7 @@ impl Source {
 }
 
 /// Runs a program on a made-up packet, and returns what it returns.
-pub(super) fn run(program: BorrowedFd<'_>) -> Result<u32, String> {
+pub(crate) fn run(program: BorrowedFd<'_>) -> Result<u32, String> {
     let packet = [0u8; 64];
     let mut options = bpf_test_run_opts {
         sz: size_of::<bpf_test_run_opts>() as libbpf_sys::size_t,
@@ -146,7 +146,7 @@ pub(super) fn run(program: BorrowedFd<'_>) -> Result<u32, String> {
 }
 
 /// An errno in words.
-pub(super) fn words(errno: i32) -> String {
+pub(crate) fn words(errno: i32) -> String {
     const ENOTSUPP: i32 = 524; // the kernel's own, which gets out here and there (include/linux/errno.h)
     let text = io::Error::from_raw_os_error(errno).to_string();
     match errno {
