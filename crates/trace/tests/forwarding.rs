@@ -2,9 +2,12 @@
 
 mod common;
 
+use std::{net::Ipv4Addr, os::fd::AsRawFd, thread, time::Duration};
+
 use common::{Home, enabled, in_namespaces, on_this_kernel, points, port, start, watch};
 use packet_traits_lab::{
-    Chain, Family, Overlay, Pair, UdpEcho, VethOptions, VxlanOptions, recv_numbered, send_numbered, udp_socket,
+    Chain, Family, Overlay, Pair, TunKind, TunPair, UdpEcho, VethOptions, VxlanOptions, recv_numbered, send_numbered,
+    skipped, udp_socket,
 };
 use packet_traits_trace::{
     Outcome, Packet,
@@ -116,5 +119,74 @@ fn a_packet_is_followed_out_of_its_tunnel() {
             packet.steps.iter().filter(|step| step.point == Receive).map(packet_traits_trace::Step::device).collect();
         assert_eq!(devices, ["rx0", "vx1"], "{packet:?}");
         assert_eq!(port(packet), Some(7), "the inner packet's port: {packet:?}");
+    }
+}
+
+/// A router that has no room for a packet tells its sender, by packets that have routes of their own, and frees it.
+#[test]
+fn a_freed_packet_is_not_taken_for_the_next_that_is_routed() {
+    const PACKETS: u64 = 5;
+    if !enabled() {
+        return;
+    }
+    let (chain, home) = (Chain::new().unwrap(), Home::new());
+    let router = chain.router_out();
+    router.netns().ip(&format!("link set {} mtu 1000", router.name())).unwrap();
+    let sender = udp_socket(chain.client().netns(), chain.client().addr(Family::V4, 0)).unwrap();
+    let probe = libc::IP_PMTUDISC_PROBE;
+    // SAFETY: the value is an int and its size is given. So each packet is sent, and with DF.
+    let set = unsafe {
+        libc::setsockopt(sender.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, (&raw const probe).cast(), 4)
+    };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    let tracer = start(&home.registry, &in_namespaces(&[chain.router_in().netns()]));
+    let seen = watch(&tracer, || {
+        for number in 0..PACKETS {
+            // what is told of one is an error of the next
+            let _ = send_numbered(&sender, chain.server().addr(Family::V4, 7), number..number + 1, 1200);
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    assert!(seen.packets.len() >= 2, "{:?}", seen.packets);
+    for packet in &seen.packets {
+        let way = points(packet);
+        assert_eq!(packet.outcome, Outcome::Dropped, "{packet:?}");
+        assert_eq!(way.last(), Some(&Point::Drop), "nothing happens to it after its end: {packet:?}");
+        assert_eq!(way.iter().filter(|point| **point == Route).count(), 1, "{packet:?}");
+    }
+}
+
+#[test]
+fn conditions_hold_on_a_device_without_a_link_header() {
+    const NEAR: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 1);
+    const FAR: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 2);
+    if !enabled() {
+        return;
+    }
+    let (pair, home) = (Pair::new().unwrap(), Home::new());
+    let (near, far) = (pair.rx().netns(), pair.tx().netns());
+    let _tun = match TunPair::connect([(near, "tun0"), (far, "tun0")], TunKind::Tun, false) {
+        Ok(tun) => tun,
+        Err(error) => return skipped(format_args!("there is no tun: {error}")),
+    };
+    for (netns, own, other) in [(near, NEAR, FAR), (far, FAR, NEAR)] {
+        netns.ip(&format!("addr add {own} peer {other} dev tun0\nlink set tun0 up")).unwrap();
+    }
+    let socket = udp_socket(near, (NEAR, 7).into()).unwrap();
+    let sender = udp_socket(far, (FAR, 0).into()).unwrap();
+    let mut options = in_namespaces(&[near]);
+    options.devices = vec!["tun0".to_owned()];
+    options.conditions = ["proto == udp", "dport == 7", "src == 10.90.0.2"].map(|text| text.parse().unwrap()).into();
+    let tracer = start(&home.registry, &options);
+    let seen = watch(&tracer, || {
+        for number in 0..5 {
+            send_numbered(&sender, (NEAR, 8).into(), number..number + 1, 64).unwrap();
+            send_numbered(&sender, (NEAR, 7).into(), number..number + 1, 64).unwrap();
+            assert_eq!(recv_numbered(&socket).unwrap(), number);
+        }
+    });
+    assert_eq!(seen.packets.len(), 5, "{:?}", seen.packets);
+    for packet in &seen.packets {
+        assert_eq!((packet.outcome, points(packet)[0], port(packet)), (Outcome::Delivered, Xdp, Some(7)), "{packet:?}");
     }
 }

@@ -27,7 +27,7 @@ struct {
 } saved SEC(".maps");
 
 /* Reads the headers that conditions are about from the frame itself: every packet pays for this. */
-static __always_inline void read_frame(struct xdp_md *ctx, struct headers *h)
+static __always_inline void read_frame(struct xdp_md *ctx, _Bool bare, struct headers *h)
 {
 	void *at = __trait_ctx_ptr(struct xdp_md, ctx, data), *end = __trait_ctx_ptr(struct xdp_md, ctx, data_end);
 	struct ethhdr *eth = at;
@@ -37,10 +37,14 @@ static __always_inline void read_frame(struct xdp_md *ctx, struct headers *h)
 
 	if ((void *)(eth + 1) > end)
 		return;
-	type = eth->h_proto;
-	at = eth + 1;
+	if (bare) {
+		type = *(__u8 *)at >> 4 == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
+	} else {
+		type = eth->h_proto;
+		at = eth + 1;
+	}
 #pragma unroll
-	for (i = 0; i < VLAN_TAGS; i++) {
+	for (i = 0; i < VLAN_TAGS && !bare; i++) {
 		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
 			break;
 		if (at + 4 > end)
@@ -150,7 +154,7 @@ static __always_inline void view_area(const void *xdp, struct trait_view *view)
 		view->packet_present = __trait_kernel_word(view->packet_end - 16, 0);
 }
 
-static __always_inline void report(const void *xdp, __u64 dev, __u32 len, __u32 network, __u8 flags)
+static __always_inline void report(const void *xdp, __u64 dev, __u32 len, _Bool bare, __u8 flags)
 {
 	struct trait_view view = {};
 	__u64 entered, now = bpf_ktime_get_ns();
@@ -175,8 +179,8 @@ static __always_inline void report(const void *xdp, __u64 dev, __u32 len, __u32 
 	e->value = XDP_PASS;
 	e->point = POINT_XDP;
 	e->cpu = bpf_get_smp_processor_id();
-	e->network = network;
-	e->flags = flags | EVENT_MAC | EVENT_ENTERED;
+	e->network = bare ? 0 : find_network(XDP(xdp, data), len);
+	e->flags = flags | (bare ? 0 : EVENT_MAC) | EVENT_ENTERED;
 	set_device(e, dev);
 	append(e, &view, XDP(xdp, data), len);
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
@@ -200,8 +204,9 @@ int trace_xdp(struct xdp_md *ctx)
 {
 	const void *xdp = __trait_kern_ctx(ctx);
 	__u64 dev = DEV_OF(xdp);
-	__u32 len = XDP(xdp, data_end) - XDP(xdp, data), network;
+	__u32 len = XDP(xdp, data_end) - XDP(xdp, data);
 	const void *skb = skb_of(xdp, dev);
+	_Bool bare = is_bare(dev);
 	int brought = skb ? carry_over(ctx, skb) : BROUGHT_NOTHING;
 	__u8 flags = 0;
 
@@ -209,7 +214,7 @@ int trace_xdp(struct xdp_md *ctx)
 		if (config.header_conditions) {
 			struct headers h = {};
 
-			read_frame(ctx, &h);
+			read_frame(ctx, bare, &h);
 			if (!headers_hold(&h))
 				goto pass;
 		}
@@ -228,8 +233,7 @@ int trace_xdp(struct xdp_md *ctx)
 		flags = EVENT_NEW_ID;
 	}
 	trait_seal(ctx);
-	network = find_network(XDP(xdp, data), len);
-	report(xdp, dev, len, network, flags);
+	report(xdp, dev, len, bare, flags);
 	return XDP_PASS;
 pass:
 	trait_seal(ctx);

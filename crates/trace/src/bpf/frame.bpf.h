@@ -13,7 +13,32 @@
 /* The interface a frame came in by. */
 #define DEV_OF(xdp) __trait_kernel_field(XDP(xdp, rxq), struct xdp_rxq_info___trace, dev)
 
-/* Offset of the network header; 0 if it is not IP. */
+/* include/uapi/linux/if_arp.h, which needs headers that there are not for BPF */
+enum {
+	ARPHRD_PPP = 512,
+	ARPHRD_RAWIP = 519,
+	ARPHRD_TUNNEL = 768,
+	ARPHRD_TUNNEL6 = 769,
+	ARPHRD_SIT = 776,
+	ARPHRD_NONE = 0xfffe,
+};
+
+/* Whether packets of an interface begin with their IP header: those of tun, WireGuard, PPP, IPIP and SIT do. */
+static __always_inline _Bool is_bare(__u64 dev)
+{
+	switch (DEV(dev, type)) {
+	case ARPHRD_NONE:
+	case ARPHRD_PPP:
+	case ARPHRD_RAWIP:
+	case ARPHRD_TUNNEL:
+	case ARPHRD_TUNNEL6:
+	case ARPHRD_SIT:
+		return 1;
+	}
+	return 0;
+}
+
+/* Offset of the network header behind that of Ethernet; 0 if it is not IP. */
 static __always_inline __u32 find_network(__u64 data, __u32 len)
 {
 	__u32 at = ETH_HLEN;
@@ -36,7 +61,7 @@ static __always_inline __u32 find_network(__u64 data, __u32 len)
  * The skb behind the frame, if there is one: XDP starts with no metadata, but a packet that comes over a veth, or to
  * generic XDP, is an skb and has its own. Native veth keeps the skb beside the buffer (veth_xdp_rcv_skb), or a tracepoint
  * has seen it when it was sent; before generic XDP runs, a tracepoint sees the skb on this CPU. That it is the same packet
- * shows in where its buffer starts.
+ * shows in where its buffer starts, and the latter's in its interface: it may be gone, and its buffer another frame's.
  */
 static __always_inline const void *skb_of(const void *xdp, __u64 dev)
 {
@@ -46,7 +71,7 @@ static __always_inline const void *skb_of(const void *xdp, __u64 dev)
 	__u32 zero = 0;
 
 	before = bpf_map_lookup_elem(&before_xdp, &zero);
-	if (before && before->buffer && before->buffer == buffer)
+	if (before && before->buffer && before->buffer == buffer && SKB(before->skb, dev) == dev)
 		return SKB_AT(before->skb);
 	if (!ops)
 		return (void *)0;

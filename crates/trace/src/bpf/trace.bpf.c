@@ -44,6 +44,9 @@ struct fib6_table___trace {
 
 #pragma clang attribute pop
 
+#define SKB_DST_NOREF 1 /* include/linux/skbuff.h */
+#define DST_METADATA 0x80 /* include/net/dst.h */
+
 /* What this CPU is at: some tracepoints say what happens, but not to which packet. */
 struct current_packet {
 	__u64 routing; /* skb between PRE_ROUTING and the hook after it */
@@ -136,13 +139,17 @@ int BPF_PROG(trace_receive, struct sk_buff *skb)
 	struct before_xdp *before;
 	__u32 zero = 0;
 
-	if (now)
+	if (now) {
 		now->received++;
+		now->routing = 0;
+	}
+	before = config.run ? bpf_map_lookup_elem(&before_xdp, &zero) : (void *)0;
+	if (before)
+		before->buffer = 0;
 	if (!LOOK(skb, .point = POINT_RECEIVE))
 		return 0;
 	__sync_fetch_and_add(&counters.matched, 1);
 	if (config.run) {
-		before = bpf_map_lookup_elem(&before_xdp, &zero);
 		if (before) {
 			before->buffer = SKB(skb, head);
 			before->skb = (__u64)skb;
@@ -218,13 +225,24 @@ int trace_post_routing(struct bpf_nf_ctx *ctx)
 	return NF_ACCEPT;
 }
 
-/* Reports a routing decision, if it is about the packet that this CPU is routing: the destinations are the same. */
+/* Whether a packet has its route; one out of a tunnel may bring the tunnel's metadata in its place. */
+static __always_inline _Bool has_route(__u64 skb)
+{
+	__u64 dst = SKB(skb, _skb_refdst) & ~(__u64)SKB_DST_NOREF;
+
+	return dst && !(__trait_kernel_field(dst, struct dst_entry___trace, flags) & DST_METADATA);
+}
+
+/*
+ * Reports a routing decision, if it is about the packet that this CPU is routing: the destinations are the same, and it has
+ * no route. An error that is sent because of the packet is routed while it has one.
+ */
 static __always_inline void routed(__u32 table, const __u64 to[2], _Bool v6)
 {
 	struct current_packet *now = on_this_cpu();
 	__u64 network, destination[2];
 
-	if (!now || !now->routing)
+	if (!now || !now->routing || has_route(now->routing))
 		return;
 	network = SKB(now->routing, head) + SKB(now->routing, network_header);
 	load_words(network + (v6 ? 24 : 16), destination);
@@ -606,15 +624,17 @@ static __always_inline void forget_waiting(__u64 cookie, __u64 id)
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(trace_drop, struct sk_buff *skb, void *place, int reason)
 {
-	struct current_packet *now;
-	__u64 id = LOOK(skb, .point = POINT_DROP, .place = (__u64)place, .reason = reason);
+	struct current_packet *now = on_this_cpu();
 
-	if (!id)
+	LOOK(skb, .point = POINT_DROP, .place = (__u64)place, .reason = reason);
+	if (!now)
 		return 0;
-	now = on_this_cpu();
-	if (now && now->queueing == (__u64)skb) {
+	/* from here on there may be another packet at its address */
+	if (now->routing == (__u64)skb)
+		now->routing = 0;
+	if (now->queueing == (__u64)skb) {
 		now->queueing = 0;
-		forget_waiting(now->cookie, id);
+		forget_waiting(now->cookie, now->queueing_id);
 	}
 	return 0;
 }

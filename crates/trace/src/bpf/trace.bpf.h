@@ -209,6 +209,7 @@ struct rtnl_link_ops___trace {
 struct net_device___trace {
 	struct possible_net_t___trace nd_net;
 	int ifindex;
+	unsigned short type;
 	char name[16];
 	const struct rtnl_link_ops___trace *rtnl_link_ops;
 };
@@ -230,6 +231,7 @@ struct sk_buff___trace {
 		*prev; /* in a queue; not in a list that is linked one way, as that of skbs to be freed */
 	struct net_device___trace *dev;
 	struct sock___trace *sk;
+	unsigned long _skb_refdst;
 	unsigned int len;
 	unsigned int data_len;
 	__u32 mark;
@@ -246,6 +248,10 @@ struct sk_buff___trace {
 			int counter;
 		} refs;
 	} users;
+};
+
+struct dst_entry___trace {
+	unsigned short flags;
 };
 
 struct skb_shared_info___trace {

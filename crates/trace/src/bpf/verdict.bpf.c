@@ -78,6 +78,7 @@ int BPF_PROG(trace_verdict, struct xdp_buff *xdp, int verdict)
 	struct brought *had;
 	struct device device;
 	struct event *e;
+	_Bool bare;
 
 	if (!config.run && !armed)
 		return 0;
@@ -96,11 +97,12 @@ int BPF_PROG(trace_verdict, struct xdp_buff *xdp, int verdict)
 	}
 	if (!id)
 		return 0;
-	network = find_network(data, len);
+	bare = is_bare(dev);
+	network = bare ? 0 : find_network(data, len);
 	if (config.header_conditions && !config.run) {
 		struct headers h = {};
 
-		if (network)
+		if (network || bare)
 			read_headers(data + network, len - network, &h);
 		if (!headers_hold(&h))
 			return 0;
@@ -125,7 +127,7 @@ int BPF_PROG(trace_verdict, struct xdp_buff *xdp, int verdict)
 	e->point = POINT_XDP_VERDICT;
 	e->cpu = bpf_get_smp_processor_id();
 	e->network = network;
-	e->flags = EVENT_MAC | (entered ? EVENT_ENTERED : 0);
+	e->flags = (bare ? 0 : EVENT_MAC) | (entered ? EVENT_ENTERED : 0);
 	set_device(e, dev);
 	append(e, &view, data, len);
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
