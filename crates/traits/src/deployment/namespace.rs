@@ -51,8 +51,14 @@ impl Namespace {
     }
 
     fn find(self) -> Option<File> {
-        let is_it = |path: &Path| fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == self.file);
-        let path = entries("/run/netns".as_ref()).find(|path| is_it(path)).or_else(|| {
+        // a process or thread may end, and its paths with it, at any time
+        let open = |path: PathBuf| {
+            let is_it = |found: &fs::Metadata| (found.dev(), found.ino()) == self.file;
+            fs::metadata(&path).ok().filter(is_it)?;
+            let file = File::open(path).ok()?;
+            file.metadata().is_ok_and(|found| is_it(&found)).then_some(file)
+        };
+        entries("/run/netns".as_ref()).find_map(open).or_else(|| {
             let processes: Vec<_> = entries("/proc".as_ref()).filter(|path| is_process(path)).collect();
             let of_process = processes.iter().map(|process| process.join("ns/net"));
             let of_thread = entries("/proc/self/task".as_ref()).map(|thread| thread.join("ns/net"));
@@ -61,9 +67,8 @@ impl Namespace {
                 fs::read_link(path).is_ok_and(|target| target.as_os_str().as_bytes().starts_with(b"net:["))
             };
             let held = processes.iter().flat_map(|process| entries(&process.join("fd"))).filter(is_namespace);
-            of_process.chain(of_thread).chain(held).find(|path| is_it(path))
-        })?;
-        File::open(path).ok()
+            of_process.chain(of_thread).chain(held).find_map(open)
+        })
     }
 }
 
@@ -98,6 +103,34 @@ fn cookie() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_that_end_are_no_way_in_and_not_in_the_way() {
+        // SAFETY: takes a number.
+        if unsafe { libc::geteuid() } != 0 {
+            eprintln!("skipped: making a network namespace needs root");
+            return;
+        }
+        let other = || {
+            // SAFETY: takes a number.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+            (Namespace::current(), File::open("/proc/thread-self/ns/net").unwrap())
+        };
+        let (there, file) = thread::spawn(other).join().unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    // SAFETY: takes a descriptor, which `file` keeps open, and a number.
+                    let enter = || unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+                    thread::scope(|inner| assert_eq!(inner.spawn(enter).join().unwrap(), 0));
+                }
+            });
+            let found = (0..200).filter(|_| there.enter(|| ()).is_some()).count();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(found, 200);
+        });
+    }
 
     #[test]
     fn a_namespace_is_found_through_a_descriptor_and_not_when_it_is_gone() {
