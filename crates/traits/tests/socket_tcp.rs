@@ -491,7 +491,7 @@ fn tcp_counter(netns: &Netns, name: &str) -> u64 {
 
 /// Runs a test for both families, with SYN cookies only when the queue is full, which is the default, and always.
 fn with_and_without_cookies(test: impl Fn(Numbered, Family) + Sync) {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let cases = Family::BOTH.into_iter().flat_map(|family| [(family, false), (family, true)]);
@@ -564,7 +564,7 @@ fn a_spoofed_syn_after_it_does_not_change_what_is_saved() {
 /// Two namespaces with the same addresses, in which clients send the same SYN.
 #[test]
 fn a_syn_in_another_namespace_is_another_one() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -607,7 +607,7 @@ fn what_ends_the_handshake_may_be_the_newest_data() {
 
 #[test]
 fn a_connection_that_is_accepted_with_its_first_data_has_both() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -626,7 +626,7 @@ fn a_connection_that_is_accepted_with_its_first_data_has_both() {
 
 #[test]
 fn fast_open_has_the_newest_data_in_the_syn() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -678,7 +678,7 @@ fn wait_for(mut what: impl FnMut() -> bool) {
 fn a_connection_in_place_of_one_that_was_closed_has_its_own_syn() {
     const TIME_WAIT: &str = "06";
     const LAST_ACK: &str = "09";
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -768,7 +768,7 @@ fn segments_in(socket: &impl AsFd) -> u32 {
 
 #[test]
 fn the_newest_data_is_what_last_came_in_sequence() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -804,7 +804,7 @@ fn the_newest_data_is_what_last_came_in_sequence() {
 
 #[test]
 fn data_that_tcp_does_not_take_is_not_the_newest() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for family in Family::BOTH {
@@ -990,7 +990,7 @@ fn bulk_data_has_the_traits_of_the_newest_packet_that_gro_made() {
     const BYTES: usize = 4 << 20;
     /// Ethernet, IP, TCP with timestamps.
     const HEADERS: [u32; 2] = [14 + 20 + 32, 14 + 40 + 32];
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for mode in BOTH_MODES {
@@ -1078,7 +1078,7 @@ fn a_thousand_connections_have_each_its_own_syn() {
 
 /// A connection whose SYN had traits of every size.
 fn with_every_size(test: impl Fn(&Sizes, &Keys, &TcpStream)) {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     for layout in LAYOUTS {
@@ -1359,7 +1359,7 @@ fn source_list_outcomes() -> Vec<(Result<usize, i32>, Vec<u8>)> {
 
 #[test]
 fn values_longer_than_a_page_are_as_without() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = SocketLab::new();

@@ -41,6 +41,16 @@ pub fn enabled() -> bool {
     true
 }
 
+/// Whether to try less of what takes minutes on a real machine: one compiler, and a part of what is tried one by one.
+pub fn is_short() -> bool {
+    std::env::var("TRAITS_FEWER_POLICIES").is_ok_and(|value| value == "1")
+}
+
+/// [`clangs`](packet_traits_lab::clangs), or only the usual one.
+pub fn compilers() -> Vec<&'static str> {
+    if is_short() { vec![packet_traits_lab::clang()] } else { packet_traits_lab::clangs() }
+}
+
 /// [`enabled`], of tests whose keys need more room than 32 bytes of metadata.
 pub fn area_enabled() -> bool {
     enabled() && kernel_has(KernelFeature::LongMetadata)

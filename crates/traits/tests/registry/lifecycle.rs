@@ -9,6 +9,8 @@ use packet_traits::{
     registry::{Registry, RegistryError},
 };
 
+use packet_traits_lab::{KernelFeature, kernel_has};
+
 use super::{options, registry, registry_name, spec};
 
 #[test]
@@ -18,7 +20,8 @@ fn a_registry_keeps_what_it_was_created_with() {
     assert!(matches!(error, RegistryError::NotFound { .. }), "{error}");
     assert!(error.to_string().contains("traits registry create default"), "{error}");
 
-    let layout = Layout::new(96, 32).unwrap();
+    let (flow, packet) = if KernelFeature::LongMetadata.is_here() { (96, 32) } else { (32, 0) };
+    let layout = Layout::new(flow, packet).unwrap();
     let made = options(&bpffs).layout(layout).create().unwrap();
     let opened = options(&bpffs).open().unwrap();
     assert_eq!((opened.layout(), opened.id()), (layout, made.id()));
@@ -48,6 +51,9 @@ fn registries_of_other_names_are_separate() {
 #[test]
 fn an_oversize_area_must_be_asked_for() {
     let Some(bpffs) = super::bpffs() else { return };
+    if !kernel_has(KernelFeature::LongMetadata) {
+        return;
+    }
     let oversize = options(&bpffs).layout(Layout::new(128, 92).unwrap());
     assert!(matches!(oversize.create(), Err(RegistryError::Oversize { area_len: 220, .. })));
     assert!(matches!(oversize.open(), Err(RegistryError::NotFound { .. })));

@@ -11,7 +11,7 @@ use packet_traits::{
     core::{KeyName, KeyType, Layout, Merge},
     registry::{KeySpec, Registry, RegistryName, RegistryOptions},
 };
-use packet_traits_lab::{Bpffs, kernel_tests_enabled, require_root};
+use packet_traits_lab::{Bpffs, KernelFeature, kernel_has, kernel_tests_enabled, require_root};
 
 /// A bpffs for one test; `None` if kernel tests are switched off.
 fn bpffs() -> Option<Bpffs> {
@@ -24,14 +24,21 @@ fn bpffs() -> Option<Bpffs> {
     Some(Bpffs::new().unwrap())
 }
 
+/// All metadata that kernels before 6.8 take.
+const SHORT: usize = 32;
+
 /// The registry `default` on a bpffs.
 fn options(bpffs: &Bpffs) -> RegistryOptions {
     Registry::options().bpffs(bpffs.path())
 }
 
-/// A bpffs and a registry on it with regions of these sizes; `None` if kernel tests are switched off.
+/// A bpffs and a registry on it with regions of these sizes; `None` if kernel tests are switched off, or the kernel has no
+/// room for it.
 fn registry(flow: usize, packet: usize) -> Option<(Bpffs, Registry)> {
     let bpffs = bpffs()?;
+    if flow + packet > SHORT && !kernel_has(KernelFeature::LongMetadata) {
+        return None;
+    }
     let registry = options(&bpffs).layout(Layout::new(flow, packet).unwrap()).create().unwrap();
     Some((bpffs, registry))
 }
