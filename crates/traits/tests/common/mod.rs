@@ -146,10 +146,7 @@ impl Lab {
 
     /// Registers keys in a [fitting](Self::fitting) registry: all are `block` where it has no packet region.
     pub fn register_fitting(&self, keys: Keys) {
-        let whole = self.registry.layout().region_len(Region::Packet) > 0;
-        for &(key, key_type, merge) in keys {
-            self.registry.register(&spec(key, key_type, if whole { merge } else { Merge::Block })).unwrap();
-        }
+        register_fitting(&self.registry, keys);
     }
 
     /// A second registry in the same bpffs.
@@ -212,6 +209,14 @@ pub const EVERY_KEY: Keys = &[
 pub fn register(registry: &Registry, keys: Keys) {
     for (key, key_type, merge) in keys {
         registry.register(&spec(key, *key_type, *merge)).unwrap();
+    }
+}
+
+/// Registers keys: all are `block` where there is no packet region.
+pub fn register_fitting(registry: &Registry, keys: Keys) {
+    let whole = registry.layout().region_len(Region::Packet) > 0;
+    for &(key, key_type, merge) in keys {
+        registry.register(&spec(key, key_type, if whole { merge } else { Merge::Block })).unwrap();
     }
 }
 

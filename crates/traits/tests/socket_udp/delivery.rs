@@ -22,7 +22,7 @@ use crate::{
     common::{
         self, BOTH_MODES, TEST_PORT,
         datagrams::{Carried, Datagram, RawTraits, Reader, SO_RCVMARK, Way, bind_with, recvmsg, ring},
-        sockets::{Assigned, Setup, SocketLab},
+        sockets::{Assigned, ROOM, Setup, SocketLab},
         sockopt::{set, set_int},
     },
     mark_of, own, recv_shared, send, sized, wait_for_used,
@@ -111,7 +111,8 @@ fn members_of_a_reuseport_group_get_their_datagrams_own_traits() {
     for family in Family::BOTH {
         for ways in Way::ALL.chunks(4) {
             let member = |way: &Way| {
-                let options = [(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)];
+                let options =
+                    [(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1), (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, ROOM)];
                 Reader::new(*way, lab.inside(|| bind_with(lab.addr(family), &options)).unwrap(), &lab)
             };
             // four of them, of the ways that there are
@@ -247,7 +248,7 @@ fn several_threads_on_several_sockets_get_each_datagrams_own_traits() {
         (client * EACH..(client + 1) * EACH, sockets, lab.addr(family))
     });
     let clients: Vec<_> = clients.collect();
-    let count = &AtomicU64::new(0);
+    let (count, sent, start) = (&AtomicU64::new(0), &AtomicU64::new(0), Instant::now());
     let mut taken: Taken = thread::scope(|scope| {
         let mut threads = Vec::new();
         for (asks, mapped) in &receivers {
@@ -259,6 +260,12 @@ fn several_threads_on_several_sockets_get_each_datagrams_own_traits() {
         for (numbers, sockets, addr) in clients {
             scope.spawn(move || {
                 for (number, socket) in numbers.zip(sockets.iter().cycle()) {
+                    // a veth has room for 256
+                    while sent.load(Ordering::Relaxed).saturating_sub(count.load(Ordering::Relaxed)) > 64 {
+                        assert!(start.elapsed() < 6 * RECV_TIMEOUT, "datagrams were lost");
+                        thread::yield_now();
+                    }
+                    sent.fetch_add(1, Ordering::Relaxed);
                     send_numbered(socket, addr, number..number + 1, SIZE).unwrap();
                 }
             });
@@ -344,7 +351,8 @@ fn a_socket_keeps_its_ring_when_it_is_turned_on_again() {
         assert_eq!(before, none);
         let (client, mut reader) = (lab.udp_client(family), Reader::new(way, socket, lab));
         let state = receive_state(reader.socket()).unwrap();
-        assert_eq!((state.enabled, state.slots, state.slot_len), (1, 64, 128));
+        let slot_len = 32 + lab.values_len() as u32;
+        assert_eq!((state.enabled, state.slots, state.slot_len), (1, 64, slot_len.next_multiple_of(64)));
         send(lab, &client, family, 0..10);
         set_receive(reader.socket(), true).unwrap();
         assert_eq!(receive_state(reader.socket()).unwrap(), state);

@@ -48,7 +48,7 @@ const KEYS: Keys = &[
 /// `get` checks that nothing is written if it fails, and nothing behind the answer.
 #[test]
 fn a_buffer_that_is_too_short_is_refused_and_left_alone() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = SocketLab::with(&Setup { keys: KEYS, ..Setup::default() });

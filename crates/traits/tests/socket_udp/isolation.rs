@@ -20,7 +20,7 @@ use packet_traits::{
         receive_state, set_receive,
     },
 };
-use packet_traits_lab::{Cgroup, Family, udp_socket};
+use packet_traits_lab::{Cgroup, Family, KernelFeature, udp_socket};
 
 use crate::{
     SIZE, assert_carried,
@@ -36,12 +36,14 @@ use crate::{
 /// Slots of a ring.
 const SLOTS: u32 = 64;
 
-/// Bytes of values with the default layout.
-const VALUES_LEN: usize = 96;
+/// Bytes of a datagram's values.
+fn values_len() -> usize {
+    if KernelFeature::LongMetadata.is_here() { 96 } else { 16 }
+}
 
 /// What is said of a datagram that is not found.
 fn none() -> RawTraits {
-    RawTraits { values: vec![0; VALUES_LEN], ..RawTraits::default() }
+    RawTraits { values: vec![0; values_len()], ..RawTraits::default() }
 }
 
 /// The handles of the next datagrams.
@@ -55,12 +57,12 @@ const BEFORE: usize = TRAITS_BATCH_MAX / 2;
 /// Checks that a socket cannot read any of these, one by one and several at once.
 #[track_caller]
 fn assert_none_found(socket: &UdpSocket, handles: &[u32]) {
-    let several = TRAITS_BATCH_MAX * (16 + VALUES_LEN);
+    let several = TRAITS_BATCH_MAX * (16 + values_len());
     for handle in handles {
         assert_eq!(RawTraits::of(socket, *handle), none());
         let first = handle.wrapping_sub(BEFORE as u32);
         let raw = get(socket, SOL_TRAITS_DATAGRAMS, first.cast_signed(), several).unwrap();
-        let answers: Vec<_> = raw.chunks(16 + VALUES_LEN).map(RawTraits::parse).collect();
+        let answers: Vec<_> = raw.chunks(16 + values_len()).map(RawTraits::parse).collect();
         assert_eq!(answers, vec![none(); TRAITS_BATCH_MAX]);
     }
 }

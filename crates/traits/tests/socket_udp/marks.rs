@@ -2,7 +2,6 @@
 
 use packet_traits::{
     attach::XdpMode,
-    core::Layout,
     socket::{
         abi::{RCV_TRAITS, SOL_TRAITS},
         receive_state, set_receive,
@@ -15,7 +14,7 @@ use crate::{
     common::{
         self, attach_xdp,
         datagrams::{Carried, RawTraits, Reader, SO_RCVMARK, Way, recvmsg, wait_until_queued},
-        load, register,
+        load, register_fitting,
         sockets::{MARK, SOCKET_KEYS, Setup, SocketLab},
         sockopt::{get_int, set_int},
     },
@@ -94,7 +93,10 @@ fn a_datagram_without_traits_and_mark_takes_no_slot() {
         send(&lab, &client, Family::V4, 3..4);
         assert_carried(&reader.recv_all(1), 3..4, |_| Some(Carried { mark: MARK, ..Carried::NOTHING }));
     }
-    assert_eq!(RawTraits::of(reader.socket(), handle), RawTraits { values: vec![0; 96], ..RawTraits::default() });
+    assert_eq!(
+        RawTraits::of(reader.socket(), handle),
+        RawTraits { values: vec![0; lab.values_len()], ..RawTraits::default() }
+    );
 }
 
 #[test]
@@ -191,8 +193,8 @@ fn traits_of_another_registry_are_none() {
         return;
     }
     let lab = marking_lab(None);
-    let other = lab.lab.another("other", Layout::DEFAULT);
-    register(&other, SOCKET_KEYS);
+    let other = lab.lab.another("other", lab.lab.registry.layout());
+    register_fitting(&other, SOCKET_KEYS);
     let object = load("sockets", &other);
     let _xdp = attach_xdp(&object, "assign", lab.pair.rx(), XdpMode::Native);
     for way in Way::ALL {

@@ -62,7 +62,7 @@ fn recv_merged(reader: &mut Reader) -> Vec<Datagram> {
 
 #[test]
 fn datagrams_that_gro_merges_have_the_first_ones_traits() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = merging_lab();
@@ -164,7 +164,7 @@ fn datagrams_that_are_never_cut_have_the_first_ones_traits() {
 /// A handle is for a buffer that `recvmsg` fills, however many datagrams are in it.
 #[test]
 fn a_merged_datagram_has_one_handle() {
-    if !common::enabled() {
+    if !common::area_enabled() {
         return;
     }
     let lab = merging_lab();
