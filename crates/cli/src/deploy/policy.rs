@@ -94,8 +94,12 @@ pub(crate) fn setup(
         .maps()
         .map(|map| map.name().to_string_lossy().into_owned())
         .filter(|map| map.starts_with(PREFIX) && map != ANCHORS && map != UNIQUE);
+    let mut variables = interfaces(manifest)?;
+    if let Some(bare) = no_link_header(manifest, interface)? {
+        variables.push((NO_LINK_HEADER.to_owned(), u32::from(bare).to_ne_bytes().to_vec()));
+    }
     Ok(Setup {
-        variables: interfaces(manifest)?.into_iter().chain(no_link_header(manifest, interface)?).collect(),
+        variables,
         tables: manifest.tables.iter().map(table).collect::<Result<_, _>>()?,
         cpu_maps: only(CPUS),
         shared_maps: only(UNIQUE),
@@ -130,23 +134,17 @@ fn interfaces(manifest: &Manifest) -> Result<Vec<(String, Vec<u8>)>, String> {
 }
 
 /// Whether packets of the interface begin with their IP header. Without an interface, programs that ask are refused later.
-fn no_link_header(
-    manifest: &Manifest,
-    interface: Option<(u32, &str)>,
-) -> Result<Option<(String, Vec<u8>)>, Box<dyn Error>> {
+fn no_link_header(manifest: &Manifest, interface: Option<(u32, &str)>) -> Result<Option<bool>, Box<dyn Error>> {
     let Some((interface, name)) = interface.filter(|_| manifest.sees_links) else { return Ok(None) };
-    let bare: u32 = match LinkLayer::of(interface)? {
-        LinkLayer::Ethernet => 0,
-        LinkLayer::None => 1,
-        other => {
-            return Err(format!(
-                "packets of {name} begin with {other}, which rules at XDP and TC do not know: attach the policy to \
-                 another interface that they pass, or test their headers at netfilter"
-            )
-            .into());
-        }
-    };
-    Ok(Some((NO_LINK_HEADER.to_owned(), bare.to_ne_bytes().to_vec())))
+    match LinkLayer::of(interface)? {
+        LinkLayer::Ethernet => Ok(Some(false)),
+        LinkLayer::None => Ok(Some(true)),
+        other => Err(format!(
+            "packets of {name} begin with {other}, which rules at XDP and TC do not know: attach the policy to \
+             another interface that they pass, or test their headers at netfilter"
+        )
+        .into()),
+    }
 }
 
 fn table(table: &manifest::Table) -> Result<Table, String> {
