@@ -37,8 +37,13 @@ TIMEOUT_CHOSEN = 600
 TIMEOUT_ALL = 1800
 # Binaries a boot: a boot costs some seconds, and what runs in it is lost if the kernel dies.
 BOOT = 8
-# What tests do less of where all is emulated: see policy_differential, policy_up, and loads of policies.
-EMULATED = {"TRAITS_POLICY_CASES": "8", "TRAITS_KILLED_COMMANDS": "6", "TRAITS_FEWER_POLICIES": "1"}
+# What tests do less of where all is emulated: see policy_differential, policy_up, loads of policies, and trace.
+EMULATED = {
+    "TRAITS_POLICY_CASES": "8",
+    "TRAITS_KILLED_COMMANDS": "6",
+    "TRAITS_FEWER_POLICIES": "1",
+    "TRAITS_NO_BROWSER": "1",
+}
 # What is not run there, by (crate, binary), and why.
 NOT_EMULATED = {("cli", "bench"): "it measures time, which emulation makes meaningless"}
 # The lines of crates/lab/src/requirements.rs, which may stand within a line of libtest's.
