@@ -210,6 +210,30 @@ static __always_inline __u32 pt_tc_in_front(struct __sk_buff *ctx)
 	return bytes <= PT_LINK_HEADER_MAX ? bytes : 0;
 }
 
+/* TC at ingress: redirects a packet. One whose link header is not in its data would be sent without it: it is dropped. */
+static __always_inline int pt_tc_redirect(struct __sk_buff *ctx, __u32 ifindex)
+{
+	return pt_tc_in_front(ctx) ? 2 /* TC_ACT_SHOT */ : bpf_redirect(ifindex, 0);
+}
+
+/*
+ * TC at ingress: where the IP header is, of a packet that has no link header. Some devices leave one of another device in
+ * front of it (xfrm, VTI: xfrm4_remove_tunnel_encap in net/ipv4/xfrm4_input.c).
+ */
+static __always_inline __u32 pt_tc_network(struct __sk_buff *ctx)
+{
+	const void *skb;
+	__u32 bytes;
+
+	if (!__trait_can_cast())
+		return 0;
+	skb = __trait_skb_of_tc(ctx);
+	bytes = __trait_kernel_field(skb, struct sk_buff___policy, head) +
+		__trait_kernel_field(skb, struct sk_buff___policy, network_header) -
+		__trait_kernel_field(skb, struct sk_buff___policy, data);
+	return bytes <= PT_LINK_HEADER_MAX ? bytes : 0;
+}
+
 /* TC at ingress, of which `in_front` bytes are not in the packet's data. */
 static __always_inline _Bool pt_tc_header(struct __sk_buff *ctx, __u32 in_front, __u64 at, __u32 len,
 					  const void **header, struct pt_buffer *buffer)
@@ -647,6 +671,11 @@ static __always_inline void pt_skb_log_packet(struct __sk_buff *ctx, struct pt_l
 
 static __always_inline void pt_tc_log_packet(struct __sk_buff *ctx, struct pt_log_event *event)
 {
+	/* relative to a header only what is linear can be read */
+	if (!pt_tc_in_front(ctx)) {
+		pt_skb_log_packet(ctx, event);
+		return;
+	}
 #define __pt_call(len) bpf_skb_load_bytes_relative(ctx, 0, event->packet, len, BPF_HDR_START_MAC)
 	__pt_log_packet(event, __pt_call);
 #undef __pt_call

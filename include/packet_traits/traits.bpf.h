@@ -278,6 +278,14 @@ extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct b
 #define __TRAIT_META_MAX 252 /* xdp_metalen_invalid, include/net/xdp.h */
 #define __TRAIT_TUNNEL_MIN 38 /* the shortest headers around an Ethernet frame: Ethernet, IPv4 and GRE */
 #define __TRAIT_TUNNEL_L3_MIN 20 /* around an IP packet: IPv4 */
+#define __TRAIT_ETHERNET 14 /* an Ethernet header, whose last two bytes are its type */
+/* ETH_P_MACSEC of include/uapi/linux/if_ether.h, as it is in the header */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define __TRAIT_MACSEC 0xe588
+#else
+#define __TRAIT_MACSEC 0x88e5
+#endif
+#define __TRAIT_GRE 47 /* IPPROTO_GRE of include/uapi/linux/in.h */
 #define __TRAIT_TUNNEL_BARE_MIN 24 /* around an Ethernet frame, on a device without a link header: IPv4 and GRE */
 
 /* footer of a region */
@@ -416,6 +424,16 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 	return found;
 }
 
+/* Whether the kernel moved bytes from here on: then the first of them are still where they were, too. */
+static __always_inline _Bool __trait_moved_behind(__u64 head, __u32 from, __u32 moved)
+{
+	__u64 word = __trait_kernel_word(head + from, 0);
+
+	if ((__u32)word == word >> 32)
+		return 1;
+	return moved == 8 && __trait_kernel_word(head + from - 4, 0) == __trait_kernel_word(head + from - 4, 1);
+}
+
 /*
  * Whether the kernel moved the metadata to this place while it lay in front of the MAC header, so that all of it was
  * moved. It moves as many bytes as the metadata is long from in front of the MAC header, whatever they are: when it takes a
@@ -425,29 +443,33 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 static __always_inline _Bool __trait_moved_whole(__u64 head, __u32 place, __u32 moved, __u32 mac_header, __u32 meta_len)
 {
 	__u32 tunnel = mac_header - place, flow_len = trait_area.flow_len;
-	__u64 from, word;
 
 	/* right in front of it is the hidden region, which is never moved: so nothing was, XDP saw another headroom */
 	if (trait_area.packet_len && meta_len == flow_len &&
 	    __trait_kernel_word(head + place - flow_len - 16, 1) == (trait_area.packet_nonce | 1))
 		return 1;
-	/* no tunnel; or the metadata is too short to reach the area from behind one, or from behind this one */
-	if (tunnel < __TRAIT_TUNNEL_L3_MIN || meta_len < 8 + __TRAIT_TUNNEL_L3_MIN)
+	if (!tunnel)
 		return 1;
 	if (meta_len < 8 + __TRAIT_TUNNEL_BARE_MIN + 4 && tunnel >= __TRAIT_TUNNEL_BARE_MIN) {
-		/* the only one from behind which it reaches; others may follow */
+		/*
+		 * It reaches the area from behind these only, and others may follow: MACsec; GRE without a remote, which
+		 * has the outer IP header for the MAC header; GRE around Ethernet, on a device without a link header.
+		 */
+		if (__trait_kernel_load(__u16, head + place + __TRAIT_ETHERNET - 2) == __TRAIT_MACSEC)
+			return 0;
+		if ((__trait_kernel_load(__u8, head + place + __TRAIT_ETHERNET + 9) == __TRAIT_GRE ||
+		     __trait_kernel_load(__u8, head + place + __TRAIT_ETHERNET + 6) == __TRAIT_GRE) &&
+		    __trait_moved_behind(head, place + __TRAIT_ETHERNET - 4 - meta_len, moved))
+			return 0;
 		tunnel = __TRAIT_TUNNEL_BARE_MIN;
 	} else if (tunnel >= __TRAIT_TUNNEL_MIN + __TRAIT_TUNNEL_L3_MIN) {
 		/* in two tunnels, it may have moved what was in front of the inner one's headers */
 		return 0;
 	}
+	/* the metadata is too short to reach the area from behind it */
 	if (meta_len < 8 + tunnel)
 		return 1;
-	from = head + place + tunnel - 4 - meta_len;
-	word = __trait_kernel_word(from, 0);
-	if ((__u32)word == word >> 32)
-		return 0;
-	return moved != 8 || __trait_kernel_word(from - 4, 0) != __trait_kernel_word(from - 4, 1);
+	return !__trait_moved_behind(head, place + tunnel - 4 - meta_len, moved);
 }
 
 /* The higher of two places, without a branch. */

@@ -17,7 +17,7 @@ use packet_traits::attach::{Attachment, XdpMode, xdp};
 use packet_traits_lab::{Netns, RECV_TIMEOUT, TunKind, TunPair, clang, send_numbered, skipped, udp_socket};
 use serde_json::Value;
 
-/// What the receiver's own packets hit by themselves is told apart by the port.
+/// The port whose datagrams the rule drops.
 const PORT: u16 = 7013;
 
 /// Counts what a rule on a header drops, and bytes.
@@ -44,7 +44,7 @@ fn counted(host: &Host, counter: &str) -> (u64, u64) {
     (number("packets"), number("bytes"))
 }
 
-/// Checks that TC ingress drops what comes to the port, as long as it is in native mode.
+/// Checks that TC ingress drops what comes to the port, and counts the bytes that there are in native mode.
 #[track_caller]
 fn assert_denied(host: &Host, what: &str) {
     const PAYLOAD: u64 = 64;
@@ -87,7 +87,7 @@ fn rules_at_tc_hold_on_a_bridge() {
     assert_denied(&host, "bridge");
 }
 
-/// An XDP program that takes frames in several buffers, as other software has it, in generic mode.
+/// An XDP program that is not of a policy and takes frames in several buffers, in generic mode.
 fn foreign_xdp(traits: &Traits, netns: &Netns, ifindex: u32) -> Attachment {
     let (source, object) = (traits.folder.path().join("frags.bpf.c"), traits.folder.path().join("frags.bpf.o"));
     std::fs::write(
@@ -208,4 +208,7 @@ fn a_device_with_another_link_header_is_refused() {
     let said = host.fails(&format!("up {edge} --dev odd0"));
     assert!(said.contains("odd0") && said.contains("a header of device type 32"), "{said}");
     assert!(host.up().is_empty());
+    // rules that look at no header are as good there as anywhere
+    let traits_only = host.policy("only", "key tenant u32\ntc ingress { trait tenant 7 count hit drop }\n");
+    host.ok(&format!("up {traits_only} --dev odd0"));
 }

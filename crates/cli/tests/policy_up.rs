@@ -17,7 +17,8 @@ use std::{
 
 use common::{host::Host, text};
 use packet_traits_lab::{
-    Cgroup, Family, KernelFeature, kernel_has_for, number_of, recv_numbered, send_numbered, skipped, udp_socket,
+    Cgroup, Family, KernelFeature, TcpSink, kernel_has_for, number_of, recv_numbered, send_numbered, skipped,
+    tcp_transfer, udp_socket,
 };
 use packet_traits_policy::{
     check::{CheckOptions, Files, check},
@@ -593,6 +594,34 @@ fn events_are_printed_as_they_happen_and_unique_numbers_are_not_given_twice() {
     assert!(host.fails("log edge").contains("nothing named edge is up"));
     host.ok(&format!("up {} --dev rx0", host.policy("quiet", "xdp { udp dport 1 drop }\n")));
     assert!(host.fails("log quiet").contains("quiet has no `log` action"));
+}
+
+/// A packet whose payload is in fragments of the buffer has its first bytes in an event, too.
+#[test]
+fn an_event_at_tc_has_the_bytes_of_a_packet_in_several_buffers() {
+    let Some(host) = Host::new() else { return };
+    let edge = host.policy("edge", "tc ingress { tcp dport 7015 length > 400 log }\n");
+    host.ok(&format!("up {edge} --dev rx0"));
+    let mut reader = Reader::start(&host, "edge --json");
+    let rx = host.pair.rx();
+    let sink = TcpSink::start(rx.netns(), rx.addr(Family::V4, 7015)).unwrap();
+    let done = AtomicBool::new(false);
+    let line = thread::scope(|scope| {
+        let stop = Stop(&done);
+        // until the reader is there
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                tcp_transfer(host.pair.tx().netns(), sink.addr(), 500).unwrap();
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let line = reader.line();
+        drop(stop);
+        line
+    });
+    let event: Value = serde_json::from_str(&line).unwrap();
+    let packet = event["packet"].as_str().unwrap();
+    assert!(packet.len() >= 2 * 64 && packet[24..28] == *"0800", "{event}");
 }
 
 #[test]

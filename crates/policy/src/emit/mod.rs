@@ -30,7 +30,7 @@ use self::{block::one_line, code::Code, needs::Needs, place::Place, rules::Scope
 use crate::{
     hook::{Direction, Family, Hook},
     manifest::{self, Manifest},
-    policy::{COUNTED_VALUES_MAX, KeyId, Policy},
+    policy::{Block, COUNTED_VALUES_MAX, KeyId, Layer, Policy},
     source::Sources,
 };
 
@@ -126,7 +126,7 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
     used.dedup();
     traits::declarations(&mut code, policy, &keys, &used);
     interfaces(&mut code, policy);
-    if sees_links(policy) {
+    if sees_links(policy, &needs) {
         code.comment("Whether packets begin with their IP header, at XDP and TC; filled in by the loader.");
         code.line(format_args!("const volatile __u32 {} = 0;", packet::NO_LINK_HEADER));
         code.blank();
@@ -182,14 +182,15 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
             .map(|(name, index)| manifest::Interface { name: name.clone(), index })
             .collect(),
         logs,
-        sees_links: sees_links(policy),
+        sees_links: sees_links(policy, &needs),
     };
     Ok(Emitted { source: code.into_text(), manifest })
 }
 
-/// Whether there is a block at a hook where packets have their link header.
-fn sees_links(policy: &Policy) -> bool {
-    policy.blocks.iter().any(|block| block.hook.sees_ethernet())
+/// Whether a block looks for headers where packets have their link header.
+fn sees_links(policy: &Policy, needs: &[Needs]) -> bool {
+    let asks = |(block, needs): (&Block, &Needs)| block.hook.sees_ethernet() && needs.ethernet(Layer::Outer);
+    policy.blocks.iter().zip(needs).any(asks)
 }
 
 /// Whether a block looks up in a table: if not, there is no map of it to be filled.

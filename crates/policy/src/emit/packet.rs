@@ -186,6 +186,9 @@ impl Parser<'_> {
         let outer = Layer::Outer;
         if self.needs.ip(outer) {
             self.code.open(format_args!("if ({NO_LINK_HEADER})"));
+            if hook == Hook::Tc(Direction::Ingress) {
+                self.code.line("at = pt_tc_network(ctx);");
+            }
             self.any_ip();
             self.code.turn("else");
         } else {

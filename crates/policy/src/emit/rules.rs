@@ -406,7 +406,11 @@ impl Scope<'_> {
             Verdict::Accept => code.line(self.place.accept()),
             Verdict::Drop => code.line(self.place.drop()),
             Verdict::RedirectDevice(interface) => {
-                code.line(format_args!("verdict = bpf_redirect({}, 0);", self.interface(*interface)));
+                let interface = self.interface(*interface);
+                code.line(match self.place {
+                    Place::Tc(Direction::Ingress) => format!("verdict = pt_tc_redirect(ctx, {interface});"),
+                    _ => format!("verdict = bpf_redirect({interface}, 0);"),
+                });
                 code.line("goto redirect;");
             }
             Verdict::RedirectCpu(value) => {

@@ -38,7 +38,7 @@ static __always_inline void read_frame(struct xdp_md *ctx, _Bool bare, struct he
 	if ((void *)(eth + 1) > end)
 		return;
 	if (bare) {
-		type = *(__u8 *)at >> 4 == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
+		type = *(__u8 *)at >> 4 == 4 ? bpf_htons(ETH_P_IP) : *(__u8 *)at >> 4 == 6 ? bpf_htons(ETH_P_IPV6) : 0;
 	} else {
 		type = eth->h_proto;
 		at = eth + 1;

@@ -13,6 +13,7 @@ use super::hook::Hook;
 use super::link::{self, check};
 use super::program::Program;
 use super::target::{Target, interface_name};
+use crate::doctor::netdev;
 use crate::insn::Source;
 
 /// Where in the receive path an XDP program runs.
@@ -67,8 +68,9 @@ pub fn attach(program: BorrowedFd<'_>, ifindex: u32, mode: XdpMode) -> Result<(A
     attached.map_err(|(errno, mode)| explain(&attempt, ifindex, mode, errno))
 }
 
-/// The mode that [`attach`] uses on an interface where it is given this one. For [`XdpMode::Auto`], that of the program
-/// which is attached there; where none is, one that lets everything pass is attached for a moment.
+/// The mode that [`attach`] is to use on an interface where it is given this one. For [`XdpMode::Auto`], that of the program
+/// which is attached there; else what the driver tells of itself, which may be more than it does with the interface's present
+/// MTU and offloads. Before Linux 6.3 it tells nothing: a program that lets everything pass is attached for a moment.
 ///
 /// # Errors
 /// As of [`attach`], but that the interface may have an XDP program.
@@ -79,6 +81,9 @@ pub fn mode_on(ifindex: u32, mode: XdpMode) -> Result<XdpMode, AttachError> {
     }
     if let Some((_, mode)) = attached(ifindex) {
         return Ok(mode);
+    }
+    if let Ok(device) = netdev::device(ifindex) {
+        return Ok(if device.xdp & netdev::XDP_BASIC == 0 { XdpMode::Generic } else { XdpMode::Native });
     }
     let source = Source::returning(BPF_PROG_TYPE_XDP, XDP_PASS).at(BPF_XDP);
     // as what is to come; kernels before 5.18 do not know it

@@ -163,7 +163,6 @@ const ACTIONS: [(u64, &str); 7] = [
     (1 << 5, "frags"),
     (1 << 6, "frags-xmit"),
 ];
-const BASIC: u64 = 1 << 0;
 
 // enum netdev_xdp_rx_metadata
 const HINTS: [(u64, &str); 3] = [(1 << 0, "timestamp"), (1 << 1, "hash"), (1 << 2, "vlan")];
@@ -171,7 +170,7 @@ const HINTS: [(u64, &str); 3] = [(1 << 0, "timestamp"), (1 << 1, "hash"), (1 << 
 fn native(features: &Result<netdev::Device, String>) -> Finding {
     let probe = Probe::XdpFeatures;
     match features {
-        Ok(device) if device.xdp & BASIC != 0 => Finding::yes(probe, named(device.xdp, &ACTIONS)),
+        Ok(device) if device.xdp & netdev::XDP_BASIC != 0 => Finding::yes(probe, named(device.xdp, &ACTIONS)),
         Ok(_) => Finding::limited(probe, "generic mode only"),
         Err(why) => Finding::untried(probe, why).with_next("`--try` attaches a program to find out"),
     }

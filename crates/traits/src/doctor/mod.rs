@@ -31,7 +31,7 @@ mod ground;
 mod host;
 mod interface;
 mod maps;
-mod netdev;
+pub(crate) mod netdev;
 mod object;
 mod path;
 mod probe;

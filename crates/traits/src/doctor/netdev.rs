@@ -17,17 +17,20 @@ const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 const NETDEV_A_DEV_XDP_RX_METADATA_FEATURES: u16 = 5;
 
+/// `NETDEV_XDP_ACT_BASIC`: the driver has native XDP.
+pub(crate) const XDP_BASIC: u64 = 1 << 0;
+
 /// What is told of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Device {
+pub(crate) struct Device {
     /// Bits of `enum netdev_xdp_act`.
-    pub(super) xdp: u64,
+    pub(crate) xdp: u64,
     /// Bits of `enum netdev_xdp_rx_metadata`.
-    pub(super) hints: u64,
+    pub(crate) hints: u64,
 }
 
 /// Asks about an interface of the calling thread's network namespace.
-pub(super) fn device(ifindex: u32) -> Result<Device, String> {
+pub(crate) fn device(ifindex: u32) -> Result<Device, String> {
     let refused = |error: NetlinkError| format!("the kernel does not tell ({}; {})", words(error.errno), error.message);
     let socket = NetlinkSocket::open(libc::NETLINK_GENERIC).map_err(|error| format!("generic netlink: {error}"))?;
     let family = match ask(&socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_NAME, b"netdev\0") {
