@@ -285,6 +285,7 @@ extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct b
 #else
 #define __TRAIT_MACSEC 0x88e5
 #endif
+#define __TRAIT_MACSEC_MIN 8 /* what MACsec puts between two Ethernet headers, at least */
 #define __TRAIT_GRE 47 /* IPPROTO_GRE of include/uapi/linux/in.h */
 #define __TRAIT_TUNNEL_BARE_MIN 24 /* around an Ethernet frame, on a device without a link header: IPv4 and GRE */
 
@@ -448,7 +449,7 @@ static __always_inline _Bool __trait_moved_whole(__u64 head, __u32 place, __u32 
 	if (trait_area.packet_len && meta_len == flow_len &&
 	    __trait_kernel_word(head + place - flow_len - 16, 1) == (trait_area.packet_nonce | 1))
 		return 1;
-	if (!tunnel)
+	if (tunnel < __TRAIT_MACSEC_MIN)
 		return 1;
 	if (meta_len < 8 + __TRAIT_TUNNEL_BARE_MIN + 4 && tunnel >= __TRAIT_TUNNEL_BARE_MIN) {
 		/*

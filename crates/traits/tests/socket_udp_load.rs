@@ -112,7 +112,7 @@ fn of_more_datagrams_than_slots_the_newest_have_their_traits_and_the_others_none
     for mode in common::BOTH_MODES {
         let lab = lab(1, SLOTS as u32, mode);
         for way in Way::ALL {
-            let socket = lab.udp(Family::V4);
+            let socket = lab.udp_by_default(Family::V4);
             set_int(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, LARGE_BUFFER).unwrap();
             let mut reader = Reader::new(way, socket, &lab);
             let client = lab.udp_client(Family::V4);
@@ -141,7 +141,7 @@ fn overload(mode: XdpMode) {
     }
     let lab = lab(8, AttachOptions::SLOTS_DEFAULT, mode);
     for way in Way::ALL {
-        let mut reader = Reader::new(way, lab.udp(Family::V4), &lab);
+        let mut reader = Reader::new(way, lab.udp_by_default(Family::V4), &lab);
         reader.socket().set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let client = lab.udp_client(Family::V4);
         let is_sent = AtomicBool::new(false);

@@ -128,7 +128,8 @@ impl SocketLab {
         socket
     }
 
-    fn udp_by_default(&self, family: Family) -> UdpSocket {
+    /// The same with as much room as the kernel gives by default.
+    pub fn udp_by_default(&self, family: Family) -> UdpSocket {
         let bind = || self.cgroup.enter(|| udp_socket(self.pair.rx().netns(), self.addr(family)));
         let deadline = Instant::now() + RECV_TIMEOUT;
         loop {
