@@ -426,7 +426,7 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 }
 
 /* Whether the kernel moved bytes from here on: then the first of them are still where they were, too. */
-static __always_inline _Bool __trait_moved_behind(__u64 head, __u32 from, __u32 moved)
+static __trait_outline _Bool __trait_moved_behind(__u64 head, __u32 from, __u32 moved)
 {
 	__u64 word = __trait_kernel_word(head + from, 0);
 
