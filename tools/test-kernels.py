@@ -14,6 +14,7 @@ built since. A kernel that is not there is skipped by name; on Debian, which has
 
 import concurrent.futures
 import datetime
+import itertools
 import json
 import os
 import re
@@ -23,6 +24,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
@@ -36,7 +38,7 @@ HOST = "host"
 TIMEOUT_CHOSEN = 600
 TIMEOUT_ALL = 1800
 # Binaries a boot: a boot costs some seconds, and what runs in it is lost if the kernel dies.
-BOOT = 8
+BOOT = 4
 # What tests do less of where all is emulated: see policy_differential, policy_up, loads of policies, and trace.
 EMULATED = {
     "TRAITS_POLICY_CASES": "8",
@@ -326,6 +328,8 @@ def run_all(tests, only):
     there = available(only or [HOST, *kernels()])
 
     def on(kernel):
+        """What runs the open jobs of a kernel, by boot."""
+
         def ended(job, outcome, output):
             say(f"{kernel}: {job.title()}: {outcome.summary()}, in {outcome.seconds} s")
             for test, (result, why) in outcome.tests.items():
@@ -346,14 +350,20 @@ def run_all(tests, only):
                 ended(job, Outcome({test: ("skipped", reason) for test in job.tests}, [], 0), "")
         open_jobs = [job for job in jobs if not (outcome := kept(kernel, job)) or outcome.failed()]
         say(f"{kernel}: {release(kernel)}: {len(open_jobs)} of {len(jobs)} binaries to run")
-        while open_jobs:
-            lost = run(kernel, open_jobs[:BOOT], TIMEOUT_ALL, ended)
-            open_jobs = lost + open_jobs[BOOT:]
+
+        def boots(jobs):
+            while jobs:
+                jobs = run(kernel, jobs, TIMEOUT_ALL, ended)
+
+        return [partial(boots, open_jobs[first : first + BOOT]) for first in range(0, len(open_jobs), BOOT)]
 
     # This machine's kernel alone: emulation beside it would disturb what it measures.
     if HOST in there:
-        on(HOST)
-    side_by_side(on, [kernel for kernel in there if kernel != HOST])
+        for boots in on(HOST):
+            boots()
+    # Kernels in turn, so that no processor is left with a whole one.
+    turns = itertools.zip_longest(*(on(kernel) for kernel in there if kernel != HOST))
+    side_by_side(lambda boots: boots(), [boots for turn in turns for boots in turn if boots])
     outcomes = {kernel: {job.title(): kept(kernel, job) for job in jobs} for kernel in there}
     if not only:
         DOCUMENT.parent.mkdir(exist_ok=True)
