@@ -268,7 +268,7 @@ fn if_one_program_cannot_be_attached_nothing_is() {
     let third = host.policy("third", third);
     for _ in 0..2 {
         let error = host.fails(&format!("up {third} --dev rx0"));
-        assert!(error.contains("same priority"), "{error}");
+        assert!(error.contains("same priority") && error.contains("priority 4 is free"), "{error}");
         assert_eq!(host.up(), ["holder"]);
         assert_eq!(host.keys(), ["tenant"], "what was registered before stays, the other is taken back");
         let left: Vec<_> =

@@ -101,6 +101,10 @@ codes! {
     Warning Repeated "repeated",
     /// Nothing uses it.
     Warning Unused "unused",
+    /// It is read in another way than those would expect who know nftables.
+    Warning Misleading "misleading",
+    /// A chain or the kernel may have a netfilter program's priority.
+    Warning TakenPriority "taken-priority",
 }
 
 /// One thing that is wrong.
@@ -364,11 +368,21 @@ pub(crate) fn alternatives<'w>(words: impl IntoIterator<Item = &'w str>) -> Stri
     }
 }
 
-/// The word that was probably meant.
+/// The word that was probably meant. From one of fewer than four letters too many others differ in a letter: there it is
+/// one of the same letters.
 pub(crate) fn closest<'w>(word: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
     const WORD_LEN_MAX: usize = 40;
+    const SHORT_LEN_MAX: usize = 3;
     if word.len() > WORD_LEN_MAX {
         return None;
+    }
+    if word.len() <= SHORT_LEN_MAX {
+        let sorted = |word: &str| {
+            let mut letters = word.as_bytes().to_vec();
+            letters.sort_unstable();
+            letters
+        };
+        return words.into_iter().find(|other| *other != word && sorted(other) == sorted(word));
     }
     let distance = |other: &&str| strsim::damerau_levenshtein(word, other);
     words.into_iter().min_by_key(distance).filter(|other| distance(other) <= 1.max(word.chars().count() / 3))

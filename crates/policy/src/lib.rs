@@ -43,7 +43,7 @@
 //!     trait tenant in { 7, 9 }  mark 0x7  priority 6
 //! }
 //!
-//! netfilter input priority 0 {
+//! netfilter input priority -1 {      # before the `filter` chains, which have 0
 //!     trait tenant != 7 and tcp dport $admin  count denied by trait tenant  drop
 //! }
 //! ```
@@ -58,16 +58,17 @@
 //! **Constants**: decimal and `0x` numbers; IPv4, IPv6 and MAC addresses; prefixes `10.0.0.0/8`, `fd00::/8` (bits
 //! behind the prefix must be 0); ranges `low-high` of numbers; UUIDs; times `90s`, `1.5s`, `20ms`, `10us`, `5ns`;
 //! `"text"` (with `\"` and `\\`); words where a field has some: EtherTypes (`ip ip6 arp vlan`), protocols
-//! (`tcp udp icmp icmpv6 gre ah esp sctp`), DSCP classes (`cs0`–`cs7 af11`–`af43 ef`), `fragment` (`none first later`),
-//! TCP flags (`fin syn rst psh ack urg ece cwr`), ICMP types (those of nftables:
-//! `echo-request echo-reply destination-unreachable time-exceeded redirect parameter-problem`, for ICMPv6 also
-//! `nd-neighbor-solicit nd-neighbor-advert nd-router-solicit nd-router-advert packet-too-big`). `$name` is what
-//! `define name = …` gave: one constant, or a list in braces. Constants that it is made of come before it; all else may
-//! be declared anywhere.
+//! (`tcp udp icmp icmpv6 gre ah esp sctp igmp dccp comp udplite`), DSCP classes (`cs0`–`cs7 af11`–`af43 ef be df lephb
+//! va`), `fragment` (`none first later`), TCP flags (`fin syn rst psh ack urg ece cwr`; `ecn` is `ece`), ICMP types and
+//! codes (those of nftables: `echo-request echo-reply destination-unreachable time-exceeded router-advertisement …`, for
+//! ICMPv6 `packet-too-big mld-listener-query nd-neighbor-solicit …`; codes are those of `destination-unreachable`:
+//! `net-unreachable port-unreachable frag-needed …`, `no-route addr-unreachable …`). `$name` is what `define name = …`
+//! gave: one constant, or a list in braces. Constants that it is made of come before it; all else may be declared
+//! anywhere.
 //!
 //! **Types** of sets and maps are those of keys, and of a map's values too. A set's or map's elements are constants of
-//! its type; numbers also ranges, IP addresses also prefixes. The smaller of two ranges, one in the other, counts;
-//! others must not overlap. What is looked up in a set or map is of its type, or a narrower number. Addresses and UUIDs
+//! its type; numbers also ranges, IP addresses also prefixes. In a map, the smaller of two ranges, one in the other,
+//! counts, and others must not overlap. What is looked up in a set or map is of its type, or a narrower number. Addresses and UUIDs
 //! have no order: they are compared by `==`, `!=`, prefixes and sets only.
 //!
 //! **Blocks**: `xdp`, `tc ingress`, `tc egress`,
@@ -75,7 +76,8 @@
 //! `match NAME`, `steer NAME`; then an optional name (for `match` and `steer` it must be there), then `{ rules }`. One
 //! `xdp` block at most. A name may be given to any block; it is its program's name, else that is made from the hook's
 //! (`xdp`, `tc_ingress`, `nf_input`, `cgroup_egress`, and a number if that is taken). Netfilter has one program of a
-//! hook and priority.
+//! hook and priority, which no chain of nftables or iptables may have: theirs are -300 (`raw`), -150
+//! (`mangle`), -100 (`dstnat`), 0 (`filter`), 50 (`security`) and 100 (`srcnat`), and one beside it is as good.
 //!
 //! **Rules**: a condition, which may be left out, then actions.
 //!
@@ -120,7 +122,7 @@
 //! | `delete KEY` | takes a trait away | as `set` |
 //! | `count`, `count NAME`, `count NAME by FIELD` | counts packets and bytes; hits of rules are always counted, `count` alone says so | all |
 //! | `log`, `log "text"`, `… sample 1/N` | tells who listens | all |
-//! | `mark VALUE`, `priority VALUE` | for `ip rule fwmark`, nft, queueing disciplines | `tc`, `cgroup` |
+//! | `mark VALUE`, `priority VALUE`, or with `set` in between | for `ip rule fwmark`, nft, queueing disciplines | `tc`, `cgroup` |
 //! | `queue VALUE` | queue mapping | `tc` |
 //! | `accept`, `drop` | ends the block | all but `steer` |
 //! | `redirect "eth1"`, `redirect 5` | to an interface, by name or index | `xdp`, `tc` |
@@ -140,6 +142,7 @@ pub mod compile;
 pub mod diagnostic;
 pub mod emit;
 pub mod field;
+mod foreign;
 pub mod hash;
 pub mod hook;
 pub mod interpret;

@@ -55,7 +55,8 @@ pub fn print_rule(policy: &Policy, block: usize, rule: usize) -> String {
     let block: &Block = &policy.blocks[block];
     let rule = &block.rules[rule];
     let mut text = String::new();
-    if rule.condition != Condition::Always {
+    let starts = rule.condition == Condition::Always;
+    if !starts {
         condition(policy, &rule.condition, Binding::Or, &mut text);
         text.push_str("  ");
     }
@@ -66,7 +67,14 @@ pub fn print_rule(policy: &Policy, block: usize, rule: usize) -> String {
         if place > 0 {
             text.push_str("  ");
         }
-        text.push_str(&print_action(policy, action));
+        let action_text = print_action(policy, action);
+        match action {
+            // nftables has tests that begin so
+            Action::Mark(Value::Constant(_)) | Action::Priority(Value::Constant(_)) if starts && place == 0 => {
+                text.push_str(&action_text.replacen(' ', " set ", 1));
+            }
+            _ => text.push_str(&action_text),
+        }
     }
     text
 }
@@ -288,7 +296,7 @@ fn is_flags(operand: Operand) -> bool {
 /// TCP flags, one or more; a number if there is none.
 fn flags(bits: u128) -> String {
     let names: Vec<&str> =
-        words::values(FieldKind::TcpFlags).iter().filter(|(_, flag)| bits & flag != 0).map(|(name, _)| *name).collect();
+        (0..8).filter(|bit| bits >> bit & 1 != 0).filter_map(|bit| word(FieldKind::TcpFlags, 1 << bit)).collect();
     if names.is_empty() { bits.to_string() } else { names.join("|") }
 }
 

@@ -163,7 +163,9 @@ pub(crate) fn values(field: FieldKind) -> &'static [(&'static str, u128)] {
         FieldKind::Fragment => FRAGMENTS,
         FieldKind::TcpFlags => TCP_FLAGS,
         FieldKind::IcmpType => ICMP_TYPES,
+        FieldKind::IcmpCode => ICMP_CODES,
         FieldKind::Icmpv6Type => ICMPV6_TYPES,
+        FieldKind::Icmpv6Code => ICMPV6_CODES,
         _ => &[],
     }
 }
@@ -172,10 +174,23 @@ pub(crate) fn values(field: FieldKind) -> &'static [(&'static str, u128)] {
 const ETHER_TYPES: &[(&str, u128)] = &[("ip", 0x0800), ("ip6", 0x86dd), ("arp", 0x0806), ("vlan", 0x8100)];
 
 /// linux/in.h, linux/in6.h
-const PROTOCOLS: &[(&str, u128)] =
-    &[("icmp", 1), ("tcp", 6), ("udp", 17), ("gre", 47), ("esp", 50), ("ah", 51), ("icmpv6", 58), ("sctp", 132)];
+const PROTOCOLS: &[(&str, u128)] = &[
+    ("icmp", 1),
+    ("igmp", 2),
+    ("tcp", 6),
+    ("udp", 17),
+    ("dccp", 33),
+    ("gre", 47),
+    ("esp", 50),
+    ("ah", 51),
+    ("icmpv6", 58),
+    ("comp", 108),
+    ("sctp", 132),
+    ("udplite", 136),
+];
 
-/// RFC 2474 section 4.2.2, RFC 2597 section 6, RFC 3246 section 2.7.
+/// RFC 2474 section 4.2.2, RFC 2597 section 6, RFC 3246 section 2.7, RFC 5865 section 3, RFC 8622 section 4. As for all
+/// fields, the first word of several for a value is the one that is printed.
 const DSCP_CLASSES: &[(&str, u128)] = &[
     ("cs0", 0),
     ("cs1", 8),
@@ -198,6 +213,10 @@ const DSCP_CLASSES: &[(&str, u128)] = &[
     ("af42", 36),
     ("af43", 38),
     ("ef", 46),
+    ("be", 0),
+    ("df", 0),
+    ("lephb", 1),
+    ("va", 44),
 ];
 
 const FRAGMENTS: &[(&str, u128)] = &[("none", FRAGMENT_NONE), ("first", FRAGMENT_FIRST), ("later", FRAGMENT_LATER)];
@@ -211,20 +230,42 @@ const TCP_FLAGS: &[(&str, u128)] = &[
     ("ack", 0x10),
     ("urg", 0x20),
     ("ece", 0x40),
+    ("ecn", 0x40),
     ("cwr", 0x80),
 ];
 
-/// RFC 792.
+/// RFC 792, RFC 950, RFC 1256, under the names of nftables.
 const ICMP_TYPES: &[(&str, u128)] = &[
     ("echo-reply", 0),
     ("destination-unreachable", 3),
+    ("source-quench", 4),
     ("redirect", 5),
     ("echo-request", 8),
+    ("router-advertisement", 9),
+    ("router-solicitation", 10),
     ("time-exceeded", 11),
     ("parameter-problem", 12),
+    ("timestamp-request", 13),
+    ("timestamp-reply", 14),
+    ("info-request", 15),
+    ("info-reply", 16),
+    ("address-mask-request", 17),
+    ("address-mask-reply", 18),
 ];
 
-/// RFC 4443, RFC 4861 section 4.
+/// Codes of `destination-unreachable`: RFC 792, RFC 1812 section 5.2.7.1.
+const ICMP_CODES: &[(&str, u128)] = &[
+    ("net-unreachable", 0),
+    ("host-unreachable", 1),
+    ("prot-unreachable", 2),
+    ("port-unreachable", 3),
+    ("frag-needed", 4),
+    ("net-prohibited", 9),
+    ("host-prohibited", 10),
+    ("admin-prohibited", 13),
+];
+
+/// RFC 4443, RFC 2710, RFC 3810, RFC 4861 section 4, RFC 2894, RFC 3122, under the names of nftables.
 const ICMPV6_TYPES: &[(&str, u128)] = &[
     ("destination-unreachable", 1),
     ("packet-too-big", 2),
@@ -232,11 +273,30 @@ const ICMPV6_TYPES: &[(&str, u128)] = &[
     ("parameter-problem", 4),
     ("echo-request", 128),
     ("echo-reply", 129),
+    ("mld-listener-query", 130),
+    ("mld-listener-report", 131),
+    ("mld-listener-done", 132),
+    ("mld-listener-reduction", 132),
     ("nd-router-solicit", 133),
     ("nd-router-advert", 134),
     ("nd-neighbor-solicit", 135),
     ("nd-neighbor-advert", 136),
+    ("nd-redirect", 137),
     ("redirect", 137),
+    ("router-renumbering", 138),
+    ("ind-neighbor-solicit", 141),
+    ("ind-neighbor-advert", 142),
+    ("mld2-listener-report", 143),
+];
+
+/// Codes of `destination-unreachable`: RFC 4443 section 3.1.
+const ICMPV6_CODES: &[(&str, u128)] = &[
+    ("no-route", 0),
+    ("admin-prohibited", 1),
+    ("addr-unreachable", 3),
+    ("port-unreachable", 4),
+    ("policy-fail", 5),
+    ("reject-route", 6),
 ];
 
 /// Whether a field under a header's word is that of this header only, though another has it, too: `ip protocol` is

@@ -90,7 +90,8 @@ fn names_of_codes_are_all_different_and_warnings_are_warnings() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), Code::ALL.len());
-    let warnings = [Code::Unreachable, Code::NeverHolds, Code::Repeated, Code::Unused];
+    let warnings =
+        [Code::Unreachable, Code::NeverHolds, Code::Repeated, Code::Unused, Code::Misleading, Code::TakenPriority];
     for code in Code::ALL {
         assert_eq!(code.severity() == Severity::Warning, warnings.contains(code));
     }

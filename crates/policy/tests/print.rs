@@ -65,6 +65,13 @@ fn forms_of_one_meaning_are_printed_as_one() {
         ("ip protocol tcp accept", "ip and protocol tcp  accept"),
         ("inner ip6 dscp 46 accept", "inner ip6 and inner dscp ef  accept"),
         ("ip saddr == 10.0.0.1/32 accept", "ip saddr 10.0.0.1  accept"),
+        ("tcp flags & (fin | ecn) == ecn accept", "tcp flags & fin|ece == ece  accept"),
+        ("tcp dport { 5-20, 40, 1-10, 15-30 } accept", "tcp dport in { 1-30, 40 }  accept"),
+        (
+            "icmpv6 type redirect icmpv6 code no-route accept",
+            "icmpv6 type nd-redirect and icmpv6 code no-route  accept",
+        ),
+        ("icmp code frag-needed dscp be accept", "icmp code frag-needed and dscp cs0  accept"),
         ("ip saddr 0.0.0.0/0 accept", "ip  accept"),
         ("tcp dport { 22 } accept", "tcp dport 22  accept"),
         ("tcp dport != { 22, 80 } accept", "tcp dport != { 22, 80 }  accept"),

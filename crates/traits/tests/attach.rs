@@ -476,6 +476,11 @@ fn netfilter_priority_errors_are_explained() {
     let error = attach(options).expect_err("the priority is taken");
     assert!(matches!(error, AttachError::Busy { .. }), "{error}");
     assert!(error.to_string().contains("netfilter ipv4 pre_routing priority 0 on network namespace"), "{error}");
+    assert!(error.to_string().contains("priority -1 is free"), "{error}");
+    let lower = attach(options.priority(-1)).expect("what is said to be free is");
+    let error = attach(options).expect_err("the priority is taken");
+    assert!(error.to_string().contains("priority 1 is free"), "{error}");
+    lower.detach().expect("detach");
     for refused in [options.priority(i32::MIN), options.priority(i32::MAX), options.priority(-400).defrag(true)] {
         let error = attach(refused).expect_err("the kernel keeps these priorities for itself");
         assert!(error.to_string().contains("does not allow that priority"), "{error}");

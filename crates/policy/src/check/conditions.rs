@@ -170,6 +170,7 @@ impl Checker<'_> {
     fn interval_test(&mut self, about: &About, low: u128, high: u128, negated: bool, span: Span) -> Option<Condition> {
         let operand = about.looked.operand;
         let value_type = about.looked.expected.value_type;
+        self.not_a_tag(operand, low, high, span);
         let test = if low == high {
             let comparison = if negated { Comparison::NotEqual } else { Comparison::Equal };
             Test::Compare { operand, comparison, value: low }
@@ -207,8 +208,22 @@ impl Checker<'_> {
         if let [entry] = entries.as_slice() {
             return self.interval_test(about, entry.low, entry.high, negated, list);
         }
+        for entry in &entries {
+            self.not_a_tag(about.looked.operand, entry.low, entry.high, list);
+        }
         let table = self.anonymous(key, None, entries);
         Some(about.test(Test::In { operand: about.looked.operand, table, negated }))
+    }
+
+    /// Warns of an `ether type` that is a VLAN tag's: what is asked about is what follows the tags.
+    fn not_a_tag(&mut self, operand: Operand, low: u128, high: u128, span: Span) {
+        let Operand::Field(Field { kind: FieldKind::EtherType, layer }) = operand else { return };
+        if low == high && matches!(low, 0x8100 | 0x88a8) {
+            let message = "`ether type` is the type behind the VLAN tags, never a tag's own";
+            let inner = if layer == Layer::Inner { "inner " } else { "" };
+            let hint = format!("write `{inner}vlan` to test for a tag");
+            self.error(Diagnostic::new(Code::Misleading, span, message).hint(hint));
+        }
     }
 
     /// `<`, `<=`, `>`, `>=`

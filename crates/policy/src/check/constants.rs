@@ -4,6 +4,7 @@ use super::{Checker, Declared, type_text};
 use crate::{
     diagnostic::{Code, Diagnostic, closest, quoted},
     field::FieldKind,
+    foreign,
     policy::Type,
     source::Span,
     syntax::ast::{Body, Define, Element, Literal, LiteralKind, Pattern, PatternKind},
@@ -263,7 +264,9 @@ impl Checker<'_> {
             self.because(Diagnostic::new(Code::UnknownWord, span, message), span, expected)
         };
         let names = values.iter().map(|(name, _)| *name);
-        if let Some(meant) = closest(word, names.clone()) {
+        if let Some(hint) = foreign::hint(word) {
+            diagnostic = diagnostic.hint(hint);
+        } else if let Some(meant) = closest(word, names.clone()) {
             diagnostic = diagnostic.hint(format!("did you mean `{meant}`?"));
         } else if self.defines.contains_key(word) {
             diagnostic = diagnostic.hint(format!("a constant is written `${word}`"));

@@ -8,6 +8,7 @@ use packet_traits_core::{
 use super::{Checker, Declared};
 use crate::{
     diagnostic::{Code, Diagnostic, Diagnostics, alternatives, closest, quoted},
+    foreign,
     policy::{KeyDeclaration, KeyId},
     syntax::ast,
 };
@@ -129,10 +130,9 @@ impl<'a> Checker<'a> {
         let known = word.value.parse().ok();
         if known.is_none() {
             let names = KeyType::ALL.map(KeyType::name);
-            let hint = match closest(&word.value, names) {
-                Some(meant) => format!("did you mean `{meant}`?"),
-                None => format!("types are {}", alternatives(names)),
-            };
+            let hint = foreign::hint(&word.value)
+                .or_else(|| closest(&word.value, names).map(|meant| format!("did you mean `{meant}`?")))
+                .unwrap_or_else(|| format!("types are {}", alternatives(names)));
             let message = format!("{} is not a type", quoted(&word.value));
             self.error(Diagnostic::new(Code::UnknownWord, word.span, message).hint(hint));
         }

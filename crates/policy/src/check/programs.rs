@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::Checker;
 use crate::{
     diagnostic::{Code, Diagnostic, quoted},
+    foreign,
     hook::Hook,
     source::Span,
     syntax::ast::Block,
@@ -93,6 +94,15 @@ impl Checker<'_> {
                         None => vec![crate::hook::Family::Ipv4, crate::hook::Family::Ipv6],
                         Some(family) => vec![family],
                     };
+                    if let Some(holder) = foreign::at_priority(priority) {
+                        let message = format!("{holder} priority {priority}");
+                        let label = "a BPF program cannot share it";
+                        let diagnostic = Diagnostic::new(Code::TakenPriority, block.span, message).label(label);
+                        let (before, after) = (priority - 1, priority + 1);
+                        self.error(
+                            diagnostic.hint(format!("use {before} to run just before, {after} to run just after")),
+                        );
+                    }
                     for family in families {
                         match netfilter.get(&(family, hook, priority)).copied() {
                             Some(first) => {

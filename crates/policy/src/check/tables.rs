@@ -90,8 +90,12 @@ impl<'a> Checker<'a> {
                 _ => good = false,
             }
         }
-        let repeated = self.overlaps(&entries, value.is_some())?;
+        let map = value.is_some();
+        let (repeated, apart) = self.overlaps(&entries, map)?;
         let mut entries: Vec<Entry> = entries.into_iter().map(|(entry, _)| entry).collect();
+        if !apart {
+            return good.then_some(joined(entries));
+        }
         if repeated.contains(&true) {
             let mut place = 0;
             entries.retain(|_| {
@@ -102,12 +106,13 @@ impl<'a> Checker<'a> {
         good.then_some(entries)
     }
 
-    /// Which entries are there already; nothing if there is something wrong with that.
-    fn overlaps(&mut self, entries: &[(Entry, Span)], map: bool) -> Option<Vec<bool>> {
+    /// Which entries are there already, and whether all others are apart or one in the other, as a set's need not be;
+    /// nothing if there is something wrong with that.
+    fn overlaps(&mut self, entries: &[(Entry, Span)], map: bool) -> Option<(Vec<bool>, bool)> {
         let mut order: Vec<usize> = (0..entries.len()).collect();
         order.sort_by_key(|place| (entries[*place].0.low, Reverse(entries[*place].0.high), *place));
         let mut repeated = vec![false; entries.len()];
-        let mut good = true;
+        let (mut good, mut apart) = (true, true);
         // those that have the current one in them, the smallest last
         let mut around: Vec<usize> = Vec::new();
         for place in order {
@@ -125,6 +130,9 @@ impl<'a> Checker<'a> {
                 let message = format!("{} is in the list twice", self.quote(span));
                 self.error(Diagnostic::new(code, span, message).related(first, "it is here already"));
                 good &= !map;
+            } else if outer.high < entry.high && !map {
+                apart = false;
+                around.push(place);
             } else if outer.high < entry.high {
                 let message = format!("{} and {} overlap", self.quote(first), self.quote(span));
                 let diagnostic = Diagnostic::new(Code::Overlap, span, message).related(first, "the other one");
@@ -136,7 +144,7 @@ impl<'a> Checker<'a> {
                 around.push(place);
             }
         }
-        good.then_some(repeated)
+        good.then_some((repeated, apart))
     }
 
     /// The place of a table that is written in a rule.
@@ -164,5 +172,39 @@ impl<'a> Checker<'a> {
             self.policy.tables.push(named.table.clone());
         }
         named.id
+    }
+}
+
+/// A set's ranges as those that are apart.
+fn joined(mut entries: Vec<Entry>) -> Vec<Entry> {
+    entries.sort_by_key(|entry| entry.low);
+    let mut joined: Vec<Entry> = Vec::new();
+    for entry in entries {
+        match joined.last_mut() {
+            Some(last) if entry.low <= last.high => last.high = last.high.max(entry.high),
+            _ => joined.push(entry),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn joined_ranges_are_apart_and_have_the_same_numbers(ranges in prop::collection::vec((0u128..60, 0u128..20), 1..12)) {
+            let entries: Vec<Entry> =
+                ranges.into_iter().map(|(low, more)| Entry { low, high: low + more, value: 0 }).collect();
+            let joined = joined(entries.clone());
+            prop_assert!(joined.is_sorted_by(|one, next| one.high < next.low));
+            for number in 0..90 {
+                let inside = |entries: &[Entry]| entries.iter().any(|entry| (entry.low..=entry.high).contains(&number));
+                prop_assert_eq!(inside(&joined), inside(&entries), "{}", number);
+            }
+        }
     }
 }

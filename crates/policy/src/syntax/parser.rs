@@ -13,6 +13,7 @@ use super::{
 use crate::{
     diagnostic::{Code, Diagnostic, Diagnostics, alternatives, closest, quoted},
     field::{Field, FieldKind},
+    foreign,
     hook::{Direction, Family, Hook, NetfilterHook},
     policy::{Comparison, Hardware, InterfaceDirection, Layer},
     source::{SourceId, Span},
@@ -160,14 +161,22 @@ impl<'a> Parser<'a> {
         let Some(word) = self.word() else { return self.expected(what) };
         let span = self.span();
         let diagnostic = Diagnostic::new(Code::UnknownWord, span, format!("expected {what}, found {}", quoted(word)));
-        let diagnostic = match closest(word, words.iter().copied()) {
+        let diagnostic = match foreign::hint(word) {
+            Some(hint) => diagnostic.hint(hint),
+            None => self.meant(diagnostic, word, words),
+        };
+        self.say(diagnostic)
+    }
+
+    /// Adds which word may have been meant.
+    fn meant(&self, diagnostic: Diagnostic, word: &str, words: &[&'static str]) -> Diagnostic {
+        match closest(word, words.iter().copied()) {
             Some(meant) => diagnostic.hint(format!("did you mean `{meant}`?")),
             None if (2..=12).contains(&words.len()) => {
                 diagnostic.hint(format!("it could be {}", alternatives(words.iter().copied())))
             }
             None => diagnostic,
-        };
-        self.say(diagnostic)
+        }
     }
 
     fn expect(&mut self, token: Token, what: &str) -> Parsed<Span> {
@@ -345,13 +354,19 @@ impl<'a> Parser<'a> {
 
     fn table(&mut self, map: bool) -> Parsed<Table> {
         let name = self.name("a name")?;
+        let written =
+            if map { "map NAME TYPE : TYPE = { KEY : VALUE, … }" } else { "set NAME TYPE = { ELEMENT, … }" };
+        if self.peek() == Token::OpenBrace
+            && let Some(diagnostic) = self.missing("a type")
+        {
+            return Err(self.say(diagnostic.hint(format!("it is written `{written}`"))));
+        }
         let key = self.spanned_word("a type")?;
         let value = if map {
             if !self.eat(Token::Colon) {
                 let diagnostic = self.missing("`:` and the type of the values");
-                return Err(diagnostic.map_or(Said, |diagnostic| {
-                    self.say(diagnostic.hint("a map is written `map NAME TYPE : TYPE = { KEY : VALUE, … }`"))
-                }));
+                return Err(diagnostic
+                    .map_or(Said, |diagnostic| self.say(diagnostic.hint(format!("a map is written `{written}`")))));
             }
             self.newlines();
             Some(self.spanned_word("a type")?)
@@ -420,7 +435,18 @@ impl<'a> Parser<'a> {
         let slice = self.slice(span);
         let kind = match self.peek() {
             Token::Number => match literal::number(slice) {
-                Some(number) => LiteralKind::Number(number),
+                Some(number) => {
+                    if slice.len() > 1
+                        && slice.bytes().all(|digit| matches!(digit, b'0'..=b'7'))
+                        && slice.starts_with('0')
+                    {
+                        let message =
+                            format!("{} is {number} here; nftables reads it as an octal number", quoted(slice));
+                        let hint = format!("write `{number}`");
+                        self.say(Diagnostic::new(Code::Misleading, span, message).hint(hint));
+                    }
+                    LiteralKind::Number(number)
+                }
                 None => return bad(self, format!("{} has more than 128 bits", quoted(slice))),
             },
             Token::Minus => {
@@ -491,6 +517,12 @@ impl<'a> Parser<'a> {
         } else {
             None
         };
+        if let Some(name) = name.as_ref().filter(|name| foreign::looks_like_interface(&name.value)) {
+            let message = format!("{} names the program, not an interface", quoted(&name.value));
+            let hint =
+                format!("choose the interface when you bring the policy up: `traits up FILE --dev {}`", name.value);
+            self.say(Diagnostic::new(Code::Misleading, name.span, message).hint(hint));
+        }
         let span = self.since(start);
         if !matches!(self.peek(), Token::OpenBrace | Token::Bad) && name.is_none() {
             return Err(self.expected("a name or `{`"));
@@ -551,6 +583,12 @@ impl<'a> Parser<'a> {
         self.expect_word("priority")?;
         let start = self.span();
         let negative = self.eat(Token::Minus);
+        if self.peek() == Token::Word
+            && let Some(diagnostic) = self.missing("a priority, a number")
+        {
+            let hint = "nftables' `raw` is -300, `mangle` -150, `filter` 0, `security` 50; use a number next to it";
+            return Err(self.say(diagnostic.hint(hint)));
+        }
         let number = self.number("a priority, a number")?;
         let span = self.since(start);
         let number = i128::try_from(number.value).ok().map(|number| if negative { -number } else { number });
@@ -572,12 +610,33 @@ impl<'a> Parser<'a> {
         while self.word().is_some_and(|word| words::ACTIONS.contains(&word)) {
             let start = self.span();
             let action = self.action()?;
-            actions.push(Spanned { value: action, span: self.since(start) });
+            let action = Spanned { value: action, span: self.since(start) };
+            if condition.is_none() && actions.is_empty() {
+                self.not_a_test(&action);
+            }
+            actions.push(action);
         }
         if !self.at_line_end() {
             return Err(self.not_in_rule(condition.is_some(), actions.last()));
         }
         Ok(Rule { condition, actions, span: self.since(start) })
+    }
+
+    /// Warns of an action at the start of a rule that would be a test in nftables.
+    fn not_a_test(&mut self, action: &Spanned<Action>) {
+        let (Action::Mark(value) | Action::Priority(value)) = &action.value else { return };
+        let words = self.slice(action.span);
+        let word = words.split_whitespace().next().unwrap_or_default();
+        let setting = words.split_whitespace().nth(1) == Some("set");
+        if setting || !matches!(value.kind, ValueKind::Constant(_)) {
+            return;
+        }
+        let message = format!("`{word}` sets the packet's {word} here; in nftables this would be a test");
+        let hint = format!(
+            "write `{word} set {}` to set it; policies cannot test a packet's {word}, but can test traits",
+            self.slice(value.span)
+        );
+        self.say(Diagnostic::new(Code::Misleading, action.span, message).hint(hint));
     }
 
     /// What comes next does not go on with a rule.
@@ -586,7 +645,13 @@ impl<'a> Parser<'a> {
         if let Some(last) = last {
             if self.starts_test() || matches!(self.word(), Some("and" | "or")) {
                 let diagnostic = Diagnostic::new(Code::Syntax, span, "a condition comes in front of all actions");
-                return self.say(diagnostic.related(last.span, "this is an action"));
+                let diagnostic = diagnostic.related(last.span, "this is an action");
+                return self.say(match last.value {
+                    Action::Mark(_) | Action::Priority(_) => {
+                        diagnostic.hint("policies set a packet's mark and priority, but cannot test them")
+                    }
+                    _ => diagnostic,
+                });
             }
             if let Action::Set(key, None) = &last.value
                 && self.peek() != Token::Word
@@ -596,6 +661,18 @@ impl<'a> Parser<'a> {
                 return self.say(diagnostic.hint(hint));
             }
             return self.unknown("an action or the end of the line", words::ACTIONS);
+        }
+        if condition
+            && self.peek() == Token::Comma
+            && let Some(diagnostic) = self.missing("a test or an action")
+        {
+            return self.say(diagnostic.hint("several values stand in braces: `{ 80, 443 }`"));
+        }
+        if !condition
+            && self.word() == Some("type")
+            && let (Some(diagnostic), Some(hint)) = (self.missing("a rule"), foreign::hint("hook"))
+        {
+            return self.say(diagnostic.hint(hint));
         }
         let mut could: Vec<&'static str> = words::ACTIONS.to_vec();
         could.extend(words::TEST_STARTS);
@@ -639,12 +716,36 @@ impl<'a> Parser<'a> {
         loop {
             if self.eat_word("and") {
                 self.newlines();
-            } else if !self.starts_test() {
+            } else if self.starts_test() {
+                self.not_of_header(parts.last());
+            } else {
                 break;
             }
             parts.push(self.negation()?);
         }
         Ok(if parts.len() == 1 { parts.remove(0) } else { Condition::All(parts) })
+    }
+
+    /// Warns of a test behind a header's word, without `and`, that would be of that header in nftables.
+    fn not_of_header(&mut self, before: Option<&Condition>) {
+        let Some(Condition::Test(test)) = before else { return };
+        let Test::Header(header) = test.value else { return };
+        let (header_span, span) = (test.span, self.span());
+        let (header_word, word) = (self.slice(header_span), self.word().unwrap_or_default());
+        let (message, inner) = if word == "length" {
+            (format!("`length` is the length of the packet, not a field of `{header_word}`"), "")
+        } else if foreign::is_tunnel(header.kind) && words::header(word).is_some() {
+            (format!("{} is the outer header here; in nftables it would be the inner one", quoted(word)), "inner ")
+        } else {
+            return;
+        };
+        let mut hint = format!("write `{header_word} and {word} …` to test both");
+        if !inner.is_empty() {
+            hint = format!("write `{inner}{word} …`, or `{header_word} and {word} …` for the outer one");
+        }
+        let diagnostic =
+            Diagnostic::new(Code::Misleading, span, message).related(header_span, "this tests for a header");
+        self.say(diagnostic.hint(hint));
     }
 
     fn negation(&mut self) -> Parsed<Condition> {
@@ -839,7 +940,12 @@ impl<'a> Parser<'a> {
             };
         }
         if self.eat(Token::Ampersand) {
+            // nftables prints parentheses
+            let parenthesis = self.eat(Token::OpenParenthesis);
             let mask = self.pattern("the bits to look at")?;
+            if parenthesis {
+                self.expect(Token::CloseParenthesis, "`)`")?;
+            }
             let negated = match self.peek() {
                 Token::Equal => false,
                 Token::NotEqual => true,
@@ -945,8 +1051,14 @@ impl<'a> Parser<'a> {
                 let sample = if self.eat_word("sample") { Some(self.sample()?) } else { None };
                 Action::Log { text, sample }
             }
-            "mark" => Action::Mark(self.value()?),
-            "priority" => Action::Priority(self.value()?),
+            "mark" => {
+                self.eat_word("set");
+                Action::Mark(self.value()?)
+            }
+            "priority" => {
+                self.eat_word("set");
+                Action::Priority(self.value()?)
+            }
             "queue" => Action::Queue(self.value()?),
             "accept" => Action::Accept,
             "drop" => Action::Drop,

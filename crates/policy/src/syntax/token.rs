@@ -79,6 +79,10 @@ pub(crate) enum Token {
     /// Starts like a number and is none.
     #[regex(r"[0-9][0-9A-Za-z_.]*", priority = 1)]
     BadNumber,
+    /// A comment, elsewhere.
+    #[regex(r"//[^\n]*", allow_greedy = true)]
+    #[regex(r"/\*([^*]|\*[^/])*\*/")]
+    ForeignComment,
     /// Nothing that can be in a policy. It has been said.
     Bad,
     /// After the last one.
@@ -105,6 +109,13 @@ pub(crate) fn tokens(source: SourceId, text: &str, diagnostics: &mut Diagnostics
                     .label("it must end in the same line")
                     .hint(r#"inside a text, write \" for a quote and \\ for a backslash"#);
                 bad(diagnostics, diagnostic)
+            }
+            Ok(Token::ForeignComment) => {
+                let span = Span { end: span.start + 2, ..span };
+                let message = format!("{} starts no comment", quoted(&slice[..2]));
+                let diagnostic = Diagnostic::new(Code::Syntax, span, message);
+                diagnostics.push(diagnostic.hint("a comment starts with `#` and goes to the end of the line"));
+                continue;
             }
             Ok(Token::Address) if super::literal::address(slice).is_none() => {
                 // `fd00::1: 7` in a map

@@ -1,7 +1,7 @@
 //! Netfilter: the five points of the IPv4 and IPv6 stacks where nftables and iptables also run.
 
 use std::fmt;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libbpf_sys::{BPF_NETFILTER, BPF_PROG_TYPE_NETFILTER};
 
@@ -12,6 +12,7 @@ use super::hook::Hook;
 use super::link;
 use super::program::Program;
 use super::target::Target;
+use crate::insn::Source;
 
 /// The protocol family whose packets a netfilter program sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -138,6 +139,12 @@ impl NetfilterOptions {
 pub fn attach(program: BorrowedFd<'_>, options: &NetfilterOptions) -> Result<Attachment, AttachError> {
     let attempt = Attempt::new(options.place(), Target::current_namespace());
     let id = Program::expect(program, BPF_PROG_TYPE_NETFILTER, &attempt)?.id;
+    create(program, options)
+        .map(|link| Attachment::from_link(attempt.clone(), id, link))
+        .map_err(|errno| explain(&attempt, options, errno))
+}
+
+fn create(program: BorrowedFd<'_>, options: &NetfilterOptions) -> Result<OwnedFd, i32> {
     let mut create = link::options();
     create.__bindgen_anon_1.netfilter = libbpf_sys::bpf_link_create_opts__bindgen_ty_1__bindgen_ty_5 {
         pf: options.family.to_kernel(),
@@ -146,8 +153,17 @@ pub fn attach(program: BorrowedFd<'_>, options: &NetfilterOptions) -> Result<Att
         flags: if options.defrag { BPF_F_NETFILTER_IP_DEFRAG } else { 0 },
     };
     link::create(program, 0, BPF_NETFILTER, &create)
-        .map(|link| Attachment::from_link(attempt.clone(), id, link))
-        .map_err(|errno| explain(&attempt, options, errno))
+}
+
+/// The free priority that is nearest to the one in the options, of two the lower. Found by attaching a program that lets
+/// every packet pass, for a moment: not every kernel lists its hooks.
+fn free_priority(options: &NetfilterOptions) -> Option<i32> {
+    const NF_ACCEPT: i32 = 1;
+    const FARTHEST: i32 = 16;
+    let program = Source::returning(BPF_PROG_TYPE_NETFILTER, NF_ACCEPT).at(BPF_NETFILTER).load().ok()?;
+    let near = (1..=FARTHEST).flat_map(|distance| [-distance, distance]);
+    near.filter_map(|distance| options.priority.checked_add(distance))
+        .find(|priority| create(program.as_fd(), &options.priority(*priority)).is_ok())
 }
 
 /// What the errnos of `bpf_nf_link_attach` (net/netfilter/nf_bpf_link.c) mean.
@@ -156,7 +172,10 @@ fn explain(attempt: &Attempt, options: &NetfilterOptions, errno: i32) -> AttachE
         libc::EBUSY => AttachError::Busy {
             attempt: attempt.clone(),
             holder: "another hook function there has the same priority".into(),
-            hint: "choose another number: `bpftool net` and `nft list hooks` show those in use".into(),
+            hint: match free_priority(options) {
+                Some(free) => format!("priority {free} is free; `nft list hooks` shows those in use"),
+                None => "choose another number: `nft list hooks` shows those in use".to_owned(),
+            },
             errno,
         },
         libc::ERANGE => attempt.refused(
