@@ -183,7 +183,13 @@ static __always_inline _Bool pt_skb_header(struct __sk_buff *ctx, __u64 at, __u3
 	return !bpf_skb_load_bytes(ctx, at, buffer, len);
 }
 
+struct net_device___policy {
+	int ifindex;
+	char name[16]; /* IFNAMSIZ */
+} __attribute__((preserve_access_index));
+
 struct sk_buff___policy {
+	struct net_device___policy *dev;
 	unsigned int len;
 	__u16 network_header;
 	__u16 mac_header;
@@ -266,7 +272,12 @@ static __always_inline _Bool pt_nf_header(struct __trait_dynptr *packet, __u64 a
 /*
  * The packet's length, from where it starts at the hook.
  */
+struct xdp_rxq_info___policy {
+	struct net_device___policy *dev;
+} __attribute__((preserve_access_index));
+
 struct xdp_buff___policy {
+	struct xdp_rxq_info___policy *rxq;
 	__u32 flags;
 } __attribute__((preserve_access_index));
 
@@ -286,10 +297,6 @@ static __always_inline __u32 pt_xdp_length(struct xdp_md *ctx)
 		return bpf_xdp_get_buff_len(ctx);
 	return pt_xdp_linear(ctx);
 }
-
-struct net_device___policy {
-	int ifindex;
-} __attribute__((preserve_access_index));
 
 struct nf_hook_state___policy {
 	struct net_device___policy *in;
@@ -314,6 +321,55 @@ static __always_inline __u32 pt_nf_output(struct bpf_nf_ctx *ctx)
 
 	return state->out->ifindex;
 }
+
+/*
+ * Names of interfaces, as they are now: the words of net_device.name, in which the end of a former, longer name may follow
+ * the NUL; zeroes if there is no interface.
+ */
+static __always_inline void pt_device_name(__u64 device, struct pt_words *name)
+{
+	struct __trait_words words = {};
+
+	if (device)
+		words = __trait_kernel_pair(__trait_kernel_member(device, struct net_device___policy, name));
+	name->word[0] = words.word[0];
+	name->word[1] = words.word[1];
+}
+
+static __always_inline void pt_xdp_device_name(struct xdp_md *ctx, struct pt_words *name)
+{
+	__u64 rxq = __trait_kernel_field(__trait_kern_ctx(ctx), struct xdp_buff___policy, rxq);
+
+	pt_device_name(__trait_kernel_field(rxq, struct xdp_rxq_info___policy, dev), name);
+}
+
+static __always_inline void pt_skb_device_name(struct __sk_buff *ctx, struct pt_words *name)
+{
+	pt_device_name(__trait_kernel_field(__trait_kern_ctx(ctx), struct sk_buff___policy, dev), name);
+}
+
+/* Of the interface it came in by, if it is still there: then this is its index. Else zeroes. */
+static __always_inline void pt_skb_input_name(struct __sk_buff *ctx, __u32 ifindex, struct pt_words *name)
+{
+	__u64 device = __trait_kernel_field(__trait_kern_ctx(ctx), struct sk_buff___policy, dev);
+
+	if (device && __trait_kernel_field(device, struct net_device___policy, ifindex) != ifindex)
+		device = 0;
+	pt_device_name(device, name);
+}
+
+static __always_inline void pt_nf_input_name(struct bpf_nf_ctx *ctx, struct pt_words *name)
+{
+	pt_device_name(__trait_kernel_field(ctx->state, struct nf_hook_state___policy, in), name);
+}
+
+static __always_inline void pt_nf_output_name(struct bpf_nf_ctx *ctx, struct pt_words *name)
+{
+	pt_device_name(__trait_kernel_field(ctx->state, struct nf_hook_state___policy, out), name);
+}
+
+/* A word of a name, of a number whose highest byte is the first letter. */
+#define PT_NAME_WORD(number) bpf_cpu_to_be64(number)
 
 /* From the IP header on, wherever the packet's data starts now. */
 static __always_inline __u32 pt_net_length(struct __sk_buff *ctx)

@@ -232,7 +232,7 @@ fn metadata_is_accepted_up_to_the_length_that_the_doctor_says() {
 
 /// Blocks of policies, and the checks that say whether what XDP sets is read there.
 const READERS: [(&str, &str); 3] =
-    [("tc", "tc ingress"), ("netfilter", "netfilter ip input priority 0"), ("cgroup", "cgroup ingress")];
+    [("tc", "tc ingress"), ("netfilter", "netfilter ip input priority -1"), ("cgroup", "cgroup ingress")];
 
 #[test]
 fn stages_read_what_the_doctor_says() {

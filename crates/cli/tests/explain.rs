@@ -40,7 +40,7 @@ tc ingress {
     trait tenant 9  queue 3  accept
 }
 
-netfilter ip6 input priority 0 {
+netfilter ip6 input priority -1 {
     count six
 }
 
@@ -150,7 +150,7 @@ tc ingress (edge.traits:17)
   priority 6
   queue 3
 
-netfilter ip6 input priority 0 (edge.traits:22)
+netfilter ip6 input priority -1 (edge.traits:22)
   not reached: it is for IPv6 only
 
 netfilter ip input priority 10 (edge.traits:26)

@@ -90,6 +90,12 @@
 //! field     = ["inner"] header-field | "length" | "trait" key
 //! ```
 //!
+//! `iif "eth0"` and `oif "eth0"` compare the name that the interface has when the packet comes (`iifname`, `oifname` in
+//! nftables): it may come later, be recreated or be renamed. Alternative names do not count. A number is an index. In
+//! `cgroup ingress`, `match` and `steer` a packet may have left its interface (a `match` in POSTROUTING): then `iif` compares
+//! the index with that of the interface which had the name when the policy was loaded. `redirect "eth1"` goes to that one,
+//! too.
+//!
 //! `not` binds strongest, then `and` (which may be left out), then `or`. Fields and headers, with `inner` in front also
 //! those inside a tunnel:
 //!

@@ -164,11 +164,19 @@ pub struct Counter {
     pub by: Option<String>,
 }
 
+fn yes() -> bool {
+    true
+}
+
 /// An interface by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// The place of its index in the array variable `pt_interfaces` of the object's `.rodata`.
+    /// The place of its index in the array variable `pt_interfaces` of the object's `.rodata`; 0 if there is no interface
+    /// of that name.
     pub index: u32,
+    /// Rules redirect to it, so there must be one: the others compare names.
+    #[serde(default = "yes")]
+    pub must_exist: bool,
 }

@@ -347,12 +347,18 @@ pub enum InterfaceDirection {
     Out,
 }
 
+impl InterfaceDirection {
+    /// Both.
+    pub const ALL: [InterfaceDirection; 2] = [InterfaceDirection::In, InterfaceDirection::Out];
+}
+
 /// An interface that a rule speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Interface {
     /// By its index.
     Index(u32),
-    /// By its name in the namespace where the policy is loaded.
+    /// By its name: a test is of the name it has when the packet comes; a redirect goes to the interface that has it when
+    /// the policy is loaded.
     Name(InterfaceId),
 }
 

@@ -52,7 +52,8 @@ Every program is attached to its hook, or none is: to that of its block, for a p
 stay attached when the command ends; `traits down NAME` takes them away.
 
 A policy (FILE.traits, or what `traits compile` made of it) brings its keys: those that the registry does not have are
-registered, and stay when it is down. Its interfaces are those that have the names now, in this network namespace. Its `match` and `steer` blocks
+registered, and stay when it is down. `iif` and `oif` compare names, so an
+interface can come later or be recreated; `redirect` needs one that is there. Its `match` and `steer` blocks
 are pinned for others, and run as long as the policy is up; `traits status` shows the paths:
   iptables -I INPUT -m bpf --object-pinned BPFFS/packet_traits_up/REGISTRY/NAME/filters/PROGRAM -j DROP
 
@@ -229,6 +230,9 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     }
     let new_keys: Vec<_> = keys.new_keys().iter().map(|entry| entry.key.name().to_string()).collect();
     keys.keep();
+    for missing in manifest.iter().flat_map(policy::missing_interfaces) {
+        output::note(format_args!("there is no interface {missing} now: rules that name it match once there is"));
+    }
     if command.json {
         output::json(&UpJson { deployment: DeploymentJson::new(&deployment), new_keys })?;
     } else {

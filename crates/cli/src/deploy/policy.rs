@@ -5,7 +5,7 @@ use std::error::Error;
 
 use libbpf_rs::OpenObject;
 use packet_traits::{
-    attach::{LinkLayer, NetfilterFamily, NetfilterHook, NetfilterOptions},
+    attach::{LinkLayer, NetfilterFamily, NetfilterHook, NetfilterOptions, interface_name},
     core::KeyName,
     deployment::{Filter, FilterUse, Setup, Table},
     registry::{Description, KeySpec},
@@ -122,13 +122,30 @@ pub(super) fn noted(notes: &[u8]) -> Option<Manifest> {
     (manifest.version == manifest::VERSION).then_some(manifest)
 }
 
+/// Interfaces that rules name and that are not there. The rules match once they are.
+pub(super) fn missing_interfaces(manifest: &Manifest) -> Vec<&str> {
+    let names = manifest.interfaces.iter().map(|interface| interface.name.as_str());
+    names.filter(|name| interface_index(name).is_err()).collect()
+}
+
 /// The array of interfaces' indexes.
 fn interfaces(manifest: &Manifest) -> Result<Vec<(String, Vec<u8>)>, String> {
     let Some(last) = manifest.interfaces.iter().map(|interface| interface.index).max() else { return Ok(Vec::new()) };
     let mut indexes = vec![0u32; last as usize + 1];
     for interface in &manifest.interfaces {
-        indexes[interface.index as usize] =
-            interface_index(&interface.name).map_err(|error| format!("{}: {error}", manifest.source))?;
+        let name = &interface.name;
+        let of_policy = |error| format!("{}: {error}", manifest.source);
+        match interface_index(name) {
+            Ok(index) => {
+                if let Some(first) = interface_name(index).filter(|first| first != name) {
+                    let error = format!("{name} is an alternative name of interface {first}: write \"{first}\"");
+                    return Err(of_policy(error));
+                }
+                indexes[interface.index as usize] = index;
+            }
+            Err(error) if interface.must_exist => return Err(of_policy(error)),
+            Err(_) => {}
+        }
     }
     Ok(vec![(INTERFACES.to_owned(), indexes.into_iter().flat_map(u32::to_ne_bytes).collect())])
 }

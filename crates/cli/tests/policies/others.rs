@@ -100,7 +100,7 @@ fn netfilter_drops_by_a_trait_without_other_rules() {
     for family in Family::BOTH {
         let Some(host) = Host::on(&[KernelFeature::NetfilterLinks]) else { return };
         let scene = Scene::new(family);
-        let policy = format!("{POLICY}netfilter input priority 0 {{\n\ttrait tenant 1001  count dropped  drop\n}}\n");
+        let policy = format!("{POLICY}netfilter input priority -1 {{\n\ttrait tenant 1001  count dropped  drop\n}}\n");
         host.up(scene.pair.rx(), &host.traits.policy("netfilter", &policy), &[]);
         scene.only_tenant_1001_is_stopped();
         host.wait_for("netfilter", "dropped", None, DATAGRAMS);

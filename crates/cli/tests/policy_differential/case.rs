@@ -29,6 +29,8 @@ const KERNEL_CHOOSES: u32 = u32::MAX;
 
 /// Interfaces of the namespace that programs run in: `lo` and a pair of veth.
 pub const INTERFACES: RangeInclusive<u32> = 1..=3;
+/// Their names: of a pair, the kernel makes the peer first.
+pub const NAMES: [&str; 3] = ["lo", "veth2", "veth1"];
 const LOOPBACK: u32 = 1;
 
 /// A packet and how it arrives.

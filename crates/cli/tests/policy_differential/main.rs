@@ -20,7 +20,7 @@ use std::{
     thread,
 };
 
-use self::case::{INTERFACES, Input, Ran};
+use self::case::{INTERFACES, Input, NAMES, Ran};
 use self::kernel::Loaded;
 use self::received::Receiver;
 use packet_traits::registry::{Registry, RegistryName, RegistryOptions};
@@ -116,8 +116,11 @@ impl Case {
     fn new(seed: u64, rng: &mut Rng, hooks: Vec<Hook>) -> Case {
         let options = PolicyOptions { hooks, rules: 1..=10, ..PolicyOptions::default() };
         let mut policy = random::policy(rng, &options);
+        let interfaces: Vec<u32> = policy.interfaces.iter().map(|_| rng.u32(INTERFACES)).collect();
+        for (name, index) in policy.interfaces.iter_mut().zip(&interfaces) {
+            *name = NAMES[*index as usize - 1].to_owned();
+        }
         let sources = write_down(&mut policy);
-        let interfaces = policy.interfaces.iter().map(|_| rng.u32(INTERFACES)).collect();
         Case { seed, policy, sources, seal: rng.u32(..4) == 0, interfaces }
     }
 

@@ -18,7 +18,7 @@ pub(super) fn block(code: &mut Code, scope: &Scope<'_>, block: &Block, first_rul
     let Scope { policy, keys, needs, place, .. } = *scope;
     let name = scope.block;
     code.comment(&format!("{} {{ … }}", one_line(sources.text(block.span)).trim_end_matches('{').trim_end()));
-    packet::structure(code, name, needs);
+    packet::structure(code, name, place, needs);
     code.blank();
     packet::parser(code, name, block.hook, needs);
     code.blank();

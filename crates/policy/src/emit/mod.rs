@@ -30,7 +30,7 @@ use self::{block::one_line, code::Code, needs::Needs, place::Place, rules::Scope
 use crate::{
     hook::{Direction, Family, Hook},
     manifest::{self, Manifest},
-    policy::{Block, COUNTED_VALUES_MAX, KeyId, Layer, Policy},
+    policy::{Action, Block, COUNTED_VALUES_MAX, Interface, InterfaceId, KeyId, Layer, Policy, Verdict},
     source::Sources,
 };
 
@@ -179,7 +179,11 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
             .interfaces
             .iter()
             .zip(0..)
-            .map(|(name, index)| manifest::Interface { name: name.clone(), index })
+            .map(|(name, index)| manifest::Interface {
+                name: name.clone(),
+                index,
+                must_exist: is_redirected_to(policy, index as usize),
+            })
             .collect(),
         logs,
         sees_links: sees_links(policy, &needs),
@@ -234,6 +238,12 @@ fn interfaces(code: &mut Code, policy: &Policy) {
     code.comment(&format!("Indexes of {}, filled in by the loader.", policy.interfaces.join(", ")));
     code.line(format_args!("const volatile __u32 pt_interfaces[{}] = {{}};", policy.interfaces.len()));
     code.blank();
+}
+
+/// Whether a rule redirects to this interface.
+fn is_redirected_to(policy: &Policy, interface: usize) -> bool {
+    let to = Action::Verdict(Verdict::RedirectDevice(Interface::Name(InterfaceId(interface))));
+    policy.blocks.iter().flat_map(|block| &block.rules).any(|rule| rule.actions.contains(&to))
 }
 
 /// A map's declaration, line by line.

@@ -1,10 +1,11 @@
 //! What the rules of a block need: how deep its packets are taken apart, which traits are read, which maps it uses.
 
+use super::place::Place;
 use crate::{
     field::{Field, FieldKind, Header},
     policy::{
-        Action, Condition, CounterId, InterfaceDirection, KeyId, Layer, Operand, Presence, Rule, TableId, Test, Value,
-        Verdict,
+        Action, Condition, CounterId, Interface, InterfaceDirection, KeyId, Layer, Operand, Presence, Rule, TableId,
+        Test, Value, Verdict,
     },
 };
 
@@ -27,8 +28,10 @@ pub(super) struct Needs {
     pub(super) tables: Vec<TableId>,
     /// Counters.
     pub(super) counters: Vec<CounterId>,
-    /// Directions whose interface is asked for.
-    pub(super) interfaces: Vec<InterfaceDirection>,
+    /// Directions whose interface's index is asked for.
+    interfaces: Vec<InterfaceDirection>,
+    /// Directions whose interface's name is asked for.
+    pub(super) interface_names: Vec<InterfaceDirection>,
     /// Texts that are logged.
     pub(super) logs: Vec<String>,
     /// There are `unique` numbers.
@@ -50,6 +53,12 @@ fn insert<T: PartialEq>(list: &mut Vec<T>, item: T) {
 }
 
 impl Needs {
+    /// Whether a direction's index is needed at this place: also where a name may have to be told by it.
+    pub(super) fn interface_index(&self, direction: InterfaceDirection, place: Place) -> bool {
+        self.interfaces.contains(&direction)
+            || place.names_by_index(direction) && self.interface_names.contains(&direction)
+    }
+
     /// What rules of a block need.
     pub(super) fn of(rules: &[Rule]) -> Needs {
         let mut needs = Needs::default();
@@ -202,7 +211,12 @@ impl Needs {
                 self.operand(*operand);
                 insert(&mut self.tables, *table);
             }
-            Test::Interface { direction, .. } => insert(&mut self.interfaces, *direction),
+            Test::Interface { direction, interface: Interface::Index(_), .. } => {
+                insert(&mut self.interfaces, *direction)
+            }
+            Test::Interface { direction, interface: Interface::Name(_), .. } => {
+                insert(&mut self.interface_names, *direction);
+            }
         }
     }
 

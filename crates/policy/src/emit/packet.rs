@@ -16,7 +16,7 @@ use crate::{
 pub(super) const NO_LINK_HEADER: &str = "pt_no_link_header";
 
 /// The structure of a block's packets.
-pub(super) fn structure(code: &mut Code, name: &str, needs: &Needs) {
+pub(super) fn structure(code: &mut Code, name: &str, place: Place, needs: &Needs) {
     let mut members: Vec<(usize, String)> = needs
         .fields
         .iter()
@@ -32,15 +32,18 @@ pub(super) fn structure(code: &mut Code, name: &str, needs: &Needs) {
     code.line("__u64 headers;");
     let (large, small): (Vec<_>, Vec<_>) = members.into_iter().partition(|(size, _)| *size >= 8);
     large.iter().for_each(|(_, line)| code.line(line));
+    for direction in &needs.interface_names {
+        code.line(format_args!("struct pt_words {}_name;", interface(*direction)));
+    }
     code.line("__u32 length;");
-    for direction in &needs.interfaces {
-        code.line(format_args!("__u32 {};", interface(*direction)));
+    for direction in InterfaceDirection::ALL.into_iter().filter(|direction| needs.interface_index(*direction, place)) {
+        code.line(format_args!("__u32 {};", interface(direction)));
     }
     small.iter().for_each(|(_, line)| code.line(line));
     code.close_with(";");
 }
 
-/// The member that holds an interface's index.
+/// The member that holds an interface's index; that of its name begins so.
 pub(super) fn interface(direction: InterfaceDirection) -> &'static str {
     match direction {
         InterfaceDirection::In => "iif",
@@ -105,8 +108,13 @@ impl Parser<'_> {
         self.code.line("if (!pkt)");
         self.code.line("\treturn 0;");
         self.code.line(format_args!("pkt->length = {};", place.length()));
-        for direction in &needs.interfaces {
-            self.code.line(format_args!("pkt->{} = {};", interface(*direction), place.interface(*direction)));
+        for direction in InterfaceDirection::ALL {
+            if needs.interface_index(direction, place) {
+                self.code.line(format_args!("pkt->{} = {};", interface(direction), place.interface(direction)));
+            }
+            if needs.interface_names.contains(&direction) {
+                self.code.line(place.interface_name(direction));
+            }
         }
         if parses {
             if matches!(place, Place::Netfilter(_)) {

@@ -117,6 +117,27 @@ impl Place {
         }
     }
 
+    /// The call that fills in an interface's name.
+    pub(super) fn interface_name(self, direction: InterfaceDirection) -> &'static str {
+        match (self, direction) {
+            (Place::Xdp, _) => "pt_xdp_device_name(ctx, &pkt->iif_name);",
+            (Place::Netfilter(_), InterfaceDirection::In) => "pt_nf_input_name(ctx, &pkt->iif_name);",
+            (Place::Netfilter(_), InterfaceDirection::Out) => "pt_nf_output_name(ctx, &pkt->oif_name);",
+            (_, InterfaceDirection::In) if self.names_by_index(direction) => {
+                "pt_skb_input_name(ctx, pkt->iif, &pkt->iif_name);"
+            }
+            (_, InterfaceDirection::In) => "pt_skb_device_name(ctx, &pkt->iif_name);",
+            (_, InterfaceDirection::Out) => "pt_skb_device_name(ctx, &pkt->oif_name);",
+        }
+    }
+
+    /// Whether an interface may be known by its index only: the packet may have gone on to another one, as behind a
+    /// `match` in a chain of POSTROUTING. Then a name is that of the index which had it when the program was loaded.
+    pub(super) fn names_by_index(self, direction: InterfaceDirection) -> bool {
+        direction == InterfaceDirection::In
+            && matches!(self, Place::Cgroup(Direction::Ingress) | Place::Match | Place::Steer)
+    }
+
     /// Index of the interface that a packet is at, for events.
     pub(super) fn any_interface(self) -> &'static str {
         match self {

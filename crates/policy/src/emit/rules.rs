@@ -171,8 +171,19 @@ impl Scope<'_> {
             }
             Test::Interface { direction, interface, negated } => {
                 let member = packet::interface(direction);
-                let equals = if negated { "!=" } else { "==" };
-                format!("pkt->{member} && pkt->{member} {equals} {}", self.interface(interface))
+                let not = if negated { "!" } else { "" };
+                let by_index = format!("pkt->{member} == {}", self.interface(interface));
+                match interface {
+                    Interface::Index(_) => format!("pkt->{member} && {not}({by_index})"),
+                    Interface::Name(name) => {
+                        let by_name = has_name(&format!("pkt->{member}_name"), &self.policy.interfaces[name.0]);
+                        if self.place.names_by_index(direction) {
+                            format!("pkt->{member} && {not}(pkt->{member}_name.word[0] ? {by_name} : {by_index})")
+                        } else {
+                            format!("pkt->{member}_name.word[0] && {not}({by_name})")
+                        }
+                    }
+                }
             }
         }
     }
@@ -447,4 +458,27 @@ fn mask_literal(mask: u128) -> String {
     } else {
         format!("{mask:#x}")
     }
+}
+
+/// Whether an interface has this name, of at most 15 bytes. What follows the NUL does not count.
+fn has_name(words: &str, name: &str) -> String {
+    let mut bytes = [0; 16];
+    let mut mask = [0; 16];
+    for (to, from) in bytes.iter_mut().zip(name.bytes().take(15)) {
+        *to = from;
+    }
+    mask[..=name.len().min(15)].fill(0xff);
+    let word = |bytes: &[u8; 16], word: usize| {
+        bytes[8 * word..8 * word + 8].iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let same = |place: usize| {
+        let (bytes, mask) = (word(&bytes, place), word(&mask, place));
+        let masked = match mask {
+            u64::MAX => format!("{words}.word[{place}]"),
+            _ => format!("({words}.word[{place}] & PT_NAME_WORD({mask:#018x}ULL))"),
+        };
+        (mask != 0).then(|| format!("{masked} == PT_NAME_WORD({bytes:#018x}ULL)"))
+    };
+    let words: Vec<String> = (0..2).filter_map(same).collect();
+    format!("{} /* {name} */", words.join(" && "))
 }

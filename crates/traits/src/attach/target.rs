@@ -106,7 +106,7 @@ pub(crate) fn namespace_identity() -> std::io::Result<(u64, u64)> {
 }
 
 /// Name of an interface in the calling thread's network namespace, if there is one with this index.
-pub(crate) fn interface_name(ifindex: u32) -> Option<String> {
+pub fn interface_name(ifindex: u32) -> Option<String> {
     let mut name = [0u8; libc::IF_NAMESIZE];
     // SAFETY: `name` is writable for IF_NAMESIZE bytes, which is what if_indextoname(3) writes at most.
     let found = unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) };
