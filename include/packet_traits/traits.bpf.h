@@ -45,9 +45,9 @@
  *	trait_get(ctx, key, &value)	size of the value; -ENOENT not set
  *	trait_get_or(ctx, key, other)	the value; `other` if not set
  *	trait_is_set(ctx, key)		1 or 0
- *	trait_set(ctx, key, value)	0; -ENOSPC no room in the headroom; -EOPNOTSUPP not in XDP, or no metadata here
- *	trait_set_flag(ctx, key)	the same for a flag
- *	trait_del(ctx, key)		0; -ENOENT not set; -EOPNOTSUPP not in XDP
+ *	trait_set(ctx, key, value)	XDP: 0; -ENOSPC no room in the headroom; -EOPNOTSUPP no metadata here
+ *	trait_set_flag(ctx, key)	XDP: the same for a flag
+ *	trait_del(ctx, key)		XDP: 0; -ENOENT not set
  *	trait_init(ctx)			XDP: reserves the area, empty. Optional: the first set does it
  *	trait_clear(ctx)		XDP: deletes every trait of the packet. What is deleted, here or by trait_del, leaves no
  *					byte behind
@@ -65,7 +65,7 @@
  *	struct bpf_nf_ctx *		get, is_set, view
  *	struct bpf_sock_ops *		get, is_set, view, in callbacks that have an skb
  *	struct sk_buff *		get, is_set, view: tp_btf and fentry programs
- * set and del are -EOPNOTSUPP for the last four.
+ * set and del in another program than XDP stop the compiler; by number (rfc.bpf.h) they are -EOPNOTSUPP there.
  *
  * When to seal: before XDP_PASS, so that keep-first keys do not stop GRO. Not before XDP_REDIRECT to an AF_XDP socket,
  * which then sees the whole area in front of the packet, and never before bpf_xdp_adjust_head(), which moves the visible
@@ -1266,20 +1266,6 @@ static __always_inline int __trait_view_get(const struct trait_view *view, const
 /*
  * The calls.
  */
-static __always_inline int __trait_set_refused(const void *ctx __trait_unused,
-					       const volatile struct trait_key_desc *key __trait_unused,
-					       __u8 merge __trait_unused, const void *val __trait_unused,
-					       __u32 size __trait_unused)
-{
-	return -EOPNOTSUPP;
-}
-
-static __always_inline int __trait_del_refused(const void *ctx __trait_unused,
-					       const volatile struct trait_key_desc *key __trait_unused)
-{
-	return -EOPNOTSUPP;
-}
-
 #define __trait_by_ctx(ctx, xdp, tc, nf, sock_ops, skb)                                                                \
 	_Generic((ctx),                                                                                                \
 		struct xdp_md *: xdp,                                                                                  \
@@ -1332,22 +1318,32 @@ static __always_inline int __trait_del_refused(const void *ctx __trait_unused,
 
 #define trait_is_set(ctx, key) (__trait_get(ctx, __trait_key(key), (void *)0, 0) >= 0)
 
+/* Stops the compiler where a call for XDP would do nothing. */
+#define __trait_in_xdp(ctx, call)                                                                                      \
+	_Static_assert(_Generic((ctx), struct __sk_buff *: 0, default: 1),                                             \
+		       "trait_" #call " is for XDP: a TC program calls trait_tc_" #call);                              \
+	_Static_assert(_Generic((ctx), struct xdp_md *: 1, struct __sk_buff *: 1, default: 0),                         \
+		       "trait_" #call " is for XDP: this type of program can only read traits")
+
 #define trait_set(ctx, key, value)                                                                                     \
 	({                                                                                                             \
+		__trait_in_xdp(ctx, set);                                                                              \
 		const trait_type_##key __from __attribute__((aligned(__trait_align(key)))) = (value);                  \
-		_Generic((ctx), struct xdp_md *: __trait_set_xdp, default: __trait_set_refused)(                       \
-			ctx, __trait_key(key), &__from, sizeof(__from));                                               \
+		__trait_set_xdp(ctx, __trait_key(key), &__from, sizeof(__from));                                       \
 	})
 
 #define trait_set_flag(ctx, key)                                                                                       \
 	({                                                                                                             \
+		__trait_in_xdp(ctx, set_flag);                                                                         \
 		_Static_assert(sizeof(trait_type_##key) == 0, #key " has a value: use trait_set");                     \
-		_Generic((ctx), struct xdp_md *: __trait_set_xdp, default: __trait_set_refused)(ctx, __trait_key(key), \
-												(void *)0, 0);         \
+		__trait_set_xdp(ctx, __trait_key(key), (void *)0, 0);                                                  \
 	})
 
 #define trait_del(ctx, key)                                                                                            \
-	_Generic((ctx), struct xdp_md *: __trait_del_xdp, default: __trait_del_refused)(ctx, __trait_desc(key))
+	({                                                                                                             \
+		__trait_in_xdp(ctx, del);                                                                              \
+		__trait_del_xdp(ctx, __trait_desc(key));                                                               \
+	})
 
 #define trait_view(ctx, view)                                                                                          \
 	__trait_by_ctx(ctx, __trait_view_xdp, __trait_view_ctx, __trait_view_nf, __trait_view_sock_ops,                \

@@ -362,6 +362,9 @@ fn misuse_does_not_compile() {
     let keys = "TRAIT_KEY(tenant, __u32); TRAIT_KEY(flow_id, __u64); TRAIT_FLAG(sampled);\n";
     let in_xdp = |body: &str| format!("{keys}SEC(\"xdp\") int program(struct xdp_md *ctx) {{ {body}; return 0; }}\n");
     let in_tc = |body: &str| format!("{keys}SEC(\"tc\") int program(struct __sk_buff *ctx) {{ {body}; return 0; }}\n");
+    let in_netfilter = |body: &str| {
+        format!("{keys}SEC(\"netfilter\") int program(struct bpf_nf_ctx *ctx) {{ {body}; return 1; }}\n")
+    };
     for (text, said) in [
         // pointers to something else, in every call that takes one
         (in_xdp("__u64 value; trait_get(ctx, tenant, &value)"), "incompatible pointer types"),
@@ -387,6 +390,12 @@ fn misuse_does_not_compile() {
             in_xdp("__u32 value; int other; trait_get(&other, tenant, &value)"),
             "not compatible with any generic association",
         ),
+        // set and delete where there is no XDP
+        (in_tc("trait_set(ctx, tenant, 1)"), "a TC program calls trait_tc_set"),
+        (in_tc("trait_set_flag(ctx, sampled)"), "a TC program calls trait_tc_set_flag"),
+        (in_tc("trait_del(ctx, tenant)"), "a TC program calls trait_tc_del"),
+        (in_netfilter("trait_set(ctx, tenant, 1)"), "this type of program can only read traits"),
+        (in_netfilter("trait_del(ctx, tenant)"), "this type of program can only read traits"),
         // the same key twice
         (format!("{keys}TRAIT_KEY(tenant, __u64);\n"), "redefinition"),
     ] {

@@ -212,7 +212,7 @@ impl Needs {
                 insert(&mut self.tables, *table);
             }
             Test::Interface { direction, interface: Interface::Index(_), .. } => {
-                insert(&mut self.interfaces, *direction)
+                insert(&mut self.interfaces, *direction);
             }
             Test::Interface { direction, interface: Interface::Name(_), .. } => {
                 insert(&mut self.interface_names, *direction);

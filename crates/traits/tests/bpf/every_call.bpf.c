@@ -115,7 +115,7 @@ int tc_all(struct __sk_buff *ctx)
 	return 0;
 }
 
-/* What every skb context can do, and what it refuses; by number too. */
+/* What every skb context can do; by number too. */
 #define READER(section, name, type, ret)                                                                               \
 	SEC(section)                                                                                                   \
 	int name##_each(type *ctx)                                                                                     \
@@ -123,7 +123,6 @@ int tc_all(struct __sk_buff *ctx)
 		struct seen seen = {};                                                                                 \
                                                                                                                        \
 		GET_EACH(ctx, &seen);                                                                                  \
-		seen.more = trait_set(ctx, tenant, 1) + trait_set_flag(ctx, sampled) + trait_del(ctx, tenant);         \
 		REPORT(&seen);                                                                                         \
 		return ret;                                                                                            \
 	}                                                                                                              \
