@@ -39,6 +39,8 @@
 #define PT_GENEVE (1U << 9)
 #define PT_GRE (1U << 10)
 #define PT_GRE_KEY (1U << 11)
+#define PT_TCP_FLAGS (1U << 12)
+#define PT_INCOMPLETE (1U << 13)
 #define PT_IP (PT_IPV4 | PT_IPV6)
 #define PT_TRANSPORT (PT_TCP | PT_UDP)
 #define PT_INNER(header) ((header) << 16)
@@ -66,7 +68,7 @@
 #define PT_ICMPV6_PROTOCOL 58
 #define PT_DESTINATION_OPTIONS 60
 
-#define PT_EXTENSION_HEADERS_MAX 6
+#define PT_EXTENSION_HEADERS_MAX 182
 #define PT_GENEVE_OPTIONS_MAX 8
 
 /*
@@ -424,6 +426,31 @@ static __always_inline _Bool pt_is_extension(__u32 protocol)
 static __always_inline __u32 pt_extension_len(__u32 protocol, __u32 len)
 {
 	return protocol == PT_FRAGMENT_HEADER ? 8 : protocol == PT_AUTHENTICATION ? (len + 2) * 4 : (len + 1) * 8;
+}
+
+/* Going through extension headers. */
+struct pt_extensions {
+	__u64 at; /* the next header */
+	__u64 end; /* of the packet */
+	__u32 protocol; /* of the next header */
+	__u32 fragment;
+};
+
+/* Skips the extension header at hand, whose first 8 bytes these are. Returns whether it is wholly in the packet. */
+static __always_inline int pt_skip_extension(struct pt_extensions *extensions, const __u8 *header)
+{
+	__u32 len = pt_extension_len(extensions->protocol, header[1]);
+	__u32 fragment = extensions->protocol == PT_FRAGMENT_HEADER ? pt_be16(header + 2) : 0;
+
+	if (extensions->at + len > extensions->end)
+		return 0;
+	extensions->at += len;
+	extensions->protocol = header[0];
+	if (fragment & 0xfff8)
+		extensions->fragment = PT_FRAGMENT_LATER;
+	else if (fragment & 1)
+		extensions->fragment = PT_FRAGMENT_FIRST;
+	return 1;
 }
 
 #define PT_GRE_HAS_CHECKSUM 0x8000

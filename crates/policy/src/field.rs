@@ -16,8 +16,12 @@
 //! - **Fragments**: nothing after the IP header of a later fragment (fragment offset not 0) is present. In IPv6 no
 //!   header is skipped behind the fragment header of a later fragment. Of several fragment headers that one counts
 //!   which says the most: later, then first, then none.
-//! - **TCP** (protocol 6), 20 bytes; **UDP** (17), 8 bytes; **ICMP** (1, in IPv4 only) and **ICMPv6** (58, in IPv6
-//!   only), 4 bytes.
+//! - **TCP** (protocol 6) and **UDP** (17) from 4 bytes on, which are the ports; TCP's flags from 14 bytes on, so that a
+//!   small first fragment has ports and no flags; **ICMP** (1, in IPv4 only) and **ICMPv6** (58, in IPv6 only) from 2
+//!   bytes on.
+//! - **Incomplete** is a packet of which that could not be read, in the outer headers: one of them is cut short (TCP in
+//!   front of its flags) or malformed, or there are more VLAN tags or extension headers than are read. A later fragment is
+//!   complete, and so is a packet with a protocol that rules know nothing of.
 //! - **Tunnels**, in the outer headers only: **VXLAN**: UDP to port 4789, 8 bytes, flag I (0x08 in the first byte) set.
 //!   **Geneve**: UDP to port 6081, version 0, 8 bytes and all of its options in the packet. **GRE** (protocol 47),
 //!   version 0, not source-routed (bit 0x4000 of the first 16 bits is 0): 4 bytes, and 4 each for checksum, key and
@@ -27,8 +31,9 @@
 
 use crate::policy::{Layer, Type};
 
-/// How many extension headers of IPv6 are skipped.
-pub const EXTENSION_HEADERS_MAX: usize = 6;
+/// How many extension headers of IPv6 are skipped: as many as fit into a packet of 1500 bytes. The kernel goes through any
+/// number (ip6_protocol_deliver_rcu in net/ipv6/ip6_input.c).
+pub const EXTENSION_HEADERS_MAX: usize = (1500 - 40) / 8;
 
 /// A field of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -117,6 +122,8 @@ pub enum FieldKind {
     GreProtocol,
     /// `gre key`. Absent if the GRE header has none.
     GreKey,
+    /// `incomplete`: there, and 1, if headers could not be read to their end.
+    Incomplete,
 }
 
 /// Not a fragment.
@@ -144,8 +151,10 @@ pub enum Header {
     Ipv6,
     /// IPv4 or IPv6.
     Ip,
-    /// TCP.
+    /// TCP, as far as its ports.
     Tcp,
+    /// TCP, as far as its flags.
+    TcpFlags,
     /// UDP.
     Udp,
     /// TCP or UDP.
@@ -164,10 +173,12 @@ pub enum Header {
     Gre,
     /// The key in it.
     GreKey,
+    /// None: headers could not be read to their end.
+    Incomplete,
 }
 
 impl FieldKind {
-    /// Every field but Geneve's options.
+    /// Every field but Geneve's options and `incomplete`, whose value nobody uses.
     pub const ALL: [FieldKind; 33] = [
         FieldKind::Length,
         FieldKind::EtherSource,
@@ -215,7 +226,8 @@ impl FieldKind {
                 Header::Ipv6
             }
             FieldKind::IpVersion | FieldKind::Protocol | FieldKind::Dscp | FieldKind::Fragment => Header::Ip,
-            FieldKind::TcpSource | FieldKind::TcpDestination | FieldKind::TcpFlags => Header::Tcp,
+            FieldKind::TcpSource | FieldKind::TcpDestination => Header::Tcp,
+            FieldKind::TcpFlags => Header::TcpFlags,
             FieldKind::UdpSource | FieldKind::UdpDestination => Header::Udp,
             FieldKind::TransportSource | FieldKind::TransportDestination => Header::Transport,
             FieldKind::IcmpType | FieldKind::IcmpCode => Header::Icmp,
@@ -225,6 +237,7 @@ impl FieldKind {
             FieldKind::GeneveOption { .. } => Header::GeneveOption,
             FieldKind::GreProtocol => Header::Gre,
             FieldKind::GreKey => Header::GreKey,
+            FieldKind::Incomplete => Header::Incomplete,
         }
     }
 
@@ -234,6 +247,7 @@ impl FieldKind {
             FieldKind::EtherSource | FieldKind::EtherDestination => Type::Mac,
             FieldKind::Ipv4Source | FieldKind::Ipv4Destination => Type::Ipv4,
             FieldKind::Ipv6Source | FieldKind::Ipv6Destination => Type::Ipv6,
+            FieldKind::Incomplete => Type::Unsigned(1),
             FieldKind::Fragment => Type::Unsigned(2),
             FieldKind::VlanPriority => Type::Unsigned(3),
             FieldKind::Dscp => Type::Unsigned(6),
@@ -266,7 +280,13 @@ impl FieldKind {
     pub const fn may_be_inner(self) -> bool {
         !matches!(
             self.header(),
-            Header::Packet | Header::Vxlan | Header::Geneve | Header::GeneveOption | Header::Gre | Header::GreKey
+            Header::Packet
+                | Header::Vxlan
+                | Header::Geneve
+                | Header::GeneveOption
+                | Header::Gre
+                | Header::GreKey
+                | Header::Incomplete
         )
     }
 }

@@ -113,12 +113,17 @@
 //! | `vxlan` | `vni` |
 //! | `geneve` | `vni` `protocol`, `option CLASS:TYPE` |
 //! | `gre` | `protocol` `key` |
+//! | `incomplete` | none: the outer headers could not be read to their end |
 //!
 //! `tcp flags syn` asks whether the flag is set, `tcp flags syn|rst` whether one of these is, `tcp flags == syn|ack`
 //! whether just these are, `tcp flags & syn|ack|rst == syn` whether of those in front just these are (`== 0`: none). In
 //! `{ }` they are compared as by `==`. `ip protocol`, `ip6 dscp` and the like are the field of either, and of that
 //! header; as a value they are written without it. A header alone asks whether it is there. What a field of an absent
 //! header is asked is false, also with `!=`: see [`policy`].
+//!
+//! A packet that hides its port from `tcp dport 22 drop` is `incomplete`: its headers are cut short (TCP in front of its
+//! flags), malformed, or behind more VLAN tags or extension headers than rules look through. `incomplete drop` in front of
+//! other rules lets none of them pass: see [`field`].
 //!
 //! **Actions**
 //!

@@ -156,7 +156,7 @@ fn behind_ethernet_hooks_a_packet_starts_with_its_ip_header() {
     assert_eq!(Packet::dissect(&[], CGROUP, None).field(outer(FieldKind::Length)), Some(0));
 }
 
-/// Each header is there if all of its bytes are, and then all its fields are.
+/// Each header is there if its bytes are, of the transport protocols as far as its fields go.
 #[test]
 fn a_header_that_is_cut_short_is_absent() {
     let packet = [ethernet(0x8100), tag(1, 0x0800), ipv4(17), udp(4789), vxlan(8), ethernet(0x86dd), ipv6(6), tcp(2)];
@@ -166,18 +166,18 @@ fn a_header_that_is_cut_short_is_absent() {
         (outer(FieldKind::EtherType), 14),
         (outer(FieldKind::VlanId), 18),
         (outer(FieldKind::Ipv4Source), 38),
-        (outer(FieldKind::UdpSource), 46),
+        (outer(FieldKind::UdpSource), 42),
         (outer(FieldKind::VxlanVni), 54),
         (inner(FieldKind::EtherSource), 68),
         (inner(FieldKind::Ipv6Source), 108),
-        (inner(FieldKind::TcpFlags), 128),
+        (inner(FieldKind::TcpFlags), 122),
     ];
     for len in 0..=packet.len() {
         for (which, needed) in needs {
             assert_eq!(field(&packet[..len], which).is_some(), len >= needed, "{which:?} in {len} bytes");
         }
     }
-    for (protocol, header_len) in [(1, 4), (6, 20), (17, 8)] {
+    for (protocol, header_len) in [(1, 2), (6, 14), (17, 4)] {
         let packet = [ethernet(0x0800), ipv4(protocol), vec![0; header_len]].concat();
         let there = |packet| {
             [FieldKind::IcmpCode, FieldKind::TcpFlags, FieldKind::UdpSource]
@@ -240,7 +240,7 @@ fn an_ipv4_header_has_its_version_its_options_and_all_of_its_bytes() {
 }
 
 #[test]
-fn six_extension_headers_are_passed_and_not_a_seventh() {
+fn as_many_extension_headers_are_passed_as_fit_into_1500_bytes() {
     let chain = |count: usize| {
         let mut packet = [ethernet(0x86dd), ipv6(if count == 0 { 17 } else { 60 })].concat();
         for number in 1..=count {
@@ -249,13 +249,82 @@ fn six_extension_headers_are_passed_and_not_a_seventh() {
         packet.extend(udp(53));
         packet
     };
-    for count in 0..=6 {
+    for count in [0, 1, 6, 7, 181, 182] {
         assert_fields(
             &chain(count),
-            [(outer(FieldKind::Protocol), Some(17)), (outer(FieldKind::UdpDestination), Some(53))],
+            [
+                (outer(FieldKind::Protocol), Some(17)),
+                (outer(FieldKind::UdpDestination), Some(53)),
+                (outer(FieldKind::Incomplete), None),
+            ],
         );
     }
-    assert_fields(&chain(7), [(outer(FieldKind::Protocol), Some(60)), (outer(FieldKind::UdpDestination), None)]);
+    assert_fields(
+        &chain(183),
+        [
+            (outer(FieldKind::Protocol), Some(60)),
+            (outer(FieldKind::UdpDestination), None),
+            (outer(FieldKind::Incomplete), Some(1)),
+        ],
+    );
+}
+
+#[test]
+fn a_small_first_fragment_has_ports_and_no_flags() {
+    for len in [0, 3, 4, 8, 13, 14, 16, 20] {
+        for network in [[ethernet(0x0800), ipv4(6)].concat(), [ethernet(0x86dd), ipv6(6)].concat()] {
+            let packet = [network, tcp(2)[..len].to_vec()].concat();
+            assert_fields(
+                &packet,
+                [
+                    (outer(FieldKind::TcpDestination), (len >= 4).then_some(8080)),
+                    (outer(FieldKind::TransportSource), (len >= 4).then_some(80)),
+                    (outer(FieldKind::TcpFlags), (len >= 14).then_some(2)),
+                    (outer(FieldKind::Incomplete), (len < 14).then_some(1)),
+                ],
+            );
+        }
+    }
+    for len in [3, 4, 7] {
+        let packet = [ethernet(0x0800), ipv4(17), udp(4789)[..len].to_vec()].concat();
+        assert_fields(
+            &packet,
+            [
+                (outer(FieldKind::UdpDestination), (len >= 4).then_some(4789)),
+                (outer(FieldKind::Incomplete), (len < 4).then_some(1)),
+                (outer(FieldKind::VxlanVni), None),
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_packet_is_incomplete_if_its_headers_could_not_be_read() {
+    let mut later = ipv4(6);
+    later[7] = 1;
+    let tags = |count| (0..count).map(|_| tag(5, 0x8100)).collect::<Vec<_>>().concat();
+    let bad_version = [&[0x55], &ipv4(17)[1..]].concat();
+    for (what, packet, incomplete) in [
+        ("no Ethernet header", ethernet(0x0800)[..13].to_vec(), true),
+        ("ARP", [ethernet(0x0806), vec![0; 4]].concat(), false),
+        ("two tags, then ARP", [ethernet(0x8100), tag(5, 0x8100), tag(5, 0x0806)].concat(), false),
+        ("three tags", [ethernet(0x8100), tags(2)].concat(), true),
+        ("a cut tag", [ethernet(0x8100), vec![0; 3]].concat(), true),
+        ("a cut IPv4 header", [ethernet(0x0800), ipv4(17)[..19].to_vec()].concat(), true),
+        ("a cut IPv6 header", [ethernet(0x86dd), ipv6(17)[..39].to_vec()].concat(), true),
+        ("IPv4 of version 5", [ethernet(0x0800), bad_version, udp(53)].concat(), true),
+        ("a later fragment", [ethernet(0x0800), later].concat(), false),
+        ("a later fragment of IPv6", [ethernet(0x86dd), ipv6(44), fragment(60, 1, true)].concat(), false),
+        ("a cut extension header", [ethernet(0x86dd), ipv6(60), extension(17, 0)[..7].to_vec()].concat(), true),
+        ("ESP", [ethernet(0x0800), ipv4(50)].concat(), false),
+        ("AH in IPv4", [ethernet(0x0800), ipv4(51)].concat(), false),
+        ("ICMP in IPv6", [ethernet(0x86dd), ipv6(1)].concat(), false),
+        ("a cut ICMP header", [ethernet(0x0800), ipv4(1), vec![8]].concat(), true),
+        ("ICMP", [ethernet(0x0800), ipv4(1), vec![8, 0]].concat(), false),
+        ("UDP", [ethernet(0x86dd), ipv6(17), udp(53)].concat(), false),
+    ] {
+        assert_eq!(field(&packet, outer(FieldKind::Incomplete)).is_some(), incomplete, "{what}");
+    }
 }
 
 #[test]

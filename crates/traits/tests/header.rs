@@ -362,9 +362,8 @@ fn misuse_does_not_compile() {
     let keys = "TRAIT_KEY(tenant, __u32); TRAIT_KEY(flow_id, __u64); TRAIT_FLAG(sampled);\n";
     let in_xdp = |body: &str| format!("{keys}SEC(\"xdp\") int program(struct xdp_md *ctx) {{ {body}; return 0; }}\n");
     let in_tc = |body: &str| format!("{keys}SEC(\"tc\") int program(struct __sk_buff *ctx) {{ {body}; return 0; }}\n");
-    let in_netfilter = |body: &str| {
-        format!("{keys}SEC(\"netfilter\") int program(struct bpf_nf_ctx *ctx) {{ {body}; return 1; }}\n")
-    };
+    let in_netfilter =
+        |body: &str| format!("{keys}SEC(\"netfilter\") int program(struct bpf_nf_ctx *ctx) {{ {body}; return 1; }}\n");
     for (text, said) in [
         // pointers to something else, in every call that takes one
         (in_xdp("__u64 value; trait_get(ctx, tenant, &value)"), "incompatible pointer types"),

@@ -398,6 +398,8 @@ fn implications(layer: Layer, header: Header, implied: &mut Vec<(Subject, Domain
             value(FieldKind::Protocol, &[(6, 6)]);
             &[Header::Transport]
         }
+        Header::TcpFlags => &[Header::Tcp],
+        Header::Incomplete => &[],
         Header::Udp => {
             value(FieldKind::Protocol, &[(17, 17)]);
             &[Header::Transport]

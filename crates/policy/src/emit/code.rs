@@ -83,6 +83,13 @@ impl Code {
         self.depth += 1;
     }
 
+    /// What is done in no case.
+    pub(super) fn default_case(&mut self) {
+        self.depth -= 1;
+        self.line("default:");
+        self.depth += 1;
+    }
+
     /// Ends a case.
     pub(super) fn end_case(&mut self) {
         self.line("break;");

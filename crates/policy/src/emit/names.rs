@@ -84,7 +84,7 @@ pub(super) fn keys(policy: &Policy) -> Vec<String> {
 /// something else in the source.
 pub(super) fn program(block: &str) -> String {
     const BEGINNINGS: [&str; 8] = ["trait_", "pt_", "bpf_", "btf_", "set_", "map_", "table_", "program_"];
-    const ENDS: [&str; 4] = ["_parse", "_load", "_store", "_log"];
+    const ENDS: [&str; 5] = ["_parse", "_load", "_store", "_log", "_extension"];
     let taken = KEYWORDS.contains(&block)
         || BEGINNINGS.iter().any(|beginning| block.starts_with(beginning))
         || ENDS.iter().any(|end| block.ends_with(end))
@@ -134,6 +134,7 @@ pub(super) fn member(field: Field) -> String {
         FieldKind::GeneveOption { class, kind } => return format!("geneve_option_{class:04x}_{kind:02x}"),
         FieldKind::GreProtocol => "gre_protocol",
         FieldKind::GreKey => "gre_key",
+        FieldKind::Incomplete => "incomplete",
     };
     format!("{layer}{name}")
 }
@@ -147,6 +148,7 @@ pub(super) fn header_bits(layer: Layer, header: Header) -> String {
         Header::Ipv6 => "PT_IPV6",
         Header::Ip => "PT_IP",
         Header::Tcp => "PT_TCP",
+        Header::TcpFlags => "PT_TCP_FLAGS",
         Header::Udp => "PT_UDP",
         Header::Transport => "PT_TRANSPORT",
         Header::Icmp => "PT_ICMP",
@@ -155,6 +157,7 @@ pub(super) fn header_bits(layer: Layer, header: Header) -> String {
         Header::Geneve => "PT_GENEVE",
         Header::Gre => "PT_GRE",
         Header::GreKey => "PT_GRE_KEY",
+        Header::Incomplete => "PT_INCOMPLETE",
         Header::Packet | Header::GeneveOption => unreachable!("{header:?} has no bit of its own"),
     };
     match layer {

@@ -111,24 +111,36 @@ impl Needs {
         layer == Layer::Outer && (self.vxlan() || self.geneve() || self.gre())
     }
 
+    /// Whether it must be known that all headers of this layer could be read.
+    pub(super) fn incomplete(&self, layer: Layer) -> bool {
+        self.any(layer, &[Header::Incomplete])
+    }
+
+    /// Whether the flags of TCP must be looked at.
+    pub(super) fn tcp_flags(&self, layer: Layer) -> bool {
+        self.any(layer, &[Header::TcpFlags]) || self.incomplete(layer)
+    }
+
     /// Whether TCP must be looked at.
     pub(super) fn tcp(&self, layer: Layer) -> bool {
-        self.any(layer, &[Header::Tcp, Header::Transport])
+        self.any(layer, &[Header::Tcp, Header::TcpFlags, Header::Transport]) || self.incomplete(layer)
     }
 
     /// Whether UDP must be looked at.
     pub(super) fn udp(&self, layer: Layer) -> bool {
-        self.any(layer, &[Header::Udp, Header::Transport]) || layer == Layer::Outer && (self.vxlan() || self.geneve())
+        self.any(layer, &[Header::Udp, Header::Transport])
+            || layer == Layer::Outer && (self.vxlan() || self.geneve())
+            || self.incomplete(layer)
     }
 
     /// Whether ICMP must be looked at.
     pub(super) fn icmp(&self, layer: Layer) -> bool {
-        self.any(layer, &[Header::Icmp])
+        self.any(layer, &[Header::Icmp]) || self.incomplete(layer)
     }
 
     /// Whether ICMPv6 must be looked at.
     pub(super) fn icmpv6(&self, layer: Layer) -> bool {
-        self.any(layer, &[Header::Icmpv6])
+        self.any(layer, &[Header::Icmpv6]) || self.incomplete(layer)
     }
 
     /// Whether anything behind the IP header is used.

@@ -15,6 +15,9 @@ use crate::{
 /// The constant by which the loader says that an interface's packets begin with their IP header.
 pub(super) const NO_LINK_HEADER: &str = "pt_no_link_header";
 
+/// Bytes of TCP's header up to the end of its flags.
+const TCP_WITH_FLAGS: &str = "14";
+
 /// The structure of a block's packets.
 pub(super) fn structure(code: &mut Code, name: &str, place: Place, needs: &Needs) {
     let mut members: Vec<(usize, String)> = needs
@@ -53,13 +56,26 @@ pub(super) fn interface(direction: InterfaceDirection) -> &'static str {
 
 /// The function `<name>_parse`.
 pub(super) fn parser(code: &mut Code, name: &str, hook: Hook, needs: &Needs) {
-    let mut parser = Parser { code, place: Place::of(hook), needs, ethernet: hook.sees_ethernet(), leaves: false };
+    let place = Place::of(hook);
+    let mut parser = Parser { code, block: name, place, needs, ethernet: hook.sees_ethernet(), leaves: false };
+    if needs.extensions(Layer::Outer) || needs.extensions(Layer::Inner) {
+        parser.extensions();
+        parser.code.blank();
+    }
     parser.function(name, hook);
+}
+
+/// The function that skips an extension header of IPv6. The verifier goes through it once, and not for each header that
+/// there may be.
+fn extension_function(block: &str) -> String {
+    format!("{block}_extension")
 }
 
 /// The writer of one parser.
 struct Parser<'w> {
     code: &'w mut Code,
+    /// The name of the block's program.
+    block: &'w str,
     place: Place,
     needs: &'w Needs,
     /// The packet starts with its Ethernet header.
@@ -69,6 +85,41 @@ struct Parser<'w> {
 }
 
 impl Parser<'_> {
+    fn extensions(&mut self) {
+        let place = self.place;
+        self.code.function(format_args!(
+            "__weak __noinline int {}({} *ctx, struct pt_extensions *extensions)",
+            extension_function(self.block),
+            place.context()
+        ));
+        if place == Place::Tc(Direction::Ingress) {
+            self.code.line("__u32 in_front = pt_tc_in_front(ctx);");
+        }
+        self.code.line("struct pt_buffer buffer;");
+        self.code.line("const void *header;");
+        if matches!(place, Place::Netfilter(_)) {
+            self.code.line("struct __trait_dynptr packet;");
+        }
+        self.code.blank();
+        self.code.line("if (!extensions || extensions->fragment == PT_FRAGMENT_LATER ||");
+        self.code.line("    !pt_is_extension(extensions->protocol))");
+        self.code.line("\treturn 0;");
+        self.packet_of_netfilter();
+        self.code.line(format_args!("if (!{})", self.loads("extensions->at & PT_AT_MAX", "8")));
+        self.code.line("\treturn 0;");
+        self.code.line("return pt_skip_extension(extensions, header);");
+        self.code.close();
+    }
+
+    /// Makes the dynptr that netfilter programs load headers through.
+    fn packet_of_netfilter(&mut self) {
+        if matches!(self.place, Place::Netfilter(_)) {
+            self.code.line("if (bpf_dynptr_from_skb((struct __sk_buff *)__trait_skb_of_nf(ctx), 0,");
+            self.code.line("\t\t\t(struct bpf_dynptr *)&packet))");
+            self.code.line("\treturn 0;");
+        }
+    }
+
     fn function(&mut self, name: &str, hook: Hook) {
         let (place, needs) = (self.place, self.needs);
         let (outer, inner) = (Layer::Outer, Layer::Inner);
@@ -80,7 +131,8 @@ impl Parser<'_> {
             place.context()
         ));
         if parses {
-            self.code.line("__u64 headers = 0, at = 0;");
+            let headers = if needs.incomplete(outer) { "PT_INCOMPLETE" } else { "0" };
+            self.code.line(format_args!("__u64 headers = {headers}, at = 0;"));
             self.code.line("struct pt_buffer buffer;");
             self.code.line("const void *header;");
             if needs.ip(outer) {
@@ -117,11 +169,7 @@ impl Parser<'_> {
             }
         }
         if parses {
-            if matches!(place, Place::Netfilter(_)) {
-                self.code.line("if (bpf_dynptr_from_skb((struct __sk_buff *)__trait_skb_of_nf(ctx), 0,");
-                self.code.line("\t\t\t(struct bpf_dynptr *)&packet))");
-                self.code.line("\treturn 0;");
-            }
+            self.packet_of_netfilter();
             if ends {
                 self.code.line(format_args!("end = {};", place.end()));
             }
@@ -170,6 +218,13 @@ impl Parser<'_> {
 
     fn there(&mut self, layer: Layer, header: Header) {
         self.code.line(format_args!("headers |= {};", header_bits(layer, header)));
+    }
+
+    /// Notes that the headers were read to their end.
+    fn complete(&mut self, layer: Layer) {
+        if self.needs.incomplete(layer) {
+            self.code.line("headers &= ~(__u64)PT_INCOMPLETE;");
+        }
     }
 
     /// Keeps a field, if it is used.
@@ -300,6 +355,11 @@ impl Parser<'_> {
         }
         if self.needs.behind_ip(layer) {
             self.code.turn("else");
+            if self.needs.incomplete(layer) {
+                self.code.open("if (!pt_is_vlan(type)) /* a third tag */");
+                self.complete(layer);
+                self.code.close();
+            }
             self.leaves = true;
             self.code.line("goto done;");
         }
@@ -330,8 +390,11 @@ impl Parser<'_> {
             self.keep(layer, kind, value);
         }
         if self.needs.behind_ip(layer) {
-            self.code.line("if (ip->frag_off & bpf_htons(0x1fff)) /* a later fragment */");
-            self.leave();
+            self.code.open("if (ip->frag_off & bpf_htons(0x1fff)) /* a later fragment */");
+            self.complete(layer);
+            self.leaves = true;
+            self.code.line("goto done;");
+            self.code.close();
             self.code.line("protocol = ip->protocol;");
             self.advance("len");
         }
@@ -341,13 +404,8 @@ impl Parser<'_> {
         let extensions = self.needs.extensions(layer);
         let behind = self.needs.behind_ip(layer);
         let next = if behind { "protocol" } else { "next" };
-        if extensions {
-            self.code.line("int i;");
-        }
         if extensions && !behind {
             self.code.line("__u32 next;");
-        }
-        if extensions {
             self.code.blank();
         }
         self.load("at", "sizeof(struct ipv6hdr)");
@@ -369,32 +427,23 @@ impl Parser<'_> {
         }
         self.code.line(format_args!("{next} = *(const __u8 *)(header + 6);"));
         self.advance("sizeof(struct ipv6hdr)");
-        self.code.open(format_args!("for (i = 0; i < PT_EXTENSION_HEADERS_MAX && pt_is_extension({next}); i++)"));
-        self.code.line("const __u8 *extension;");
-        self.code.line("__u32 len, fragment;");
+        self.code.open(format_args!("if (pt_is_extension({next}))"));
+        self.code
+            .line(format_args!("struct pt_extensions extensions = {{ .at = at, .end = end, .protocol = {next} }};"));
+        self.code.line("int i;");
         self.code.blank();
-        self.code.line(format_args!("if (!{})", self.loads("at", "8")));
-        self.code.line("\tbreak;");
-        self.code.line("extension = header;");
-        self.code.line(format_args!("len = pt_extension_len({next}, extension[1]);"));
-        self.code.line("if (at + len > end)");
-        self.code.line("\tbreak;");
-        self.code.line(format_args!("fragment = {next} == PT_FRAGMENT_HEADER ? pt_be16(extension + 2) : 0;"));
-        self.code.line(format_args!("{next} = extension[0];"));
-        self.code.open("if (fragment & 0xfff8)");
-        self.keep(layer, FieldKind::Fragment, "PT_FRAGMENT_LATER");
+        self.code.line("for (i = 0; i < PT_EXTENSION_HEADERS_MAX; i++)");
+        self.code.line(format_args!("\tif (!{}(ctx, &extensions))", extension_function(self.block)));
+        self.code.line("\t\tbreak;");
+        self.code.line(format_args!("{next} = extensions.protocol;"));
+        self.keep(layer, FieldKind::Fragment, "extensions.fragment");
+        self.code.open("if (extensions.fragment == PT_FRAGMENT_LATER)");
         self.keep(layer, FieldKind::Protocol, next);
+        self.complete(layer);
         self.leaves = true;
         self.code.line("goto done;");
         self.code.close();
-        if self.needs.field(layer, FieldKind::Fragment) {
-            self.code.line("if (fragment & 1)");
-            self.code.line(format_args!(
-                "\tpkt->{} = PT_FRAGMENT_FIRST;",
-                member(Field { layer, kind: FieldKind::Fragment })
-            ));
-        }
-        self.advance("len");
+        self.forget("extensions.at");
         self.code.close();
         self.keep(layer, FieldKind::Protocol, next);
     }
@@ -409,16 +458,22 @@ impl Parser<'_> {
         self.code.open("switch (protocol)");
         if needs.tcp(layer) {
             self.code.case("PT_TCP_PROTOCOL");
+            if needs.tcp_flags(layer) {
+                self.code.open(format_args!("if ({})", self.loads("at", TCP_WITH_FLAGS)));
+                self.there(layer, Header::TcpFlags);
+                self.keep(layer, FieldKind::TcpFlags, "*(const __u8 *)(header + 13)");
+                self.complete(layer);
+                self.code.close();
+            }
             self.transport_header(
                 layer,
-                "sizeof(struct tcphdr)",
+                "4",
                 Header::Tcp,
                 &[
                     (FieldKind::TcpSource, "pt_be16(header)"),
                     (FieldKind::TcpDestination, "pt_be16(header + 2)"),
                     (FieldKind::TransportSource, "pt_be16(header)"),
                     (FieldKind::TransportDestination, "pt_be16(header + 2)"),
-                    (FieldKind::TcpFlags, "*(const __u8 *)(header + 13)"),
                 ],
             );
             self.code.end_case();
@@ -427,7 +482,7 @@ impl Parser<'_> {
             self.code.case("PT_UDP_PROTOCOL");
             self.transport_header(
                 layer,
-                "sizeof(struct udphdr)",
+                "4",
                 Header::Udp,
                 &[
                     (FieldKind::UdpSource, "pt_be16(header)"),
@@ -439,6 +494,7 @@ impl Parser<'_> {
             if layer == Layer::Outer && (needs.vxlan() || needs.geneve()) {
                 self.code.line("type = pt_be16(header + 2);");
             }
+            self.complete(layer);
             self.code.end_case();
         }
         for (wanted, number, header, bits, kinds) in [
@@ -459,16 +515,27 @@ impl Parser<'_> {
         ] {
             if wanted {
                 self.code.case(number);
-                self.code.line(format_args!("if (!(headers & {}))", header_bits(layer, bits)));
-                self.leave();
+                self.code.open(format_args!("if (!(headers & {}))", header_bits(layer, bits)));
+                self.complete(layer);
+                self.leaves = true;
+                self.code.line("goto done;");
+                self.code.close();
                 self.transport_header(
                     layer,
-                    "4",
+                    "2",
                     header,
                     &[(kinds[0], "*(const __u8 *)header"), (kinds[1], "*(const __u8 *)(header + 1)")],
                 );
+                self.complete(layer);
                 self.code.end_case();
             }
+        }
+        if needs.incomplete(layer) {
+            self.code.default_case();
+            self.code.open("if (!(headers & PT_IPV6 && pt_is_extension(protocol)))");
+            self.complete(layer);
+            self.code.close();
+            self.code.end_case();
         }
         self.code.close();
     }

@@ -48,6 +48,8 @@ struct Headers<'a> {
     vlan: Option<u16>,
     ip: Option<Ip<'a>>,
     transport: Option<Transport<'a>>,
+    /// They were read to their end.
+    complete: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -72,10 +74,10 @@ enum IpHeader<'a> {
 
 #[derive(Clone, Debug)]
 enum Transport<'a> {
-    Tcp(&'a [u8; 20]),
-    Udp(&'a [u8; 8]),
-    Icmp(&'a [u8; 4]),
-    Icmpv6(&'a [u8; 4]),
+    Tcp { ports: &'a [u8; 4], flags: Option<u8> },
+    Udp(&'a [u8; 4]),
+    Icmp(&'a [u8; 2]),
+    Icmpv6(&'a [u8; 2]),
 }
 
 #[derive(Clone, Debug)]
@@ -175,7 +177,10 @@ impl<'a> Packet<'a> {
             FieldKind::Fragment => headers.ip.as_ref().map(|ip| ip.fragment),
             FieldKind::TcpSource => headers.tcp().map(|header| number(&header[0..2])),
             FieldKind::TcpDestination => headers.tcp().map(|header| number(&header[2..4])),
-            FieldKind::TcpFlags => headers.tcp().map(|header| header[13].into()),
+            FieldKind::TcpFlags => match headers.transport {
+                Some(Transport::Tcp { flags, .. }) => flags.map(u128::from),
+                _ => None,
+            },
             FieldKind::UdpSource => headers.udp().map(|header| number(&header[0..2])),
             FieldKind::UdpDestination => headers.udp().map(|header| number(&header[2..4])),
             FieldKind::TransportSource => headers.ports().map(|(source, _)| source.into()),
@@ -208,6 +213,7 @@ impl<'a> Packet<'a> {
                 Some(Tunnel::Gre { key, .. }) => key,
                 _ => None,
             },
+            FieldKind::Incomplete => (!headers.complete).then_some(1),
         }
     }
 
@@ -256,16 +262,20 @@ impl<'a> Headers<'a> {
         match ethernet.ether_type {
             ETHER_IPV4 => self.read_ipv4(rest),
             ETHER_IPV6 => self.read_ipv6(rest),
-            _ => {}
+            other => self.complete = !is_vlan(other),
         }
     }
 
     /// Reads an IP header whose version is known from itself, and what comes behind.
     fn read_any_ip(&mut self, rest: &mut Rest<'a>) {
-        match rest.0.first().map(|byte| byte >> 4) {
-            Some(4) => self.read_ipv4(rest),
-            Some(6) => self.read_ipv6(rest),
-            _ => {}
+        const SHORTEST: usize = 20;
+        if rest.0.len() < SHORTEST {
+            return;
+        }
+        match rest.0[0] >> 4 {
+            4 => self.read_ipv4(rest),
+            6 => self.read_ipv6(rest),
+            _ => self.complete = true,
         }
     }
 
@@ -297,14 +307,31 @@ impl<'a> Headers<'a> {
 
     /// Reads what comes behind the IP header that has been read.
     fn read_transport(&mut self, rest: &mut Rest<'a>) {
-        let Some(ip) = self.ip.as_ref().filter(|ip| ip.fragment != FRAGMENT_LATER) else { return };
-        self.transport = match (ip.protocol, ip.version()) {
-            (TCP, _) => rest.take().map(Transport::Tcp),
-            (UDP, _) => rest.take().map(Transport::Udp),
+        const FLAGS_BEHIND_PORTS: usize = 9;
+        let Some(ip) = &self.ip else { return };
+        if ip.fragment == FRAGMENT_LATER {
+            self.complete = true;
+            return;
+        }
+        let (protocol, version) = (ip.protocol, ip.version());
+        self.transport = match (protocol, version) {
+            (TCP, _) => rest.take().map(|ports| {
+                let flags = rest.0.get(FLAGS_BEHIND_PORTS).copied();
+                Transport::Tcp { ports, flags }
+            }),
+            (UDP, _) => rest.take().map(|ports| {
+                // length and checksum
+                *rest = Rest(rest.0.get(4..).unwrap_or_default());
+                Transport::Udp(ports)
+            }),
             (ICMP, 4) => rest.take().map(Transport::Icmp),
             (ICMPV6, 6) => rest.take().map(Transport::Icmpv6),
-            _ => None,
+            _ => {
+                self.complete = version == 4 || !is_extension(protocol);
+                return;
+            }
         };
+        self.complete = !matches!(self.transport, None | Some(Transport::Tcp { flags: None, .. }));
     }
 
     /// Reads the tunnel's header that is behind the headers that have been read, and what that carries.
@@ -334,28 +361,28 @@ impl<'a> Headers<'a> {
         }
     }
 
-    fn tcp(&self) -> Option<&'a [u8; 20]> {
+    fn tcp(&self) -> Option<&'a [u8; 4]> {
         match self.transport {
-            Some(Transport::Tcp(header)) => Some(header),
+            Some(Transport::Tcp { ports, .. }) => Some(ports),
             _ => None,
         }
     }
 
-    fn udp(&self) -> Option<&'a [u8; 8]> {
+    fn udp(&self) -> Option<&'a [u8; 4]> {
         match self.transport {
             Some(Transport::Udp(header)) => Some(header),
             _ => None,
         }
     }
 
-    fn icmp(&self) -> Option<&'a [u8; 4]> {
+    fn icmp(&self) -> Option<&'a [u8; 2]> {
         match self.transport {
             Some(Transport::Icmp(header)) => Some(header),
             _ => None,
         }
     }
 
-    fn icmpv6(&self) -> Option<&'a [u8; 4]> {
+    fn icmpv6(&self) -> Option<&'a [u8; 2]> {
         match self.transport {
             Some(Transport::Icmpv6(header)) => Some(header),
             _ => None,
@@ -364,11 +391,7 @@ impl<'a> Headers<'a> {
 
     /// Source and destination port of TCP or UDP.
     fn ports(&self) -> Option<(u16, u16)> {
-        let header: &[u8] = match self.transport.as_ref()? {
-            Transport::Tcp(header) => *header,
-            Transport::Udp(header) => *header,
-            Transport::Icmp(_) | Transport::Icmpv6(_) => return None,
-        };
+        let header = self.tcp().or_else(|| self.udp())?;
         Some((number(&header[0..2]) as u16, number(&header[2..4]) as u16))
     }
 }
@@ -408,6 +431,11 @@ impl<'a> Ip<'a> {
         *rest = behind;
         true
     }
+}
+
+/// Whether a header of IPv6 is one that is skipped.
+fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
 }
 
 fn is_vlan(ether_type: u16) -> bool {

@@ -58,6 +58,7 @@ pub(super) fn of_field(rng: &mut Rng, field: Field) -> u128 {
         FieldKind::Ipv4TimeToLive | FieldKind::Ipv6HopLimit => &[0, 1, 63, 64, 128, 255],
         FieldKind::Ipv6FlowLabel => &[0, 1, 0x12345, 0xfffff],
         FieldKind::IpVersion => &[4, 6],
+        FieldKind::Incomplete => &[1],
         FieldKind::Protocol => &[0, 1, 6, 17, 43, 44, 47, 50, 51, 58, 60, 132],
         FieldKind::Dscp => &[0, 8, 10, 34, 46, 63],
         FieldKind::Fragment => &[0, 1, 2],

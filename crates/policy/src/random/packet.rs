@@ -5,7 +5,7 @@ use fastrand::Rng;
 
 use super::numbers::{Constants, GENEVE_OPTIONS, chance, pick};
 use crate::{
-    field::{Field, FieldKind},
+    field::{EXTENSION_HEADERS_MAX, Field, FieldKind},
     hook::Hook,
     interpret::{Context, HardwareValues},
     policy::{KeyId, Layer, Operand, Policy},
@@ -198,7 +198,12 @@ impl Builder<'_> {
         let version = self.mostly(6);
         self.u32(u32::from(version) << 28 | (class << 20 | label) as u32);
         let extensions = *pick(self.rng, &[0, 0, 0, 0, 0, 1, 1, 2, 3, 5, 6, 7, 8]);
-        let kinds: Vec<u8> = (0..extensions).map(|_| *pick(self.rng, &[0, 43, 44, 51, 60])).collect();
+        let mut kinds: Vec<u8> = (0..extensions).map(|_| *pick(self.rng, &[0, 43, 44, 51, 60])).collect();
+        let many = chance(self.rng, 2);
+        if many {
+            // around the most that are skipped
+            kinds = vec![60; self.rng.usize(EXTENSION_HEADERS_MAX - 2..=EXTENSION_HEADERS_MAX + 2)];
+        }
         let protocol = self.protocol(6);
         self.random(2);
         self.u8(*kinds.first().unwrap_or(&protocol));
@@ -210,7 +215,13 @@ impl Builder<'_> {
         }
         for (place, kind) in kinds.iter().enumerate() {
             let next = *kinds.get(place + 1).unwrap_or(&protocol);
-            self.extension(*kind, next);
+            if many {
+                self.u8(next);
+                self.u8(0);
+                self.random(6);
+            } else {
+                self.extension(*kind, next);
+            }
         }
         self.transport(protocol);
     }

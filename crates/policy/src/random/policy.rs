@@ -160,6 +160,9 @@ impl Writer<'_> {
         {
             return test;
         }
+        if chance(self.rng, 3) {
+            return Test::Present(Presence::Field(Field { layer: Layer::Outer, kind: FieldKind::Incomplete }));
+        }
         let operand = self.operand();
         if chance(self.rng, 12) {
             return Test::Present(presence_of(operand));

@@ -909,7 +909,10 @@ impl<'a> Parser<'a> {
                     .flat_map(|word| word.fields.iter().map(|(field, _)| *field))
                     .collect();
                 let what = format!("a field of `{}`", words::header_text(header).unwrap_or_default());
-                let hint = format!("its fields are {}", alternatives(fields.iter().copied()));
+                let hint = match fields.as_slice() {
+                    [] => "it has no fields, and stands alone".to_owned(),
+                    fields => format!("its fields are {}", alternatives(fields.iter().copied())),
+                };
                 match self.missing(&what) {
                     Some(diagnostic) => Err(self.say(diagnostic.hint(hint))),
                     None => Err(Said),

@@ -1,0 +1,143 @@
+//! Packets that hide their ports meet the rules on them: in small fragments, and behind many extension headers.
+
+mod common;
+
+use std::{
+    net::{TcpListener, UdpSocket},
+    time::Duration,
+};
+
+use common::host::Host;
+use packet_traits_lab::{
+    Cgroup, Family, KernelFeature, PacketSocket,
+    frame::{ACK, ETHERNET_LEN, Flow, SYN},
+    kernel_has_for, udp_socket,
+};
+
+const PORT: u16 = 7015;
+/// How long nothing must come.
+const QUIET: Duration = Duration::from_millis(300);
+
+const IPV4_LEN: usize = 20;
+const IPV6_LEN: usize = 40;
+const DESTINATION_OPTIONS: u8 = 60;
+const UDP: u8 = 17;
+
+/// An IPv4 frame in fragments that carry so many bytes each.
+fn fragments(frame: &[u8], size: usize, identification: u16) -> Vec<Vec<u8>> {
+    let (headers, payload) = frame.split_at(ETHERNET_LEN + IPV4_LEN);
+    let parts: Vec<&[u8]> = payload.chunks(size).collect();
+    let fragment = |(number, part): (usize, &&[u8])| {
+        let mut headers = headers.to_vec();
+        let ip = &mut headers[ETHERNET_LEN..];
+        let more = if number + 1 < parts.len() { 0x2000 } else { 0 };
+        ip[2..4].copy_from_slice(&((IPV4_LEN + part.len()) as u16).to_be_bytes());
+        ip[4..6].copy_from_slice(&identification.to_be_bytes());
+        ip[6..8].copy_from_slice(&(more | (number * size / 8) as u16).to_be_bytes());
+        ip[10..12].fill(0);
+        let sum: u32 = ip.as_chunks().0.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+        [&headers, *part].concat()
+    };
+    parts.iter().enumerate().map(fragment).collect()
+}
+
+/// A UDP datagram in IPv6 behind so many headers of destination options.
+fn behind_extensions(frame: &[u8], count: usize) -> Vec<u8> {
+    let (headers, datagram) = frame.split_at(ETHERNET_LEN + IPV6_LEN);
+    let mut headers = headers.to_vec();
+    let ip = &mut headers[ETHERNET_LEN..];
+    ip[4..6].copy_from_slice(&((8 * count + datagram.len()) as u16).to_be_bytes());
+    ip[6] = DESTINATION_OPTIONS;
+    for number in 1..=count {
+        let next = if number == count { UDP } else { DESTINATION_OPTIONS };
+        // one option, PadN of 6 bytes (RFC 8200 section 4.2)
+        headers.extend([next, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    [&headers, datagram].concat()
+}
+
+#[test]
+fn a_syn_in_small_fragments_meets_the_rule_on_its_port() {
+    let Some(host) = Host::new() else { return };
+    let (tx, rx) = (host.pair.tx(), host.pair.rx());
+    let _listener = rx.netns().enter(|| TcpListener::bind(rx.addr(Family::V4, PORT))).unwrap();
+    let (frames, answers) = (PacketSocket::on(tx).unwrap(), PacketSocket::on(tx).unwrap());
+    let mut connection = 0u16;
+    let mut is_answered = |size| {
+        connection += 1;
+        let flow = Flow::between(tx, rx, Family::V4, 40_000 + connection, PORT);
+        for fragment in fragments(&flow.tcp(1, 0, SYN, &[]), size, connection) {
+            frames.send(&fragment).unwrap();
+        }
+        let ports = [PORT.to_be_bytes(), flow.src_port.to_be_bytes()].concat();
+        answers
+            .wait_for(QUIET, |answer| {
+                let tcp = answer.bytes.get(ETHERNET_LEN + IPV4_LEN..).unwrap_or_default();
+                tcp.starts_with(&ports) && tcp.get(13) == Some(&(SYN | ACK))
+            })
+            .is_ok()
+    };
+    for size in [8, 16] {
+        assert!(is_answered(size), "in fragments of {size} bytes it arrives");
+    }
+    for hook in ["xdp", "tc ingress"] {
+        let edge = host.policy("edge", &format!("{hook} {{ tcp dport {PORT} count denied drop }}\n"));
+        host.ok(&format!("up {edge} --dev rx0"));
+        for (packets, size) in [(1, 8), (2, 16), (3, 24)] {
+            assert!(!is_answered(size), "{hook}, in fragments of {size} bytes");
+            assert_eq!(host.counter("edge", "denied"), packets, "{hook}, in fragments of {size} bytes");
+        }
+        // those with flags in their first fragment only, and an answer to nobody else
+        let edge = host.policy("edge", &format!("{hook} {{ tcp dport {PORT} not tcp flags is set count small drop }}\n"));
+        host.ok(&format!("up {edge} --dev rx0 --replace"));
+        assert!(!is_answered(8) && is_answered(16), "{hook}, without flags");
+        let edge = host.policy("edge", &format!("{hook} {{ ip incomplete drop }}\n"));
+        host.ok(&format!("up {edge} --dev rx0 --replace"));
+        assert!(!is_answered(8) && is_answered(16), "{hook}, incomplete");
+        host.ok("down edge");
+    }
+}
+
+#[test]
+fn a_datagram_behind_extension_headers_meets_the_rule_on_its_port() {
+    let Some(host) = Host::new() else { return };
+    let cgroup = Cgroup::new().unwrap();
+    let (tx, rx) = (host.pair.tx(), host.pair.rx());
+    tx.netns().ip("link set tx0 mtu 2000").unwrap();
+    rx.netns().ip("link set rx0 mtu 2000").unwrap();
+    let receiver = cgroup.enter(|| udp_socket(rx.netns(), rx.addr(Family::V6, PORT)).unwrap());
+    receiver.set_read_timeout(Some(QUIET)).unwrap();
+    let frames = PacketSocket::on(tx).unwrap();
+    let frame = Flow::between(tx, rx, Family::V6, 40_000, PORT).udp(&[7; 8]);
+    let is_delivered = |receiver: &UdpSocket, count| {
+        frames.send(&behind_extensions(&frame, count)).unwrap();
+        receiver.recv(&mut [0; 64]).is_ok()
+    };
+    // the last is behind more than rules look through
+    let counts = [1, 7, 100, 182, 183];
+    for count in counts {
+        assert!(is_delivered(&receiver, count), "behind {count} headers it arrives");
+    }
+    let mut hooks = vec!["xdp", "tc ingress", "cgroup ingress"];
+    if kernel_has_for(KernelFeature::NetfilterLinks, "netfilter") {
+        hooks.extend(["netfilter prerouting priority 5", "netfilter input priority 5"]);
+    }
+    let options = format!("--dev rx0 --cgroup {}", cgroup.path().display());
+    for hook in hooks {
+        let edge = host.policy("edge", &format!("{hook} {{ udp dport {PORT} drop }}\n"));
+        host.ok(&format!("up {edge} {options}"));
+        for count in counts {
+            assert_eq!(is_delivered(&receiver, count), count == 183, "{hook}, behind {count} headers");
+        }
+        let edge = host.policy("edge", &format!("{hook} {{ ip6 incomplete count guarded drop }}\n"));
+        host.ok(&format!("up {edge} {options} --replace"));
+        for count in counts {
+            assert_eq!(is_delivered(&receiver, count), count != 183, "{hook}, guarded, behind {count} headers");
+        }
+        assert_eq!(host.counter("edge", "guarded"), 1, "{hook}");
+        host.ok("down edge");
+    }
+}
