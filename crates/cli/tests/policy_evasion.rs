@@ -19,9 +19,6 @@ const PORT: u16 = 7015;
 const QUIET: Duration = Duration::from_millis(300);
 
 const IPV4_LEN: usize = 20;
-const IPV6_LEN: usize = 40;
-const DESTINATION_OPTIONS: u8 = 60;
-const UDP: u8 = 17;
 
 /// An IPv4 frame in fragments that carry so many bytes each.
 fn fragments(frame: &[u8], size: usize, identification: u16) -> Vec<Vec<u8>> {
@@ -42,21 +39,6 @@ fn fragments(frame: &[u8], size: usize, identification: u16) -> Vec<Vec<u8>> {
         [&headers, *part].concat()
     };
     parts.iter().enumerate().map(fragment).collect()
-}
-
-/// A UDP datagram in IPv6 behind so many headers of destination options.
-fn behind_extensions(frame: &[u8], count: usize) -> Vec<u8> {
-    let (headers, datagram) = frame.split_at(ETHERNET_LEN + IPV6_LEN);
-    let mut headers = headers.to_vec();
-    let ip = &mut headers[ETHERNET_LEN..];
-    ip[4..6].copy_from_slice(&((8 * count + datagram.len()) as u16).to_be_bytes());
-    ip[6] = DESTINATION_OPTIONS;
-    for number in 1..=count {
-        let next = if number == count { UDP } else { DESTINATION_OPTIONS };
-        // one option, PadN of 6 bytes (RFC 8200 section 4.2)
-        headers.extend([next, 0, 1, 4, 0, 0, 0, 0]);
-    }
-    [&headers, datagram].concat()
 }
 
 #[test]
@@ -91,7 +73,8 @@ fn a_syn_in_small_fragments_meets_the_rule_on_its_port() {
             assert_eq!(host.counter("edge", "denied"), packets, "{hook}, in fragments of {size} bytes");
         }
         // those with flags in their first fragment only, and an answer to nobody else
-        let edge = host.policy("edge", &format!("{hook} {{ tcp dport {PORT} not tcp flags is set count small drop }}\n"));
+        let edge =
+            host.policy("edge", &format!("{hook} {{ tcp dport {PORT} not tcp flags is set count small drop }}\n"));
         host.ok(&format!("up {edge} --dev rx0 --replace"));
         assert!(!is_answered(8) && is_answered(16), "{hook}, without flags");
         let edge = host.policy("edge", &format!("{hook} {{ ip incomplete drop }}\n"));
@@ -111,9 +94,9 @@ fn a_datagram_behind_extension_headers_meets_the_rule_on_its_port() {
     let receiver = cgroup.enter(|| udp_socket(rx.netns(), rx.addr(Family::V6, PORT)).unwrap());
     receiver.set_read_timeout(Some(QUIET)).unwrap();
     let frames = PacketSocket::on(tx).unwrap();
-    let frame = Flow::between(tx, rx, Family::V6, 40_000, PORT).udp(&[7; 8]);
+    let flow = Flow::between(tx, rx, Family::V6, 40_000, PORT);
     let is_delivered = |receiver: &UdpSocket, count| {
-        frames.send(&behind_extensions(&frame, count)).unwrap();
+        frames.send(&flow.udp_behind_options(count, &[7; 8])).unwrap();
         receiver.recv(&mut [0; 64]).is_ok()
     };
     // the last is behind more than rules look through

@@ -652,7 +652,7 @@ fn a_policy_that_is_up_needs_no_ids_to_be_traced() {
     rig.traffic();
     let seen = objects(&tracing.end());
     let notes = of_type(&seen, "start")[0]["notes"].to_string();
-    assert!(notes.contains("has the XDP program") && notes.contains("at TC ingress"), "{notes}");
+    assert!(notes.contains("rx0: XDP program") && notes.contains("at TC ingress"), "{notes}");
     let packets = of_type(&seen, "packet");
     assert_eq!(packets.len(), 3, "{seen:?}");
     for packet in packets {

@@ -29,6 +29,7 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_TEB: u16 = 0x6558; // transparent Ethernet bridging, what Geneve calls an inner Ethernet frame
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
+const PROTOCOL_DESTINATION_OPTIONS: u8 = 60;
 const HOP_LIMIT: u8 = 64;
 
 /// Source and destination of one family.
@@ -85,6 +86,30 @@ impl Flow {
         };
         datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
         self.packet(PROTOCOL_UDP, &datagram)
+    }
+
+    /// A UDP datagram in IPv6 behind `count` headers of destination options (RFC 8200 section 4.6), of 8 bytes each.
+    ///
+    /// # Panics
+    /// If the flow is of IPv4, or the payload does not fit in an IP packet.
+    #[must_use]
+    pub fn udp_behind_options(&self, count: usize, payload: &[u8]) -> Vec<u8> {
+        const IPV6_LEN: usize = 40;
+        let IpPair::V6(..) = self.ip else { panic!("IPv4 has no destination options") };
+        let frame = self.udp(payload);
+        let (headers, datagram) = frame.split_at(ETHERNET_LEN + IPV6_LEN);
+        let mut headers = headers.to_vec();
+        let ip = &mut headers[ETHERNET_LEN..];
+        ip[4..6].copy_from_slice(&length_field(8 * count + datagram.len()));
+        if count > 0 {
+            ip[6] = PROTOCOL_DESTINATION_OPTIONS;
+        }
+        for number in 1..=count {
+            let next = if number == count { PROTOCOL_UDP } else { PROTOCOL_DESTINATION_OPTIONS };
+            // one option, PadN of 6 bytes
+            headers.extend([next, 0, 1, 4, 0, 0, 0, 0]);
+        }
+        [&headers, datagram].concat()
     }
 
     /// A TCP segment without options, with the largest window.

@@ -16,7 +16,7 @@ pub struct Headers {
     pub source: IpAddr,
     /// Whom it is for.
     pub destination: IpAddr,
-    /// The protocol number after the IP header; extension headers of IPv6 are not followed.
+    /// The protocol number after the IP header and, in IPv6, its extension headers, as far as they were captured.
     pub protocol: u8,
     /// Source and destination port of TCP and UDP.
     pub ports: Option<(u16, u16)>,
@@ -48,7 +48,8 @@ impl Headers {
             }
             6 => {
                 let address = |at: usize| Some(IpAddr::from(Ipv6Addr::from(*ip.get(at..)?.first_chunk::<16>()?)));
-                (address(8)?, address(24)?, byte(6)?, 40, word(ip, 4)?.saturating_add(40), false)
+                let (protocol, start, fragment) = behind_extensions(ip, byte(6)?);
+                (address(8)?, address(24)?, protocol, start, word(ip, 4)?.saturating_add(40), fragment)
             }
             _ => return None,
         };
@@ -69,6 +70,27 @@ impl Headers {
     pub fn flow(&self) -> Headers {
         Headers { tcp: None, ..*self }
     }
+}
+
+/// What is behind the extension headers of IPv6: its protocol, where it starts, and whether that is in another fragment.
+fn behind_extensions(ip: &[u8], mut protocol: u8) -> (u8, usize, bool) {
+    let (mut start, mut later) = (40, false);
+    while let Some([next, len, high, low, ..]) = ip.get(start..).and_then(<[u8]>::first_chunk::<8>).filter(|_| !later) {
+        let len = match protocol {
+            0 | 43 | 60 => (usize::from(*len) + 1) * 8,
+            51 => (usize::from(*len) + 2) * 4,
+            44 => {
+                later = u16::from_be_bytes([*high, *low]) >> 3 != 0;
+                8
+            }
+            _ => break,
+        };
+        if start + len > ip.len() {
+            break;
+        }
+        (protocol, start) = (*next, start + len);
+    }
+    (protocol, start, later)
 }
 
 /// Bytes of an IP packet, as its header has it; `None` if that does not say, as of packets longer than 64 KiB.
@@ -134,6 +156,25 @@ mod tests {
         let headers = Headers::parse(&ip).unwrap();
         assert_eq!(headers.tcp, Some(Tcp { sequence: 9, flags: 0x12, data: 10 }));
         assert_eq!(headers.to_string(), "TCP [::1]:1 > [::1]:2 S seq 9");
+    }
+
+    #[test]
+    fn ports_are_behind_the_extension_headers_of_ipv6() {
+        let packet = |extensions: &[u8], first| {
+            let mut ip = vec![0x60, 0, 0, 0, 0, (extensions.len() + 8) as u8, first, 64];
+            ip.extend(Ipv6Addr::LOCALHOST.octets());
+            ip.extend(Ipv6Addr::LOCALHOST.octets());
+            ip.extend(extensions);
+            ip.extend([0, 53, 15, 160, 0, 8, 0, 0]);
+            Headers::parse(&ip).unwrap()
+        };
+        let options = [60, 0, 1, 4, 0, 0, 0, 0, 44, 0, 1, 4, 0, 0, 0, 0];
+        let fragment = |offset: u8| [UDP, 0, 0, offset << 3 | 1, 0, 0, 0, 9];
+        let first = packet(&[&options[..], &fragment(0)].concat(), 0);
+        assert_eq!((first.protocol, first.ports), (UDP, Some((53, 4000))));
+        let later = packet(&[&options[..], &fragment(1)].concat(), 0);
+        assert_eq!((later.protocol, later.ports), (UDP, None));
+        assert_eq!(packet(&[UDP, 4, 0, 0, 0, 0, 0, 0], 51).ports, None, "it is longer than the packet");
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 /// Whether the points behind the entry are taken away as long as no packet matches the conditions.
 ///
-/// In place, they cost every packet of the host a part of a microsecond, also those that do not match. Standing by, only
-/// the entry looks at packets. The first that matches brings the points back, which takes some tens of milliseconds; those
-/// that match meanwhile are counted ([`Counters::too_early`](crate::Counters::too_early)) and not followed.
+/// In place, they cost every packet of the host a part of a microsecond, also those that do not match, and XDP programs
+/// cost more: a veth whose peer has one sends no large packets, and generic XDP copies them. Standing by, only one program
+/// looks at packets, where the stack receives them. The first packet that matches brings all back, which takes some tens of
+/// milliseconds; those that match until then are counted ([`Counters::too_early`](crate::Counters::too_early)) and not
+/// followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Standby {
     /// They stay: every packet that matches is followed.
@@ -34,7 +36,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 pub enum Change {
     /// A packet has matched: all points are in place again.
     Armed,
-    /// Nothing has matched: only the entry is left.
+    /// Nothing has matched: only what notices a match is left.
     StoodBy,
 }
 

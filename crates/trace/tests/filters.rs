@@ -200,6 +200,30 @@ fn only_slow_packets_are_seen_where_they_are_slow() {
 }
 
 #[test]
+fn conditions_on_ports_hold_behind_extension_headers() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let (tx, rx) = (rig.pair.tx(), rig.pair.rx());
+    let frames = PacketSocket::on(tx).unwrap();
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        let options = Options { xdp_mode: mode, ..rig.options(&["dport == 7007", "proto == udp"]) };
+        let tracer = start(&rig.home.registry, &options);
+        let seen = watch(&tracer, || {
+            for port in [7006, 7007] {
+                let flow = Flow::between(tx, rx, Family::V6, 4000, port);
+                [0, 1, 4, 100].iter().for_each(|count| frames.send(&flow.udp_behind_options(*count, &[7; 8])).unwrap());
+            }
+        });
+        assert_eq!((seen.packets.len(), seen.counters.assigned), (4, 4), "{mode}: {:?}", seen.packets);
+        // the others' ports are behind what is captured
+        let known = seen.packets.iter().filter(|packet| port(packet) == Some(7007)).count();
+        assert_eq!(known, 3, "{mode}: {:?}", seen.packets);
+    }
+}
+
+#[test]
 fn other_peoples_ids_and_traits_are_used() {
     if !long_enabled() {
         return;
@@ -355,7 +379,7 @@ fn behind_other_peoples_xdp_packets_get_their_ids_at_tc() {
     ];
     for (conditions, expected) in cases {
         let tracer = start(&rig.home.registry, &rig.options(conditions));
-        assert!(tracer.notes()[0].contains("has the XDP program assign["), "{:?}", tracer.notes());
+        assert!(tracer.notes()[0].contains("rx0: XDP program assign["), "{:?}", tracer.notes());
         let seen = watch(&tracer, || rig.send(10));
         assert_eq!(ports(&seen), expected, "{conditions:?}");
         assert_eq!((seen.packets.len(), seen.counters.assigned), (10 * expected.len(), 10 * expected.len() as u64));

@@ -26,10 +26,32 @@ struct {
 	__type(value, struct saved);
 } saved SEC(".maps");
 
-/* Reads the headers that conditions are about from the frame itself: every packet pays for this. */
-static __always_inline void read_frame(struct xdp_md *ctx, _Bool bare, struct headers *h)
+/* Reads what is behind the extension headers of IPv6 that may be at `at`, an address. */
+static __noinline void read_behind_extensions(__u64 at, __u64 end, struct headers *h)
+{
+	struct extensions extensions = { .at = at, .end = end, .protocol = h->word[FIELD_PROTOCOL][0] };
+	int i;
+
+	for (i = 0; i < EXTENSION_HEADERS_MAX; i++)
+		if (!trace_skip_extension(&extensions))
+			break;
+	h->word[FIELD_PROTOCOL][0] = extensions.protocol;
+	if (extensions.later || (extensions.protocol != IPPROTO_TCP && extensions.protocol != IPPROTO_UDP) ||
+	    extensions.at + 4 > end)
+		return;
+	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(__trait_kernel_load(__u16, extensions.at));
+	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(__trait_kernel_load(__u16, extensions.at + 2));
+	h->ports = 1;
+}
+
+/*
+ * Reads the headers that conditions are about from the frame itself, which ends at this address: every packet pays for
+ * this.
+ */
+static __always_inline void read_frame(struct xdp_md *ctx, __u64 end_address, _Bool bare, struct headers *h)
 {
 	void *at = __trait_ctx_ptr(struct xdp_md, ctx, data), *end = __trait_ctx_ptr(struct xdp_md, ctx, data_end);
+	__u64 left;
 	struct ethhdr *eth = at;
 	__be16 *port, type;
 	__u8 *ip;
@@ -73,6 +95,12 @@ static __always_inline void read_frame(struct xdp_md *ctx, _Bool bare, struct he
 		__builtin_memcpy(h->word[FIELD_DESTINATION], &ip[24], 16);
 		h->word[FIELD_LENGTH][0] = end - at;
 		at += 40;
+		if (ip[6] != IPPROTO_TCP && ip[6] != IPPROTO_UDP) {
+			left = end - at;
+			__trait_hide(left); /* clang would subtract it from a pointer to the packet */
+			read_behind_extensions(end_address - left, end_address, h);
+			return;
+		}
 	} else {
 		return;
 	}
@@ -214,7 +242,7 @@ int trace_xdp(struct xdp_md *ctx)
 		if (config.header_conditions) {
 			struct headers h = {};
 
-			read_frame(ctx, bare, &h);
+			read_frame(ctx, XDP(xdp, data_end), bare, &h);
 			if (!headers_hold(&h))
 				goto pass;
 		}

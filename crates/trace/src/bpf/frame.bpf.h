@@ -8,8 +8,6 @@
 #include "trace.bpf.h"
 #include <linux/if_ether.h>
 
-#define VLAN_TAGS 2
-
 /* The interface a frame came in by. */
 #define DEV_OF(xdp) __trait_kernel_field(XDP(xdp, rxq), struct xdp_rxq_info___trace, dev)
 

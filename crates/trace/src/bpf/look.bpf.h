@@ -39,52 +39,79 @@ static __always_inline _Bool netns_wanted(__u32 netns)
 	return 0;
 }
 
-/* Reads the IP header at `at` and the ports behind it. */
-static __noinline void read_headers(__u64 at, __u32 len, struct headers *h)
+/* Reads the IP header at `at`, of a packet of `len` bytes from there, and the ports behind it. Its bytes are there up to `end`. */
+static __noinline void read_headers(__u64 at, __u32 len, __u64 end, struct headers *h)
 {
-	__u8 ip[40] = {};
-	__u8 fragment = 0;
-	__u32 transport;
-	__be16 port[2] = {};
+	__u8 version = __trait_kernel_load(__u8, at) >> 4;
+	_Bool fragment;
+	__u64 transport;
 
-	if (bpf_probe_read_kernel(ip, sizeof(ip), (const void *)at))
+	if (at + 20 > end)
 		return;
-	h->word[FIELD_LENGTH][0] = len;
-	if (ip[0] >> 4 == 4) {
+	if (version == 4) {
 		h->word[FIELD_FAMILY][0] = 4;
-		h->word[FIELD_PROTOCOL][0] = ip[9];
-		h->word[FIELD_SOURCE][0] = *(__u32 *)&ip[12];
-		h->word[FIELD_DESTINATION][0] = *(__u32 *)&ip[16];
-		transport = (ip[0] & 15) * 4;
-		fragment = (ip[6] & 0x1f) || ip[7];
-	} else if (ip[0] >> 4 == 6) {
+		h->word[FIELD_PROTOCOL][0] = __trait_kernel_load(__u8, at + 9);
+		h->word[FIELD_SOURCE][0] = __trait_kernel_load(__u32, at + 12);
+		h->word[FIELD_DESTINATION][0] = __trait_kernel_load(__u32, at + 16);
+		transport = at + (__trait_kernel_load(__u8, at) & 15) * 4;
+		fragment = bpf_ntohs(__trait_kernel_load(__u16, at + 6)) & 0x1fff;
+	} else if (version == 6 && at + 40 <= end) {
+		struct extensions extensions = {
+			.at = at + 40,
+			.end = end,
+			.protocol = __trait_kernel_load(__u8, at + 6),
+		};
+		int i;
+
+		for (i = 0; i < EXTENSION_HEADERS_MAX; i++)
+			if (!trace_skip_extension(&extensions))
+				break;
 		h->word[FIELD_FAMILY][0] = 6;
-		h->word[FIELD_PROTOCOL][0] = ip[6];
-		h->word[FIELD_SOURCE][0] = *(__u64 *)&ip[8];
-		h->word[FIELD_SOURCE][1] = *(__u64 *)&ip[16];
-		h->word[FIELD_DESTINATION][0] = *(__u64 *)&ip[24];
-		h->word[FIELD_DESTINATION][1] = *(__u64 *)&ip[32];
-		transport = 40;
+		h->word[FIELD_PROTOCOL][0] = extensions.protocol;
+		load_words(at + 8, h->word[FIELD_SOURCE]);
+		load_words(at + 24, h->word[FIELD_DESTINATION]);
+		transport = extensions.at;
+		fragment = extensions.later;
 	} else {
 		return;
 	}
+	h->word[FIELD_LENGTH][0] = len;
 	if (fragment || (h->word[FIELD_PROTOCOL][0] != IPPROTO_TCP && h->word[FIELD_PROTOCOL][0] != IPPROTO_UDP))
 		return;
-	if (bpf_probe_read_kernel(port, sizeof(port), (const void *)(at + transport)))
+	if (transport + 4 > end)
 		return;
-	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(port[0]);
-	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(port[1]);
+	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(__trait_kernel_load(__u16, transport));
+	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(__trait_kernel_load(__u16, transport + 2));
 	h->ports = 1;
 }
 
 /* The same of an skb, if it is IP; its length is counted from the IP header on. */
 static __always_inline void read_skb(const void *skb, struct headers *h)
 {
-	__u32 network = SKB(skb, network_header);
+	__u32 network = SKB(skb, network_header), tail = SKB(skb, tail);
 	__be16 protocol = SKB(skb, protocol);
+	__u64 head = SKB(skb, head);
 
 	if (protocol == bpf_htons(ETH_P_IP) || protocol == bpf_htons(ETH_P_IPV6))
-		read_headers(SKB(skb, head) + network, SKB(skb, tail) - network + SKB(skb, data_len), h);
+		read_headers(head + network, tail - network + SKB(skb, data_len), head + tail, h);
+}
+
+/* The same of one that has just been received: the kernel does not know yet where the IP header is. */
+static __always_inline void read_received(const void *skb, struct headers *h)
+{
+	__u64 at = SKB(skb, data), end = SKB(skb, head) + SKB(skb, tail);
+	__be16 protocol = SKB(skb, protocol);
+	int i;
+
+#pragma unroll
+	for (i = 0; i < VLAN_TAGS; i++) {
+		if (protocol != bpf_htons(ETH_P_8021Q) && protocol != bpf_htons(ETH_P_8021AD))
+			break;
+		protocol = __trait_kernel_load(__u16, at + 2);
+		at += 4;
+	}
+	if (at <= end && (protocol == bpf_htons(ETH_P_IP) || protocol == bpf_htons(ETH_P_IPV6)))
+		read_headers(at, end - at + SKB(skb, data_len), end, h);
 }
 
 /* Looks at a packet that has an id, and reports it. Returns whether it passed the filter. */
@@ -102,7 +129,10 @@ static __noinline _Bool report(const void *skb, struct trait_view *view, __u64 i
 	if (config.header_conditions && !config.run) {
 		struct headers h = {};
 
-		read_skb(skb, &h);
+		if (detail->point == POINT_RECEIVE)
+			read_received(skb, &h);
+		else
+			read_skb(skb, &h);
 		if (!headers_hold(&h))
 			return 0;
 	}

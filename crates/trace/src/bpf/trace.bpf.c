@@ -3,6 +3,7 @@
  * Every point behind XDP: a program looks whether the packet has an id, and reports it if so. Those on tracepoints see the
  * packets of all namespaces; whoever has no id costs them a few loads.
  */
+#include "devices.bpf.h"
 #include "look.bpf.h"
 #include <packet_traits/rfc.bpf.h> /* has the object bound to every key, so that none goes while it is traced */
 
@@ -132,6 +133,30 @@ int BPF_PROG(trace_gro_result, int result)
 	return 0;
 }
 
+/*
+ * Counts a packet that would be followed if the tracer did not stand by: it comes in where the tracer gives out ids. While
+ * it stands by, it has no XDP program there that could see it.
+ */
+static __noinline void count_too_early(const void *skb)
+{
+	__u64 dev = SKB(skb, dev);
+	struct device device;
+	struct trait_view view;
+
+	if (!dev || !is_traced(dev, &device))
+		return;
+	if (config.conditions != config.header_conditions && (__trait_view_skb(skb, &view) || !traits_hold(&view)))
+		return;
+	if (config.header_conditions) {
+		struct headers h = {};
+
+		read_received(skb, &h);
+		if (!headers_hold(&h))
+			return;
+	}
+	__sync_fetch_and_add(&counters.too_early, 1);
+}
+
 SEC("tp_btf/netif_receive_skb")
 int BPF_PROG(trace_receive, struct sk_buff *skb)
 {
@@ -142,6 +167,10 @@ int BPF_PROG(trace_receive, struct sk_buff *skb)
 	if (now) {
 		now->received++;
 		now->routing = 0;
+	}
+	if (config.run && !armed) {
+		count_too_early(skb);
+		return 0;
 	}
 	before = config.run ? bpf_map_lookup_elem(&before_xdp, &zero) : (void *)0;
 	if (before)

@@ -8,9 +8,12 @@
 
 #include <linux/bpf.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 #include <packet_traits/traits.bpf.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_tracing.h>
+
+#define VLAN_TAGS 2 /* that are looked behind */
 
 /* Where a packet was seen; Point in ../point.rs. */
 enum point {
@@ -293,6 +296,56 @@ struct veth_xdp_buff___trace {
 #define NETNS_OF(net) __trait_kernel_field(net, struct net___trace, ns.inum)
 #define NETNS_OF_DEV(dev) NETNS_OF(DEV(dev, nd_net.net))
 #define NETNS_OF_SOCK(sk) NETNS_OF(SOCK(sk, __sk_common.skc_net.net))
+
+/*
+ * Going through the extension headers of IPv6, as policies do (packet_traits/policy.bpf.h): as many as fit into a packet of
+ * 1500 bytes.
+ */
+#define EXTENSION_HEADERS_MAX 182
+
+struct extensions {
+	__u64 at; /* address of the next header */
+	__u64 end; /* of the bytes that are there */
+	__u32 protocol; /* of the next header */
+	_Bool later; /* it is in a later fragment */
+};
+
+/*
+ * Skips an extension header. Returns whether there was one, wholly there. Not static, so that the verifier goes through it
+ * once, and not for each header that there may be.
+ */
+__weak __noinline int trace_skip_extension(struct extensions *e)
+{
+	__u32 len, fragment;
+	__u64 word;
+	__u8 *header = (void *)&word;
+
+	if (!e || e->later || e->at + 8 > e->end)
+		return 0;
+	word = __trait_kernel_word(e->at, 0);
+	switch (e->protocol) {
+	case IPPROTO_HOPOPTS:
+	case IPPROTO_ROUTING:
+	case IPPROTO_DSTOPTS:
+		len = (header[1] + 1) * 8;
+		break;
+	case IPPROTO_AH:
+		len = (header[1] + 2) * 4;
+		break;
+	case IPPROTO_FRAGMENT:
+		len = 8;
+		fragment = header[2] << 8 | header[3];
+		e->later = fragment >> 3;
+		break;
+	default:
+		return 0;
+	}
+	if (e->at + len > e->end)
+		return 0;
+	e->at += len;
+	e->protocol = header[0];
+	return 1;
+}
 
 /* The next 16 bytes in kernel memory as two words; loads never fault. */
 static __always_inline void load_words(__u64 address, __u64 to[2])

@@ -103,7 +103,7 @@ int BPF_PROG(trace_verdict, struct xdp_buff *xdp, int verdict)
 		struct headers h = {};
 
 		if (network || bare)
-			read_headers(data + network, len - network, &h);
+			read_headers(data + network, len - network, data + len, &h);
 		if (!headers_hold(&h))
 			return 0;
 	}

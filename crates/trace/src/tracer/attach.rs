@@ -5,16 +5,16 @@ use std::os::fd::AsFd;
 use libbpf_rs::ProgramImpl;
 use packet_traits::attach::{
     AttachError, Attachment, CgroupHook, Direction, Feature, NetfilterFamily, NetfilterHook, NetfilterOptions,
-    Position, TcxOptions, cgroup, netfilter, tcx, tracing as tracepoint, xdp,
+    Position, TcxOptions, cgroup, netfilter, tcx, tracing as tracepoint,
 };
 
 use super::{
     Tracer,
     error::{TraceError, system},
-    load::{fd_of, id_candidates, switch},
-    options::{Options, Place, place_id},
+    load::{fd_of, switch},
+    options::place_id,
 };
-use crate::{namespace::Namespace, point::Point, xdp as other_xdp};
+use crate::{namespace::Namespace, point::Point};
 
 /// Where the netfilter programs run: before defragmentation, and with it everything else (`NF_IP_PRI_CONNTRACK_DEFRAG`,
 /// include/uapi/linux/netfilter_ipv4.h). If the number is taken, the next is tried.
@@ -147,7 +147,7 @@ impl Tracer<'_> {
     }
 
     /// Notes what people should know, once.
-    fn note(&self, note: String) {
+    pub(super) fn note(&self, note: String) {
         let mut notes = self.notes.borrow_mut();
         if !notes.contains(&note) {
             notes.push(note);
@@ -179,54 +179,5 @@ impl Tracer<'_> {
             }
         }
         Ok(())
-    }
-
-    pub(super) fn attach_entry(&mut self, options: &Options) -> Result<(), TraceError> {
-        let Some(assign) = &self.assign else { return Ok(()) };
-        let program = fd_of(assign, "trace_xdp")?;
-        let mut refused = Vec::new();
-        for place @ (namespace, interface) in &self.places.1 {
-            if self.occupied.contains(&place_id(place)) {
-                self.assigning.push(self.attach_behind_xdp(place)?);
-                continue;
-            }
-            let attached = namespace.enter(|| xdp::attach(program.as_fd(), interface.index, options.xdp_mode));
-            match attached.map_err(system("enter a network namespace"))? {
-                Ok((attachment, mode)) => {
-                    tracing::debug!("assigning ids at {} in {mode} mode", interface.name);
-                    self.assigning.push(attachment);
-                }
-                Err(error @ (AttachError::Busy { .. } | AttachError::Refused { .. })) => {
-                    refused.push(error.to_string());
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if self.assigning.is_empty() {
-            // the first will do for all, and what else stands in the way
-            refused.truncate(1);
-            refused.extend(self.notes());
-            return Err(TraceError::NoEntry { why: refused.join("; "), keys: id_candidates(&self.keys) });
-        }
-        refused.into_iter().for_each(|why| self.note(format!("packets that enter there get no id: {why}")));
-        Ok(())
-    }
-
-    /// Has packets get their ids at TC ingress.
-    fn attach_behind_xdp(&self, (namespace, interface): &Place) -> Result<Attachment, TraceError> {
-        let enter = self.enter.as_ref().ok_or_else(|| TraceError::Option("the tracer has no TC program".to_owned()))?;
-        let program = fd_of(enter, "trace_tc_enter")?;
-        let options = TcxOptions::new(Direction::Ingress).position(Position::First);
-        let attached = namespace.enter(|| {
-            let theirs = xdp::attached(interface.index).map(|(id, _)| other_xdp::program(id));
-            (theirs, tcx::attach(program.as_fd(), interface.index, &options))
-        });
-        let (theirs, attached) = attached.map_err(system("enter a network namespace"))?;
-        let theirs = theirs.map_or_else(String::new, |program| format!(" {program}"));
-        self.note(format!(
-            "{} has the XDP program{theirs}: packets get their ids behind it, at TC ingress, if it gave them traits",
-            interface.name
-        ));
-        Ok(attached?)
     }
 }

@@ -93,6 +93,11 @@ impl Loaded {
 
         let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
         prepare(&mut bound, &config, options)?;
+        for mut map in bound.open_object_mut().maps_mut() {
+            if map.name() == "devices" {
+                map.set_max_entries(interfaces.len() as u32).map_err(libbpf("set how many interfaces are traced"))?;
+            }
+        }
         leave_out_unknown(&mut bound, &btf, &mut notes);
         if (1..3).contains(&arguments(&btf, UDP_FAIL)) {
             leave_out(&mut bound, UDP_FAIL);

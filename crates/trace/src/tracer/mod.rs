@@ -5,7 +5,8 @@
 //! | `options` | what to trace, and where that is |
 //! | `own_keys` | the keys that the tracer registers |
 //! | `load` | loading the programs |
-//! | `attach` | attaching them |
+//! | `entry` | where packets get their ids |
+//! | `attach` | attaching the points behind it |
 //! | `error` | why tracing did not start |
 //!
 //! Everything is held by descriptors of this process: when it ends, however it ends, all of it is gone. What stays after a
@@ -13,6 +14,7 @@
 //! `clsact` filters, which pass every packet.
 
 mod attach;
+mod entry;
 mod error;
 mod load;
 mod options;
@@ -25,7 +27,11 @@ use std::{
 };
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
-use packet_traits::{attach::Attachment, bind::LoadedObject, registry::Registry};
+use packet_traits::{
+    attach::{Attachment, XdpMode},
+    bind::LoadedObject,
+    registry::Registry,
+};
 
 use self::{
     attach::{CURRENT_RECEIVED, RECEIVE},
@@ -111,12 +117,17 @@ impl Counts {
 /// Tracing in progress. Dropping it ends it.
 pub struct Tracer<'r> {
     // dropped in this order: who assigns ids first, the keys last
-    assigning: Vec<Attachment>,
+    assigning: RefCell<Vec<Attachment>>,
+    /// The entry behind other people's XDP programs, which stays while the tracer stands by.
+    entering: RefCell<Vec<Attachment>>,
     attachments: RefCell<Vec<Attachment>>,
-    /// The point that stays while the tracer stands by, and counts what is received.
+    /// The point that stays while the tracer stands by: it counts what is received, and notices what matches.
     receive: RefCell<Option<Attachment>>,
-    /// Where the points behind the entry are attached.
+    /// What is traced.
     places: (Vec<Namespace>, Vec<Place>),
+    /// The interfaces were chosen by name.
+    named: bool,
+    xdp_mode: XdpMode,
     standby: Standby,
     armed: Cell<bool>,
     pace: RefCell<Pace>,
@@ -175,11 +186,14 @@ impl<'r> Tracer<'r> {
             Standby::Auto if options.conditions.is_empty() => Standby::Never,
             standby => standby,
         };
-        let mut tracer = Tracer {
-            assigning: Vec::new(),
+        let tracer = Tracer {
+            assigning: RefCell::default(),
+            entering: RefCell::default(),
             attachments: RefCell::default(),
             receive: RefCell::default(),
             places: (options.namespaces.clone(), interfaces),
+            named: !options.devices.is_empty(),
+            xdp_mode: options.xdp_mode,
             standby,
             armed: Cell::new(false),
             pace: RefCell::new(Pace::new(Instant::now())),
@@ -200,12 +214,12 @@ impl<'r> Tracer<'r> {
             _own_keys: own_keys,
         };
         if tracer.standby == Standby::FromStart {
-            tracer.watch()?;
+            // whether it can be, and where
+            tracer.attach_entry()?;
+            tracer.stand_by()?;
         } else {
             tracer.arm()?;
         }
-        // the entry last: what has an id is then seen at all points
-        tracer.attach_entry(options)?;
         Ok(tracer)
     }
 
@@ -225,33 +239,35 @@ impl<'r> Tracer<'r> {
             let _ = waiting.delete(&key);
         }
         if let Err(error) = self.attach() {
-            self.attachments.borrow_mut().clear();
+            self.take_away();
             return Err(error);
         }
         self.set_armed(true)?;
+        // the entry last: what has an id is then seen at all points
+        if let Err(error) = self.attach_entry() {
+            self.take_away();
+            return Err(error);
+        }
         self.too_early.set(self.counts()?.shown.too_early);
         self.pace.borrow_mut().restart(Instant::now());
         Ok(())
     }
 
-    /// Takes the points behind the entry away until a packet matches.
+    /// Takes all away until a packet matches, but for what notices one.
     fn stand_by(&self) -> Result<(), TraceError> {
-        self.watch()?;
-        self.set_armed(false)?;
-        self.attachments.borrow_mut().clear();
-        if self.assign.is_some() {
-            *self.receive.borrow_mut() = None;
+        if self.receive.borrow().is_none() {
+            *self.receive.borrow_mut() = self.attach_tracepoint(RECEIVE)?;
         }
+        self.set_armed(false)?;
+        self.take_away();
         Ok(())
     }
 
-    /// Sees to it that a packet that matches is noticed while the tracer stands by.
-    fn watch(&self) -> Result<(), TraceError> {
-        // the tracer's own XDP program does that itself
-        if self.assign.is_none() && self.receive.borrow().is_none() {
-            *self.receive.borrow_mut() = self.attach_tracepoint(RECEIVE)?;
-        }
-        Ok(())
+    /// Takes away what costs packets time: the XDP programs, for which drivers and the kernel cut and copy large packets,
+    /// and the points behind them.
+    fn take_away(&self) {
+        self.assigning.borrow_mut().clear();
+        self.attachments.borrow_mut().clear();
     }
 
     fn set_armed(&self, armed: bool) -> Result<(), TraceError> {
@@ -343,7 +359,8 @@ impl<'r> Tracer<'r> {
 
     /// Ends the assigning of ids. What is under way is still seen.
     pub fn stop_assigning(&mut self) {
-        self.assigning.clear();
+        self.assigning.borrow_mut().clear();
+        self.entering.borrow_mut().clear();
     }
 
     /// Reads events, for `sink`.

@@ -18,7 +18,7 @@ use super::{error::TraceError, load::id_candidates};
 use crate::keys::{ENTERED_KEY, ID_KEY, Keys, TC_ENTERED_KEY, TC_ID_KEY};
 
 /// How long the kernel may take to forget programs that were closed.
-const UNLOAD: Duration = Duration::from_secs(2);
+const UNLOAD: Duration = Duration::from_secs(5);
 
 /// A program's id, of which /proc tells.
 fn id_of(program: BorrowedFd<'_>) -> Option<u32> {

@@ -36,6 +36,7 @@
 mod attachment;
 pub mod cgroup;
 mod clsact;
+mod devices;
 mod error;
 mod feature;
 mod hook;
@@ -53,6 +54,7 @@ pub mod xdp;
 
 pub use attachment::{Attachment, AttachmentInfo};
 pub use cgroup::CgroupHook;
+pub use devices::{Device, devices};
 pub use error::{AttachError, Attempt};
 pub use feature::Feature;
 pub use hook::{Direction, Hook};

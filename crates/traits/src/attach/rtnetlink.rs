@@ -13,6 +13,8 @@ use crate::netlink::{
     Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL, NetlinkSocket, attributes, u32_at,
 };
 
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWQDISC: u16 = 36;
@@ -151,6 +153,13 @@ impl RouteSocket {
     /// Deletes the route that [`add_route_with_program`](Self::add_route_with_program) added.
     pub(crate) fn delete_route(&self, to: Ipv4Addr, ifindex: u32) -> Result<(), NetlinkError> {
         self.change(route_message(RTM_DELROUTE, NLM_F_ACK, to, ifindex))
+    }
+
+    /// Lists the interfaces: a `struct ifinfomsg` and attributes each.
+    pub(super) fn links(&self) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        let mut message = Message::new(RTM_GETLINK, NLM_F_DUMP);
+        message.header(&[0; 16]);
+        self.0.request(message, RTM_NEWLINK)
     }
 
     /// Sends a request that is answered by an acknowledgement only.

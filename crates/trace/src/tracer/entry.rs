@@ -1,0 +1,273 @@
+//! Where packets get their ids: at which interfaces, by XDP or behind other people's XDP programs.
+//!
+//! A packet gets its id where it comes in first. An interface that stands on others (a bridge, a VLAN, a tunnel) gets no
+//! XDP program if one of those gives out ids: the kernel refuses XDP to what is below an interface that has it
+//! (`dev_xdp_attach` in net/core/dev.c), and generic XDP, which is all that most of them have, copies every large packet
+//! of local senders.
+
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::AsFd,
+};
+
+use libbpf_rs::{MapCore, MapFlags};
+use packet_traits::attach::{
+    AttachError, Device, Direction, Position, TcxOptions, XdpMode, devices, interface_name, tcx, xdp,
+};
+
+use super::{
+    Tracer,
+    error::{TraceError, libbpf, system},
+    load::{fd_of, handle, id_candidates},
+    options::{Place, PlaceId, place_id},
+};
+use crate::xdp as other_xdp;
+
+/// Kinds of interfaces (`ip link add type`) whose ports bring them their packets.
+const WITH_PORTS: [&str; 5] = ["bridge", "bond", "team", "hsr", "vrf"];
+/// Kinds that stand on one interface.
+const ON_ONE: [&str; 6] = ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"];
+/// Kinds whose packets come inside of packets of other interfaces, and keep their traits when they are taken out.
+const TUNNELS: [&str; 16] = [
+    "vxlan",
+    "geneve",
+    "gre",
+    "gretap",
+    "ip6gre",
+    "ip6gretap",
+    "erspan",
+    "ip6erspan",
+    "ipip",
+    "sit",
+    "ip6tnl",
+    "vti",
+    "vti6",
+    "xfrm",
+    "bareudp",
+    "wireguard",
+];
+
+/// What an interface stands on.
+enum Below {
+    /// Its packets come from outside.
+    Nothing,
+    /// Its ports, of which some may not be traced.
+    Ports(Vec<PlaceId>),
+    /// This one.
+    One(PlaceId),
+    /// Any other in its namespace.
+    AnyOther,
+}
+
+impl Below {
+    fn of((namespace, interface): &Place, devices: &[Device]) -> Below {
+        let id = |ifindex| (namespace.inode(), ifindex);
+        let Some(device) = devices.iter().find(|device| device.ifindex == interface.index) else {
+            return Below::Nothing;
+        };
+        match device.kind.as_str() {
+            kind if WITH_PORTS.contains(&kind) => {
+                let ports = devices.iter().filter(|port| port.master == Some(device.ifindex));
+                Below::Ports(ports.map(|port| id(port.ifindex)).collect())
+            }
+            // one in another namespace may not be traced
+            kind if ON_ONE.contains(&kind) => device.link.map_or(Below::Nothing, |link| Below::One(id(link))),
+            kind if TUNNELS.contains(&kind) => Below::AnyOther,
+            _ => Below::Nothing,
+        }
+    }
+
+    /// Those of them that are known.
+    fn known(&self) -> &[PlaceId] {
+        match self {
+            Below::Nothing | Below::AnyOther => &[],
+            Below::Ports(ports) => ports,
+            Below::One(one) => std::slice::from_ref(one),
+        }
+    }
+}
+
+/// The interfaces, each behind those that it stands on.
+fn lowest_first(below: &[(PlaceId, Below)]) -> Vec<usize> {
+    let mut waiting: Vec<usize> = (0..below.len()).collect();
+    // whatever tunnels' packets come by goes first
+    waiting.sort_by_key(|place| matches!(below[*place].1, Below::AnyOther));
+    let mut ordered: Vec<usize> = Vec::with_capacity(below.len());
+    while !waiting.is_empty() {
+        let is_ready = |place: &usize| {
+            let these = below[*place].1.known();
+            !waiting.iter().any(|other| other != place && these.contains(&below[*other].0))
+        };
+        // in a circle, any order is as good
+        let next = waiting.iter().position(is_ready).unwrap_or(0);
+        ordered.push(waiting.remove(next));
+    }
+    ordered
+}
+
+/// Names of interfaces, by what is to be said of them.
+#[derive(Default)]
+struct Said(Vec<(String, Vec<String>)>);
+
+impl Said {
+    fn add(&mut self, what: String, name: &str) {
+        match self.0.iter_mut().find(|(said, _)| *said == what) {
+            Some((_, names)) => names.push(name.to_owned()),
+            None => self.0.push((what, vec![name.to_owned()])),
+        }
+    }
+
+    fn lines(self) -> impl Iterator<Item = String> {
+        self.0.into_iter().map(|(what, names)| format!("{}: {what}", names.join(", ")))
+    }
+}
+
+/// Why an attachment was refused, without the place.
+fn reason(error: &AttachError) -> String {
+    match error {
+        AttachError::Busy { holder, .. } => holder.clone(),
+        AttachError::Refused { why, .. } => why.clone(),
+        other => other.to_string(),
+    }
+}
+
+impl Tracer<'_> {
+    /// Has packets get ids, at all interfaces at which they do not yet.
+    pub(super) fn attach_entry(&self) -> Result<(), TraceError> {
+        let Some(assign) = &self.assign else { return Ok(()) };
+        let program = fd_of(assign, "trace_xdp")?;
+        let places = &self.places.1;
+        let below = self.below()?;
+        let mut entries: HashSet<PlaceId> = HashSet::new();
+        let (mut said, mut refused) = (Said::default(), Vec::new());
+        let mut assigning = self.assigning.borrow_mut();
+        let mut entering = self.entering.borrow_mut();
+        let first = entering.is_empty();
+        for number in lowest_first(&below) {
+            let ((namespace, interface), (id, below)) = (&places[number], &below[number]);
+            if self.occupied.contains(id) {
+                if first {
+                    let (theirs, attachment) = self.attach_behind_xdp(&places[number])?;
+                    entering.push(attachment);
+                    let how = "packets get their ids behind it, at TC ingress, if it gave them traits";
+                    said.add(format!("XDP program{theirs} is there: {how}"), &interface.name);
+                }
+                entries.insert(*id);
+                continue;
+            }
+            let covered = match below {
+                Below::Nothing => false,
+                // to a bridge without ports nothing comes
+                Below::Ports(ports) if ports.is_empty() => !self.named,
+                Below::Ports(_) | Below::One(_) => below.known().iter().any(|below| entries.contains(below)),
+                Below::AnyOther => entries.iter().any(|(inode, _)| *inode == namespace.inode()),
+            };
+            if covered {
+                entries.insert(*id);
+                continue;
+            }
+            if !namespace
+                .enter(|| interface_name(interface.index).is_some())
+                .map_err(system("enter a network namespace"))?
+            {
+                self.note(format!("{} is gone, and is not traced any more", interface.name));
+                continue;
+            }
+            let mode = self.xdp_mode;
+            let attached = namespace.enter(|| xdp::attach(program.as_fd(), interface.index, mode));
+            match attached.map_err(system("enter a network namespace"))? {
+                Ok((attachment, mode)) => {
+                    tracing::debug!("assigning ids at {} in {mode} mode", interface.name);
+                    if mode == XdpMode::Generic && self.xdp_mode == XdpMode::Auto {
+                        let how = "no native XDP, so packets get their ids by generic XDP, which copies large ones";
+                        said.add(how.to_owned(), &interface.name);
+                    }
+                    assigning.push(attachment);
+                    entries.insert(*id);
+                    self.watch_at(*id)?;
+                }
+                Err(error @ (AttachError::Busy { .. } | AttachError::Refused { .. })) => {
+                    said.add(format!("packets that enter there get no id: {}", reason(&error)), &interface.name);
+                    refused.push(error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if assigning.is_empty() && entering.is_empty() {
+            // the first will do for all, and what else stands in the way
+            let first = refused.first().map(ToString::to_string);
+            let why: Vec<String> = first.into_iter().chain(self.notes()).collect();
+            return Err(TraceError::NoEntry { why: why.join("; "), keys: id_candidates(&self.keys) });
+        }
+        said.lines().for_each(|line| self.note(line));
+        Ok(())
+    }
+
+    /// What each interface that is traced stands on.
+    fn below(&self) -> Result<Vec<(PlaceId, Below)>, TraceError> {
+        let (namespaces, places) = &self.places;
+        let mut known = HashMap::new();
+        for namespace in namespaces {
+            let found = namespace.enter(devices).and_then(|found| found);
+            known.insert(namespace.inode(), found.map_err(system("list interfaces"))?);
+        }
+        let of = |place: &Place| {
+            let devices = known.get(&place.0.inode()).map(Vec::as_slice).unwrap_or_default();
+            (place_id(place), Below::of(place, devices))
+        };
+        Ok(places.iter().map(of).collect())
+    }
+
+    /// Says where packets are counted that match while the tracer stands by.
+    fn watch_at(&self, (inode, ifindex): PlaceId) -> Result<(), TraceError> {
+        let key = [inode.to_ne_bytes(), ifindex.to_ne_bytes()].concat();
+        let devices = handle(&self.trace, "devices")?;
+        devices.update(&key, &[0; 4], MapFlags::ANY).map_err(libbpf("say which interfaces are traced"))
+    }
+
+    /// Has packets get their ids at TC ingress. Returns also what the XDP program there is.
+    fn attach_behind_xdp(
+        &self,
+        (namespace, interface): &Place,
+    ) -> Result<(String, packet_traits::attach::Attachment), TraceError> {
+        let enter = self.enter.as_ref().ok_or_else(|| TraceError::Option("the tracer has no TC program".to_owned()))?;
+        let program = fd_of(enter, "trace_tc_enter")?;
+        let options = TcxOptions::new(Direction::Ingress).position(Position::First);
+        let attached = namespace.enter(|| {
+            let theirs = xdp::attached(interface.index).map(|(id, _)| other_xdp::program(id));
+            (theirs, tcx::attach(program.as_fd(), interface.index, &options))
+        });
+        let (theirs, attached) = attached.map_err(system("enter a network namespace"))?;
+        Ok((theirs.map_or_else(String::new, |program| format!(" {program}")), attached?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ordered(below: &[(PlaceId, Below)]) -> Vec<u32> {
+        lowest_first(below).into_iter().map(|place| below[place].0.1).collect()
+    }
+
+    #[test]
+    fn ports_come_before_their_bridge_and_tunnels_last() {
+        let id = |ifindex| (1, ifindex);
+        let below = [
+            (id(2), Below::Ports(vec![id(4), id(9)])),
+            (id(3), Below::AnyOther),
+            (id(4), Below::Nothing),
+            (id(5), Below::One(id(2))),
+            (id(6), Below::One(id(3))),
+            (id(7), Below::Nothing),
+        ];
+        assert_eq!(ordered(&below), [4, 2, 5, 7, 3, 6]);
+    }
+
+    #[test]
+    fn a_circle_ends() {
+        let id = |ifindex| (1, ifindex);
+        let below = [(id(2), Below::One(id(3))), (id(3), Below::One(id(2))), (id(4), Below::One(id(4)))];
+        assert_eq!(ordered(&below).len(), 3);
+    }
+}

@@ -1,0 +1,72 @@
+//! Which interfaces there are, and which of them stand on others.
+
+use std::io;
+
+use super::rtnetlink::RouteSocket;
+use crate::netlink::{attributes, u32_at};
+
+// include/uapi/linux/if_link.h
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+/// Bytes of `struct ifinfomsg`, include/uapi/linux/rtnetlink.h.
+const IFINFOMSG: usize = 16;
+
+/// An interface of a network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Its index.
+    pub ifindex: u32,
+    /// What it is called by `ip link add type`; empty for network cards and loopback.
+    pub kind: String,
+    /// The interface that it is a port of: a bridge, a bond, a VRF.
+    pub master: Option<u32>,
+    /// The interface that it stands on (a VLAN, a macvlan) or is joined with (a veth), if that is in the same namespace.
+    pub link: Option<u32>,
+}
+
+/// The interfaces of the calling thread's network namespace.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn devices() -> io::Result<Vec<Device>> {
+    let replies = RouteSocket::open()?.links().map_err(|error| io::Error::from_raw_os_error(error.errno))?;
+    Ok(replies.iter().filter_map(|reply| parse(reply)).collect())
+}
+
+fn parse(reply: &[u8]) -> Option<Device> {
+    const INDEX: usize = 4;
+    let mut device = Device { ifindex: u32_at(reply, INDEX)?, ..Device::default() };
+    let mut elsewhere = false;
+    for (type_, value) in attributes(reply.get(IFINFOMSG..)?) {
+        match type_ {
+            IFLA_LINK => device.link = u32_at(value, 0).filter(|index| *index != 0),
+            IFLA_MASTER => device.master = u32_at(value, 0),
+            IFLA_LINK_NETNSID => elsewhere = true,
+            IFLA_LINKINFO => {
+                if let Some((_, kind)) = attributes(value).find(|(type_, _)| *type_ == IFLA_INFO_KIND) {
+                    device.kind = String::from_utf8_lossy(kind).trim_end_matches('\0').to_owned();
+                }
+            }
+            _ => {}
+        }
+    }
+    if elsewhere {
+        device.link = None;
+    }
+    Some(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_stands_alone() {
+        let found = devices().unwrap();
+        let loopback = found.iter().find(|device| device.ifindex == 1).unwrap();
+        assert_eq!((loopback.kind.as_str(), loopback.master), ("", None), "{found:?}");
+    }
+}
