@@ -4,6 +4,7 @@ mod common;
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Output,
     thread,
@@ -56,17 +57,38 @@ fn what_is_up_outlives_the_command_until_it_is_taken_down() {
     assert_eq!((&program["hook"], &program["xdp_mode"]), (&"xdp".into(), &"native".into()));
 
     assert_eq!(host.up(), ["xdp_classify"]);
-    let target = program["target"].as_str().unwrap();
-    let index = target.strip_prefix("rx0 (").and_then(|index| index.strip_suffix(")")).unwrap();
-    let status = host.traits.ok("status");
-    assert!(status.contains(index), "{status}");
-    assert!(!status.contains("rx0"), "in another namespace the index may be another interface's: {status}");
     assert!(host.traits.fails("keys remove tenant", 1).contains("classify"), "the loaded program holds its keys");
     assert!(host.delivers(5000), "the program lets packets pass");
 
     assert!(host.ok("down xdp_classify").contains("is down"));
     assert_eq!(host.up(), [""; 0]);
     host.traits.ok("keys remove tenant");
+}
+
+#[test]
+fn status_names_the_interface_and_its_network_namespace() {
+    let Some(host) = host() else { return };
+    let inode = fs::metadata(host.pair.rx().netns().path()).unwrap().ino();
+    host.ok(&format!("up {} --dev rx0", host.object("xdp_classify")));
+    host.ok(&format!("up {} --netfilter drop_blocked=ipv4:local-in", host.object("netfilter_drop")));
+
+    let inside = host.ok("status");
+    assert!(inside.contains("  rx0 (ifindex "), "{inside}");
+    assert!(!inside.contains("in netns"), "it is this command's: {inside}");
+    let outside = host.traits.ok("status");
+    assert!(outside.contains(&format!(") in netns {inode} ")) && outside.contains("  rx0 (ifindex "), "{outside}");
+    assert!(outside.contains(&format!("  network namespace {inode} ")), "{outside}");
+    for status in [host.json("status --json"), host.traits.json("status --json")] {
+        let program = |place: usize| &status["deployments"][place]["programs"][0];
+        assert_eq!((&program(1)["dev"], &program(1)["netns"]), (&"rx0".into(), &inode.into()), "{status:#}");
+        assert!(program(1)["ifindex"].is_u64() && program(1)["target"].as_str().unwrap().starts_with("rx0 ("));
+        assert_eq!((&program(0)["dev"], &program(0)["netns"]), (&Value::Null, &inode.into()), "{status:#}");
+        assert_eq!(program(0)["netns_name"], "", "`ip netns` does not know it");
+    }
+
+    host.pair.rx().netns().ip("link set rx0 down\nlink set rx0 name renamed0").unwrap();
+    let renamed = host.traits.ok("status xdp_classify");
+    assert!(renamed.contains("  renamed0 (ifindex "), "{renamed}");
 }
 
 #[test]

@@ -222,7 +222,8 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
         return Err(Interrupted::NOTHING_CHANGED.into());
     }
     let replaces = command.replace && find(&name, global).is_ok();
-    let deployment = Deployment::up(&name, object, &registry, &options)?;
+    let mut deployment = Deployment::up(&name, object, &registry, &options)?;
+    Deployment::locate(std::slice::from_mut(&mut deployment));
     // What was replaced is gone, so the new version stays.
     if interrupt.came() && !replaces {
         Deployment::down(&name, &global.location())?;
@@ -248,7 +249,8 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
 pub(crate) fn down(command: &Down, global: &Global) -> Outcome {
     // before anything is detached
     let registry = command.keys.then(|| global.options().open()).transpose()?;
-    let deployment = Deployment::down(&command.name, &global.location())?;
+    let mut deployment = Deployment::down(&command.name, &global.location())?;
+    Deployment::locate(std::slice::from_mut(&mut deployment));
     let (removed, kept) = match registry {
         Some(registry) => remove_keys(&deployment, &registry)?,
         None => Default::default(),

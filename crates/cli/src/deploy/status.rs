@@ -5,7 +5,7 @@ use std::error::Error;
 use clap::Args;
 use packet_traits::{
     attach::{Hook, Target},
-    deployment::{Deployed, DeployedFilter, Deployment, FilterUse},
+    deployment::{Deployed, DeployedFilter, Deployment, FilterUse, NetNamespace},
     registry::Utc,
 };
 use serde::Serialize;
@@ -29,14 +29,15 @@ Examples:
   traits --registry lab status --json
 
 Works without the registry, too. `_new (unfinished)` is being brought up, or was by a `traits up` that was killed.
-An interface that is listed by its index may be in another network namespace than this command.
+Where a network namespace is not named, it is that of this command.
 
 Of a policy all rules are shown, with the packets and bytes for which they held, and its counters. They start at zero
 when the policy is brought up or replaced.
 
 With --json:
   {\"deployments\": [{\"name\", \"unfinished\",
-    \"programs\": [{\"program\", \"hook\", \"target\", \"program_id\", \"xdp_mode\", \"since\"}, ...],
+    \"programs\": [{\"program\", \"hook\", \"target\", \"dev\", \"ifindex\", \"netns\", \"netns_name\",
+                  \"program_id\", \"xdp_mode\", \"since\"}, ...],
     \"filters\": [{\"program\", \"use\", \"path\", \"program_id\", \"since\"}, ...], \"maps\": [NAME, ...],
     \"policy\": {\"source\",
       \"rules\": [{\"program\", \"number\", \"file\", \"line\", \"text\", \"packets\", \"bytes\"}, ...],
@@ -96,6 +97,18 @@ struct DeployedJson {
     hook: String,
     /// What it is attached to at the hook.
     target: String,
+    /// The interface's name now, if it is attached to one and its network namespace was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dev: Option<String>,
+    /// The interface's index in its network namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ifindex: Option<u32>,
+    /// The inode number of the network namespace, if it is attached in one that was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns: Option<u64>,
+    /// The name of that in `ip netns`; may be empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns_name: Option<String>,
     /// Its id, as `bpftool prog` shows it.
     program_id: u32,
     /// `native` or `generic`, for an XDP program.
@@ -143,10 +156,19 @@ impl DeploymentJson {
 
 impl DeployedJson {
     fn new(deployment: &Deployment, deployed: &Deployed) -> DeployedJson {
+        let (ifindex, dev) = match &deployed.info.target {
+            Target::Interface { ifindex, name } => (Some(*ifindex), name.clone()),
+            _ => (None, None),
+        };
+        let namespace = deployment.namespace().filter(|_| is_in_namespace(deployed));
         DeployedJson {
             program: deployed.pin.clone(),
             hook: deployed.info.hook.to_string(),
             target: target(deployment, deployed),
+            dev,
+            ifindex,
+            netns: namespace.map(|namespace| namespace.inode),
+            netns_name: namespace.map(|namespace| namespace.name.clone().unwrap_or_default()),
             program_id: deployed.info.program_id,
             xdp_mode: deployed.xdp_mode.map(|mode| mode.to_string()),
             since: deployed.since.map(|since| Utc(since).to_string()),
@@ -181,6 +203,26 @@ fn target(deployment: &Deployment, deployed: &Deployed) -> String {
     }
 }
 
+/// Whether a program meets packets of one network namespace.
+fn is_in_namespace(deployed: &Deployed) -> bool {
+    matches!(deployed.info.target, Target::Interface { .. } | Target::Namespace { .. })
+}
+
+/// What a program is attached to, with the network namespace if it is not this command's.
+fn place(deployment: &Deployment, deployed: &Deployed) -> String {
+    let target = target(deployment, deployed);
+    match deployment.namespace() {
+        _ if !is_in_namespace(deployed) => target,
+        Some(NetNamespace { current: true, .. }) => target,
+        Some(NetNamespace { name: Some(name), .. }) => format!("{target} in netns {name}"),
+        Some(NetNamespace { inode, .. }) => match deployed.info.target {
+            Target::Namespace { .. } => target,
+            _ => format!("{target} in netns {inode}"),
+        },
+        None => format!("{target} in a netns that cannot be entered"),
+    }
+}
+
 /// Prints what is attached and pinned.
 pub(super) fn print(deployments: &[Deployment]) -> std::io::Result<()> {
     let mut table = Table::new(&["NAME", "PROGRAM", "HOOK", "TARGET", "ID", "SINCE"]);
@@ -195,8 +237,8 @@ pub(super) fn print(deployments: &[Deployment]) -> std::io::Result<()> {
                 (Hook::Xdp, Some(mode)) => format!("xdp ({mode})"),
                 (hook, _) => hook.to_string(),
             };
-            let target = target(deployment, deployed);
-            table.row(&[&name, &deployed.pin, &hook, &target, &deployed.info.program_id, &since(deployed.since)]);
+            let place = place(deployment, deployed);
+            table.row(&[&name, &deployed.pin, &hook, &place, &deployed.info.program_id, &since(deployed.since)]);
         }
         for filter in deployment.filters() {
             let (usage, path) = (use_name(filter.usage), filter.path.display());
@@ -261,10 +303,11 @@ fn print_statistics(name: &str, statistics: &Statistics) -> std::io::Result<()> 
 
 /// Runs `traits status`.
 pub(crate) fn status(command: &Status, global: &Global) -> Outcome {
-    let deployments = match &command.name {
+    let mut deployments = match &command.name {
         Some(name) => vec![find(name, global)?],
         None => Deployment::list(&global.location())?,
     };
+    Deployment::locate(&mut deployments);
     let counted = deployments.iter().map(statistics).collect::<Result<Vec<_>, _>>()?;
     if command.json {
         let all = deployments.iter().zip(counted);

@@ -63,10 +63,11 @@ use self::{
 pub use self::{
     error::DeployError,
     location::Location,
+    namespace::NetNamespace,
     options::{Filter, FilterUse, Setup, Table, UpOptions},
 };
 use crate::{
-    attach::{self, AttachmentInfo, Hook, XdpMode},
+    attach::{self, AttachmentInfo, Hook, Target, XdpMode},
     bind::{BoundObject, LoadedObject},
     bpffs,
     registry::{Registry, boot_time, longest_metadata},
@@ -80,6 +81,7 @@ pub struct Deployment {
     filters: Vec<DeployedFilter>,
     maps: Vec<(String, MapHandle)>,
     about: About,
+    namespace: Option<NetNamespace>,
     unreadable: Vec<Unreadable>,
 }
 
@@ -233,6 +235,30 @@ impl Deployment {
         Ok(found)
     }
 
+    /// Finds the network namespaces that deployments were brought up in, and what their interfaces are called there now.
+    /// The kernel tells neither of a link.
+    ///
+    /// A namespace that is gone, or that no path leads to which this process may use, stays unknown, as do the names in it.
+    pub fn locate(deployments: &mut [Deployment]) {
+        let found = namespace::by_cookie(deployments.iter().map(|deployment| deployment.about.namespace).collect());
+        for deployment in deployments {
+            let Some(namespace) = found.get(&deployment.about.namespace) else { continue };
+            namespace
+                .enter(|| deployment.attached.iter_mut().for_each(|deployed| name_target(&mut deployed.info.target)));
+            for deployed in &mut deployment.attached {
+                if let Target::Namespace { inode } = &mut deployed.info.target {
+                    *inode = Some(namespace.namespace.inode);
+                }
+            }
+            deployment.namespace = Some(namespace.namespace.clone());
+        }
+    }
+
+    /// The network namespace it was brought up in, if [`locate`](Self::locate) found it.
+    pub fn namespace(&self) -> Option<&NetNamespace> {
+        self.namespace.as_ref()
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -307,8 +333,18 @@ impl Deployment {
             filters: filters.collect(),
             maps: version.maps,
             about: version.about,
+            namespace: None,
             unreadable: version.unreadable,
         }
+    }
+}
+
+/// Names an interface of the calling thread's network namespace.
+fn name_target(target: &mut Target) {
+    if let Target::Interface { ifindex, name } = target
+        && *ifindex != 0
+    {
+        *name = attach::interface_name(*ifindex);
     }
 }
 

@@ -5,6 +5,7 @@
 //! processes, and the descriptors that processes hold.
 
 use std::{
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io,
     os::{
@@ -40,14 +41,7 @@ impl Namespace {
             return Some(f());
         }
         let file = self.find()?;
-        thread::scope(|scope| {
-            let inside = || {
-                // SAFETY: takes a descriptor, which `file` keeps open, and a number.
-                let entered = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
-                (entered == 0 && Namespace::current() == self).then(f)
-            };
-            scope.spawn(inside).join().unwrap_or_else(|panic| resume_unwind(panic))
-        })
+        inside(&file, || (Namespace::current() == self).then(f)).flatten()
     }
 
     fn find(self) -> Option<File> {
@@ -58,18 +52,105 @@ impl Namespace {
             let file = File::open(path).ok()?;
             file.metadata().is_ok_and(|found| is_it(&found)).then_some(file)
         };
-        entries("/run/netns".as_ref()).find_map(open).or_else(|| {
-            let processes: Vec<_> = entries("/proc".as_ref()).filter(|path| is_process(path)).collect();
-            let of_process = processes.iter().map(|process| process.join("ns/net"));
-            let of_thread = entries("/proc/self/task".as_ref()).map(|thread| thread.join("ns/net"));
-            // read_link first: a descriptor may be on a file system that does not answer
-            let is_namespace = |path: &PathBuf| {
-                fs::read_link(path).is_ok_and(|target| target.as_os_str().as_bytes().starts_with(b"net:["))
-            };
-            let held = processes.iter().flat_map(|process| entries(&process.join("fd"))).filter(is_namespace);
-            of_process.chain(of_thread).chain(held).find_map(open)
-        })
+        paths().find_map(open)
     }
+}
+
+/// The network namespace that a deployment was brought up in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NetNamespace {
+    /// The inode number that `/proc/<pid>/ns/net` shows.
+    pub inode: u64,
+    /// The name that `ip netns` gave it.
+    pub name: Option<String>,
+    /// Whether it is the calling thread's.
+    pub current: bool,
+}
+
+/// A network namespace, and a way into it.
+pub(super) struct Found {
+    pub(super) namespace: NetNamespace,
+    file: File,
+}
+
+impl Found {
+    /// Opens what a path leads to. Returns it with its cookie.
+    fn open(path: &Path) -> Option<(u64, Found)> {
+        let file = File::open(path).ok()?;
+        let cookie = inside(&file, cookie).filter(|cookie| *cookie != 0)?;
+        let metadata = file.metadata().ok()?;
+        let current = namespace_identity().is_ok_and(|current| current == (metadata.dev(), metadata.ino()));
+        let namespace = NetNamespace { inode: metadata.ino(), name: name(&metadata), current };
+        Some((cookie, Found { namespace, file }))
+    }
+
+    /// Runs `f` in it.
+    pub(super) fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> Option<R> {
+        if self.namespace.current { Some(f()) } else { inside(&self.file, f) }
+    }
+}
+
+/// Finds the namespaces that have these cookies. Those that are gone, or that this process finds no way into, are left out.
+pub(super) fn by_cookie(mut wanted: HashSet<u64>) -> HashMap<u64, Found> {
+    let mut found = HashMap::new();
+    let mut seen = HashSet::new();
+    wanted.remove(&0);
+    let mut paths = [PathBuf::from(CURRENT)].into_iter().chain(paths());
+    while !wanted.is_empty()
+        && let Some(path) = paths.next()
+    {
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        if seen.insert((metadata.dev(), metadata.ino()))
+            && let Some((cookie, namespace)) = Found::open(&path)
+            && wanted.remove(&cookie)
+        {
+            found.insert(cookie, namespace);
+        }
+    }
+    found
+}
+
+/// The calling thread's namespace.
+const CURRENT: &str = "/proc/thread-self/ns/net";
+
+/// Where `ip netns` keeps namespaces by name.
+const NAMED: &str = "/run/netns";
+
+/// The name in [`NAMED`] of the namespace with this file.
+fn name(file: &fs::Metadata) -> Option<String> {
+    let same =
+        |path: &PathBuf| fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (file.dev(), file.ino()));
+    entries(NAMED.as_ref()).find(same)?.file_name()?.to_str().map(str::to_owned)
+}
+
+/// Runs `f` on a thread in the namespace of this file. `None` if it cannot be entered.
+fn inside<R: Send>(file: &File, f: impl FnOnce() -> R + Send) -> Option<R> {
+    thread::scope(|scope| {
+        let inside = || {
+            // SAFETY: takes a descriptor, which `file` keeps open, and a number.
+            let entered = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+            (entered == 0).then(f)
+        };
+        scope.spawn(inside).join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+/// Paths that lead to network namespaces; to one of them perhaps several.
+fn paths() -> impl Iterator<Item = PathBuf> {
+    let of_others = || {
+        let processes: Vec<_> = entries("/proc".as_ref()).filter(|path| is_process(path)).collect();
+        let of_process: Vec<_> = processes.iter().map(|process| process.join("ns/net")).collect();
+        let of_thread = entries("/proc/self/task".as_ref()).map(|thread| thread.join("ns/net"));
+        // read_link first: a descriptor may be on a file system that does not answer
+        let is_namespace = |path: &PathBuf| {
+            fs::read_link(path).is_ok_and(|target| target.as_os_str().as_bytes().starts_with(b"net:["))
+        };
+        let held = processes.into_iter().flat_map(|process| entries(&process.join("fd"))).filter(is_namespace);
+        of_process.into_iter().chain(of_thread).chain(held)
+    };
+    // not looked for before those with names are through
+    entries(NAMED.as_ref()).chain(std::iter::once_with(of_others).flatten())
 }
 
 fn is_process(path: &Path) -> bool {
