@@ -47,7 +47,7 @@ impl Session {
     pub(super) fn prepare(what: &What, global: &Global) -> Result<Session, Box<dyn Error>> {
         // SAFETY: geteuid takes nothing and cannot fail.
         if unsafe { libc::geteuid() } != 0 {
-            return Err("tracing loads BPF programs, which needs root: run it by sudo".into());
+            return Err("tracing loads BPF programs, which needs root: run it as root, or with sudo".into());
         }
         let (registry, private) = match global.options().open() {
             Ok(registry) => (registry, None),

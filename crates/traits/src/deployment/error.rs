@@ -9,7 +9,7 @@ use crate::{
     attach::{AttachError, Feature, XdpMode},
     bind::BindError,
     bpffs::BpffsError,
-    registry::RegistryError,
+    registry::{RegistryError, errno_of, privilege_hint},
 };
 
 /// Why an object is not up, or still is.
@@ -161,7 +161,7 @@ pub enum DeployError {
         source: libbpf_rs::Error,
     },
     /// A map could not be made, filled or read.
-    #[error("cannot {action} map {map}: {source:#}")]
+    #[error("cannot {action} map {map}: {source:#}{}", privilege_hint(Some(errno_of(source))))]
     Map {
         /// What was tried.
         action: &'static str,
@@ -171,7 +171,7 @@ pub enum DeployError {
         source: libbpf_rs::Error,
     },
     /// A folder or pin of the bpffs could not be made, read or removed.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), privilege_hint(source.raw_os_error()))]
     Folder {
         /// What was tried.
         action: &'static str,

@@ -291,7 +291,7 @@ impl RegistryError {
 }
 
 /// libbpf-rs keeps the error number to itself but gives its kind.
-fn errno_of(error: &libbpf_rs::Error) -> i32 {
+pub(crate) fn errno_of(error: &libbpf_rs::Error) -> i32 {
     use libbpf_rs::ErrorKind;
     match error.kind() {
         ErrorKind::NotFound => libc::ENOENT,
@@ -304,7 +304,8 @@ fn errno_of(error: &libbpf_rs::Error) -> i32 {
     }
 }
 
-fn privilege_hint(errno: Option<i32>) -> &'static str {
+/// What to do about a lack of privileges, as the end of a message; empty for any other error number.
+pub(crate) fn privilege_hint(errno: Option<i32>) -> &'static str {
     match errno {
         Some(libc::EPERM | libc::EACCES) => "; this needs CAP_BPF and CAP_SYS_ADMIN, run as root",
         _ => "",

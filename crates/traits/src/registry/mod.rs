@@ -63,15 +63,16 @@ pub use self::{
     users::BoundProgram,
     utc::Utc,
 };
+pub(crate) use self::{
+    error::{errno_of, privilege_hint},
+    options::{SOCKETS, random},
+    users::{boot_time, registries_of},
+};
 use self::{
     lock::DirId,
     maps::Maps,
     options::io_error,
     table::{Header, State},
-};
-pub(crate) use self::{
-    options::{SOCKETS, random},
-    users::{boot_time, registries_of},
 };
 use crate::descriptor::ANCHOR_MAX;
 

@@ -1,0 +1,61 @@
+//! What commands say to a user who is not root.
+
+mod common;
+
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+
+use common::{Traits, text};
+
+/// `nobody`, or at least not root.
+const USER: &str = "65534";
+
+/// Every command that needs root, on a bpffs that has a registry.
+const COMMANDS: [&str; 24] = [
+    "registry create lab",
+    "registry show",
+    "registry remove",
+    "keys add flow_id u64",
+    "keys list",
+    "keys remove tenant",
+    "bind edge.traits -o edge.o",
+    "up edge.traits --dev lo",
+    "down edge",
+    "down edge --keys",
+    "status",
+    "status edge",
+    "log",
+    "log edge",
+    "trace",
+    "sockets attach",
+    "sockets detach",
+    "sockets status",
+    "sockets show 1",
+    "sockets save-syn 1",
+    "demo",
+    "doctor",
+    "bench ops",
+    "bench policy",
+];
+
+#[test]
+fn every_command_that_needs_root_says_so() {
+    let Some(Traits { folder, .. }) = Traits::new() else { return };
+    let folder = folder.path();
+    fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).unwrap();
+    fs::create_dir(folder.join("bpf")).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_traits"), folder.join("traits")).unwrap();
+    fs::write(folder.join("edge.traits"), "xdp { accept }\n").unwrap();
+    for line in COMMANDS {
+        let script = format!(
+            "mount -t bpf -o mode=0700 bpf bpf
+             ./traits --bpffs $PWD/bpf registry create >registry 2>&1
+             exec setpriv --reuid={USER} --regid={USER} --clear-groups timeout 60 ./traits --bpffs $PWD/bpf {line}"
+        );
+        let mut command = Command::new("unshare");
+        let output = command.args(["--mount", "sh", "-ec", &script]).current_dir(folder).output().unwrap();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
+        let says_so = ["run as root", "run it as root", "run `sudo traits ", "needs root"];
+        assert!(says_so.iter().any(|words| said.contains(words)), "{line}: {said}");
+    }
+}
