@@ -12,6 +12,7 @@ use std::{
 
 use packet_traits::{
     attach::cgroup,
+    deployment::Holder,
     doctor::{self, Finding, Ground, Interface, Probe, Route, Status, Subject},
     registry::{Registry, RegistryName},
 };
@@ -105,7 +106,7 @@ fn examine(
         for subject in [Subject::Programs, Subject::Reading, Subject::Maps, Subject::Sockets, Subject::Path] {
             findings.extend(doctor::untried(subject, NEEDS_PRIVILEGES));
         }
-        ask_interfaces(&mut findings, interfaces);
+        ask_interfaces(&mut findings, interfaces, global);
         return Ok(Some(findings));
     }
     if stop() {
@@ -138,17 +139,26 @@ fn examine(
             return Ok(None);
         }
     }
-    ask_interfaces(&mut findings, interfaces);
+    ask_interfaces(&mut findings, interfaces, global);
     if let (true, [interface]) = (options.attach, interfaces) {
         findings.extend(doctor::try_interface(interface));
     }
     Ok(if stop() { None } else { Some(findings) })
 }
 
-fn ask_interfaces(findings: &mut Vec<Finding>, interfaces: &[Interface]) {
+fn ask_interfaces(findings: &mut Vec<Finding>, interfaces: &[Interface], global: &Global) {
     for interface in interfaces.iter().take(INTERFACES_MAX) {
-        findings.extend(doctor::interface(interface));
+        findings.extend(doctor::interface(interface).into_iter().map(|finding| name_holder(finding, global)));
     }
+}
+
+/// Has a finding say what `traits up` attached.
+fn name_holder(mut finding: Finding, global: &Global) -> Finding {
+    let program = finding.number.filter(|_| finding.probe == Probe::XdpAttached).and_then(|id| id.try_into().ok());
+    let Some(holder) = program.and_then(|id| Holder::of_program(&global.bpffs, id)) else { return finding };
+    let next = format!("to take its place, detach it first: `{holder}`");
+    finding.found += &format!(", by {}", holder.name());
+    finding.with_next(next)
 }
 
 /// Two namespaces with a link, and a cgroup.

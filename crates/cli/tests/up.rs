@@ -104,6 +104,40 @@ fn a_name_is_up_once() {
 }
 
 #[test]
+fn a_place_that_is_taken_says_what_to_take_down() {
+    let Some(host) = host() else { return };
+    let (classify, drop) = (host.object("xdp_classify"), host.object("netfilter_drop"));
+    let bpffs = host.traits.bpffs.path().display().to_string();
+    host.ok(&format!("up {classify} --dev rx0 --name edge"));
+    let taken = host.fails(&format!("up {classify} --dev rx0 --name other"));
+    assert!(taken.contains("is attached there in native mode, by edge; "), "{taken}");
+    assert!(taken.contains(&format!("`traits --bpffs {bpffs} down edge` detaches it")), "{taken}");
+    assert!(taken.contains("--replace --name edge`") && !taken.contains("bpftool"), "{taken}");
+    let doctor = host.json("doctor --dev rx0 --json");
+    let findings = doctor["findings"].as_array().unwrap();
+    let found = findings.iter().find(|one| one["check"] == "xdp-attached").expect("xdp-attached");
+    assert!(found["found"].as_str().unwrap().ends_with(", native, by edge"), "{found}");
+    assert!(found["next"].as_str().unwrap().ends_with(" down edge`"), "{found}");
+
+    host.ok(&format!("up {drop} --netfilter drop_blocked=ipv4:local-in"));
+    let taken = host.fails(&format!("up {drop} --name other --netfilter drop_blocked=ipv4:local-in"));
+    assert!(taken.contains("has the same priority, by netfilter_drop; ") && taken.contains("is free"), "{taken}");
+    assert!(taken.contains(" down netfilter_drop` detaches it; or "), "{taken}");
+
+    // in another registry
+    host.traits.create_registry("lab");
+    for key in ["tenant u32", "flow_id u64", "rx_ts timestamp --merge keep-first"] {
+        host.traits.ok(&format!("--registry lab keys add {key}"));
+    }
+    let taken = host.fails(&format!("--registry lab up {classify} --dev rx0"));
+    assert!(taken.contains(&format!("`traits --bpffs {bpffs} down edge`")), "{taken}");
+    host.ok("down edge");
+    host.ok(&format!("--registry lab up {classify} --dev rx0"));
+    let taken = host.fails(&format!("up {classify} --dev rx0"));
+    assert!(taken.contains(&format!("`traits --bpffs {bpffs} --registry lab down xdp_classify`")), "{taken}");
+}
+
+#[test]
 fn netfilter_programs_go_where_they_are_told() {
     let Some(host) = host() else { return };
     let drop = host.object("netfilter_drop");

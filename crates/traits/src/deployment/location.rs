@@ -7,7 +7,7 @@ use std::{
 
 use super::{DeployError, error::failed};
 use crate::{
-    bpffs::make_dir,
+    bpffs::{children, make_dir},
     registry::{DirLock, Registry, RegistryName},
 };
 
@@ -25,6 +25,13 @@ impl Location {
     /// The deployments of the registry of this name in this bpffs.
     pub fn new(bpffs: impl Into<PathBuf>, registry: RegistryName) -> Location {
         Location { bpffs: bpffs.into(), registry }
+    }
+
+    /// Those of all registries in this bpffs that have deployments.
+    pub(super) fn all(bpffs: &Path) -> Vec<Location> {
+        let folders = children(&bpffs.join(ROOT)).unwrap_or_default();
+        let registry = |folder: &PathBuf| RegistryName::new(folder.file_name()?.to_str()?).ok();
+        folders.iter().filter_map(registry).map(|registry| Location::new(bpffs, registry)).collect()
     }
 
     /// The folder of the deployments, beside the folder of registries.

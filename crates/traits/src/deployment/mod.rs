@@ -36,6 +36,7 @@ mod about;
 mod clsact;
 mod dispatch;
 mod error;
+mod holder;
 mod location;
 mod namespace;
 mod options;
@@ -62,6 +63,7 @@ use self::{
 };
 pub use self::{
     error::DeployError,
+    holder::Holder,
     location::Location,
     namespace::NetNamespace,
     options::{Filter, FilterUse, Setup, Table, UpOptions},
@@ -133,14 +135,27 @@ impl Deployment {
     /// [`DeployError::Exists`] if something of this name is up and not to be replaced.
     pub fn up(
         name: &str,
-        mut object: BoundObject<'_>,
+        object: BoundObject<'_>,
         registry: &Registry,
         options: &UpOptions,
     ) -> Result<Deployment, DeployError> {
         let location = Location::from(registry);
+        Deployment::try_up(name, object, registry, options, &location).map_err(|error| match error {
+            DeployError::Attach(error) => DeployError::Attach(holder::explain(error, &location.bpffs)),
+            other => other,
+        })
+    }
+
+    fn try_up(
+        name: &str,
+        mut object: BoundObject<'_>,
+        registry: &Registry,
+        options: &UpOptions,
+        location: &Location,
+    ) -> Result<Deployment, DeployError> {
         let folder = location.folder(name)?;
         let exists = || DeployError::Exists { name: name.to_owned(), registry: location.registry.to_string() };
-        let lock = RootLock::make(&location)?;
+        let lock = RootLock::make(location)?;
         // before attaching: what it holds may be in the way
         mend(&lock.root)?;
         let old = match folder.exists() {
