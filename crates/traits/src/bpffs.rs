@@ -17,11 +17,10 @@ use std::{
 
 use libbpf_rs::MapHandle;
 
+use crate::mounts;
+
 /// Where a bpffs is mounted by convention.
 pub const DEFAULT_ROOT: &str = "/sys/fs/bpf";
-
-/// The same place as the first process sees it.
-const DEFAULT_ROOT_OF_INIT: &str = "/proc/1/root/sys/fs/bpf";
 
 /// What can be pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +118,14 @@ pub enum BpffsError {
          name another BPF file system with --bpffs"
     )]
     Hidden,
+    /// There is no bpffs at the usual place, and one that this process mounts would not outlive its mount namespace.
+    #[error(
+        "there is no BPF file system at {DEFAULT_ROOT}, and this process is in a mount namespace of its own (`ip netns exec` \
+         makes one): what it mounts goes away with it. Enter the network namespace with \
+         `nsenter --net=/run/netns/NAME` instead; or run `mount -t bpf bpf {DEFAULT_ROOT}` first if this mount namespace \
+         stays, as in a container"
+    )]
+    Apart,
     /// The kernel did not let it be mounted.
     #[error("cannot mount a BPF file system at {}: {source}; mounting needs CAP_SYS_ADMIN, run as root", .root.display())]
     Mount {
@@ -141,7 +148,7 @@ impl BpffsError {
     /// The error number that fits best.
     pub fn errno(&self) -> i32 {
         match self {
-            BpffsError::Absent { .. } | BpffsError::Hidden => libc::ENOENT,
+            BpffsError::Absent { .. } | BpffsError::Hidden | BpffsError::Apart => libc::ENOENT,
             BpffsError::Mount { source, .. } | BpffsError::Stat { source, .. } => {
                 source.raw_os_error().unwrap_or(libc::EIO)
             }
@@ -151,15 +158,18 @@ impl BpffsError {
 
 /// Refuses a root that is not on a bpffs.
 pub fn require(root: &Path) -> Result<(), BpffsError> {
+    let usual = root == Path::new(DEFAULT_ROOT);
     match is_bpffs(root) {
         Ok(true) => Ok(()),
-        Ok(false) if hidden(root) => Err(BpffsError::Hidden),
+        Ok(false) if usual && mounts::has_init(root, "bpf") => Err(BpffsError::Hidden),
+        Ok(false) if usual && !mounts::show_to_init(root) => Err(BpffsError::Apart),
         Ok(false) => Err(BpffsError::Absent { root: root.to_owned() }),
         Err(source) => Err(BpffsError::Stat { root: root.to_owned(), source }),
     }
 }
 
 /// Mounts a bpffs at [`DEFAULT_ROOT`] if that is the root and nothing is mounted there; any other root must be on one.
+/// Nothing is mounted where only this process's mount namespace would show it.
 pub fn ensure(root: &Path) -> Result<(), BpffsError> {
     match require(root) {
         Err(BpffsError::Absent { .. }) if root == Path::new(DEFAULT_ROOT) => {
@@ -169,11 +179,6 @@ pub fn ensure(root: &Path) -> Result<(), BpffsError> {
         }
         other => other,
     }
-}
-
-/// Whether the bpffs that `root` stands for exists, but only in the first process's mount namespace.
-fn hidden(root: &Path) -> bool {
-    root == Path::new(DEFAULT_ROOT) && is_bpffs(Path::new(DEFAULT_ROOT_OF_INIT)).unwrap_or(false)
 }
 
 fn is_bpffs(path: &Path) -> io::Result<bool> {

@@ -13,6 +13,7 @@ mod descriptor;
 pub mod doctor;
 pub mod drop_reason;
 mod insn;
+mod mounts;
 mod netlink;
 pub mod registry;
 pub mod socket;

@@ -1,0 +1,75 @@
+//! Commands in a mount namespace of their own, such as `ip netns exec` makes: on a host without a bpffs, they must not
+//! mount one that goes away with the command.
+
+mod common;
+
+use std::process::{Command, Output};
+
+use common::{Traits, text};
+
+/// What is in the way of a registry.
+const REFUSED: &str = "this process is in a mount namespace of its own (`ip netns exec` makes one)";
+
+/// Runs a script on a host of its own as far as mounts and processes go: its shell is the first process, nothing is
+/// mounted at /sys/fs/bpf, and `ip netns` knows no network namespace.
+fn on_host(script: &str) -> Output {
+    let set_up = "while umount -l /sys/fs/bpf 2>/dev/null; do :; done; mount -t tmpfs tmpfs /run";
+    let prepared = format!("{set_up}\n{script}\nexit $?");
+    Command::new("unshare")
+        .args(["--mount", "--pid", "--fork", "--mount-proc", "bash", "-c", &prepared])
+        .env("TRAITS", env!("CARGO_BIN_EXE_traits"))
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn ip_netns_exec_mounts_nothing_that_goes_with_the_command() {
+    let Some(_) = Traits::new() else { return };
+    for command in ["registry create", "keys add tenant u32", "status", "registry show"] {
+        let script = format!("ip netns add blue && ip netns exec blue $TRAITS {command}");
+        let output = on_host(&script);
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{command}: {said}");
+        assert!(said.contains(REFUSED) && said.contains("`nsenter --net=/run/netns/NAME`"), "{command}: {said}");
+    }
+}
+
+#[test]
+fn what_is_advised_works() {
+    let Some(_) = Traits::new() else { return };
+    let script = "
+        ip netns add blue
+        nsenter --net=/run/netns/blue $TRAITS registry create >/dev/null 2>&1 || exit 2
+        nsenter --net=/run/netns/blue $TRAITS keys add tenant u32 >/dev/null || exit 3
+        $TRAITS keys list
+        ip netns exec blue $TRAITS keys list";
+    let output = on_host(script);
+    let (printed, said) = (text(&output.stdout), text(&output.stderr));
+    assert!(printed.contains("tenant"), "it outlives the command: {printed}{said}");
+    assert!(said.contains("is hidden from this process"), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+}
+
+#[test]
+fn a_container_that_has_a_bpffs_keeps_it() {
+    let Some(_) = Traits::new() else { return };
+    let script = "
+        unshare --mount sh -c '
+            mount -t bpf bpf /sys/fs/bpf
+            $TRAITS registry create >/dev/null 2>&1 || exit 2
+            $TRAITS keys add tenant u32'";
+    let output = on_host(script);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("tenant: "));
+}
+
+#[test]
+fn mounts_that_spread_are_no_obstacle() {
+    let Some(_) = Traits::new() else { return };
+    let script = "
+        mount --make-rshared /
+        unshare --mount --propagation unchanged $TRAITS registry create >/dev/null 2>&1
+        $TRAITS keys add tenant u32";
+    let output = on_host(script);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}

@@ -1,0 +1,80 @@
+//! Which mounts the first process sees: what is mounted in a mount namespace of its own is gone when that ends.
+
+use std::{
+    fs, io,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    path::Path,
+};
+
+/// A mount, of those that `mountinfo` of proc_pid_mountinfo(5) lists.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    /// Each mount has another, also if a mount namespace is copied.
+    id: u64,
+    /// Where it is mounted.
+    point: String,
+    /// The peer group that later mounts below it spread to.
+    shared: Option<u64>,
+    file_system: String,
+}
+
+impl Mount {
+    fn parse(line: &str) -> Option<Mount> {
+        let (left, right) = line.split_once(" - ")?;
+        let mut fields = left.split(' ');
+        let id = fields.next()?.parse().ok()?;
+        let point = fields.nth(3)?.to_owned();
+        let shared = fields.find_map(|field| field.strip_prefix("shared:")?.parse().ok());
+        Some(Mount { id, point, shared, file_system: right.split(' ').next()?.to_owned() })
+    }
+
+    fn list(process: &str) -> io::Result<Vec<Mount>> {
+        let list = fs::read_to_string(format!("/proc/{process}/mountinfo"))?;
+        Ok(list.lines().filter_map(Mount::parse).collect())
+    }
+
+    /// The calling thread's mount that a path is on.
+    fn of(path: &Path) -> io::Result<Option<Mount>> {
+        let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+        let info = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", file.as_raw_fd()))?;
+        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse::<u64>().ok());
+        Ok(Mount::list("thread-self")?.into_iter().find(|mount| Some(mount.id) == id))
+    }
+}
+
+/// Whether the first process has a file system of this type mounted at a path. `false` if that cannot be told.
+pub(crate) fn has_init(path: &Path, file_system: &str) -> bool {
+    let is_it = |mount: &Mount| Path::new(&mount.point) == path && mount.file_system == file_system;
+    Mount::list("1").is_ok_and(|mounts| mounts.iter().any(is_it))
+}
+
+/// Whether the first process sees what the calling thread mounts at a path. `true` if that cannot be told.
+pub(crate) fn show_to_init(path: &Path) -> bool {
+    let (Ok(Some(below)), Ok(of_init)) = (Mount::of(path), Mount::list("1")) else { return true };
+    of_init.iter().any(|mount| mount.id == below.id || mount.shared.is_some() && mount.shared == below.shared)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_whole() {
+        let plain = Mount::parse("23 27 0:22 / /sys rw,relatime - sysfs sysfs rw").unwrap();
+        let mount = |id, point: &str, shared, file_system: &str| Mount {
+            id,
+            point: point.to_owned(),
+            shared,
+            file_system: file_system.to_owned(),
+        };
+        assert_eq!(plain, mount(23, "/sys", None, "sysfs"));
+        let shared = Mount::parse("44 23 0:41 / /sys/fs/bpf rw master:7 shared:12 - bpf bpf rw,mode=700").unwrap();
+        assert_eq!(shared, mount(44, "/sys/fs/bpf", Some(12), "bpf"));
+        assert_eq!(Mount::parse(""), None);
+    }
+
+    #[test]
+    fn the_root_is_on_a_mount() {
+        assert_eq!(Mount::of("/proc".as_ref()).unwrap().unwrap().file_system, "proc");
+    }
+}
