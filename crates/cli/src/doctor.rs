@@ -27,7 +27,7 @@ use serde::Serialize;
 use crate::{
     Global,
     interrupt::{Interrupt, Interrupted},
-    output,
+    output::{self, counted},
 };
 
 /// Find out by trying what this kernel and the interfaces can do for traits
@@ -263,8 +263,8 @@ fn print(findings: &[Finding], missing: &[String], interfaces: usize) -> io::Res
         print_group(&format!("interface {name}"), &findings.iter().filter(of_interface).collect::<Vec<_>>())?;
     }
     if interfaces > INTERFACES_MAX {
-        let more = interfaces - INTERFACES_MAX;
-        output::line(format_args!("\n{more} more interfaces were not asked about: name one with --dev"))?;
+        let more = counted(interfaces - INTERFACES_MAX, "more interface");
+        output::line(format_args!("\n{more} not asked about: name one with --dev"))?;
     }
     let count = |status| findings.iter().filter(|found| found.status == status).count();
     output::line(format_args!(

@@ -9,6 +9,7 @@ use std::{
 };
 
 use packet_traits::registry::{BoundProgram, KeyEntry, Utc};
+pub(crate) use packet_traits_trace::write::text::counted;
 use serde::Serialize;
 
 /// Prints a line.

@@ -230,7 +230,7 @@ fn captures_of_both_formats_are_read_with_or_without_ethernet_headers() {
     pcap("two.pcap", DataLink::ETHERNET, &[(&query, 46), (&spoofed[..34], 42)]);
     let said = lab.ok(&["--packet", "two.pcap"]);
     assert!(said.starts_with("packet 1 of 2: 46 bytes\n"), "{said}");
-    assert!(said.contains("packet 2 of 2: 42 bytes, of which 34 were captured and are looked at\n"), "{said}");
+    assert!(said.contains("packet 2 of 2: 42 bytes, 34 of them captured and looked at\n"), "{said}");
     let said = lab.json(&["--packet", "two.pcap"]);
     let verdicts: Vec<_> =
         said["packets"].as_array().unwrap().iter().map(|packet| &packet["blocks"][0]["verdict"]).collect();
@@ -294,7 +294,7 @@ fn digits_and_captures_come_by_standard_input_too() {
 fn what_is_wrong_is_named() {
     let lab = Lab::new();
     for (arguments, status, expected) in [
-        (&["--packet", "0a0"][..], 2, "3 hexadecimal digits make no whole bytes"),
+        (&["--packet", "0a0"][..], 2, "3 hexadecimal digits: two make a byte"),
         (&["--packet", "nothing.pcap"], 1, "reading nothing.pcap"),
         (&["--packet", ""], 2, "it is empty"),
         (&["--packet", SPOOFED, "--trait", "owner=1"], 1, "no key \"owner\"; it has tenant, seen, rx_ts"),

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Outcome,
     interrupt::{Interrupt, Interrupted},
-    output::{self, Table},
+    output::{self, Table, counted},
 };
 
 #[derive(clap::Args)]
@@ -285,7 +285,9 @@ fn expectation(rounds: &[Round]) -> Expectation {
 fn print(report: &Report) -> Outcome {
     let Report { kernel, cpu, rounds, loads, .. } = report;
     output::line(format_args!(
-        "Linux {kernel}, CPU {cpu}: median of {rounds} rounds of {CALLS} calls, {loads} loads\n"
+        "Linux {kernel}, CPU {cpu}: median of {} of {CALLS} calls, {}\n",
+        counted(rounds, "round"),
+        counted(loads, "load")
     ))?;
     let ns = |ns: f64| format!("{ns:>6.2}");
     let times = |ratio: Option<f64>| ratio.map_or_else(|| "     -".to_owned(), |ratio| format!("{ratio:>6.2}"));

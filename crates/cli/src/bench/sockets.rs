@@ -38,7 +38,7 @@ use super::{
 use crate::{
     Outcome,
     interrupt::{Interrupt, Interrupted},
-    output::{self, Table},
+    output::{self, Table, counted},
 };
 
 /// The object compiled from `bpf/sockets.bpf.c`.
@@ -591,7 +591,8 @@ fn figures(rounds: &[Round], case: &Case) -> Option<Figures> {
 
 fn print(report: &Report) -> Outcome {
     let Report { kernel, cpu, rounds, datagrams, .. } = report;
-    output::line(format_args!("Linux {kernel}, CPU {cpu}: median of {rounds} rounds of {datagrams} datagrams\n"))?;
+    let (rounds, datagrams) = (counted(rounds, "round"), counted(datagrams, "datagram"));
+    output::line(format_args!("Linux {kernel}, CPU {cpu}: median of {rounds} of {datagrams}\n"))?;
     let mut table = Table::new(&["KIND", "CASE", "    NS", "SPREAD", "    RATE", "TO BASELINE", "BASELINE"]);
     for case in &report.cases {
         table.row(&[

@@ -5,7 +5,7 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-use crate::output;
+use crate::output::{self, counted};
 
 /// What is being done.
 pub(super) struct Progress {
@@ -31,7 +31,7 @@ impl Progress {
     /// How many packets XDP has seen so far.
     pub(super) fn packets(&self, count: usize) {
         if self.live {
-            let packets = if count == 0 { String::new() } else { format!("  {count} packets") };
+            let packets = if count == 0 { String::new() } else { format!("  {}", counted(count, "packet")) };
             self.write(&format!("{}{packets}", self.step));
         }
     }

@@ -9,6 +9,7 @@ use super::{
     records::{Record, Stage, Traits},
     traffic::Sent,
 };
+use crate::output::counted;
 
 /// The demo's result; with `--json`, what is printed.
 #[derive(Debug, Serialize)]
@@ -250,18 +251,19 @@ fn flow_of<'a>(evidence: &Evidence<'a>, record: &Record) -> Option<&'a Sent> {
 fn problems(evidence: &Evidence<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     if evidence.lost != 0 {
-        problems.push(format!("{} reports did not fit into the ring buffer; send fewer packets", evidence.lost));
+        let reports = counted(evidence.lost, "report");
+        problems.push(format!("{reports} did not fit into the ring buffer; send fewer packets"));
     }
     let stray = evidence.records.iter().filter(|record| flow_of(evidence, record).is_none()).count();
     if stray != 0 {
-        problems.push(format!("{stray} reports of packets to ports that nothing was sent to"));
+        problems.push(format!("{} of packets to ports that nothing was sent to", counted(stray, "report")));
     }
 
     let in_xdp = || evidence.records.iter().filter(|record| record.stage == Stage::Xdp);
     let set: BTreeMap<u64, &Record> = in_xdp().filter_map(|record| Some((record.traits?.flow_id, record))).collect();
     let ids = in_xdp().filter(|record| record.traits.is_some()).count();
     if set.len() != ids {
-        problems.push(format!("{ids} packets got only {} different flow_ids", set.len()));
+        problems.push(format!("{} got only {}", counted(ids, "packet"), counted(set.len(), "different flow_id")));
     }
     // what was read must be what XDP set on that packet
     let as_set = |record: &Record, traits: &Traits| {
@@ -334,7 +336,7 @@ fn transfer_problems(sent: &Sent, stage: Stage, seen: &[&Record], here: &[&Recor
         _ => in_xdp(),
     };
     if bytes(here) != expected {
-        wrong.push(format!("{} bytes of {expected}", bytes(here)));
+        wrong.push(format!("{} of {expected}", counted(bytes(here), "byte")));
     }
     if stage == Stage::Application {
         connection_problems(sent, seen, here, wrong);
@@ -345,7 +347,8 @@ fn transfer_problems(sent: &Sent, stage: Stage, seen: &[&Record], here: &[&Recor
 fn connection_problems(sent: &Sent, seen: &[&Record], here: &[&Record], wrong: &mut Vec<String>) {
     let (syns, data): (Vec<&Record>, Vec<&Record>) = here.iter().partition(|record| record.syn);
     if (syns.len(), data.len()) != (1, 1) {
-        wrong.push(format!("{} SYNs and {} times newest data of one connection", syns.len(), data.len()));
+        let (syns, data) = (counted(syns.len(), "SYN"), counted(data.len(), "report"));
+        wrong.push(format!("{syns} and {data} of the newest data, of one connection"));
     }
     let newest = newest_data(sent, seen);
     let old = |record: &&&Record| record.traits.is_some_and(|traits| !newest.contains(&traits.flow_id));
@@ -555,7 +558,10 @@ mod tests {
         let wrong = problem(Kind::Transfer, |_, records| {
             records.retain(|record| record.stage != Stage::Application || !record.syn);
         });
-        assert_eq!(wrong, "application (TCP transfer, IPv4): 0 SYNs and 1 times newest data of one connection");
+        assert_eq!(
+            wrong,
+            "application (TCP transfer, IPv4): 0 SYNs and 1 report of the newest data, of one connection"
+        );
     }
 
     #[test]
@@ -625,7 +631,7 @@ mod tests {
                 record.traits.as_mut().unwrap().flow_id = 1;
             }
         });
-        assert!(wrong.starts_with("4 packets got only 1 different flow_ids"), "{wrong}");
+        assert!(wrong.starts_with("4 packets got only 1 different flow_id;"), "{wrong}");
     }
 
     #[test]

@@ -33,8 +33,7 @@ use crate::{
     Global, Outcome,
     interrupt::{Interrupt, Interrupted},
     mode::Mode,
-    output,
-    policy::counted,
+    output::{self, counted},
 };
 
 /// How long programs may take to be unloaded once they are detached.

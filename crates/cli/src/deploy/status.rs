@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Global, Outcome,
-    output::{self, Table},
+    output::{self, Table, counted},
 };
 
 /// How many of a counter's values are shown.
@@ -297,7 +297,10 @@ fn print_statistics(name: &str, statistics: &Statistics) -> std::io::Result<()> 
     counters.print()?;
     match statistics.log_lost {
         None | Some(0) => Ok(()),
-        Some(lost) => output::line(format_args!("\n{lost} log events found no room; `traits log {name}` takes them")),
+        Some(lost) => {
+            let events = counted(lost, "log event");
+            output::line(format_args!("\n{events} found no room; `traits log {name}` makes room"))
+        }
     }
 }
 

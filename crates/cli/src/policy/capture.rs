@@ -13,6 +13,8 @@ use pcap_file::{
     pcapng::{Block, PcapNgReader},
 };
 
+use super::counted;
+
 /// Where packets come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PacketSource {
@@ -115,7 +117,7 @@ fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
         return Err(format!("{other:?} is no hexadecimal digit"));
     }
     if !digits.len().is_multiple_of(2) {
-        return Err(format!("{} hexadecimal digits make no whole bytes", digits.len()));
+        return Err(format!("{}: two make a byte", counted(digits.len(), "hexadecimal digit")));
     }
     let value = |digit: char| digit.to_digit(16).unwrap_or_default() as u8;
     Ok(digits.chunks(2).map(|pair| value(pair[0]) << 4 | value(pair[1])).collect())
@@ -183,7 +185,7 @@ mod tests {
         assert_eq!("a.pcap".parse(), Ok(PacketSource::File("a.pcap".into())));
         assert_eq!(
             "0a0".parse::<PacketSource>(),
-            Err("no file, and no packet: 3 hexadecimal digits make no whole bytes".to_owned())
+            Err("no file, and no packet: 3 hexadecimal digits: two make a byte".to_owned())
         );
         assert_eq!(
             "pcap".parse::<PacketSource>(),

@@ -131,7 +131,7 @@ fn write(path: &Path, bytes: &[u8]) -> Outcome {
 
 fn summary(command: &Options, path: &Path, manifest: &Manifest) -> String {
     let programs = manifest.programs.len();
-    let rules = manifest.programs.iter().map(|program| program.rules.len()).sum();
+    let rules: usize = manifest.programs.iter().map(|program| program.rules.len()).sum();
     let what = match command.emit {
         Product::Object => "compiled",
         Product::C => "made C of",

@@ -217,7 +217,7 @@ impl Report<'_> {
         }
         let _ = write!(text, "{}", counted(packet.length, "byte"));
         if packet.bytes.len() < packet.length {
-            let _ = write!(text, ", of which {} were captured and are looked at", packet.bytes.len());
+            let _ = write!(text, ", {} of them captured and looked at", packet.bytes.len());
         }
         text.push('\n');
         for stage in stages {

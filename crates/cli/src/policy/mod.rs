@@ -22,7 +22,10 @@ use packet_traits_policy::{
     source::Sources,
 };
 
-use crate::{Global, output};
+use crate::{
+    Global,
+    output::{self, counted},
+};
 
 /// Reads and checks a policy against the registry, if there is one. What is wrong with it, and what looks wrong, is
 /// said on standard error; the error that comes back only counts it.
@@ -77,9 +80,4 @@ fn refusal(file: &Path, rejected: &Rejected) -> String {
     let errors = rejected.diagnostics.iter().filter(|diagnostic| diagnostic.severity() == Severity::Error).count();
     let more = if rejected.diagnostics.len() == DIAGNOSTICS_MAX { " or more" } else { "" };
     format!("{} has {}{more}", file.display(), counted(errors, "error"))
-}
-
-/// `1 rule`, `2 rules`
-pub(crate) fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

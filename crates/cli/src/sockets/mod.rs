@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::{
     Global, Outcome,
     interrupt::{Interrupt, Interrupted},
-    output::{self, Table},
+    output::{self, Table, counted},
 };
 
 #[derive(Subcommand)]
@@ -388,8 +388,12 @@ fn print(registry: &Registry, programs: Option<&SocketPrograms>) -> Outcome {
 
 fn print_sizes(programs: &SocketPrograms) -> Outcome {
     output::line(format_args!(
-        "sockets: {} of {} receive datagrams' traits, {} of one user at most, {} datagrams each; {} pending SYNs",
-        programs.sockets_used, programs.sockets, programs.sockets_per_user, programs.slots, programs.pending_syns
+        "sockets: {} of {} receive datagrams' traits, {} of one user at most, {} datagrams each; {}",
+        programs.sockets_used,
+        programs.sockets,
+        programs.sockets_per_user,
+        programs.slots,
+        counted(programs.pending_syns, "pending SYN")
     ))?;
     if !programs.users.is_empty() {
         let users: Vec<_> = programs.users.iter().map(|user| format!("uid {}: {}", user.uid, user.sockets)).collect();

@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Outcome, output};
+use crate::{
+    Outcome,
+    output::{self, counted},
+};
 use packet_traits_trace::{
     Added, Change, Counters, Event, Names, Packet, Summary, Tracer,
     write::{
@@ -148,7 +151,8 @@ impl Outputs {
             self.print(json::lost(counters))?;
         } else {
             let (now, all) = (counters.lost_events() - self.lost, counters.lost_events());
-            output::note(format_args!("traits: {now} events lost, {all} so far: the ring buffer is full"));
+            let now = counted(now, "event");
+            output::note(format_args!("traits: {now} lost, {all} so far: the ring buffer is full"));
         }
         self.lost = counters.lost_events();
         self.flush()
@@ -198,9 +202,8 @@ impl Outputs {
                 self.print(line)?;
             }
             if given_up != 0 {
-                self.print(format_args!(
-                    "{given_up} packets were given up before their end: too many were under way."
-                ))?;
+                let packets = counted(given_up, "packet");
+                self.print(format_args!("{packets} given up before the end: too many were under way."))?;
             }
         }
         self.flush()

@@ -251,9 +251,9 @@ impl Screen {
         let per_second =
             |now: u64, before: Option<&u64>| (now - before.copied().unwrap_or(0).min(now)) as f64 / seconds;
         self.head = format!(
-            "{:.0} packets/s; {} packets, {} delivered, {} dropped, {} merged, {} again",
+            "{:.0} packets/s; {}, {} delivered, {} dropped, {} merged, {} again",
             per_second(summary.packets, Some(&before.packets)),
-            summary.packets,
+            text::counted(summary.packets, "packet"),
             summary.delivered,
             summary.dropped,
             summary.merged,
@@ -264,7 +264,9 @@ impl Screen {
                 let unseen = text::unseen(counters).into_iter().find(|line| !line.is_empty());
                 unseen.map_or_else(|| self.notes.clone(), |line| line.trim_end_matches(':').to_owned())
             }
-            lost => format!("{lost} EVENTS LOST: use --buffer, --sample or a condition"),
+            lost => {
+                format!("{} LOST: use --buffer, --sample or a condition", text::counted(lost, "event").to_uppercase())
+            }
         };
         self.rows[View::Points as usize] = summary
             .points

@@ -70,10 +70,10 @@ pub(crate) fn detail(event: &Event<'_>, packet: Option<&Packet>, names: &mut Nam
             event.verdict().map(|(verdict, program)| format!("{verdict} by {program}")).unwrap_or_default()
         }
         Point::Deliver | Point::Peek => {
-            let bytes = event.delivered().unwrap_or(0);
+            let bytes = text::counted(event.delivered().unwrap_or(0), "byte");
             match event.process() {
-                Some((pid, comm)) => format!("{bytes} bytes to {comm}[{pid}]"),
-                None => format!("{bytes} bytes"),
+                Some((pid, comm)) => format!("{bytes} to {comm}[{pid}]"),
+                None => bytes,
             }
         }
         Point::Consume => format!("at {}", names.place(event.place())),

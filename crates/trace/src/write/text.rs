@@ -1,6 +1,6 @@
 //! Lines for people.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use crate::{
     event::Event,
@@ -68,6 +68,13 @@ pub fn time(nanos: u64) -> String {
     }
 }
 
+/// `1 packet`, `2 packets`
+pub fn counted(count: impl fmt::Display, what: &str) -> String {
+    let count = count.to_string();
+    let plural = if count == "1" { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
 /// Writes a packet's whole path as one line, without its end.
 pub fn packet(to: &mut String, packet: &Packet, names: &mut Names) {
     let _ = write!(to, "#{}", packet.id);
@@ -110,7 +117,7 @@ pub fn packet(to: &mut String, packet: &Packet, names: &mut Names) {
         before = step.at;
     }
     if packet.more_steps != 0 {
-        let _ = write!(to, " and {} steps more", packet.more_steps);
+        let _ = write!(to, " and {}", counted(packet.more_steps, "more step"));
     }
 }
 
@@ -148,8 +155,8 @@ fn without_socket(detail: &Detail, names: &mut Names) -> String {
         Detail::Table(number) => table(*number),
         Detail::Icmp(kind, code) => format!("type {kind} code {code}"),
         Detail::Verdict(verdict, program) => format!("{verdict} by {program}"),
-        Detail::Delivered { bytes, pid, comm, .. } if comm.is_empty() => format!("{bytes} bytes to {pid}"),
-        Detail::Delivered { bytes, pid, comm, .. } => format!("{bytes} bytes to {comm}[{pid}]"),
+        Detail::Delivered { bytes, pid, comm, .. } if comm.is_empty() => format!("{} to {pid}", counted(bytes, "byte")),
+        Detail::Delivered { bytes, pid, comm, .. } => format!("{} to {comm}[{pid}]", counted(bytes, "byte")),
         Detail::Freed(place) => names.place(*place).to_owned(),
         Detail::Dropped { reason, place } => format!("{} at {}", names.reason(*reason), names.place(*place)),
     }
@@ -158,8 +165,13 @@ fn without_socket(detail: &Detail, names: &mut Names) -> String {
 /// The summary, as lines of at most 80 columns.
 pub fn summary(summary: &Summary, counters: &Counters, names: &mut Names) -> Vec<String> {
     let mut lines = vec![format!(
-        "{} packets, {} events: {} delivered, {} dropped, {} merged, {} came again",
-        summary.packets, summary.events, summary.delivered, summary.dropped, summary.merged, summary.retransmits
+        "{}, {}: {} delivered, {} dropped, {} merged, {} came again",
+        counted(summary.packets, "packet"),
+        counted(summary.events, "event"),
+        summary.delivered,
+        summary.dropped,
+        summary.merged,
+        summary.retransmits
     )];
     lines.push(String::new());
     lines.push(format!(
@@ -254,40 +266,35 @@ pub fn unseen(counters: &Counters) -> Vec<String> {
                 .filter_map(|(code, count)| Some(format!("{} {count}", Point::from_code(code as u16)?.name())))
                 .collect();
             lines.push(String::new());
-            lines.push(format!("LOST: {lost} events did not fit into the ring buffer: {}.", points.join(", ")));
+            let (lost, points) = (counted(lost, "event"), points.join(", "));
+            lines.push(format!("LOST: {lost} did not fit into the ring buffer: {points}."));
             lines.push("Make it larger by --buffer, or trace less: a filter, --sample, --only-drops.".to_owned());
         }
     }
     if counters.no_room != 0 {
-        lines
-            .push(format!("{} packets had no room for an id in front of them, and were not traced.", counters.no_room));
+        lines.push(format!("{} had no room for an id in front: not traced.", counted(counters.no_room, "packet")));
     }
     if counters.taken != 0 {
-        let count = counters.taken;
-        lines.push(format!(
-            "{count} packets are followed by another tracer behind the same XDP program, and not by this one."
-        ));
+        let packets = counted(counters.taken, "packet");
+        lines.push(format!("{packets} followed by another tracer behind the same XDP program, not by this one."));
     }
     if counters.shared != 0 {
-        let count = counters.shared;
-        lines.push(format!(
-            "{count} packets got no id behind an XDP program, because others have them too: a capture, say."
-        ));
+        let packets = counted(counters.shared, "packet");
+        lines.push(format!("{packets} got no id behind an XDP program, because of another holder: a capture, say."));
     }
     if counters.too_early != 0 {
-        let count = counters.too_early;
-        lines.push(format!(
-            "{count} packets matched while only the first point was in place (--standby), and were not followed."
-        ));
+        let packets = counted(counters.too_early, "packet");
+        lines.push(format!("{packets} matched while only the first point was in place (--standby): not followed."));
     }
     if counters.unfollowed != 0 {
-        let count = counters.unfollowed;
-        lines.push(format!("{count} datagrams waited in too long a queue: whether they were delivered is not known."));
+        let datagrams = counted(counters.unfollowed, "datagram");
+        lines.push(format!("{datagrams} waited in too long a queue: the delivery was not seen."));
     }
     if !counters.xdp.is_empty() {
         lines.push(String::new());
         let packets: u64 = counters.xdp.iter().map(|count| count.packets).sum();
-        lines.push(format!("XDP programs of others redirected or dropped {packets} packets, unknown which:"));
+        let packets = counted(packets, "packet");
+        lines.push(format!("XDP programs of others redirected or dropped {packets}, unknown which:"));
         for count in &counters.xdp {
             let at = if count.namespace.is_empty() { "" } else { "@" };
             let place = format!("{}{at}{}", count.interface.name, count.namespace);
@@ -307,6 +314,25 @@ mod tests {
         let mut text = String::new();
         micros(&mut text, 12_345, 9);
         assert_eq!(text, "     12.3");
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!(
+            [0, 1, 2, 11].map(|count| counted(count, "packet")),
+            ["0 packets", "1 packet", "2 packets", "11 packets"]
+        );
+        let mut names = Names::none();
+        let summary = Summary { packets: 1, events: 1, delivered: 1, ..Summary::default() };
+        let mut counters =
+            Counters { no_room: 1, taken: 1, shared: 1, too_early: 1, unfollowed: 1, ..Counters::default() };
+        counters.lost[Point::Xdp as usize] = 1;
+        for line in self::summary(&summary, &counters, &mut names) {
+            assert!(!["1 packets", "1 events", "1 datagrams"].iter().any(|wrong| line.contains(wrong)), "{line}");
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+        let delivered = Detail::Delivered { bytes: 1, pid: 7, comm: String::new(), socket: 0 };
+        assert_eq!(detail(&delivered, &mut names), "1 byte to 7");
     }
 
     #[test]
