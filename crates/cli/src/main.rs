@@ -8,6 +8,7 @@ mod clock;
 mod demo;
 mod deploy;
 mod doctor;
+mod global;
 mod interrupt;
 mod keys;
 mod mode;
@@ -17,26 +18,16 @@ mod registry;
 mod sockets;
 mod trace;
 
-use std::{
-    error::Error,
-    io::{self, IsTerminal},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{error::Error, io, process::ExitCode};
 
-use clap::{ArgAction, Parser, Subcommand};
-use libbpf_rs::PrintLevel;
-use packet_traits::{
-    bind::BindError,
-    bpffs,
-    deployment::DeployError,
-    registry::{RegistryName, RegistryOptions},
-    socket::programs::SocketProgramsError,
-};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use packet_traits::{bind::BindError, deployment::DeployError, socket::programs::SocketProgramsError};
 use packet_traits_trace::TraceError;
-use tracing_subscriber::EnvFilter;
 
-use crate::interrupt::{INTERRUPTED, Interrupted};
+use crate::{
+    global::Global,
+    interrupt::{INTERRUPTED, Interrupted},
+};
 
 /// What a command comes back with.
 type Outcome = Result<(), Box<dyn Error>>;
@@ -60,45 +51,6 @@ struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-/// Options that every command takes.
-#[derive(clap::Args)]
-struct Global {
-    /// Registry to work on
-    #[arg(long, global = true, value_name = "NAME", default_value_t)]
-    registry: RegistryName,
-    /// BPF file system that holds the registry
-    #[arg(long, global = true, value_name = "PATH", default_value = bpffs::DEFAULT_ROOT)]
-    bpffs: PathBuf,
-    /// Say what is being done, on standard error; twice for more
-    #[arg(short, long, global = true, action = ArgAction::Count)]
-    verbose: u8,
-}
-
-impl Global {
-    /// The registry these options name.
-    fn options(&self) -> RegistryOptions {
-        RegistryOptions::default().name(self.registry.clone()).bpffs(&self.bpffs)
-    }
-
-    fn log(&self) {
-        let level = match self.verbose {
-            0 => "warn",
-            1 => "debug",
-            _ => "trace",
-        };
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal())
-            .without_time()
-            // its own complaint that standard error is closed would panic, since that is where it goes
-            .log_internal_errors(false)
-            .init();
-        libbpf_rs::set_print(Some((PrintLevel::Debug, log_libbpf)));
-    }
 }
 
 #[derive(Subcommand)]
@@ -129,8 +81,15 @@ enum Command {
     Log(deploy::Log),
 }
 
+/// Reads the command line. Wrong usage ends the process.
+fn parse() -> Cli {
+    let matches = global::hide_not_taken(Cli::command()).get_matches();
+    let cli = global::refuse_not_taken(&matches).and_then(|()| Cli::from_arg_matches(&matches));
+    cli.unwrap_or_else(|error| error.format(&mut Cli::command()).exit())
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
     cli.global.log();
     let outcome = match &cli.command {
         Command::Registry(command) => registry::run(command, &cli.global),
@@ -184,28 +143,16 @@ fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
     error.downcast_ref::<BindError>()?.verifier_log()
 }
 
-/// libbpf's own messages go where ours go, and only if they are asked for: its errors come back as ours.
-#[expect(clippy::needless_pass_by_value, reason = "the signature is libbpf-rs' PrintCallback")]
-fn log_libbpf(level: PrintLevel, message: String) {
-    let message = message.trim_end();
-    match level {
-        PrintLevel::Debug => tracing::trace!(target: "libbpf", "{message}"),
-        _ => tracing::debug!(target: "libbpf", "{message}"),
-    }
-}
-
 fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn arguments_do_not_contradict_each_other() {
-        Cli::command().debug_assert();
+        global::hide_not_taken(Cli::command()).debug_assert();
     }
 }

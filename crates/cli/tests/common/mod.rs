@@ -64,15 +64,23 @@ impl Traits {
         path
     }
 
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
+        // these find the registry by the process
+        if !["sockets show ", "sockets save-syn "].iter().any(|begin| line.starts_with(begin)) {
+            command.arg("--bpffs").arg(self.bpffs.path());
+        }
+        command.args(line.split_whitespace());
+        command
+    }
+
     pub fn run(&self, line: &str) -> Output {
-        let args = line.split_whitespace();
-        Command::new(env!("CARGO_BIN_EXE_traits")).arg("--bpffs").arg(self.bpffs.path()).args(args).output().unwrap()
+        self.command(line).output().unwrap()
     }
 
     /// Starts a command. What it prints can be read from it.
     pub fn start(&self, line: &str) -> Child {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
-        command.arg("--bpffs").arg(self.bpffs.path()).args(line.split_whitespace());
+        let mut command = self.command(line);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 

@@ -1,0 +1,118 @@
+//! The options of all commands, and which commands take them.
+
+use std::{
+    io::{self, IsTerminal},
+    path::PathBuf,
+};
+
+use clap::{Arg, ArgAction, ArgMatches, Command, Error, error::ErrorKind, parser::ValueSource};
+use libbpf_rs::PrintLevel;
+use packet_traits::{
+    bpffs,
+    registry::{RegistryName, RegistryOptions},
+};
+use tracing_subscriber::EnvFilter;
+
+/// Where help lists them.
+const HEADING: &str = "Global options";
+
+/// Options of all commands but those in [`NOT_TAKEN`].
+#[derive(clap::Args)]
+pub(crate) struct Global {
+    /// Registry to work on
+    #[arg(long, global = true, value_name = "NAME", default_value_t, help_heading = HEADING)]
+    pub(crate) registry: RegistryName,
+    /// BPF file system that holds the registry
+    #[arg(long, global = true, value_name = "PATH", default_value = bpffs::DEFAULT_ROOT, help_heading = HEADING)]
+    pub(crate) bpffs: PathBuf,
+    /// Say what is being done, on standard error; twice for more
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = HEADING)]
+    pub(crate) verbose: u8,
+}
+
+/// Commands that would ignore an option, the option, and why.
+const NOT_TAKEN: [(&[&str], &str, &str); 9] = [
+    (&["demo"], "registry", "it makes a registry of its own"),
+    (&["demo"], "bpffs", "it makes a BPF file system of its own"),
+    (&["bench"], "registry", "it makes a registry of its own"),
+    (&["bench"], "bpffs", "it makes a BPF file system of its own"),
+    (&["doctor"], "registry", "it looks at all registries"),
+    (&["sockets", "show"], "registry", "the sockets know theirs"),
+    (&["sockets", "show"], "bpffs", "the sockets know their registry"),
+    (&["sockets", "save-syn"], "registry", "the sockets know theirs"),
+    (&["sockets", "save-syn"], "bpffs", "the sockets know their registry"),
+];
+
+/// Has the help of commands leave out what they do not take.
+pub(crate) fn hide_not_taken(mut command: Command) -> Command {
+    for (path, option, _) in NOT_TAKEN {
+        let shown = command.get_arguments().find(|argument| argument.get_id() == option).cloned();
+        if let Some(shown) = shown {
+            command = with_argument(command, path, shown.hide(true));
+        }
+    }
+    command
+}
+
+/// Gives a command below this one an argument of its own, in the place of the global one.
+fn with_argument(command: Command, path: &[&str], argument: Arg) -> Command {
+    match path {
+        [] => command.arg(argument),
+        [name, below @ ..] => command.mut_subcommand(name, |command| with_argument(command, below, argument)),
+    }
+}
+
+/// Refuses options that the command would ignore.
+pub(crate) fn refuse_not_taken(matches: &ArgMatches) -> Result<(), Error> {
+    let (mut path, mut deepest) = (Vec::new(), matches);
+    while let Some((name, below)) = deepest.subcommand() {
+        path.push(name);
+        deepest = below;
+    }
+    let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let refuse = |why: String| Err(Error::raw(ErrorKind::ArgumentConflict, why));
+    let ignored = NOT_TAKEN.iter().find(|(command, option, _)| path.starts_with(command) && given(option));
+    if let Some((_, option, why)) = ignored {
+        return refuse(format!("`traits {}` does not take --{option}: {why}", path.join(" ")));
+    }
+    if path.first() == Some(&"registry") && deepest.contains_id("name") && given("registry") {
+        return refuse(format!("`traits {}` takes the registry's name or --registry, not both", path.join(" ")));
+    }
+    Ok(())
+}
+
+impl Global {
+    /// The registry these options name.
+    pub(crate) fn options(&self) -> RegistryOptions {
+        RegistryOptions::default().name(self.registry.clone()).bpffs(&self.bpffs)
+    }
+
+    /// Has messages go to standard error.
+    pub(crate) fn log(&self) {
+        let level = match self.verbose {
+            0 => "warn",
+            1 => "debug",
+            _ => "trace",
+        };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+            .without_time()
+            // its own complaint that standard error is closed would panic, since that is where it goes
+            .log_internal_errors(false)
+            .init();
+        libbpf_rs::set_print(Some((PrintLevel::Debug, log_libbpf)));
+    }
+}
+
+/// libbpf's own messages go where ours go, and only if they are asked for: its errors come back as ours.
+#[expect(clippy::needless_pass_by_value, reason = "the signature is libbpf-rs' PrintCallback")]
+fn log_libbpf(level: PrintLevel, message: String) {
+    let message = message.trim_end();
+    match level {
+        PrintLevel::Debug => tracing::trace!(target: "libbpf", "{message}"),
+        _ => tracing::debug!(target: "libbpf", "{message}"),
+    }
+}
