@@ -17,15 +17,13 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   traits bind classify.bpf.o -o classify.bound.o
-  traits --registry lab bind classify.bpf.o -o classify.bound.o --check -v
+  traits --registry lab bind classify.bpf.o -o bound.o --check -v
 
-The output is an object file like the input, for libbpf, bpftool, iproute2, cilium/ebpf or aya. It holds the registry's
-nonces: whoever can read it can forge traits, so it is made readable by its owner only. Bind again after keys were
-removed and registered anew; programs that are loaded hold on to their keys.
+The output is an object file like the input, for libbpf, bpftool, iproute2, cilium/ebpf or aya. It contains the \
+registry's nonces, and whoever reads them can forge traits, so only its owner may read it. Bind again after keys were \
+removed and registered again; programs that are loaded keep their keys.
 
-With --json, one object:
-  {\"input\", \"output\", \"registry\", \"anchors\",
-   \"keys\": [{\"name\", \"number\", \"type\", \"region\", \"size\", \"distance\", \"generation\"}]}";
+docs/json.md lists the members of what --json prints.";
 
 /// Write a copy of an object file whose keys are bound to the registry
 #[derive(Args)]
@@ -34,8 +32,7 @@ pub(crate) struct Options {
     /// BPF object file, as the compiler wrote it or bound to the same registry
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// Where to write the bound object; replaced whole, or left alone if anything fails; a device or a pipe is
-    /// written to
+    /// Where to write the bound object; a file is replaced atomically, and unchanged on failure
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
     /// First load what would be written, and unload it again, to see that this kernel takes it; -v shows the verifier's

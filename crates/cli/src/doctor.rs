@@ -54,11 +54,8 @@ Examples:
   sudo traits doctor --dev eth0 --try
   traits doctor --json | jq '.findings[] | select(.status == \"no\")'
 
-With --json, one object:
-  {\"version\": 1, \"kernel\", \"works\", \"missing\": [CHECK, ...],
-   \"findings\": [{\"subject\", \"interface\" or null, \"check\", \"status\", \"means\",
-                 \"found\", \"number\" or null, \"unit\", \"next\" or null}, ...]}
-Exit status: 0 TC can read what XDP sets, 1 it cannot, 2 wrong usage, 130 interrupted.";
+docs/json.md lists the members of what --json prints. Exit status: 0 TC can read what XDP sets, 1 it cannot, 2 wrong \
+usage, 130 interrupted.";
 
 /// How many interfaces are asked about without --dev.
 const INTERFACES_MAX: usize = 16;

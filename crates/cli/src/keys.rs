@@ -59,22 +59,20 @@ Examples:
   traits keys add tenant u32 --description 'who pays for this packet'
   traits keys add rx_ts timestamp --merge keep-first
 
-With --json, one object:
-  {\"name\", \"number\", \"type\", \"merge\", \"region\", \"size\", \"distance\", \"description\", \"generation\",
-   \"registered_at\", \"owner\": {\"comm\", \"uid\"}}";
+docs/json.md lists the members of what --json prints.";
 
 const LIST_HELP: &str = "\
 Examples:
   traits keys list
   traits keys list --json | jq -r '.keys[].name'
 
-With --json, {\"registry\": NAME, \"keys\": [KEY, ...]}; `traits keys add --help` shows a KEY.";
+docs/json.md lists the members of what --json prints.";
 
 const REMOVE_HELP: &str = "\
 Examples:
   traits keys remove tenant
 
-With --json, the key that was removed; `traits keys add --help` shows its shape.";
+docs/json.md lists the members of what --json prints.";
 
 #[derive(Serialize)]
 struct ListJson<'a> {

@@ -34,14 +34,14 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 const EXAMPLES: &str = "\
 Examples:
-  traits demo                                see traits on real traffic, in namespaces of its own
-  traits registry create                     make the registry of this host
-  traits keys add tenant u32                 register a key
-  traits keys list                           see who holds what
-  traits --registry lab registry create      have a second registry beside it
+  traits demo                            see traits on real traffic
+  traits registry create                 make the registry of this host
+  traits keys add tenant u32             register a key
+  traits up edge.traits --dev eth0       attach the programs of a policy
+  traits --registry lab registry create  make a second registry
 
-Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage,
-130 interrupted by Ctrl-C (what was begun is taken back).";
+Exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage, 130 interrupted by Ctrl-C (what was \
+begun is undone).";
 
 /// Rich metadata for network packets: typed values with names that travel with a packet through the kernel.
 #[derive(Parser)]

@@ -63,25 +63,20 @@ Examples:
   traits registry create
   traits registry create lab --flow 96 --packet 32
 
-With --json, the same as `traits registry show --json`.";
+With --json, it prints what `traits registry show --json` prints; docs/json.md lists the members.";
 
 const SHOW_HELP: &str = "\
 Examples:
   traits registry show
   traits registry show lab --json | jq .programs
 
-With --json, one object:
-  {\"registry\", \"dir\", \"id\", \"created_at\", \"area_len\",
-   \"regions\": [{\"region\", \"len\", \"footer\", \"used\", \"free\"}, ...],
-   \"anchors\": [headroom in bytes that programs saw in XDP, ...],
-   \"keys\": [KEY, ...], \"programs\": [{\"id\", \"name\", \"tag\", \"loaded_at\", \"keys\": [NAME, ...]}, ...]}
-`traits keys add --help` shows a KEY.";
+docs/json.md lists the members of what --json prints.";
 
 const REMOVE_HELP: &str = "\
 Examples:
   traits registry remove lab
 
-With --json, {\"registry\", \"dir\", \"removed\": true}.";
+docs/json.md lists the members of what --json prints.";
 
 #[derive(Serialize)]
 struct RegistryJson {

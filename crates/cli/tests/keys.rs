@@ -191,7 +191,7 @@ fn every_command_has_help_with_examples() {
         assert_eq!(output.status.code(), Some(0));
         let help = text(&output.stdout);
         assert!(help.contains("Examples:\n  traits "), "{line}: {help}");
-        assert!(line.is_empty() || help.contains("With --json"), "{line}: {help}");
+        assert!(line.is_empty() || help.contains("docs/json.md"), "{line}: {help}");
     }
 }
 

@@ -52,3 +52,68 @@ fn options_that_a_command_would_ignore_are_refused() {
         assert!(help.contains("--registry") && help.contains("--bpffs"), "{help}");
     }
 }
+
+/// Every command and subcommand, as words behind `traits`.
+fn commands() -> Vec<String> {
+    let mut found = vec![String::new()];
+    let mut next = 0;
+    while let Some(command) = found.get(next).cloned() {
+        let help = help(&command, 120);
+        let listed = section(&help, "Commands:").filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+        let below = listed.filter(|name| !name.is_empty() && *name != "help");
+        found.extend(below.map(|name| format!("{command} {name}").trim_start().to_owned()));
+        next += 1;
+    }
+    found
+}
+
+/// The lines of help below a title.
+fn section<'h>(help: &'h str, title: &str) -> impl Iterator<Item = &'h str> {
+    let lines = help.lines().skip_while(move |line| *line != title).skip(1);
+    // options of long help have empty lines between them
+    lines.take_while(|line| line.is_empty() || line.starts_with(' '))
+}
+
+/// The lines of help that are in no section: what the command does, and remarks.
+fn prose(help: &str) -> Vec<&str> {
+    help.lines().filter(|line| !line.starts_with("Usage: ") && !line.starts_with(' ') && !line.ends_with(':')).collect()
+}
+
+#[test]
+fn help_follows_the_width_of_the_terminal() {
+    let all = commands();
+    assert!(all.len() > 25, "{all:?}");
+    for columns in [60, 80, 120] {
+        for command in &all {
+            let help = help(command, columns);
+            let examples: Vec<_> = section(&help, "Examples:").collect();
+            for line in help.lines().filter(|line| !examples.contains(line)) {
+                assert!(line.chars().count() <= columns, "{command} at {columns}: {line}");
+            }
+            for pair in prose(&help).windows(2).filter(|pair| pair.iter().all(|line| !line.is_empty())) {
+                let word = pair[1].split(' ').next().unwrap();
+                let joined = pair[0].chars().count() + 1 + word.chars().count();
+                assert!(joined > columns, "{command} at {columns}: {word:?} had room in {:?}", pair[0]);
+            }
+            for line in examples.iter().filter(|line| columns >= 80 && !line.is_empty()) {
+                let begins = ["  traits", "  sudo traits", "  CLANG=", "  xxd "];
+                assert!(begins.iter().any(|begin| line.starts_with(begin)), "{command} at {columns}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn help_is_short_and_has_global_options_apart() {
+    for command in commands() {
+        let help = help(&command, 80);
+        let prose = prose(&help).iter().filter(|line| !line.is_empty()).count();
+        assert!(prose <= 15, "{command} has {prose} lines of text:\n{help}");
+        let options = |title| section(&help, title).collect::<Vec<_>>().join("\n");
+        let (own, global) = (options("Options:"), options("Global options:"));
+        assert!(own.contains("--help") && global.contains("--verbose"), "{command}:\n{help}");
+        for option in ["--registry", "--bpffs", "--verbose"] {
+            assert!(!own.contains(option), "{command} has {option} among its own:\n{help}");
+        }
+    }
+}

@@ -33,51 +33,18 @@ pub(crate) struct Options {
 }
 
 const HELP: &str = "\
-Needs root. Makes a registry and two network namespaces of its own and leaves
-nothing behind.
-
-Every operation is a BPF function that is called 10,000 times in a loop and is
-not inlined; traits calls are inlined into it. NS is one call of that function.
-OVER EMPTY is that minus a function that does nothing, or nothing but what is
-around the operation, in the same round; SPREAD is the distance between its
-quartiles. TO RAW and TO HELPER are OVER EMPTY as a multiple of that of the raw
-struct (raw_get or raw_set) and of the helper call. All data is in the cache.
-
-Operations:
-  get, set         a u64 key of the flow region, in XDP
-  del              a set and del minus a set
-  batch_get4       four keys, two of each region, by a view
-  reserve_seal     trait_init, which reserves and zeroes the area, and trait_seal
-  skb_get          as get, of an skb at TC ingress through the kernel context
-  raw_get          a u64 of a struct at data_meta and its bounds check: the limit
-  raw_set          the same, written
-  call             a BPF function call
-  helper           a helper call (bpf_xdp_get_buff_len): the floor of any kfunc
-                   design
-  array            lookup in an array map, which the verifier inlines
-  lru_percpu_hash  lookup in an LRU per-CPU hash map, of a key that is there
-  get_keep_first, set_keep_first, skb_get_keep_first
-                   as get, set and skb_get, a key of the packet region
-  skb_batch_get4   as batch_get4, of an skb
-  tc_get           as skb_get, by trait_tc_get, which reads the metadata directly
-  kfunc            a kfunc call (bpf_dynptr_from_xdp, from Linux 6.4)
-
-BPF_PROG_TEST_RUN times what works in XDP. It makes no skb with metadata, so what
-works on an skb is timed by a tc program on packets that have crossed a veth pair
-and have got traits from XDP there; the baseline is a loop on the same packet.
-
-With --json, one object:
-  {\"kernel\", \"cpu\", \"rounds\", \"loads\", \"calls_per_round\",
-   \"cases\": [{\"name\", \"ns\", \"over_empty_ns\", \"spread_ns\", \"baseline\",
-              \"raw\", \"to_raw\", \"to_helper\"}, ...],
-   \"expectation\": {\"get_above_raw_ns\", \"set_above_raw_ns\",
-                   \"helper_to_get\", \"helper_to_set\", \"held\"}}
-A ratio to something that costs nothing measurable is null.
-
 Examples:
   traits bench ops
   traits bench ops --rounds 2000
-  traits bench ops --json | jq .expectation";
+  traits bench ops --json | jq .expectation
+
+Needs root. Makes a registry and two network namespaces of its own, and leaves nothing behind.
+
+NS is one call of a BPF function that does the operation, of 10,000 in a loop. OVER EMPTY is that minus the same loop \
+without the operation, in the same round; SPREAD is the distance between its quartiles. TO RAW and TO HELPER are OVER \
+EMPTY as a multiple of that of a raw struct and of a helper call.
+
+docs/bench.md describes the cases, docs/json.md the JSON.";
 
 /// How many times the programs are loaded, if there are as many rounds.
 const LOADS: u32 = 16;

@@ -56,45 +56,18 @@ pub(crate) struct Options {
 }
 
 const HELP: &str = "\
-Needs root. Makes a registry, two network namespaces and a cgroup of its own and
-leaves nothing behind.
-
-Receiving (RECEIVE): 64 datagrams of 64 bytes wait in the socket's queue; NS is
-what one takes to be taken out. Delivery (DELIVER): NS is what one takes to be
-sent over a veth pair, through XDP and up to that queue; traits are set in XDP
-in every case. Options: NS is one system call. RATE is how many of them one CPU
-does in a second, TO BASELINE that rate as a multiple of the case's baseline in
-the same round, and SPREAD the distance between the quartiles of NS.
-
-Cases:
-  recvmsg             a socket of a cgroup without traits
-  recvmsg_attached    a socket of the cgroup, which has not asked for traits
-  recvmsg_mark        recvmsg with SO_RCVMARK: what the kernel takes to write the
-                      control message that traits need
-  recv_ring           recvmsg and the traits, read from the mapped ring of slots
-  recv_getsockopt     recvmsg and the traits, read by getsockopt: no privilege
-  recvmmsg, batch_ring, batch_getsockopt
-                      the same, 32 datagrams at once
-  send                sendto, from a socket of a cgroup without traits
-  send_with_traits    sendto with traits of that datagram's own
-  getsockopt          SO_TYPE, of a socket of a cgroup without traits
-  getsockopt_attached SO_TYPE, of a socket of the cgroup
-  syn_one, syn_all, last_all
-                      one trait, or all, of a connection's SYN or newest data
-  set_socket_trait    setsockopt of a trait of the socket's own
-
-With --json, one object:
-  {\"kernel\", \"cpu\", \"rounds\", \"datagrams\",
-   \"cases\": [{\"name\", \"kind\", \"ns\", \"spread_ns\", \"per_second\", \"baseline\",
-              \"to_baseline\"}, ...],
-   \"expectation\": {\"recv_ring_to_recvmsg\", \"recv_getsockopt_to_recvmsg\",
-                   \"syn_one_ns\", \"held\"}}
-held is of the first and the third.
-
 Examples:
   traits bench sockets
   traits bench sockets --rounds 1000
-  traits bench sockets --json | jq .expectation";
+  traits bench sockets --json | jq .expectation
+
+Needs root. Makes a registry, two network namespaces and a cgroup of its own, and leaves nothing behind.
+
+NS is one datagram taken out of the socket's queue (receive), sent over a veth pair up to that queue (deliver), or one \
+system call (option). RATE is how many of them one CPU does in a second, TO BASELINE that rate as a multiple of the \
+baseline's in the same round, and SPREAD the distance between the quartiles of NS.
+
+docs/bench.md describes the cases, docs/json.md the JSON.";
 
 /// Datagrams in the queue when the clock starts.
 const DATAGRAMS: usize = 64;

@@ -93,20 +93,18 @@ pub(crate) struct Options {
 }
 
 const HELP: &str = "\
-PACKETS/S is of the sending thread's CPU time, in which the kernel also receives
-them, up to the socket's queue. Cases: untraced; none, where the filter matches
-no packet, from when the tracer stands by, about a second after its start;
-armed, the same with all points left in place (--standby=never); sampled, 1
-packet in 1000; all, where each event is printed, to nowhere. Ids are the
-tracer's own (untraced then has an XDP program that does nothing), or a
-policy's, whose XDP program is there in all cases. If there is a bpftrace, it
-prints the tracepoints that the tracer is on, of the same traffic.
+Examples:
+  traits bench trace
+  traits bench trace --rounds 20 --packets 1000000
+  traits bench trace --json | jq .expectation
 
-With --json, one object:
-  {\"kernel\", \"rounds\", \"packets\",
-   \"cases\": [{\"ids\", \"name\", \"pps\", \"spread\", \"to_untraced\", \"events_per_s\", \"lost\"}, ...],
-   \"bpftrace\": null or {\"version\", \"pps\", \"to_untraced\", \"events_per_s\", \"lost\", \"events_to_bpftrace\"},
-   \"expectation\": {\"none_to_untraced\", \"none_to_untraced_policy\", \"events_to_bpftrace\", \"held\"}}";
+Needs root. Makes a registry and network namespaces of its own, and leaves nothing behind.
+
+PACKETS/S is of the sending thread's CPU time, in which the kernel also receives the packets, up to the socket's \
+queue. TO UNTRACED is that as a multiple of the case without a tracer. IDS are the tracer's own or a policy's. If \
+there is a bpftrace, it prints the same tracepoints of the same traffic.
+
+docs/bench.md describes the cases, docs/json.md the JSON.";
 
 /// Whose ids packets have.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -56,9 +56,9 @@ use crate::{
 
 /// Show traits on real traffic: XDP sets them, every later stage and the application read them
 ///
-/// Makes two network namespaces with a veth pair and two VXLAN tunnels between them, sends UDP and TCP over IPv4 and IPv6,
-/// has some packets dropped on purpose, and compares what every stage saw with what was sent. Needs root. Has a registry,
-/// a BPF file system and a cgroup of its own, and leaves nothing behind.
+/// Makes two network namespaces with a veth pair and two VXLAN tunnels, sends UDP and TCP over IPv4 and IPv6, has some
+/// packets dropped on purpose, and compares what every stage saw with what was sent. Needs root. Has a registry, a BPF
+/// file system and a cgroup of its own, and leaves nothing behind.
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Options {
@@ -82,24 +82,11 @@ Examples:
   traits demo --mode generic --packets 5000
   traits demo --json | jq '.stages[] | {stage, packets, with_traits}'
 
-The last stage, application, is the UDP and TCP servers themselves. They read
-traits with getsockopt: of each datagram, and of each TCP connection those of
-its SYN when it is accepted and of the newest data when all has come.
+The last stage, application, is the UDP and TCP servers themselves. They read traits with getsockopt: those of each \
+datagram, of each connection's SYN, and of its newest data.
 
-With --json, one object; times are in nanoseconds since XDP:
-  {\"ok\", \"xdp_mode\",
-   \"flows\": [{\"flow\", \"port\", \"tenant\", \"unit\", \"sent\", \"returned\"}, ...],
-   \"stages\": [{\"stage\", \"packets\", \"with_traits\", \"udp_packets\", \"udp_expected\", \"tcp_packets\",
-               \"tcp_bytes\", \"latency_ns\": {\"min\", \"median\", \"p99\", \"max\"},
-               \"sample\": {\"flow_id\", \"tenant\", \"rx_ts\"}}, ...],
-   \"area_len\": BYTES, \"not_shown\": [STAGE, ...],
-   \"area_len\": BYTES, \"not_shown\": [STAGE, ...],
-   \"servers\": [{\"server\", \"packet\", \"flow_id\", \"tenant\", \"rx_ts\", \"latency_ns\"}, ...],
-   \"drops\": [{\"reason\", \"tenant\", \"packets\", \"with_traits\", \"expected\"}, ...],
-   \"problems\": [TEXT, ...]}
-
-Exit status: 0 every stage saw what was sent, 1 it did not or the demo could not run, 2 wrong usage,
-130 interrupted.";
+docs/json.md lists the members of what --json prints. Exit status: 0 every stage saw what was sent, 1 it did not or \
+the demo could not run, 2 wrong usage, 130 interrupted.";
 
 /// How often reports are read and Ctrl-C is looked for.
 const TICK: Duration = Duration::from_millis(10);

@@ -29,17 +29,14 @@ const WAIT: Duration = Duration::from_millis(100);
 
 const HELP: &str = "\
 Examples:
-  traits log                    of every policy that is up
+  traits log
   traits log edge --count 10
   traits log --json | jq .traits.tenant
 
-Prints events until Ctrl-C, or until what was named is down. A policy that is replaced is followed. Each event goes to
-one reader only. What is not read finds no room after some thousand events; `traits status` says how many.
+Prints events until Ctrl-C, or until the named policy is down. A policy that is replaced is followed. Each event goes \
+to one reader only. Events that nobody reads find no room after some thousand; `traits status` says how many.
 
-With --json, one object on a line for each event:
-  {\"time\", \"monotonic_ns\", \"name\", \"file\", \"line\", \"rule\", \"text\", \"interface\", \"length\", \"packet\", \"traits\": {KEY: VALUE, ...}}
-\"text\" is the action's, \"rule\" the rule's; \"interface\" is an index, or null; \"packet\" has the first bytes in hexadecimal digits; traits that
-are not set are null.";
+docs/json.md lists the members of what --json prints.";
 
 /// Print what `log` actions tell, live
 #[derive(Args)]

@@ -44,24 +44,21 @@ Examples:
   traits up edge.traits --dev eth0
   traits up edge.traits --dev eth0 --replace
   traits up classify.bpf.o --dev eth0 --mode generic --name edge
-  traits up filter.bpf.o --netfilter drop=ipv4:local-in --netfilter drop=ipv6:local-in:-100
+  traits up filter.bpf.o --netfilter drop=ipv4:local-in:-100
   traits up count.bpf.o --cgroup /sys/fs/cgroup/system.slice
 
-Every program is attached to its hook, or none is: to that of its block, for a policy, or to that its section names. They
-stay attached when the command ends; `traits down NAME` takes them away.
+Attaches every program to the hook that its block or section names, or attaches none. They stay attached after the \
+command ends; `traits down NAME` detaches them.
 
-A policy (FILE.traits, or what `traits compile` made of it) brings its keys: those that the registry does not have are
-registered, and stay when it is down. `iif` and `oif` compare names, so an
-interface can come later or be recreated; `redirect` needs one that is there. Its `match` and `steer` blocks
-are pinned for others, and run as long as the policy is up; `traits status` shows the paths:
-  iptables -I INPUT -m bpf --object-pinned BPFFS/packet_traits_up/REGISTRY/NAME/filters/PROGRAM -j DROP
+A policy (FILE.traits, or what `traits compile` made of it) registers the keys that the registry lacks. `iif` and `oif` \
+compare names, so an interface may come later or be recreated; `redirect` requires one that is there. Programs of \
+`match` and `steer` blocks, and maps, are pinned in BPFFS/packet_traits_up/REGISTRY/NAME; AF_XDP sockets go into the map \
+pt_xsks there, by queue.
 
-Its maps are pinned, too, in BPFFS/packet_traits_up/REGISTRY/NAME/maps: AF_XDP sockets go into pt_xsks, by queue.
+With --replace, the version that is up runs until the new one takes over, and stays if that fails. Every packet meets \
+one version at each hook. Hits and counters start at zero; `unique` gives no id twice, and AF_XDP sockets stay.";
 
-With --replace, a version that is up under the same name goes on until the new one takes over, and stays if that fails.
-Every packet meets one or the other at each hook. Hits and counters start at zero; `unique` gives no id twice; AF_XDP sockets stay.";
-
-/// Attach a policy's or an object's programs for good
+/// Attach a policy's or an object's programs persistently
 #[derive(Args)]
 #[command(after_help = UP_EXAMPLES)]
 pub(crate) struct Up {
@@ -90,15 +87,20 @@ pub(crate) struct Up {
     json: bool,
 }
 
+const DOWN_HELP: &str = "\
+Examples:
+  traits down edge
+  traits down edge --keys
+  traits down _new
+
+A policy's keys stay registered, because applications may know their numbers; --keys removes those that no loaded \
+program uses. Works without the registry, too, except for --keys.
+
+`_new` is what a `traits up` that was killed left. The next `traits up` removes it, too.";
+
 /// Detach the programs that `traits up` attached
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  traits down classify
-  traits down _new        what a `traits up` that was killed left; the next `traits up` takes it away, too
-
-Works without the registry, too, but for --keys. A policy's keys stay registered, since applications may know their numbers; --keys removes those that no
-loaded program uses.")]
+#[command(after_help = DOWN_HELP)]
 pub(crate) struct Down {
     /// Name it was brought up under
     name: String,

@@ -28,22 +28,13 @@ Examples:
   traits status edge
   traits --registry lab status --json
 
-Works without the registry, too. `_new (unfinished)` is being brought up, or was by a `traits up` that was killed.
-Where a network namespace is not named, it is that of this command.
+Shows a policy's rules, with the packets and bytes for which each held, and its counters. They start at zero when the \
+policy is brought up or replaced. Works without the registry, too.
 
-Of a policy all rules are shown, with the packets and bytes for which they held, and its counters. They start at zero
-when the policy is brought up or replaced.
+A target without a network namespace is in that of this command. `_new (unfinished)` is being brought up, or was left \
+by a `traits up` that was killed.
 
-With --json:
-  {\"deployments\": [{\"name\", \"unfinished\",
-    \"programs\": [{\"program\", \"hook\", \"target\", \"dev\", \"ifindex\", \"netns\", \"netns_name\",
-                  \"program_id\", \"xdp_mode\", \"since\"}, ...],
-    \"filters\": [{\"program\", \"use\", \"path\", \"program_id\", \"since\"}, ...], \"maps\": [NAME, ...],
-    \"policy\": {\"source\",
-      \"rules\": [{\"program\", \"number\", \"file\", \"line\", \"text\", \"packets\", \"bytes\"}, ...],
-      \"counters\": [{\"name\", \"by\", \"packets\", \"bytes\", \"values\": [{\"value\", \"packets\", \"bytes\"}, ...]}, ...],
-      \"log_lost\"}}, ...]}
-\"xdp_mode\", \"policy\", \"by\", \"values\" and \"log_lost\" are there where they mean something.";
+docs/json.md lists the members of what --json prints.";
 
 /// Show what `traits up` attached, and what its rules have counted
 #[derive(Args)]

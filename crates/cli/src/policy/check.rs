@@ -22,15 +22,10 @@ Examples:
   traits check --deny-warnings policies/*.traits
   traits check --json edge.traits | jq -r '.files[].diagnostics[].message'
 
-Keys are checked against the registry, if there is one: types, merge policies, and room. What is wrong is said on
-standard error.
+Checks keys against the registry, if there is one: types, merge policies and room. Errors and warnings go to standard \
+error.
 
-With --json, on standard output:
-  {\"good\", \"files\": [{\"file\", \"good\", \"keys\", \"rules\", \"blocks\", \"diagnostics\": [DIAGNOSTIC, ...]}, ...]}
-where a DIAGNOSTIC is
-  {\"severity\": \"error\" or \"warning\", \"code\", \"message\", \"file\", \"line\", \"column\", \"end\": {\"line\", \"column\"}, \"label\",
-   \"related\": [{\"message\", \"file\", \"line\", \"column\", \"end\"}, ...], \"hints\": [TEXT, ...]}
-\"keys\", \"rules\" and \"blocks\" are null if there is an error.";
+docs/json.md lists the members of what --json prints.";
 
 /// Say what is wrong with policies
 #[derive(Args)]

@@ -19,18 +19,15 @@ use crate::{Global, Outcome, output};
 
 const HELP: &str = "\
 Examples:
-  traits compile edge.traits -o edge.bpf.o         an object that `traits up` loads on any host
-  traits compile edge.traits --emit c              see the C that it is made of
+  traits compile edge.traits -o edge.bpf.o
+  traits compile edge.traits --emit c
   CLANG=clang-19 traits compile edge.traits -o edge.bpf.o
 
-Needs clang from 14 and the kernel's headers for user space (linux-libc-dev); all other headers are brought along.
-`traits up edge.bpf.o` needs neither, nor the policy's source: keys, hooks, the contents of sets and maps and the names of
-interfaces are in the object. The C wants the folder packet_traits and libbpf's headers in the include path.
+Requires clang 14 or later and the kernel's headers for user space (linux-libc-dev). `traits up edge.bpf.o` requires \
+neither, nor the policy's source: the object contains keys, hooks, sets, maps and the names of interfaces. To compile \
+the C elsewhere, put the folder packet_traits and libbpf's headers into the include path.
 
-With --json, one object:
-  {\"file\", \"output\", \"emitted\": \"object\" or \"c\", \"keys\": [NAME, ...],
-   \"programs\": [{\"name\", \"hook\": {\"hook\", ...}, \"rules\", \"device_bound\", \"redirects_to_xsk\"}, ...],
-   \"tables\": [{\"map\", \"entries\"}, ...], \"counters\": [NAME, ...], \"interfaces\": [NAME, ...]}";
+docs/json.md lists the members of what --json prints.";
 
 /// Make an object file of a policy, for hosts without clang
 #[derive(Args)]

@@ -24,23 +24,18 @@ use crate::{Global, Outcome, clock, output};
 const HELP: &str = "\
 Examples:
   traits explain edge.traits --packet capture.pcap
-  traits explain edge.traits --packet '02 00 00 00 00 01 02 00 00 00 00 02 08 00 45 00 …' --iif eth0
+  traits explain edge.traits --packet '02 00 00 00 00 01 …' --iif eth0
   xxd -p packet.bin | traits explain edge.traits --packet -
-  traits explain edge.traits --packet syn.pcapng --hook 'tc ingress' --trait tenant=7
+  traits explain edge.traits --packet syn.pcapng --hook 'tc ingress'
 
-Nothing is loaded, and no privilege is needed. Without --hook the packet goes the way of one that is received, through those of
-`xdp`, `tc ingress`, `netfilter prerouting`, `netfilter input` and `cgroup ingress` that the policy has, and carries on what earlier
-blocks gave it. Interfaces are compared as they are written: `--iif eth0` is not `iif 2`. What a network card would say is absent,
+Loads nothing and needs no privilege. Without --hook, the packet passes the policy's blocks in the order of one that \
+is received: `xdp`, `tc ingress`, `netfilter prerouting`, `netfilter input`, `cgroup ingress`. It keeps what earlier \
+blocks gave it.
+
+Interfaces are compared as they are written: `--iif eth0` is not `iif 2`. What a network card reports is absent, \
 `unique` counts from 1, and packets are in every sample.
 
-With --json, one object:
-  {\"file\", \"packets\": [{\"number\", \"length\", \"captured\", \"blocks\": [BLOCK, ...]}, ...]}
-where a BLOCK is
-  {\"block\", \"hook\", \"reached\", \"why_not\", \"rules\": [{\"number\", \"file\", \"line\", \"text\", \"holds\",
-     \"tests\": [{\"test\", \"value\", \"passed\"}, ...], \"actions\": [{\"action\", \"done\", \"value\"}, ...]}, ...],
-   \"verdict\", \"decided_by\", \"traits\": {KEY: VALUE, ...}, \"mark\", \"priority\", \"queue\", \"counted\": [{\"counter\", \"by\"}, ...],
-   \"logged\": [TEXT, ...]}
-Values are text. \"decided_by\" is the number of a rule, or null at the end of a block; \"rules\" are those that were looked at.";
+docs/json.md lists the members of what --json prints.";
 
 /// Show which rules of a policy match a packet and why, and what it then carries
 #[derive(Args)]

@@ -19,7 +19,7 @@ use crate::{
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Serve the socket options in a cgroup, for good
+    /// Serve the socket options in a cgroup, persistently
     #[command(after_help = ATTACH_HELP)]
     Attach {
         /// Cgroup: its directory; the sockets that processes in it and below make are served [default: the root of the
@@ -93,15 +93,14 @@ Examples:
   traits sockets attach --cgroup /sys/fs/cgroup/system.slice
   traits sockets attach --sockets 1024 --slots 2048
 
-Applications then read and set traits with plain socket calls, without privileges: see <packet_traits/socket.h> for C,
-and packet_traits::socket for Rust. The programs stay attached when the command ends. Attaching again changes nothing.
-A socket is of the cgroup its process was in when it made the socket.
+Applications then read and set traits with plain socket calls, without privileges: see <packet_traits/socket.h> for C, \
+and packet_traits::socket for Rust. The programs stay attached after the command ends. Attaching again changes \
+nothing. A socket belongs to the cgroup its process was in when it made the socket.
 
-RCV_TRAITS of a UDP socket is ENOSPC when the sockets, or the user's part of them, are used up.
+The sizes hold for all cgroups of a registry. Memory: sockets x slots x 128 bytes with the default regions. RCV_TRAITS \
+of a UDP socket fails with ENOSPC when the sockets, or the user's part of them, are used up.
 
-The sizes are one for all cgroups of a registry. Memory: sockets x slots x 128 bytes with the default regions.
-
-With --json, what `traits sockets status --json` prints, and \"already\": whether nothing had to be done.";
+docs/json.md lists the members of what --json prints.";
 
 const DETACH_HELP: &str = "\
 Examples:
@@ -109,45 +108,36 @@ Examples:
   traits sockets detach --cgroup /sys/fs/cgroup/system.slice
   traits sockets detach --all
 
---all also clears away what an `attach` that was killed left; so does the next `attach`.
+--all also removes what an `attach` that was killed left; so does the next `attach`.
 
-With --json, {\"registry\", \"detached\": [{\"id\", \"path\"}, ...]}.";
+docs/json.md lists the members of what --json prints.";
 
 const STATUS_HELP: &str = "\
 Examples:
   traits sockets status
   traits sockets status --json | jq '.cgroups[].path'
 
-With --json, one object; all but the first two are missing if nothing is attached:
-  {\"registry\", \"attached\", \"instance\", \"sockets\", \"sockets_per_user\", \"sockets_used\",
-   \"users\": [{\"uid\", \"sockets\"}, ...], \"slots\", \"pending_syns\",
-   \"programs\": [{\"name\", \"id\"}, ...],
-   \"cgroups\": [{\"id\", \"path\", \"since\", \"missing\": [PROGRAM, ...]}, ...], \"unfinished\"}
-A path of null: the cgroup was removed, or cannot be seen from here.";
+docs/json.md lists the members of what --json prints.";
 
 const SAVE_SYN_HELP: &str = "\
 Examples:
   traits sockets save-syn $(pidof -s redis-server)
   traits sockets save-syn 4711 --off
 
-For servers that do not know of traits: connections that they accept from now on have the traits of their SYN, which
-`traits sockets show` prints. The process goes on undisturbed. A server that makes new listeners needs it again.
+For servers that do not know of traits: connections that they accept from now on keep the traits of their SYN, which \
+`traits sockets show` prints. The process is not disturbed. A server that makes new listeners needs it again.
 
-With --json, {\"pid\", \"save_syn\", \"listeners\": [{\"fd\", \"local\"}, ...]}.";
+docs/json.md lists the members of what --json prints.";
 
 const SHOW_HELP: &str = "\
 Examples:
   traits sockets show $(pidof -s redis-server)
-  traits sockets show 4711 --json | jq '.sockets[] | select(.syn.tenant == \"7\")'
+  traits sockets show 4711 --json | jq '.sockets[].syn.tenant'
 
-SYN: traits of the SYN that a TCP connection began with. LAST: those of the newest TCP data. OWN: those that go with
-what the socket sends. `-`: there are none to know of; `none`: it carried none.
+SYN: traits of the SYN that a TCP connection began with. LAST: those of the newest TCP data. OWN: those that go with \
+what the socket sends. `-`: nothing is known; `none`: there were none.
 
-With --json, values are text:
-  {\"pid\", \"sockets\": [{\"fd\", \"protocol\", \"state\", \"local\", \"peer\", \"served\", \"save_syn\", \"receive\",
-   \"syn\", \"last\", \"own\"}, ...]}
-\"served\": whether the socket's cgroup has socket programs. \"save_syn\": null for UDP. \"syn\", \"last\" and
-\"own\" are {NAME: VALUE, ...}, or null.";
+docs/json.md lists the members of what --json prints.";
 
 fn parse_slots(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {

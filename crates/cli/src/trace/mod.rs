@@ -23,10 +23,8 @@ use crate::{Global, Outcome};
 
 /// Follow packets from XDP to the application, or to where and why they are dropped
 ///
-/// Packets are told apart by an id that travels with them as a trait. Without --id the command's own XDP program assigns
-/// ids for as long as it runs. They take 16 bytes of the registry's packet region. If it has none, as before Linux 6.8, they
-/// take them of its flow region, and GRO merges no packets that are traced. Everything is held by this process: when it ends,
-/// nothing is left attached.
+/// Packets are told apart by an id that travels with them as a trait. Without --id, the command's own XDP program assigns
+/// ids while it runs, in 16 bytes of the registry's packet region. Nothing stays attached when the command ends.
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Options {
@@ -50,78 +48,36 @@ pub(crate) struct Options {
     /// Also write a report as one HTML file
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// End after so many events
+    /// End after N events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End after so many seconds
+    /// End after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     duration: Option<u64>,
 }
 
 const HELP: &str = "\
 Examples:
-  traits trace                                       everything that enters this namespace
+  traits trace                                everything that enters here
   traits trace --dev eth0 'dport == 53' --per-packet
-  traits trace --id flow_id 'tenant == 7'            by the ids that a policy in XDP assigns
-  traits trace --only-drops                          where and why, at little cost
-  traits trace --only-drops --per-packet             and how they got there
-  traits trace --standby=never 'src == 192.0.2.7'    each such packet, whatever it costs the others
-  traits trace --slower 500 --summary                what takes longer than 500 µs
+  traits trace --id flow_id 'tenant == 7'     by the ids of a policy in XDP
+  traits trace --only-drops                   where and why, at little cost
+  traits trace --only-drops --per-packet      and how they got there
+  traits trace --slower 500 --summary         what takes longer than 500 µs
   traits trace --sample 1000 --duration 10 --html report.html
-  traits trace --netns blue --netns red --json | jq 'select(.point == \"drop\")'
+  traits trace --netns blue --json | jq 'select(.point == \"drop\")'
   traits trace -w trace.pcapng --chrome trace.json
 
-A CONDITION is FIELD OPERATOR VALUE; all must hold, and they are checked in the
-kernel. FIELD is a key of the registry, or family, proto, src, dst, host, sport,
-dport, port or len (trait.NAME is always a key); OPERATOR is == != < <= > or >=.
-src, dst and host take prefixes. No condition holds on what a packet does not
-have, also not by !=: a trait that is not set, ports of ICMP or of a fragment
-other than the first, any header field of what is not IP. If the command assigns
-the ids, header fields are looked at where a packet enters, and it is followed
-from there, also through tunnels and NAT; else at every point.
+A CONDITION is FIELD OPERATOR VALUE, and all must hold. FIELD is a key of the registry, or family, proto, src, dst, \
+host, sport, dport, port or len; OPERATOR is == != < <= > or >=. src, dst and host take prefixes. No condition holds, \
+not even !=, on what a packet does not have.
 
-An interface that has an XDP program, as by a policy, takes no second one. There
-packets get their ids behind it, at TC ingress, if it gave them traits. If it
-gives out ids itself, --id KEY also shows the points before.
+--only-drops and --slower choose events; with --per-packet, --chrome or --html they choose packets, with all their \
+steps. A ~ marks a packet that the kernel did not name. While many packets come in and none matches, only the first \
+point stays in place; --standby=never keeps all.
 
-A ~ in front of a packet: the kernel said that it happened, but not to which
-packet; that is known by what the CPU was at, or by the order in the socket's
-queue.
-
-Where the kernel lets programs run at its functions (fentry), there are more points:
-xdp-verdict, what the interface's XDP program decided if it is someone else's (drop
-and aborted are drops, by that program), defrag, fragment, neighbour, tcp, backlog,
-out-of-order and peek; and delivery of datagrams is seen. traits -v trace says if it
-does not. The summary has, on every kernel, how many packets XDP programs of others
-redirected, and how many were dropped because the program, a redirect or sending
-failed: of these the kernel does not say which they were.
-
---only-drops and --slower choose events: drops, and points at which a packet was
-late already. With --per-packet, --chrome or --html they choose packets, which
-are shown with all their steps: those that were dropped, those that took longer
-as a whole, with both options those that did both. So does --summary with
---slower alone. For this the kernel reports the steps of all packets, which
-costs as much as without these options. A pcapng file has events in any case.
-
-sk: and a number is the cookie of the socket that a packet is for, as `ss -e`
-prints it. What policies log is not shown: each of those events goes to one
-reader, which is `traits log`.
-
-In place, the points cost every packet of the host a part of a microsecond, also
-those that do not match. So while more than 10,000 packets a second come in and
-for a second none has matched the conditions (30 seconds, once one has), only the
-first point is left, and says so (--standby=auto). The next packet that matches
-brings the others back, which takes some tens of milliseconds; those that match
-meanwhile are counted and not followed. --standby=never: all stay, for packets of
-which each one counts. --standby: they are not there until the first match.
-
-With --json, objects of type start, event (or packet), lost, standby and summary,
-each with a version v; new types and members may come, none goes without a new
-version.
-
-Ctrl-C ends it and prints the numbers. Exit status: 0 also after Ctrl-C, 130 if
-that came before tracing had started, 1 it could not run or go on, or an output
-could not be written, 2 wrong usage.";
+Ctrl-C ends it and prints the numbers, with exit status 0, or 130 before tracing has started. docs/trace.md describes \
+conditions, points and standby, docs/json.md the JSON.";
 
 pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let view = match (options.per_packet, options.summary) {

@@ -55,10 +55,10 @@ pub(super) struct What {
     /// Only drops
     #[arg(long)]
     only_drops: bool,
-    /// Only what is seen more than so many microseconds after the packet entered
+    /// Only events more than this many µs after the packet entered
     #[arg(long, value_name = "µS", value_parser = clap::value_parser!(u64).range(1..))]
     slower: Option<u64>,
-    /// Only one packet in so many
+    /// Only one packet in N
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     sample: u32,
     /// When to take away the points behind the first while no packet matches the conditions [default: auto]

@@ -45,9 +45,8 @@ Examples:
   traits top --dev eth0 'dport == 443'
   traits top --id flow_id --entered rx_ts --sample 100
 
-Keys: p points, t traits, d drops, Tab the next of them; s sorts by the next column,
-r the other way round; arrows and Page Up, Page Down go through what does not fit on
-the screen; Space holds it, c starts counting anew; q ends it.";
+Keys: p points, t traits, d drops, Tab the next view; s sorts by the next column, r reverses; arrows, Page Up and Page \
+Down scroll; Space holds the screen, c starts counting from zero, q quits.";
 
 /// Rows that Page Up and Page Down go.
 const PAGE: isize = 10;

@@ -47,35 +47,18 @@ pub(crate) struct Options {
 }
 
 const HELP: &str = "\
-Needs root, clang and nft. Makes registries and network namespaces of its own and
-leaves nothing behind.
-
-In each round UDP packets (--packets) go over a veth pair, sent by the kernel without a
-socket, and are dropped by what is measured. NS is what one packet takes from
-being sent to being dropped; SPREAD is the distance between the quartiles. PPS is
-how many one CPU does in a second, TO NFT that as a multiple of what nftables at
-netdev ingress does in the same round with the same rules.
-
-Rules:
-  rules   SIZE rules, each about one UDP port; the last one is about the packet's
-  set     one rule with a set of SIZE ports
-  map     one rule that marks the packet (in XDP: sets a trait) from a map of SIZE
-          ports, and one that drops it
-Where: xdp and tc are a policy's `xdp` and `tc ingress`; nft is nftables' netdev
-ingress, a place as early as tc's.
-
-With --json, one object:
-  {\"kernel\", \"cpu\", \"rounds\", \"packets\",
-   \"cases\": [{\"rules\", \"size\", \"place\", \"ns\", \"spread_ns\", \"pps\", \"to_nft\"}, ...],
-   \"expectation\": {\"slowest_to_nft\", \"set_growth\", \"map_growth\", \"held\"}}
-slowest_to_nft is the least TO NFT of a policy; the growths are what the largest
-set or map takes at tc as a multiple of the smallest. held: the policy is never slower
-than nft, and the growths are below 1.25.
-
 Examples:
   traits bench policy
   traits bench policy --rounds 100
-  traits bench policy --json | jq .expectation";
+  traits bench policy --json | jq .expectation
+
+Needs root, clang and nft. Makes registries and network namespaces of its own, and leaves nothing behind.
+
+The kernel sends UDP packets over a veth pair, and what is measured drops them. NS is the time from sending to \
+dropping; SPREAD is the distance between its quartiles. PPS is the packets that one CPU does in a second, TO NFT that \
+as a multiple of what nftables does at netdev ingress in the same round with the same rules.
+
+docs/bench.md describes the cases, docs/json.md the JSON.";
 
 /// Rounds that do not count.
 const WARM_UP: u32 = 1;
