@@ -1,6 +1,7 @@
 //! `traits top`: a full-screen view of what is traced: points, values of traits, drops.
 
 use std::{
+    borrow::Cow,
     cell::{Cell, RefCell},
     collections::BTreeMap,
     io::{self, IsTerminal},
@@ -144,12 +145,8 @@ impl Column {
         Column { title, width, number: true, grows: false }
     }
 
-    fn constraint(&self) -> Constraint {
-        if self.grows { Constraint::Min(self.width) } else { Constraint::Length(self.width) }
-    }
-
-    fn cell<'t>(&self, text: &'t str) -> widgets::Cell<'t> {
-        let line = Line::raw(text);
+    fn cell<'t>(&self, text: &'t str, width: u16) -> widgets::Cell<'t> {
+        let line = Line::raw(cut(text, width));
         widgets::Cell::from(if self.number { line.right_aligned() } else { line })
     }
 }
@@ -162,6 +159,30 @@ fn columns_that_fit(columns: &[Column], line: u16) -> usize {
         used <= line.saturating_add(1)
     });
     fits.count().max(1)
+}
+
+/// The widths of columns in a line of so many characters: what is left of it goes to those that grow.
+fn widths(columns: &[Column], line: u16) -> Vec<u16> {
+    let used: u16 = columns.iter().map(|column| column.width + 1).sum();
+    let left = (line + 1).saturating_sub(used);
+    let mut growing = columns.iter().filter(|column| column.grows).count() as u16;
+    let mut rest = left;
+    let mut width = |column: &Column| {
+        let more = if column.grows { rest / growing } else { 0 };
+        growing -= u16::from(column.grows);
+        rest -= more;
+        (column.width + more).min(line)
+    };
+    columns.iter().map(&mut width).collect()
+}
+
+/// A text that has room in so many columns; what is cut ends in `…`.
+fn cut(text: &str, width: u16) -> Cow<'_, str> {
+    match text.char_indices().nth(width.into()) {
+        None => text.into(),
+        Some((0, _)) => "".into(),
+        Some(_) => text.chars().take(usize::from(width).saturating_sub(1)).chain(['…']).collect::<String>().into(),
+    }
 }
 
 /// A cell: what is shown, and what it is sorted by.
@@ -376,8 +397,9 @@ impl Screen {
         .areas(frame.area());
         let held = if self.paused { " (held)" } else { "" };
         let standing_by = if self.standing_by { " (stands by until a packet matches)" } else { "" };
-        frame.render_widget(Line::styled(format!("traits top{standing_by}: {}{held}", self.title), bold), title);
-        frame.render_widget(Line::raw(&*self.head), head);
+        let head_line = format!("traits top{standing_by}: {}{held}", self.title);
+        frame.render_widget(Line::styled(cut(&head_line, title.width), bold), title);
+        frame.render_widget(Line::raw(cut(&self.head, head.width)), head);
         let view = self.view;
         let sorted = self.sorted();
         // below the titles
@@ -391,20 +413,24 @@ impl Screen {
         };
         let [alert, at] =
             Layout::horizontal([Constraint::Fill(1), Constraint::Length(place.len() as u16)]).areas(alert);
-        frame.render_widget(Line::styled(&*self.alert, inverse), alert);
+        frame.render_widget(Line::styled(cut(&self.alert, alert.width), inverse), alert);
         frame.render_widget(Line::raw(place), at);
-        let columns = view.columns();
-        let columns = &columns[..columns_that_fit(columns, table.width)];
+        let all = view.columns();
+        let columns = &all[..columns_that_fit(all, table.width)];
+        let widths = widths(columns, table.width);
         let sort = self.sort[view as usize];
-        let titles = columns
-            .iter()
-            .enumerate()
-            .map(|(at, column)| column.cell(column.title).style(if at == sort { inverse } else { bold }));
-        let rows = shown
-            .iter()
-            .map(|row| Row::new(columns.iter().zip(row.iter()).map(|(column, value)| column.cell(value.text()))));
-        let widths = columns.iter().map(Column::constraint);
-        frame.render_widget(Table::new(rows, widths).header(Row::new(titles)), table);
+        let titles = columns.iter().zip(&widths).enumerate().map(|(at, (column, width))| {
+            column.cell(column.title, *width).style(if at == sort { inverse } else { bold })
+        });
+        let rows = shown.iter().map(|row| {
+            let values = columns.iter().zip(&widths).zip(row.iter());
+            Row::new(values.map(|((column, width), value)| column.cell(value.text(), *width)))
+        });
+        frame.render_widget(Table::new(rows, widths.iter().copied()).header(Row::new(titles)), table);
+        if columns.len() < all.len() && table.width > 0 {
+            let end = Rect { x: table.right() - 1, width: 1, height: 1.min(table.height), ..table };
+            frame.render_widget(Line::raw("…"), end);
+        }
         if sorted.is_empty() {
             let below = Rect { y: table.y.saturating_add(1), height: table.height.saturating_sub(1), ..table };
             frame.render_widget(Paragraph::new(view.nothing()).wrap(Wrap::default()), below);
@@ -413,8 +439,9 @@ impl Screen {
             .iter()
             .map(|other| if *other == view { format!("[{}]", other.name()) } else { other.name().to_owned() })
             .collect();
-        let keys = "Tab next  s sort  r reverse  Space hold  c anew  q quit";
-        frame.render_widget(Paragraph::new(format!("{}   {keys}", views.join(" "))).style(inverse), help);
+        let keys = "Tab next  s sort  r reverse  Space hold  c reset  q quit";
+        let line = format!("{}   {keys}", views.join(" "));
+        frame.render_widget(Paragraph::new(cut(&line, help.width)).style(inverse), help);
     }
 }
 
@@ -650,8 +677,31 @@ mod tests {
         assert!(wide[3].ends_with("    DROPS") && wide[4].ends_with("     1234"), "{wide:#?}");
         press(&mut screen, 'p');
         let narrow = lines_of(&screen, 40, 24);
-        assert_eq!(narrow[3].trim_end(), "POINT            EVENTS/S      EVENTS", "whole columns only");
+        assert_eq!(
+            narrow[3], "POINT            EVENTS/S      EVENTS  …",
+            "whole columns only, and that there are more"
+        );
         assert_eq!(narrow[5].trim_end(), "gro                     3           3");
+    }
+
+    #[test]
+    fn what_is_cut_is_marked() {
+        let mut screen = screen();
+        let long = "nf_hook_slow_list_of_a_long_name+0x3e8";
+        screen.rows[View::Drops as usize] =
+            vec![vec![Value::Text(long.to_owned()), Value::Text(long.to_owned()), rate(1.0), rate(1.0), count(1)]];
+        screen.title = "this namespace; ".repeat(10);
+        screen.head = "1 packet, ".repeat(10);
+        screen.alert = "a note of this kernel; ".repeat(10);
+        press(&mut screen, 'd');
+        let lines = lines(&screen);
+        for line in &lines[..3] {
+            assert!(line.ends_with('…'), "{lines:#?}");
+        }
+        let cells: Vec<&str> = lines[4].split_whitespace().collect();
+        assert!(cells.len() == 5 && cells[..2].iter().all(|cell| cell.ends_with('…')), "{lines:#?}");
+        assert!(lines_of(&screen, 140, 24)[4].matches(long).count() == 2, "there is room");
+        assert_eq!([cut("four", 4), cut("five5", 4), cut("x", 0), cut("", 0)], ["four", "fiv…", "", ""]);
     }
 
     #[test]
