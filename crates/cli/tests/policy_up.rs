@@ -560,7 +560,7 @@ fn events_are_printed_as_they_happen_and_unique_numbers_are_not_given_twice() {
         });
         let mut text = Reader::start(host, "edge --count 2");
         let line = text.line();
-        for part in [" edge ", "edge.traits:4", "\"here\"", "length 106", "tenant=77", "packet 024d"] {
+        for part in [" edge ", "edge.traits:4", "\"here\"", "length 106", "tenant=77", " UDP 10."] {
             assert!(line.contains(part), "{part}: {line}");
         }
         text.line();
@@ -576,6 +576,10 @@ fn events_are_printed_as_they_happen_and_unique_numbers_are_not_given_twice() {
                 assert_eq!((&event["file"], &event["line"]), (&json!(edge), &json!(4)));
                 assert_eq!((&event["length"], &event["traits"]["tenant"]), (&json!(106), &json!("77")));
                 assert!(event["packet"].as_str().unwrap().len() == 128, "{event}");
+                assert_eq!(
+                    (&event["headers"]["protocol"], &event["headers"]["destination_port"]),
+                    (&json!(17), &json!(5000))
+                );
                 assert!(ids.insert(event["traits"]["id"].as_str().unwrap().to_owned()), "{event} again");
             }
         };
@@ -640,9 +644,15 @@ fn events_that_nobody_takes_are_counted_when_the_ring_is_full() {
         sent += 1000;
     }
     assert!(host.ok("status").contains("log events found no room"));
-    // Of what waited in the ring nothing is printed, but it has room again.
+    // What waits in the ring is printed, oldest first, and does not have to be waited for.
+    let output = host.run("log edge --count 2");
+    let said = (output.status.code(), text(&output.stderr));
+    assert_eq!(said, (Some(0), String::new()), "it does not wait");
+    let printed = text(&output.stdout);
+    assert!(printed.lines().count() == 2 && printed.lines().all(|line| line.contains(" > 10.")));
+    // With --new nothing of it is, but it has room again.
     let before = monotonic_now();
-    let mut reader = Reader::start(&host, "edge --json --count 1");
+    let mut reader = Reader::start(&host, "edge --new --json --count 1");
     let deadline = Instant::now() + Duration::from_secs(5);
     let event = thread::scope(|scope| {
         let line = scope.spawn(|| reader.line());

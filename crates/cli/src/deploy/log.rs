@@ -14,8 +14,9 @@ use packet_traits::{deployment::Deployment, registry::Utc};
 use packet_traits_policy::{
     interpret::to_value,
     log_event::LogEvent,
-    manifest::{Manifest, Rule},
+    manifest::{Hook, Manifest, Program, Rule},
 };
+use packet_traits_trace::{Headers, write::json};
 use serde::Serialize;
 
 use super::{find, policy};
@@ -31,9 +32,9 @@ const HELP: &str = "\
 Examples:
   traits log
   traits log edge --count 10
-  traits log --json | jq .traits.tenant
+  traits log --new --json | jq .traits.tenant
 
-Prints events until Ctrl-C, or until the named policy is down. A policy that is replaced is followed. Each event goes \
+Prints the events that nobody has read yet, and those that come, until Ctrl-C or until the named policy is down. A policy that is replaced is followed. Each event goes \
 to one reader only. Events that nobody reads find no room after some thousand; `traits status` says how many.
 
 docs/json.md lists the members of what --json prints.";
@@ -44,6 +45,9 @@ docs/json.md lists the members of what --json prints.";
 pub(crate) struct Log {
     /// Only of what was brought up under this name
     name: Option<String>,
+    /// Only events from now on; those that wait are dropped
+    #[arg(long)]
+    new: bool,
     /// Stop after this many events
     #[arg(long, value_name = "N")]
     count: Option<u64>,
@@ -64,6 +68,7 @@ struct EventJson<'e> {
     text: &'e str,
     interface: Option<u32>,
     length: u32,
+    headers: serde_json::Value,
     packet: String,
     traits: serde_json::Map<String, serde_json::Value>,
 }
@@ -95,8 +100,18 @@ impl Source {
         Ok(Some(Source { name: deployment.name().to_owned(), id, ring, _map: map, manifest, records }))
     }
 
-    fn rule(&self, number: u32) -> Option<&Rule> {
-        self.manifest.programs.iter().flat_map(|program| &program.rules).find(|rule| rule.number == number)
+    /// The rule that an event is of, and its program.
+    fn rule(&self, event: &LogEvent) -> Option<(&Program, &Rule)> {
+        let rules = |program: &'_ Program| program.rules.iter().position(|rule| rule.number == event.rule);
+        self.manifest.programs.iter().find_map(|program| Some((program, &program.rules[rules(program)?])))
+    }
+
+    /// What the packet's first bytes say, if they are of an IP packet.
+    fn headers(&self, event: &LogEvent) -> Option<Headers> {
+        match self.rule(event)?.0.hook {
+            Hook::Xdp | Hook::TcIngress | Hook::TcEgress => Headers::parse(behind_link_header(event)?),
+            _ => Headers::parse(&event.packet),
+        }
     }
 
     /// What has come since the last time.
@@ -108,11 +123,15 @@ impl Source {
     fn line(&self, event: &LogEvent) -> String {
         let mut line = format!("{} {}", Utc(wall_clock(event.time)), self.name);
         // Writing to a string cannot fail.
-        if let Some(rule) = self.rule(event.rule) {
+        if let Some((_, rule)) = self.rule(event) {
             let _ = write!(line, " {}:{}", rule.file, rule.line);
         }
         if let Some(text) = self.text(event).filter(|text| !text.is_empty()) {
             let _ = write!(line, " {text:?}");
+        }
+        let headers = self.headers(event);
+        if let Some(headers) = headers {
+            let _ = write!(line, " {headers}");
         }
         let _ = write!(line, " length {}", event.length);
         if let Some(interface) = event.interface {
@@ -123,12 +142,14 @@ impl Source {
                 let _ = write!(line, " {key}={value}");
             }
         }
-        let _ = write!(line, " packet {}", hexadecimal(&event.packet));
+        if headers.is_none() {
+            let _ = write!(line, " packet {}", hexadecimal(&event.packet));
+        }
         line
     }
 
     fn json(&self, event: &LogEvent) -> serde_json::Result<String> {
-        let rule = self.rule(event.rule);
+        let rule = self.rule(event).map(|(_, rule)| rule);
         serde_json::to_string(&EventJson {
             time: Utc(wall_clock(event.time)).to_string(),
             monotonic_ns: event.time,
@@ -139,6 +160,7 @@ impl Source {
             text: self.text(event).unwrap_or_default(),
             interface: event.interface,
             length: event.length,
+            headers: self.headers(event).map(json::headers).transpose()?.unwrap_or_default(),
             packet: hexadecimal(&event.packet),
             traits: self.traits(event).map(|(key, value)| (key.to_owned(), value.into())).collect(),
         })
@@ -166,6 +188,29 @@ fn ring(map: &MapHandle, records: Arc<Mutex<Vec<Vec<u8>>>>) -> libbpf_rs::Result
         0
     })?;
     builder.build()
+}
+
+/// The packet from its IP header on; `None` if it is no IP packet. On devices without a link header it starts there.
+fn behind_link_header(event: &LogEvent) -> Option<&[u8]> {
+    const ETHERNET: usize = 14;
+    const VLAN: usize = 4;
+    let packet = &event.packet[..];
+    let word = |at: usize| Some(u16::from_be_bytes(*packet.get(at..)?.first_chunk()?));
+    let whole = match packet.first()? >> 4 {
+        4 => word(2).map(u32::from),
+        6 => word(4).map(|payload| u32::from(payload) + 40),
+        _ => None,
+    };
+    if whole == Some(event.length) {
+        return Some(packet);
+    }
+    let mut start = ETHERNET;
+    // include/uapi/linux/if_ether.h: ETH_P_8021Q, ETH_P_8021AD
+    while let Some(0x8100 | 0x88a8) = word(start - 2) {
+        start += VLAN;
+    }
+    // ETH_P_IP, ETH_P_IPV6
+    matches!(word(start - 2)?, 0x0800 | 0x86dd).then(|| packet.get(start..))?
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -202,8 +247,7 @@ fn sources(deployments: &[Deployment], mut read: Vec<Source>) -> Result<Vec<Sour
 /// Runs `traits log`.
 pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
     let interrupt = Interrupt::catch()?;
-    // What waits in the ring from before may be hours old.
-    let start = monotonic_now();
+    let start = if command.new { monotonic_now() } else { 0 };
     let mut open = sources(&deployments(command, global)?, Vec::new())?;
     if open.is_empty() {
         return Err(match &command.name {
@@ -212,6 +256,7 @@ pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
         });
     }
     let mut left = command.count.unwrap_or(u64::MAX);
+    let mut waits = false;
     while !interrupt.came() && left > 0 {
         for source in &open {
             for record in source.take()? {
@@ -222,6 +267,11 @@ pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
                 output::line(if command.json { source.json(&event)? } else { source.line(&event) })?;
                 left -= 1;
             }
+        }
+        if left > 0 && !waits {
+            waits = true;
+            let of = command.name.as_deref().unwrap_or("all policies");
+            output::note(format_args!("traits: waiting for events of {of}; Ctrl-C ends it"));
         }
         match open.first() {
             // an event may come in any of them
@@ -236,4 +286,34 @@ pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ip_header_is_found_behind_tags_and_without_a_link_header() {
+        let event = |packet: &[u8]| LogEvent {
+            time: 0,
+            rule: 0,
+            text: 0,
+            interface: None,
+            length: packet.len() as u32,
+            packet: packet.to_vec(),
+            traits: Vec::new(),
+        };
+        let mut ip = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        ip.extend([0, 53, 15, 160, 0, 8, 0, 0]);
+        let behind = |header: &[u8]| event(&[header, &ip].concat());
+        let addresses = [2; 12];
+        for tags in [&[][..], &[0x81, 0, 0, 5], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 5]] {
+            let event = behind(&[&addresses, tags, &[8, 0]].concat());
+            assert_eq!(behind_link_header(&event), Some(&ip[..]), "{tags:?}");
+        }
+        assert_eq!(behind_link_header(&behind(&[])), Some(&ip[..]), "as on tun");
+        assert_eq!(behind_link_header(&behind(&[&addresses[..], &[8, 6]].concat())), None, "ARP");
+        assert_eq!(behind_link_header(&event(&[2; 12])), None);
+        assert_eq!(behind_link_header(&event(&[])), None);
+    }
 }

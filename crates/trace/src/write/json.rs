@@ -105,6 +105,14 @@ impl From<Headers> for HeadersJson {
     }
 }
 
+/// A packet's headers, as events have them.
+///
+/// # Errors
+/// None in practice: everything in them can be written.
+pub fn headers(headers: Headers) -> serde_json::Result<Value> {
+    serde_json::to_value(HeadersJson::from(headers))
+}
+
 fn trait_value(value: &TraitValue) -> Value {
     match value {
         TraitValue::Flag => true.into(),
