@@ -628,6 +628,18 @@ fn an_event_at_tc_has_the_bytes_of_a_packet_in_several_buffers() {
     assert!(packet.len() >= 2 * 64 && packet[24..28] == *"0800", "{event}");
 }
 
+/// The registry has no room for what gives packets ids behind the policy's XDP program.
+#[test]
+fn a_tracer_says_what_to_take_down_where_a_policy_is_in_its_way() {
+    let Some(host) = Host::on(&[KernelFeature::LongMetadata]) else { return };
+    let edge = host.policy("edge", "key tenant u64\nxdp { set tenant = 7 }\n");
+    host.traits.ok("registry create small --flow 24");
+    host.ok(&format!("--registry small up {edge} --dev rx0"));
+    let said = host.fails("--registry small trace --dev rx0");
+    assert!(said.contains("packets get no id") && said.contains("in native mode, by edge; "), "{said}");
+    assert!(said.contains(" --registry small down edge` detaches it") && !said.contains("bpftool"), "{said}");
+}
+
 #[test]
 fn events_that_nobody_takes_are_counted_when_the_ring_is_full() {
     let Some(host) = Host::new() else { return };

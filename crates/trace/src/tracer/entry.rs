@@ -11,8 +11,9 @@ use std::{
 };
 
 use libbpf_rs::{MapCore, MapFlags};
-use packet_traits::attach::{
-    AttachError, Device, Direction, Position, TcxOptions, XdpMode, devices, interface_name, tcx, xdp,
+use packet_traits::{
+    attach::{AttachError, Device, Direction, Position, TcxOptions, XdpMode, devices, interface_name, tcx, xdp},
+    deployment::Holder,
 };
 
 use super::{
@@ -173,8 +174,10 @@ impl Tracer<'_> {
                 self.note(format!("{} is gone, and is not traced any more", interface.name));
                 continue;
             }
-            let mode = self.xdp_mode;
-            let attached = namespace.enter(|| xdp::attach(program.as_fd(), interface.index, mode));
+            let (mode, location) = (self.xdp_mode, &self.location);
+            let attached = namespace.enter(|| {
+                xdp::attach(program.as_fd(), interface.index, mode).map_err(|error| Holder::explain(error, location))
+            });
             match attached.map_err(system("enter a network namespace"))? {
                 Ok((attachment, mode)) => {
                     tracing::debug!("assigning ids at {} in {mode} mode", interface.name);

@@ -30,6 +30,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 use packet_traits::{
     attach::{Attachment, XdpMode},
     bind::LoadedObject,
+    deployment::Location,
     registry::Registry,
 };
 
@@ -128,6 +129,8 @@ pub struct Tracer<'r> {
     /// The interfaces were chosen by name.
     named: bool,
     xdp_mode: XdpMode,
+    /// Where deployments are that may stand in the way.
+    location: Location,
     standby: Standby,
     armed: Cell<bool>,
     pace: RefCell<Pace>,
@@ -194,6 +197,7 @@ impl<'r> Tracer<'r> {
             places: (options.namespaces.clone(), interfaces),
             named: !options.devices.is_empty(),
             xdp_mode: options.xdp_mode,
+            location: Location::from(registry),
             standby,
             armed: Cell::new(false),
             pace: RefCell::new(Pace::new(Instant::now())),

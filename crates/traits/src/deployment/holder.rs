@@ -21,6 +21,42 @@ impl Holder {
         Holder::find(bpffs, |_, deployed| deployed.info.program_id == program_id)
     }
 
+    /// Has the error for a place that a deployment holds name it, and say how to take it down. It is looked for in all
+    /// registries of the location's bpffs. The calling thread is in the network namespace that attaching was tried in.
+    pub fn explain(error: AttachError, location: &Location) -> AttachError {
+        match Holder::in_the_way(&error, &location.bpffs) {
+            Some(found) => found.named_by(error),
+            None => error,
+        }
+    }
+
+    /// The deployment that has the place which another program was to be attached to.
+    fn in_the_way(error: &AttachError, bpffs: &Path) -> Option<Holder> {
+        let AttachError::Busy { attempt, .. } = error else { return None };
+        match (attempt.hook, &*attempt.target) {
+            (Hook::Xdp, Target::Interface { ifindex, .. }) => Holder::of_program(bpffs, xdp::attached(*ifindex)?.0),
+            (hook @ Hook::Netfilter { .. }, _) => {
+                let here = Namespace::current().cookie;
+                Holder::find(bpffs, |one, deployed| one.about.namespace == here && deployed.info.hook == hook)
+            }
+            _ => None,
+        }
+    }
+
+    fn named_by(&self, error: AttachError) -> AttachError {
+        match error {
+            AttachError::Busy { attempt, holder, hint, errno } => {
+                let holder = format!("{holder}, by {}", self.name);
+                let hint = match attempt.hook {
+                    Hook::Xdp => format!("`{self}` detaches it"),
+                    _ => format!("`{self}` detaches it; or {hint}"),
+                };
+                AttachError::Busy { attempt, holder, hint, errno }
+            }
+            other => other,
+        }
+    }
+
     /// The deployment's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -54,28 +90,14 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Has the error for a place that a deployment holds name it, and say how to take it down.
+/// Has the error of [`Deployment::up`] name the holder, and say how to replace it.
 pub(super) fn explain(error: AttachError, bpffs: &Path) -> AttachError {
-    let AttachError::Busy { attempt, holder, hint, errno } = error else { return error };
-    let found = match (attempt.hook, &*attempt.target) {
-        (Hook::Xdp, Target::Interface { ifindex, .. }) => {
-            xdp::attached(*ifindex).and_then(|(id, _)| Holder::of_program(bpffs, id))
+    let Some(found) = Holder::in_the_way(&error, bpffs) else { return error };
+    let replace = format!("`{} up --replace --name {}` puts another version in its place", found.command(), found.name);
+    match found.named_by(error) {
+        AttachError::Busy { attempt, holder, hint, errno } if attempt.hook == Hook::Xdp => {
+            AttachError::Busy { hint: format!("{hint}, {replace}"), attempt, holder, errno }
         }
-        (hook @ Hook::Netfilter { .. }, _) => {
-            let here = Namespace::current().cookie;
-            Holder::find(bpffs, |one, deployed| one.about.namespace == here && deployed.info.hook == hook)
-        }
-        _ => None,
-    };
-    let Some(found) = found else { return AttachError::Busy { attempt, holder, hint, errno } };
-    let holder = format!("{holder}, by {}", found.name);
-    let hint = match attempt.hook {
-        Hook::Xdp => format!(
-            "`{found}` detaches it, `{} up --replace --name {}` puts another version in its place",
-            found.command(),
-            found.name
-        ),
-        _ => format!("`{found}` detaches it; or {hint}"),
-    };
-    AttachError::Busy { attempt, holder, hint, errno }
+        other => other,
+    }
 }
