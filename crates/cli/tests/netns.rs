@@ -1,5 +1,5 @@
-//! Commands in a mount namespace of their own, such as `ip netns exec` makes: on a host without a bpffs, they must not
-//! mount one that goes away with the command.
+//! Commands beside `ip netns`: what it calls network namespaces, and the mount namespace that `ip netns exec` makes for each
+//! command. On a host without a bpffs, none must be mounted that goes away with it.
 
 mod common;
 
@@ -48,6 +48,28 @@ fn what_is_advised_works() {
     assert!(printed.contains("tenant"), "it outlives the command: {printed}{said}");
     assert!(said.contains("is hidden from this process"), "{said}");
     assert_eq!(output.status.code(), Some(1), "{said}");
+}
+
+#[test]
+fn status_calls_a_network_namespace_by_its_name() {
+    let Some(traits) = Traits::new() else { return };
+    let edge = traits.policy("edge", "xdp { accept }\n");
+    let script = format!(
+        "
+        $TRAITS registry create >/dev/null 2>&1 || exit 2
+        ip netns add blue
+        ip netns exec blue ip link add veth7 type veth || exit 3
+        nsenter --net=/run/netns/blue $TRAITS up {} --dev veth7 >/dev/null || exit 4
+        $TRAITS status
+        $TRAITS status --json | grep netns_name
+        $TRAITS down edge >/dev/null",
+        edge.display()
+    );
+    let output = on_host(&script);
+    let printed = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{printed}{}", text(&output.stderr));
+    assert!(printed.contains("  veth7 (ifindex ") && printed.contains(") in netns blue "), "{printed}");
+    assert_eq!(printed.matches("\"netns_name\": \"blue\"").count(), printed.matches("netns_name").count(), "{printed}");
 }
 
 #[test]
