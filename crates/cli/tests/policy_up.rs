@@ -243,7 +243,7 @@ fn a_wrong_policy_is_told_by_line_and_changes_nothing() {
     assert!(error.contains("wrong.traits:3:") && error.contains("wrong.traits:4:"), "{error}");
     assert_eq!((host.up(), host.keys()), (vec![], vec![]));
 
-    let elsewhere = host.policy("elsewhere", "key tenant u32\nxdp { iif \"nosuch0\"  set tenant = 1 }\n");
+    let elsewhere = host.policy("elsewhere", "key tenant u32\nxdp { udp dport 1 redirect \"nosuch0\" }\n");
     let error = host.fails(&format!("up {elsewhere} --dev rx0"));
     assert!(error.contains("nosuch0") && error.contains("elsewhere.traits"), "{error}");
     assert_eq!((host.up(), host.keys()), (vec![], vec![]));
