@@ -12,7 +12,7 @@ pub const CAPTURE_MAX: usize = 256;
 /// `sizeof(config)`.
 const LEN: usize = BEFORE_CONDITIONS + CONDITIONS_MAX * 64;
 /// Of these, before the conditions.
-const BEFORE_CONDITIONS: usize = 128;
+const BEFORE_CONDITIONS: usize = 144;
 
 /// A key, as the programs find it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) only_drops: bool,
     /// Whether the tracepoint `consume_skb` tells the place (6.3).
     pub(crate) consume_place: bool,
+    /// Where the function is in which TCP ends connections.
+    pub(crate) tcp_end: (u64, u64),
     /// About headers, then about traits.
     pub(crate) conditions: (Vec<KernelCondition>, Vec<KernelCondition>),
 }
@@ -66,7 +68,8 @@ impl Config {
         let counts = [headers.len() as u8, (headers.len() + traits.len()) as u8];
         to.u8s(&[self.id.size, self.id.merge, self.entered.merge, self.only_drops.into(), counts[0], counts[1]]);
         to.u8s(&[self.consume_place.into(), 0]);
-        to.0.resize(BEFORE_CONDITIONS, 0);
+        to.0.resize(BEFORE_CONDITIONS - 16, 0);
+        to.u64s(&[self.tcp_end.0, self.tcp_end.1]);
         for condition in headers.iter().chain(traits) {
             to.u64s(&[condition.bit]);
             to.u64s(&condition.value);
@@ -109,13 +112,14 @@ mod tests {
             capture: 96,
             only_drops: true,
             consume_place: true,
+            tcp_end: (3, 4),
             conditions: (Vec::new(), vec![condition]),
             ..Default::default()
         };
         let bytes = config.bytes();
         assert_eq!(bytes.len(), LEN);
         assert_eq!((bytes[80], bytes[84], bytes[119], bytes[120], bytes[121]), (96, 5, 1, 0, 1));
-        assert_eq!(bytes[122], 1);
+        assert_eq!((bytes[122], bytes[128], bytes[136]), (1, 3, 4));
         let first = &bytes[BEFORE_CONDITIONS..];
         assert_eq!((first[0], first[48], first[57]), (7, 24, 1));
     }

@@ -98,6 +98,8 @@ pub enum Detail {
         reason: u32,
         /// An address in the kernel.
         place: u64,
+        /// See [`Event::is_spent`].
+        spent: bool,
     },
 }
 
@@ -134,6 +136,8 @@ pub enum Outcome {
     Redirected,
     /// It was freed after use, not by a process: answered, or taken up by the kernel.
     Consumed,
+    /// It was of use, and then the kernel called it dropped: see [`Event::is_spent`].
+    Spent,
     /// It is a part of another packet now.
     Merged,
     /// A process took it.
@@ -149,6 +153,7 @@ impl Outcome {
             Outcome::UnderWay => "under-way",
             Outcome::Redirected => "redirected",
             Outcome::Consumed => "consumed",
+            Outcome::Spent => "spent",
             Outcome::Merged => "merged",
             Outcome::Delivered => "delivered",
             Outcome::Dropped => "dropped",
@@ -169,6 +174,8 @@ pub struct Packet {
     pub more_steps: u32,
     /// Its addresses and ports, where they were seen last: behind a tunnel, the inner ones.
     pub headers: Option<Headers>,
+    /// Those that it came in with, if others were seen last: before NAT, or around a tunnel.
+    pub came_as: Option<Headers>,
     /// Its traits where it was seen last with any: the key's place in [`Keys`](crate::Keys), and the value.
     pub traits: Vec<(String, Value)>,
     /// How many packets were merged into it, itself not counted.
@@ -208,7 +215,9 @@ impl Packet {
         };
         match self.steps.get(place)?.detail {
             Detail::Verdict(verdict, program) => verdict.drop_reason().map(|_| Cause::Xdp(verdict, program)),
-            Detail::Dropped { reason, place } if !after_verdict() => Some(Cause::Kernel { reason, place }),
+            Detail::Dropped { reason, place, spent: false } if !after_verdict() => {
+                Some(Cause::Kernel { reason, place })
+            }
             _ => None,
         }
     }
@@ -289,6 +298,7 @@ impl Paths {
             steps: Vec::new(),
             more_steps: 0,
             headers: None,
+            came_as: None,
             traits: Vec::new(),
             merged: 0,
             retransmit_of,
@@ -296,8 +306,8 @@ impl Paths {
             buffers: Vec::new(),
             last_at: at,
         });
-        if headers.is_some() {
-            packet.headers = headers;
+        if let Some(headers) = headers {
+            packet.take_headers(headers);
         }
         if event.has_traits() {
             packet.traits.clear();
@@ -425,11 +435,18 @@ impl Paths {
 }
 
 impl Packet {
+    fn take_headers(&mut self, headers: Headers) {
+        let first = self.came_as.or(self.headers).unwrap_or(headers);
+        self.came_as = Some(first).filter(|first| first.flow() != headers.flow());
+        self.headers = Some(headers);
+    }
+
     fn take_outcome(&mut self, detail: &Detail, point: Point) {
         let outcome = match (point, detail) {
             (_, Detail::Verdict(verdict, _)) if verdict.drop_reason().is_some() => Outcome::Dropped,
             (_, Detail::Verdict(verdict, _)) if verdict.sends_elsewhere() => Outcome::Redirected,
             (Point::Deliver, _) => Outcome::Delivered,
+            (_, Detail::Dropped { spent: true, .. }) => Outcome::Spent,
             (Point::Drop, _) => Outcome::Dropped,
             (Point::Consume, _) => Outcome::Consumed,
             (_, Detail::Merged(_)) => Outcome::Merged,
@@ -498,7 +515,7 @@ fn detail_of(event: &Event<'_>) -> Detail {
             }
         }
         Point::Consume => Detail::Freed(event.place()),
-        Point::Drop => Detail::Dropped { reason: event.reason(), place: event.place() },
+        Point::Drop => Detail::Dropped { reason: event.reason(), place: event.place(), spent: event.is_spent() },
         _ => match event.socket() {
             0 => Detail::None,
             cookie => Detail::Socket(cookie),

@@ -1,7 +1,8 @@
 //! Many packets in a few numbers: counts, loss and latency by point, and by the value of a trait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use packet_traits::core::Value;
 use serde::Serialize;
 
 use crate::{
@@ -63,14 +64,20 @@ pub struct Summary {
     pub delivered: u64,
     /// Drops.
     pub dropped: u64,
+    /// Packets that the kernel calls dropped and that were of use: see [`Event::is_spent`].
+    pub spent: u64,
     /// Packets that GRO merged into others.
     pub merged: u64,
     /// Packets that brought a TCP segment again.
     pub retransmits: u64,
     /// By point.
     pub points: BTreeMap<Point, PointSummary>,
-    /// By key and text of the value.
+    /// By key and text of the value. Times are not here, nor keys of which nearly every packet has a value of its own.
     pub values: BTreeMap<(String, String), ValueSummary>,
+    /// Keys of which nearly every packet has a value of its own.
+    pub unique: BTreeSet<String>,
+    /// By key: values that are counted apart, and packets that have one.
+    pub(crate) keys: BTreeMap<String, (u64, u64)>,
     /// Verdicts of XDP programs of others.
     pub verdicts: BTreeMap<(XdpProgram, Verdict), u64>,
     /// By reason and place.
@@ -93,6 +100,7 @@ impl Summary {
         }
         match event.point() {
             Point::Deliver => self.delivered += u64::from(first(packet, Point::Deliver)),
+            Point::Drop if event.is_spent() => self.spent += 1,
             Point::Drop => {
                 let kernel = Cause::Kernel { reason: event.reason(), place: event.place() };
                 match packet.place_of(event) {
@@ -124,6 +132,7 @@ impl Summary {
             }
             match step.detail {
                 Detail::Verdict(verdict, program) => self.add_verdict(Some((verdict, program)), step.netns),
+                Detail::Dropped { spent: true, .. } => self.spent += 1,
                 _ => self.add_drop(packet.drop_at(place), step.netns),
             }
         }
@@ -149,6 +158,9 @@ impl Summary {
     /// Counts a packet of which nothing more is expected, by the values of its traits.
     pub fn add_finished(&mut self, packet: &Packet) {
         for (key, value) in &packet.traits {
+            if matches!(value, Value::Timestamp(_)) || self.unique.contains(key) {
+                continue;
+            }
             let mut name = (key.clone(), value.to_string());
             if self.values.len() >= VALUES_MAX && !self.values.contains_key(&name) {
                 OTHERS.clone_into(&mut name.1);
@@ -160,6 +172,24 @@ impl Summary {
                 counts.delivered += 1;
                 counts.latency.add(step.at.saturating_sub(packet.entered));
             }
+            let new = counts.packets == 1;
+            self.leave_out_if_unique(key, new);
+        }
+    }
+
+    /// Counts a packet with a value of the key, and leaves the key out once it has many values of which nearly all are of
+    /// one packet: an id, say.
+    fn leave_out_if_unique(&mut self, key: &str, new_value: bool) {
+        const ENOUGH: u64 = 32;
+        let (values, packets) = match self.keys.get_mut(key) {
+            Some(counts) => counts,
+            None => self.keys.entry(key.to_owned()).or_default(),
+        };
+        *values += u64::from(new_value);
+        *packets += 1;
+        if *values >= ENOUGH && *packets < 2 * *values {
+            self.values.retain(|(name, _), _| name != key);
+            self.unique.insert(key.to_owned());
         }
     }
 }

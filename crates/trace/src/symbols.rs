@@ -35,6 +35,15 @@ impl Symbols {
         Symbols { functions }
     }
 
+    /// Where a function begins and the next one does; `None` if it is not known.
+    pub(crate) fn range(&self, name: &str) -> Option<(u64, u64)> {
+        let at = self.functions.iter().position(|(_, function)| function == name)?;
+        let (start, _) = self.functions[at];
+        // it may have several names
+        let (end, _) = self.functions[at..].iter().find(|(other, _)| *other > start)?;
+        Some((start, *end))
+    }
+
     /// The function an address is in, and how far from its start; the address itself if that is not known.
     pub fn name(&self, address: u64) -> String {
         let after = self.functions.partition_point(|(start, _)| *start <= address);
@@ -81,5 +90,6 @@ mod tests {
         assert_eq!(symbols.name(0x41), "second+0x1");
         assert_eq!(symbols.name(0xf), "0xf");
         assert_eq!(Symbols::parse("00000000 T hidden\n").name(5), "0x5");
+        assert_eq!((symbols.range("first"), symbols.range("second")), (Some((0x10, 0x40)), None));
     }
 }

@@ -3,6 +3,9 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
     os::fd::AsFd,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -16,6 +19,7 @@ use common::{
 use packet_traits::{
     attach::{Attachment, XdpMode, xdp},
     core::{KeyName, KeyType, Value},
+    drop_reason,
     registry::{KeySpec, Registry},
 };
 use packet_traits_lab::{
@@ -24,9 +28,9 @@ use packet_traits_lab::{
     kernel_has_for, recv_numbered, send_numbered, skipped, udp_socket,
 };
 use packet_traits_trace::{
-    BUSY, Change, Options, Outcome, Packet,
+    BUSY, Change, Names, Options, Outcome, Packet,
     Point::{self, Consume, Deliver, Drop, Xdp},
-    QUIET, Standby, TraceError, Tracer,
+    QUIET, Standby, TraceError, Tracer, write,
 };
 
 /// A link, and a server on two of the ports that are sent to; on the others there is nobody.
@@ -224,6 +228,75 @@ fn conditions_on_ports_hold_behind_extension_headers() {
 }
 
 #[test]
+fn a_packet_says_what_it_came_as_before_nat() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let rules =
+        "table ip nat {\nchain c {\ntype nat hook prerouting priority dstnat\nudp dport 7001 redirect to 7007\n}\n}\n";
+    rig.pair.rx().netns().nft(rules).unwrap();
+    let tracer = start(&rig.home.registry, &rig.options(&["dport > 7000", "dport < 7003"]));
+    let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 4000)).unwrap();
+    let seen = watch(&tracer, || {
+        for port in [7001, 7002] {
+            send_numbered(&socket, rig.pair.rx().addr(Family::V4, port), 0..5, 64).unwrap();
+        }
+    });
+    let came = |packet: &Packet| packet.came_as.and_then(|headers| headers.ports).map(|(_, to)| to);
+    let (changed, other): (Vec<_>, Vec<_>) = seen.packets.iter().partition(|packet| port(packet) == Some(7007));
+    assert_eq!((changed.len(), other.len()), (5, 5), "{:?}", seen.packets);
+    assert!(changed.iter().all(|packet| came(packet) == Some(7001)), "{changed:?}");
+    assert!(other.iter().all(|packet| packet.came_as.is_none()), "{other:?}");
+    let mut line = String::new();
+    write::text::packet(&mut line, changed[0], &mut Names::read(&[]).unwrap());
+    assert!(line.contains(":7007 (came as UDP ") && line.contains(":7001)"), "{line}");
+}
+
+#[test]
+fn a_connection_that_closes_has_dropped_nothing() {
+    if !enabled() {
+        return;
+    }
+    let rig = Rig::new();
+    let (tx, rx) = (rig.pair.tx(), rig.pair.rx());
+    let names = drop_reason::names().unwrap_or_default();
+    let known = names.values().any(|name| name == "QUEUE_PURGE");
+    for only_drops in [false, true] {
+        let tracer = start(&rig.home.registry, &Options { only_drops, ..rig.options(&["proto == tcp"]) });
+        let seen = watch(&tracer, || {
+            for number in 0..20 {
+                let address = rx.addr(Family::V4, 9000 + number);
+                let listener = rx.netns().enter(|| TcpListener::bind(address)).unwrap();
+                let mut client = tx.netns().enter(|| TcpStream::connect(address)).unwrap();
+                let (mut server, _) = listener.accept().unwrap();
+                client.write_all(b"GET / HTTP/1.0").unwrap();
+                client.shutdown(Shutdown::Write).unwrap();
+                // the request, and not its end, which the kernel keeps with the connection
+                assert_eq!(server.read(&mut [0; 64]).unwrap(), 14);
+                server.write_all(b"HTTP/1.0 200").unwrap();
+                drop(server);
+                assert_eq!(client.read_to_end(&mut Vec::new()).unwrap(), 12);
+            }
+        });
+        if known {
+            let dropped: Vec<String> = seen
+                .packets
+                .iter()
+                .filter(|packet| packet.outcome == Outcome::Dropped)
+                .map(|packet| {
+                    let mut line = String::new();
+                    write::text::packet(&mut line, packet, &mut Names::read(&[]).unwrap());
+                    line
+                })
+                .collect();
+            assert_eq!((seen.summary.dropped, dropped), (0, Vec::new()));
+        }
+        assert_eq!(seen.packets.is_empty(), only_drops, "{:?}", seen.packets);
+    }
+}
+
+#[test]
 fn other_peoples_ids_and_traits_are_used() {
     if !long_enabled() {
         return;
@@ -261,6 +334,11 @@ fn other_peoples_ids_and_traits_are_used() {
     assert!(seen.packets.iter().all(|packet: &Packet| packet.id.is_multiple_of(5)));
     let values = &seen.summary.values;
     assert!(values.keys().any(|(key, value)| key == "tenant" && value == "4"), "{:?}", values.keys());
+    // a row for each packet would tell nothing
+    let summary = rig.seen(&by(&[]), 10).summary;
+    let keys: BTreeSet<&str> = summary.values.keys().map(|(key, _)| key.as_str()).collect();
+    assert!(keys.contains("tenant") && !keys.contains("packet_id") && !keys.contains("arrived"), "{keys:?}");
+    assert!(summary.unique.iter().eq(["packet_id"]), "{:?}", summary.unique);
 }
 
 #[test]

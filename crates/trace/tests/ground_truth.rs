@@ -205,7 +205,8 @@ fn every_packet_is_accounted_for() {
             // how often the kernel answers is limited (net.ipv4.icmp_ratelimit)
             way.retain(|point| *point != Icmp);
             assert_eq!(way, expected, "path of packet #{} to port {to}", packet.id);
-            let Some(Detail::Dropped { reason: number, place }) = packet.steps.last().map(|step| &step.detail) else {
+            let Some(Detail::Dropped { reason: number, place, .. }) = packet.steps.last().map(|step| &step.detail)
+            else {
                 panic!("{packet:?}");
             };
             assert_eq!(names.reason(*number), reason, "port {to}");

@@ -214,19 +214,6 @@ static __always_inline void report(const void *xdp, __u64 dev, __u32 len, _Bool 
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
 }
 
-/* Whether conditions on traits hold, as far as is known where a packet comes in. */
-static __always_inline _Bool brings_traits(const void *xdp, int brought)
-{
-	struct trait_view view = {};
-
-	if (config.conditions == config.header_conditions)
-		return 1;
-	if (brought == BROUGHT_NOTHING)
-		return 0;
-	view_area(xdp, &view);
-	return traits_hold(&view);
-}
-
 SEC("xdp")
 int trace_xdp(struct xdp_md *ctx)
 {
@@ -248,11 +235,9 @@ int trace_xdp(struct xdp_md *ctx)
 		}
 		if (config.sample > 1 && __sync_fetch_and_add(&counters.sampled, 1) % config.sample)
 			goto pass;
-		if (!armed) {
-			if (brings_traits(xdp, brought))
-				__sync_fetch_and_add(&counters.too_early, 1);
+		/* trace_receive counts it */
+		if (!armed)
 			goto pass;
-		}
 		if (trait_set(ctx, trace_id, config.run << 48 | (__sync_fetch_and_add(&counters.next_id, 1) + 1)) ||
 		    trait_set(ctx, trace_entered, bpf_ktime_get_ns())) {
 			__sync_fetch_and_add(&counters.no_room, 1);

@@ -19,6 +19,7 @@ struct detail {
 	_Bool queued; /* in a socket's queue, where UDP keeps other things in place of the interface (udp_dev_scratch) */
 	_Bool inferred;
 	_Bool new_id;
+	_Bool spent;
 	/*
 	 * Runs in the context of the process that has to do with it. A word of its own: so the verifier knows it, and
 	 * lets programs load that may not ask for the process (of TC before 6.15).
@@ -152,7 +153,7 @@ static __noinline _Bool report(const void *skb, struct trait_view *view, __u64 i
 	}
 	if (config.slower_ns && !late(now, entered))
 		return 1;
-	if (config.only_drops && detail->point != POINT_DROP)
+	if (config.only_drops && (detail->point != POINT_DROP || detail->spent))
 		return 1;
 	e = reserve(detail->point);
 	if (!e)
@@ -181,6 +182,8 @@ static __noinline _Bool report(const void *skb, struct trait_view *view, __u64 i
 		e->flags |= EVENT_INFERRED;
 	if (detail->new_id)
 		e->flags |= EVENT_NEW_ID;
+	if (detail->spent)
+		e->flags |= EVENT_SPENT;
 	if (dev)
 		set_device(e, dev);
 	if (netns)

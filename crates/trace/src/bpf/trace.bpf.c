@@ -650,12 +650,39 @@ static __always_inline void forget_waiting(__u64 cookie, __u64 id)
 	}
 }
 
+/* include/net/dropreason-core.h: its numbers differ between kernels */
+enum skb_drop_reason___trace {
+	SKB_DROP_REASON_NOT_SPECIFIED___trace = 1,
+	SKB_DROP_REASON_QUEUE_PURGE___trace = 2,
+};
+
+#define IS_REASON(reason, name)                                                                                        \
+	(bpf_core_enum_value_exists(enum skb_drop_reason___trace, SKB_DROP_REASON_##name##___trace) &&                 \
+	 (reason) == bpf_core_enum_value(enum skb_drop_reason___trace, SKB_DROP_REASON_##name##___trace))
+
+/* Whether it is a TCP segment without data, whose headers up to TCP's are off. */
+static __always_inline _Bool is_bare_segment(const void *skb)
+{
+	return SKB(skb, len) <= (__trait_kernel_load(__u8, SKB(skb, data) + 12) >> 4) * 4;
+}
+
+/*
+ * Whether a packet is freed that was of use, though the kernel calls it dropped: it is left in a queue that is emptied, as a
+ * closing FIN is until its socket goes; or it is the last ACK of a connection, for which there is no reason.
+ */
+static __always_inline _Bool is_spent(const void *skb, __u64 place, int reason)
+{
+	return IS_REASON(reason, QUEUE_PURGE) ||
+	       (IS_REASON(reason, NOT_SPECIFIED) && place >= config.tcp_end_from && place < config.tcp_end_to &&
+		is_bare_segment(skb));
+}
+
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(trace_drop, struct sk_buff *skb, void *place, int reason)
 {
 	struct current_packet *now = on_this_cpu();
 
-	LOOK(skb, .point = POINT_DROP, .place = (__u64)place, .reason = reason);
+	LOOK(skb, .point = POINT_DROP, .place = (__u64)place, .reason = reason, .spent = is_spent(skb, (__u64)place, reason));
 	if (!now)
 		return 0;
 	/* from here on there may be another packet at its address */

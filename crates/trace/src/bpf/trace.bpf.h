@@ -59,6 +59,7 @@ enum {
 	EVENT_INFERRED = 4, /* the tracepoint does not show the packet */
 	EVENT_ENTERED = 8, /* `entered` is known */
 	EVENT_NEW_ID = 16, /* XDP, TC_INGRESS: the packet got its id here, it did not bring one along */
+	EVENT_SPENT = 32, /* DROP: it was of use, though the kernel calls it dropped */
 };
 
 /* One packet at one point. The flow region's slots, the packet region's and the packet's first bytes follow. */
@@ -158,6 +159,8 @@ const volatile struct {
 	__u8 conditions;
 	__u8 consume_place; /* the tracepoint consume_skb tells the place (6.3) */
 	__u8 unused;
+	__u64 tcp_end_from; /* address of tcp_rcv_state_process (net/ipv4/tcp_input.c), and its end; 0: not known */
+	__u64 tcp_end_to;
 	struct condition condition[CONDITIONS];
 } config SEC(".rodata.config") = { .event_len = sizeof(struct event) };
 

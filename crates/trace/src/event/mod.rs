@@ -116,9 +116,16 @@ impl<'a> Event<'a> {
         raw::u32(self.raw, at::REASON)
     }
 
-    /// Whether the packet is dropped here: by the kernel, or by an XDP program of someone else.
+    /// Whether the packet was of use, though the kernel calls it dropped: a connection's last FIN and ACK, and what is left
+    /// in a queue that is emptied, as that of a socket is which is closed.
+    pub fn is_spent(&self) -> bool {
+        self.flags() & raw::SPENT != 0
+    }
+
+    /// Whether the packet is dropped here: by the kernel, unless it [`is_spent`](Event::is_spent), or by another XDP program.
     pub fn is_drop(&self) -> bool {
-        self.point == Point::Drop || self.verdict().is_some_and(|(verdict, _)| verdict.drop_reason().is_some())
+        self.point == Point::Drop && !self.is_spent()
+            || self.verdict().is_some_and(|(verdict, _)| verdict.drop_reason().is_some())
     }
 
     /// What GRO did.

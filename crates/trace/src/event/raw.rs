@@ -36,6 +36,7 @@ pub(super) const MAC: u8 = 2;
 pub(super) const INFERRED: u8 = 4;
 pub(super) const ENTERED: u8 = 8;
 pub(super) const NEW_ID: u8 = 16;
+pub(super) const SPENT: u8 = 32;
 
 pub(super) fn u16(raw: &[u8], at: usize) -> u16 {
     u16::from_ne_bytes([raw[at], raw[at + 1]])

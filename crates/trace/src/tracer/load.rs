@@ -27,6 +27,7 @@ use crate::{
     functions::Functions,
     keys::{ENTERED_KEY, ID_KEY, Keys, OWN_KEYS, TC_ENTERED_KEY, TC_ID_KEY, TracedKey},
     namespace::Namespace,
+    symbols::Symbols,
 };
 
 static TRACE_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
@@ -41,6 +42,8 @@ const TC_WRITE: &str = "bpf_dynptr_from_skb_meta";
 const UDP_FAIL: &str = "udp_fail_queue_rcv_skb";
 /// A function that came with the skb beside veth's XDP buffers (6.3), whose type may be a module's.
 const VETH_SKB: &str = "bpf_xdp_metadata_rx_timestamp";
+/// The function that ends TCP connections.
+const TCP_END: &str = "tcp_rcv_state_process";
 /// The function by which netfilter programs are attached (6.4).
 const NETFILTER_LINK: &str = "bpf_nf_link_attach";
 /// How often the programs are loaded anew if keys go meanwhile.
@@ -89,7 +92,8 @@ impl Loaded {
         });
         let keys = Keys::read(registry)?;
         let consume_place = arguments(&btf, "consume_skb") > 1;
-        let config = Config { consume_place, ..configure(registry, options, &keys, behind_xdp)? };
+        let tcp_end = Symbols::read().ok().and_then(|symbols| symbols.range(TCP_END)).unwrap_or_default();
+        let config = Config { consume_place, tcp_end, ..configure(registry, options, &keys, behind_xdp)? };
 
         let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
         prepare(&mut bound, &config, options)?;
@@ -214,6 +218,7 @@ fn configure(registry: &Registry, options: &Options, keys: &Keys, behind_xdp: bo
         only_drops: options.reports_only_drops(),
         conditions,
         consume_place: false,
+        tcp_end: (0, 0),
     })
 }
 

@@ -246,12 +246,12 @@ impl<'r> Tracer<'r> {
             self.take_away();
             return Err(error);
         }
-        self.set_armed(true)?;
         // the entry last: what has an id is then seen at all points
         if let Err(error) = self.attach_entry() {
             self.take_away();
             return Err(error);
         }
+        self.set_armed(true)?;
         self.too_early.set(self.counts()?.shown.too_early);
         self.pace.borrow_mut().restart(Instant::now());
         Ok(())
@@ -275,8 +275,9 @@ impl<'r> Tracer<'r> {
     }
 
     fn set_armed(&self, armed: bool) -> Result<(), TraceError> {
-        let entries = [Some(&self.trace), self.assign.as_ref(), self.enter.as_ref()];
-        for object in entries.into_iter().flatten().chain(self.functions.objects()) {
+        // what counts packets that are too early last, so that none is neither counted nor followed
+        let entries = [self.assign.as_ref(), self.enter.as_ref()];
+        for object in entries.into_iter().flatten().chain(self.functions.objects()).chain([&self.trace]) {
             switch(object, ".data.armed", armed)?;
         }
         self.armed.set(armed);

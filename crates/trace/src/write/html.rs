@@ -123,6 +123,7 @@ fn tiles(to: &mut impl Write, summary: &Summary, counters: &Counters) -> io::Res
         ("packets", summary.packets, false),
         ("delivered", summary.delivered, false),
         ("dropped", summary.dropped, true),
+        ("ended connections", summary.spent, false),
         ("merged by GRO", summary.merged, false),
         ("came again", summary.retransmits, false),
         ("events", summary.events, false),

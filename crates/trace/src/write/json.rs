@@ -8,17 +8,17 @@
 //! |---|---|---|
 //! | `start` | first | `kernel`, `registry`, `id_key`, `assigns_ids`, `armed`: whether the points behind the entry are in place, `keys`: [{`name`, `type`}], `points`: [{`name`, `hook`}], `notes`: list of text |
 //! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first`: it got its id here (xdp, tc-ingress), `verdict`, `program` and `program_id` (xdp-verdict), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver, peek), `socket`: its cookie in hexadecimal (cgroup, backlog, out-of-order, enqueue, queue-full, deliver, peek), `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
-//! | `packet` | with `--per-packet`, a packet of which nothing more is expected | `id`, `entered_ns`, `duration_ns`, `outcome`, `headers`, `traits`, `merged`, `clones`, `retransmit_of`, `steps`: [{`point`, `since_entered_ns`, `since_step_ns`, `netns`, `netns_name`, `dev`, `copy`, `inferred`; where known the members that events have there}], `more_steps` |
+//! | `packet` | with `--per-packet`, a packet of which nothing more is expected | `id`, `entered_ns`, `duration_ns`, `outcome`, `headers`, `came_as`: headers that it came in with, if others were seen last (NAT, a tunnel), `traits`, `merged`, `clones`, `retransmit_of`, `steps`: [{`point`, `since_entered_ns`, `since_step_ns`, `netns`, `netns_name`, `dev`, `copy`, `inferred`; where known the members that events have there}], `more_steps` |
 //! | `lost` | events did not fit into the ring buffer | `events`, so far, `points`: {name: count} |
 //! | `standby` | the points behind the entry were taken away, or are back (`--standby`) | `armed`: whether they are in place now, `why`: text for people |
-//! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `merged`, `retransmits`, `lost`, `lost_points`: {name: count}, `no_room`, `too_early`, `taken`, `shared`, `unfollowed`, `given_up`, `points`, `drops`, `values`, `verdicts`: [{`program`, `program_id`, `verdict`, `packets`}] of XDP programs of others, `xdp`: packets that the tracer cannot tell, by what XDP programs of others did with them: [{`fate`, `dev`, `ifindex`, `netns`, `netns_name`, `program`, `program_id`, `packets`}], traced or not |
+//! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `spent`: what the kernel calls dropped at the end of a connection, or that a closing socket left, `merged`, `retransmits`, `unique_keys`: keys that `values` leaves out, `lost`, `lost_points`: {name: count}, `no_room`, `too_early`, `taken`, `shared`, `unfollowed`, `given_up`, `points`, `drops`, `values`, `verdicts`: [{`program`, `program_id`, `verdict`, `packets`}] of XDP programs of others, `xdp`: packets that the tracer cannot tell, by what XDP programs of others did with them: [{`fate`, `dev`, `ifindex`, `netns`, `netns_name`, `program`, `program_id`, `packets`}], traced or not |
 //!
 //! `headers` is `null` or {`protocol`, `source`, `destination`, `source_port`, `destination_port`, `tcp`: {`sequence`, `flags`,
 //! `data`}}. In `traits`, values of up to 32 bits are numbers, flags `true`, all others text as `traits keys` has them.
 //! Verdicts: `aborted`, `drop`, `pass`, `tx`, `redirect`, `invalid`; as reasons of drops, `xdp_aborted`, `xdp_drop`,
 //! `xdp_invalid`, with the program as the place. Fates: `redirected`, `redirect-failed`, `aborted`, `tx-failed`, `other-failed`.
 //! Points that need `fentry` are in `points` only where the kernel has it.
-//! Outcomes: `under-way`, `redirected`, `consumed`, `merged`, `delivered`, `dropped`.
+//! Outcomes: `under-way`, `redirected`, `consumed`, `spent`, `merged`, `delivered`, `dropped`.
 
 use packet_traits::core::Value as TraitValue;
 use serde::Serialize;
@@ -248,7 +248,7 @@ pub fn packet(packet: &Packet, names: &mut Names) -> Value {
                     one["comm"] = comm.clone().into();
                 }
                 Detail::Freed(place) => one["place"] = names.place(*place).into(),
-                Detail::Dropped { reason, place } => {
+                Detail::Dropped { reason, place, .. } => {
                     one["reason"] = names.reason(*reason).into();
                     one["place"] = names.place(*place).into();
                 }
@@ -261,7 +261,7 @@ pub fn packet(packet: &Packet, names: &mut Names) -> Value {
     json!({
         "v": VERSION, "type": "packet", "id": packet.id.to_string(), "entered_ns": packet.entered,
         "duration_ns": packet.duration(), "outcome": packet.outcome.name(),
-        "headers": packet.headers.map(HeadersJson::from), "traits": traits, "merged": packet.merged,
+        "headers": packet.headers.map(HeadersJson::from), "came_as": packet.came_as.map(HeadersJson::from), "traits": traits, "merged": packet.merged,
         "clones": packet.clones(), "retransmit_of": packet.retransmit_of.map(|id| id.to_string()),
         "steps": steps, "more_steps": packet.more_steps,
     })
@@ -338,7 +338,8 @@ pub fn summary(summary: &Summary, counters: &Counters, given_up: u64, names: &mu
         .collect();
     json!({
         "v": VERSION, "type": "summary", "packets": summary.packets, "events": summary.events,
-        "delivered": summary.delivered, "dropped": summary.dropped, "merged": summary.merged,
+        "delivered": summary.delivered, "dropped": summary.dropped, "spent": summary.spent, "merged": summary.merged,
+        "unique_keys": summary.unique,
         "retransmits": summary.retransmits,
         "lost": counters.lost_events(), "lost_points": lost_points(counters), "no_room": counters.no_room,
         "too_early": counters.too_early, "taken": counters.taken, "shared": counters.shared, "unfollowed": counters.unfollowed, "given_up": given_up, "points": points, "drops": drops, "values": values,

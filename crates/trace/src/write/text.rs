@@ -81,6 +81,9 @@ pub fn packet(to: &mut String, packet: &Packet, names: &mut Names) {
     if let Some(headers) = packet.headers {
         let _ = write!(to, " {headers}");
     }
+    if let Some(first) = packet.came_as {
+        let _ = write!(to, " (came as {})", first.flow());
+    }
     for (key, value) in &packet.traits {
         let _ = write!(to, " {key}={value}");
     }
@@ -158,7 +161,7 @@ fn without_socket(detail: &Detail, names: &mut Names) -> String {
         Detail::Delivered { bytes, pid, comm, .. } if comm.is_empty() => format!("{} to {pid}", counted(bytes, "byte")),
         Detail::Delivered { bytes, pid, comm, .. } => format!("{} to {comm}[{pid}]", counted(bytes, "byte")),
         Detail::Freed(place) => names.place(*place).to_owned(),
-        Detail::Dropped { reason, place } => format!("{} at {}", names.reason(*reason), names.place(*place)),
+        Detail::Dropped { reason, place, .. } => format!("{} at {}", names.reason(*reason), names.place(*place)),
     }
 }
 
@@ -173,6 +176,14 @@ pub fn summary(summary: &Summary, counters: &Counters, names: &mut Names) -> Vec
         summary.merged,
         summary.retransmits
     )];
+    if summary.spent != 0 {
+        let packets = counted(summary.spent, "packet");
+        lines.push(format!("{packets} not counted as dropped: the end of a connection, or left as a socket closed"));
+    }
+    if !summary.unique.is_empty() {
+        let keys = summary.unique.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        lines.push(format!("no table by {keys}: nearly every packet has a value of its own"));
+    }
     lines.push(String::new());
     lines.push(format!(
         "{:<14}{:>10}{:>12}{:>10}{:>10}{:>12}{:>10}",
