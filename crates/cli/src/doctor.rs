@@ -167,7 +167,7 @@ struct Rig {
 impl Rig {
     fn build() -> Result<Rig, packet_traits_lab::Error> {
         let pair = Pair::new()?;
-        let cgroup = match cgroup::cgroup_root() {
+        let cgroup = match cgroup::cgroup_tree() {
             Ok(_) => Cgroup::new().map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };

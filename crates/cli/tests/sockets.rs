@@ -586,3 +586,40 @@ fn a_server_in_another_cgroup_is_told_from_one_that_is_served() {
     idle.kill().unwrap();
     idle.wait().unwrap();
 }
+
+/// What a command says in a container: its cgroup namespace's root is mounted in place of the host's. Nothing of `line` may be
+/// in quotes.
+fn in_container(traits: &Traits, line: &str) -> std::process::Output {
+    let tree = packet_traits::attach::cgroup::cgroup_root().unwrap();
+    let command = format!(
+        "umount {0} && mount -t cgroup2 none {0} && exec {1} --bpffs {2} {line}",
+        tree.display(),
+        env!("CARGO_BIN_EXE_traits"),
+        traits.bpffs.path().display()
+    );
+    Command::new("unshare").args(["--mount", "--cgroup", "sh", "-c", &command]).output().unwrap()
+}
+
+#[test]
+fn a_containers_root_is_not_taken_for_the_hosts() {
+    let Some(host) = Host::new() else { return };
+    for command in ["sockets attach", "sockets detach"] {
+        let output = in_container(&host.traits, command);
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), said.contains("cgroup namespace")), (Some(1), true), "{command}: {said}");
+        assert!(said.contains("nsenter --target 1 --mount --cgroup"), "{said}");
+    }
+    assert!(host.status()["cgroups"].as_array().is_none_or(Vec::is_empty));
+    // a cgroup that is named is served, by the path that the container has for it
+    let tree = packet_traits::attach::cgroup::cgroup_root().unwrap();
+    let output = in_container(&host.traits, &format!("sockets attach --cgroup {}", tree.display()));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(cgroups(&host.status()).len(), 1);
+    host.traits.ok("sockets detach --all");
+    let netns = Netns::new().unwrap();
+    netns.ip("link add one type veth peer name other\nlink set one up\nlink set other up").unwrap();
+    let output = in_container(&host.traits, &format!("trace --netns {} --duration 1", netns.path().display()));
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("the queues of sockets outside of it"), "{said}");
+}

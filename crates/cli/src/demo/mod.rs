@@ -133,7 +133,7 @@ fn require_kernel() -> Result<(), Box<dyn Error>> {
         )
         .into());
     }
-    if cgroup::cgroup_root().is_err() {
+    if cgroup::cgroup_tree().is_err() {
         const BESIDE_V1: &str = "/sys/fs/cgroup/unified";
         let place = if Path::new(BESIDE_V1).is_dir() { BESIDE_V1 } else { "/sys/fs/cgroup" };
         return Err(format!(

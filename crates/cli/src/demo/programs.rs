@@ -140,7 +140,7 @@ pub(super) fn attach(
     }
     attachments.push(cgroup::attach_path(
         program("demo_cgroup")?.as_fd(),
-        cgroup::cgroup_root()?,
+        cgroup::cgroup_tree()?.path,
         CgroupHook::Ingress,
     )?);
     let rx0 = network.rx(Route::Plain);

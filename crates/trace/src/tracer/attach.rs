@@ -80,11 +80,18 @@ impl Tracer<'_> {
         if receive.is_none() && self.needs(RECEIVE) {
             *receive = self.attach_tracepoint(RECEIVE)?;
         }
-        match cgroup::cgroup_root() {
+        match cgroup::cgroup_tree() {
             _ if !self.needs("trace_cgroup") => {}
-            Ok(root) => {
+            Ok(tree) => {
                 let program = fd_of(&self.trace, "trace_cgroup")?;
-                attachments.push(cgroup::attach_path(program.as_fd(), root, CgroupHook::Ingress)?);
+                attachments.push(cgroup::attach_path(program.as_fd(), &tree.path, CgroupHook::Ingress)?);
+                if !tree.whole {
+                    self.note(format!(
+                        "{} is the root of a cgroup namespace, not the host's: the queues of sockets outside of it, and \
+                         datagrams' delivery to them, are not seen (`nsenter --target 1 --mount --cgroup` leads to the host's)",
+                        tree.path.display()
+                    ));
+                }
             }
             Err(error) => self.note(format!("{error}: sockets' queues and delivery of datagrams are not seen")),
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use libbpf_sys::{bpf_attach_type, bpf_prog_type};
@@ -194,31 +194,64 @@ fn explain(attempt: &Attempt, errno: i32) -> AttachError {
     }
 }
 
-/// Where the cgroup v2 tree is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` beside cgroup v1.
+/// The cgroup v2 tree, as far as this mount and cgroup namespace show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupTree {
+    /// Where it is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` beside cgroup v1.
+    pub path: PathBuf,
+    /// Whether that is the host's root. In a container it usually is the container's own cgroup: a program there sees no
+    /// socket of the host or of other containers.
+    pub whole: bool,
+}
+
+/// The cgroup v2 tree; of several mounts the one that shows the host's root.
 ///
 /// # Errors
 /// [`AttachError::Cgroup`] if it is not mounted in this mount namespace.
-pub fn cgroup_root() -> Result<PathBuf, AttachError> {
+pub fn cgroup_tree() -> Result<CgroupTree, AttachError> {
     const MOUNTS: &str = "/proc/self/mountinfo";
     let failed = |path: &str, errno, hint| AttachError::Cgroup { path: path.into(), hint, errno };
     let mounts = fs::read_to_string(MOUNTS).map_err(|error| failed(MOUNTS, errno_of(&error), "mount /proc"))?;
-    cgroup2_mount(&mounts).ok_or_else(|| {
+    let points = cgroup2_mounts(&mounts);
+    let whole = points.iter().find(|point| is_root(point));
+    let path = whole.or(points.first()).cloned().ok_or_else(|| {
         let hint = "no cgroup v2 tree is mounted: `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`";
         failed("v2 tree", libc::ENOENT, hint)
-    })
+    })?;
+    Ok(CgroupTree { whole: whole.is_some(), path })
 }
 
-/// The mount of the cgroup2 file system in the text of mountinfo (proc_pid_mountinfo(5)): the one that shows the whole
-/// tree, or else one that shows a part.
-fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
+/// The host's cgroup v2 root: the cgroup of every process.
+///
+/// # Errors
+/// [`AttachError::Cgroup`] if the tree is not mounted in this mount namespace; [`AttachError::PartOfCgroups`] if only a part
+/// of it is.
+pub fn cgroup_root() -> Result<PathBuf, AttachError> {
+    match cgroup_tree()? {
+        CgroupTree { path, whole: true } => Ok(path),
+        CgroupTree { path, .. } => Err(AttachError::PartOfCgroups { path }),
+    }
+}
+
+/// Whether a directory is the root of the whole tree.
+fn is_root(directory: &Path) -> bool {
+    // the first inode of a kernfs (kernfs_create_root in fs/kernfs/dir.c)
+    const ROOT_INODE: u64 = 1;
+    fs::metadata(directory).is_ok_and(|found| found.ino() == ROOT_INODE)
+}
+
+/// The mounts of the cgroup2 file system in the text of mountinfo (proc_pid_mountinfo(5)): those that show the whole tree
+/// of this cgroup namespace first.
+fn cgroup2_mounts(mountinfo: &str) -> Vec<PathBuf> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let (mount, file_system) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
         let (root, point) = (fields.next()?, fields.next()?);
         (file_system.split(' ').next() == Some("cgroup2")).then_some((root, point))
     });
-    let (_, point) = mounts.min_by_key(|(root, _)| *root != "/")?;
-    Some(PathBuf::from(unescape(point)))
+    let mut mounts: Vec<_> = mounts.collect();
+    mounts.sort_by_key(|(root, _)| *root != "/");
+    mounts.into_iter().map(|(_, point)| PathBuf::from(unescape(point))).collect()
 }
 
 /// Undoes mountinfo's octal escapes of space, tab, newline and backslash.
@@ -241,13 +274,13 @@ mod tests {
 
     #[test]
     fn root_is_found_beside_cgroup_v1() {
-        assert_eq!(cgroup2_mount(HYBRID), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(cgroup2_mounts(HYBRID), [Path::new("/sys/fs/cgroup/unified")]);
     }
 
     #[test]
     fn root_is_found_where_only_v2_is_mounted() {
         let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2_mount(unified), Some("/sys/fs/cgroup".into()));
+        assert_eq!(cgroup2_mounts(unified), [Path::new("/sys/fs/cgroup")]);
     }
 
     #[test]
@@ -256,12 +289,11 @@ mod tests {
 40 23 0:26 /system.slice /mnt/part rw - cgroup2 cgroup2 rw
 41 23 0:26 / /mnt/with\\040space rw - cgroup2 cgroup2 rw
 ";
-        assert_eq!(cgroup2_mount(both), Some("/mnt/with space".into()));
-        assert_eq!(cgroup2_mount(both.lines().next().unwrap_or_default()), Some("/mnt/part".into()));
+        assert_eq!(cgroup2_mounts(both), [Path::new("/mnt/with space"), Path::new("/mnt/part")]);
     }
 
     #[test]
     fn cgroup_v1_alone_has_no_root() {
-        assert_eq!(cgroup2_mount("33 31 0:29 / /c rw - cgroup cgroup rw\n"), None);
+        assert!(cgroup2_mounts("33 31 0:29 / /c rw - cgroup cgroup rw\n").is_empty());
     }
 }

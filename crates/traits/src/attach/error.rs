@@ -132,6 +132,17 @@ pub enum AttachError {
         errno: i32,
     },
 
+    /// The cgroup v2 tree is mounted, but this mount or cgroup namespace shows only a part of it.
+    #[error(
+        "{} is not the host's cgroup root but that of a cgroup namespace, as in a container: name the cgroup, or run the \
+         command in the host's namespaces (`nsenter --target 1 --mount --cgroup`)",
+        path.display()
+    )]
+    PartOfCgroups {
+        /// Where it is mounted.
+        path: PathBuf,
+    },
+
     /// A cgroup was not found or not opened.
     #[error("cannot open cgroup {}: {}; {hint}", path.display(), Errno(*errno))]
     Cgroup {
@@ -156,7 +167,7 @@ impl AttachError {
             | Self::Pin { errno, .. }
             | Self::Detach { errno, .. }
             | Self::Cgroup { errno, .. } => Some(*errno),
-            Self::WrongProgram { .. } | Self::WrongKind { .. } => None,
+            Self::WrongProgram { .. } | Self::WrongKind { .. } | Self::PartOfCgroups { .. } => None,
         }
     }
 }

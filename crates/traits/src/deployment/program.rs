@@ -113,7 +113,7 @@ impl Program {
     fn cgroup(&self, options: &UpOptions, hook: CgroupHook) -> Result<Place, DeployError> {
         let path = options.cgroup.clone().ok_or_else(|| {
             // Not the root by itself: a program that drops would cut off the host.
-            let root = cgroup::cgroup_root().unwrap_or_else(|_| "/sys/fs/cgroup".into());
+            let root = cgroup::cgroup_tree().map_or_else(|_| "/sys/fs/cgroup".into(), |tree| tree.path);
             self.needs(format!("--cgroup PATH, such as {}", root.join("system.slice").display()))
         })?;
         Ok(Place::Cgroup { path, hook })

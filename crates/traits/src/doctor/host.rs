@@ -10,7 +10,10 @@ use libbpf_rs::btf::Btf;
 
 use super::{Finding, Probe};
 use crate::{
-    attach::{cgroup::cgroup_root, kernel_release},
+    attach::{
+        cgroup::{CgroupTree, cgroup_tree},
+        kernel_release,
+    },
     bpffs::{self, BpffsError},
     registry::{Registry, RegistryName},
 };
@@ -159,11 +162,12 @@ fn registry(root: &Path, path: &PathBuf) -> Option<Finding> {
 }
 
 fn cgroup() -> Finding {
-    match cgroup_root() {
-        Ok(root) => {
+    match cgroup_tree() {
+        Ok(CgroupTree { path: root, whole }) => {
             let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
             let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("unknown").to_owned();
-            Finding::yes(Probe::Cgroup, format!("{}, this process in {own}", root.display()))
+            let part = if whole { "" } else { ", a container's part of the host's tree" };
+            Finding::yes(Probe::Cgroup, format!("{}{part}, this process in {own}", root.display()))
         }
         Err(_) => Finding::no(Probe::Cgroup, "no cgroup v2 tree is mounted"),
     }

@@ -152,7 +152,7 @@ impl Reader {
             }
             Stage::Cgroup => match &ground.cgroup {
                 Some(cgroup) => cgroup::attach_path(fd, cgroup, CgroupHook::Ingress),
-                None => cgroup::cgroup_root().and_then(|root| cgroup::attach_path(fd, root, CgroupHook::Ingress)),
+                None => cgroup::cgroup_tree().and_then(|tree| cgroup::attach_path(fd, tree.path, CgroupHook::Ingress)),
             },
             Stage::SocketFilter | Stage::SocketOption => socket::attach(fd, route.receiver.as_fd()),
         })?;

@@ -16,7 +16,7 @@ use super::error::{Overlap, Place, SocketProgramsError};
 use crate::{
     attach::{
         AttachError, CgroupHook,
-        cgroup::{self, CgroupLink},
+        cgroup::{self, CgroupLink, CgroupTree},
     },
     bpffs::DEFAULT_ROOT,
     registry::{self, Registry, RegistryError, RegistryName},
@@ -65,7 +65,7 @@ fn is_cgroup2(dir: &File) -> io::Result<bool> {
 pub(super) fn paths(ids: impl IntoIterator<Item = u64>) -> HashMap<u64, PathBuf> {
     let wanted: HashSet<u64> = ids.into_iter().collect();
     let mut found = HashMap::new();
-    let Ok(root) = cgroup::cgroup_root() else { return found };
+    let Ok(CgroupTree { path: root, .. }) = cgroup::cgroup_tree() else { return found };
     if let Some(id) = inode(&root).filter(|id| wanted.contains(id)) {
         found.insert(id, root.clone());
     }
