@@ -434,8 +434,36 @@ fn a_match_is_one_for_iptables_and_follows_a_new_version() {
     host.policy("edge", &policy(77));
     host.ok(&format!("up {edge} --dev rx0 --replace"));
     assert!(!host.delivers(5000));
-    host.ok("down edge");
+    let output = host.run("down edge");
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("still used") && said.contains(path), "{said}");
     assert!(host.delivers(5000), "nothing matches when the policy is down");
+    // saved rules can be restored
+    let restored =
+        host.pair.rx().netns().command("sh").args(["-c", "iptables-save | iptables-restore"]).output().unwrap();
+    assert!(restored.status.success(), "{}", text(&restored.stderr));
+    assert!(host.ok("status").contains("edge (down)"));
+    host.ok(&format!("up {edge} --dev rx0"));
+    assert!(!host.delivers(5000), "the old rule asks the policy that is up again");
+
+    // a version without the filter leaves it to its user, and one with it takes it over
+    host.policy("edge", "key tenant u32\nxdp { set tenant = 77 }\n");
+    host.ok(&format!("up {edge} --dev rx0 --replace"));
+    assert!(host.delivers(5000));
+    host.policy("edge", &policy(77));
+    host.ok(&format!("up {edge} --dev rx0 --replace"));
+    assert!(!host.delivers(5000));
+
+    let flushed = host.pair.rx().netns().command("iptables").arg("-F").output().unwrap();
+    assert!(flushed.status.success());
+    host.ok("down edge");
+    assert!(!Path::new(path).exists(), "nothing uses it");
+    assert_eq!(host.up(), [""; 0]);
+    host.ok(&format!("up {edge} --dev rx0"));
+    assert!(text(&host.run("down edge --keep-filters").stderr).contains("stays pinned"));
+    assert!(Path::new(path).exists());
+    host.ok("down edge");
+    assert_eq!(host.up(), [""; 0]);
 }
 
 #[test]

@@ -293,7 +293,10 @@ fn every_packet_meets_one_version_at_every_hook(mode: XdpMode, force_clsact: boo
     assert_eq!(ids(&first), ids(last), "the links are the first ones");
     assert_eq!(tc_filters(&host), filters, "the filter is the first one");
 
-    Deployment::down(NAME, &host.location()).unwrap();
+    // a filter that is used would stay
+    drop(receiver);
+    let down = Deployment::down(NAME, &host.location()).unwrap();
+    assert!(down.kept().is_empty(), "{:?}", down.kept());
     host.exchange(0);
     assert!(!host.folder().exists());
 }
@@ -873,7 +876,7 @@ fn a_device_bound_program_reads_hardware_metadata_and_can_be_replaced() {
 }
 
 #[test]
-fn a_filter_that_others_hold_ends_with_its_deployment() {
+fn a_filter_that_is_used_runs_nothing_until_its_deployment_is_up_again() {
     let Some(host) = Host::new() else { return };
     let mut options = host.options();
     for (usage, name) in [(FilterUse::Match, "matches nothing"), (FilterUse::Steer, "leaves the choice")] {
@@ -889,10 +892,17 @@ fn a_filter_that_others_hold_ends_with_its_deployment() {
             packet_traits_lab::recv_numbered(&receiver).is_ok()
         };
         assert!(delivered(1), "the filter takes all packets");
-        Deployment::down(NAME, &host.location()).unwrap();
+        assert_eq!(Deployment::down(NAME, &host.location()).unwrap().kept(), ["on_filter"]);
+        assert!(host.list()[0].is_down() && path.exists());
         // A socket takes as many bytes as the filter says: 0 for what matches nothing, all for the largest number.
         assert_eq!(delivered(2), usage == FilterUse::Steer, "{name}");
+        // up again, the socket's filter is that of the new version
+        host.up(&["-DVERSION=2"], &options).unwrap();
+        assert!(delivered(3), "the filter takes all packets again");
+        drop(receiver);
+        assert!(Deployment::down(NAME, &host.location()).unwrap().kept().is_empty());
     }
+    assert!(!host.folder().exists());
 }
 
 #[test]
@@ -921,7 +931,7 @@ fn a_pinned_filter_is_one_for_iptables() {
     host.exchange(2);
     assert_eq!(hits(), 2);
     assert_eq!((read_seen(&new, 2).by[5], read_seen(&new, 2).version), (1, 2), "the rule runs the new version");
-    Deployment::down(NAME, &host.location()).unwrap();
+    assert_eq!(Deployment::down(NAME, &host.location()).unwrap().kept().len(), 1);
     host.exchange(3);
     assert_eq!(hits(), 2, "nothing matches when it is down");
 }

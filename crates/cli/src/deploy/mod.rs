@@ -96,6 +96,10 @@ Examples:
 A policy's keys stay registered, because applications may know their numbers; --keys removes those that no loaded \
 program uses. Works without the registry, too, except for --keys.
 
+Filters that an iptables rule or a socket still uses stay pinned and match nothing until the next `traits up` of that \
+name; once nothing uses them, `traits down` removes them. --keep-filters keeps all of them, so that a saved rule set \
+that names them can be restored.
+
 `_new` is what a `traits up` that was killed left. The next `traits up` removes it, too.";
 
 /// Detach the programs that `traits up` attached
@@ -107,6 +111,9 @@ pub(crate) struct Down {
     /// Remove the policy's keys that nothing else uses from the registry
     #[arg(long)]
     keys: bool,
+    /// Keep the pinned filters, which then match nothing, whether something uses them or not
+    #[arg(long)]
+    keep_filters: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -130,6 +137,9 @@ struct DownJson {
     /// Names of keys that were removed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     removed_keys: Vec<String>,
+    /// Programs whose filters stay pinned and match nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kept_filters: Vec<String>,
 }
 
 fn parse_netfilter(text: &str) -> Result<(String, NetfilterOptions), String> {
@@ -250,14 +260,18 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
 pub(crate) fn down(command: &Down, global: &Global) -> Outcome {
     // before anything is detached
     let registry = command.keys.then(|| global.options().open()).transpose()?;
-    let mut deployment = Deployment::down(&command.name, &global.location())?;
+    let mut deployment = match command.keep_filters {
+        true => Deployment::down_but_filters(&command.name, &global.location())?,
+        false => Deployment::down(&command.name, &global.location())?,
+    };
     Deployment::locate(std::slice::from_mut(&mut deployment));
     let (removed, kept) = match registry {
         Some(registry) => remove_keys(&deployment, &registry)?,
         None => Default::default(),
     };
     if command.json {
-        output::json(&DownJson { deployment: DeploymentJson::new(&deployment), removed_keys: removed })?;
+        let kept_filters = deployment.kept().to_vec();
+        output::json(&DownJson { deployment: DeploymentJson::new(&deployment), removed_keys: removed, kept_filters })?;
     } else {
         let others = match deployment.unreadable() {
             [] => String::new(),
@@ -272,7 +286,21 @@ pub(crate) fn down(command: &Down, global: &Global) -> Outcome {
     for error in kept {
         output::note(error);
     }
+    note_kept(&deployment, command.keep_filters);
     Ok(())
+}
+
+/// Says which filters stay, and for how long.
+fn note_kept(deployment: &Deployment, all: bool) {
+    let name = deployment.name();
+    for filter in deployment.filters().iter().filter(|filter| deployment.kept().contains(&filter.program)) {
+        let why = if all { "stays pinned" } else { "is still used, by an iptables rule or a socket, and stays pinned" };
+        output::note(format_args!(
+            "{} {why}: it matches nothing until `traits up` brings up {name} again; `traits down {name}` removes it once \
+             nothing uses it",
+            filter.path.display()
+        ));
+    }
 }
 
 /// Removes the keys that a policy declares and that nobody uses. Returns their names, and why others stay.

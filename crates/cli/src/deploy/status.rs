@@ -32,7 +32,7 @@ Shows a policy's rules, with the packets and bytes for which each held, and its 
 policy is brought up or replaced. Works without the registry, too.
 
 A target without a network namespace is in that of this command. `_new (unfinished)` is being brought up, or was left \
-by a `traits up` that was killed.
+by a `traits up` that was killed; of `edge (down)` filters are left that something still uses.
 
 docs/json.md lists the members of what --json prints.";
 
@@ -219,9 +219,10 @@ pub(super) fn print(deployments: &[Deployment]) -> std::io::Result<()> {
     let mut table = Table::new(&["NAME", "PROGRAM", "HOOK", "TARGET", "ID", "SINCE"]);
     let since = |since: Option<_>| since.map_or_else(|| "-".to_owned(), |since| Utc(since).to_string());
     for deployment in deployments {
-        let name = match deployment.unfinished() {
-            true => format!("{} (unfinished)", deployment.name()),
-            false => deployment.name().to_owned(),
+        let name = match deployment.name() {
+            name if deployment.unfinished() => format!("{name} (unfinished)"),
+            name if deployment.is_down() => format!("{name} (down)"),
+            name => name.to_owned(),
         };
         for deployed in deployment.attached() {
             let hook = match (deployed.info.hook, deployed.xdp_mode) {
@@ -233,7 +234,8 @@ pub(super) fn print(deployments: &[Deployment]) -> std::io::Result<()> {
         }
         for filter in deployment.filters() {
             let (usage, path) = (use_name(filter.usage), filter.path.display());
-            table.row(&[&name, &filter.program, &usage, &path, &filter.program_id, &since(filter.since)]);
+            let program = if filter.program_id == 0 { "-".to_owned() } else { filter.program_id.to_string() };
+            table.row(&[&name, &filter.program, &usage, &path, &program, &since(filter.since)]);
         }
         for unreadable in deployment.unreadable() {
             table.row(&[&name, &unreadable.pin, &"unreadable", &"-", &"-", &"-"]);

@@ -38,11 +38,15 @@ impl Program {
 
     /// The program with this id, if it is still loaded and the caller may look.
     pub(crate) fn by_id(id: u32) -> Option<Self> {
+        Self::of(std::os::fd::AsFd::as_fd(&Self::open(id)?)).ok()
+    }
+
+    /// Opens the program with this id, if it is still loaded and the caller may.
+    pub(crate) fn open(id: u32) -> Option<OwnedFd> {
         // SAFETY: takes a number, returns a descriptor that we own or a negative errno.
         let fd = check(unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) }).ok()?;
         // SAFETY: `fd` was just returned as a new descriptor and nothing else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Self::of(std::os::fd::AsFd::as_fd(&fd)).ok()
+        Some(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// The program behind `fd`, which must be of the type that the hook runs.

@@ -4,9 +4,9 @@
 //! programs cannot be at the same hook with the same priority (`nf_hook_entries_grow`, EBUSY), so there is no way from one
 //! to the next without a packet that meets both or neither. A socket filter that is pinned for others stays with whoever
 //! opened the pin. A clsact filter has no link: the kernel exchanges its program, but only for a caller in its network
-//! namespace, which whoever replaces or takes down may not find. So what is attached, or pinned for others, is a dispatcher: a program that tail-calls entry 0 of a
-//! PROG_ARRAY, its slot. Exchanging that entry is atomic, and with a constant index the kernel makes the call a direct
-//! jump.
+//! namespace, which whoever replaces or takes down may not find. So what is attached, or pinned for others, is a dispatcher: a program
+//! that tail-calls entry 0 of a PROG_ARRAY, its slot. Exchanging that entry is atomic, and with a constant index the kernel
+//! makes the call a direct jump.
 //!
 //! The kernel empties a PROG_ARRAY when nobody holds it by a descriptor or a pin any more; so a slot is pinned as long
 //! as its dispatcher is to run something.
@@ -14,6 +14,8 @@
 use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, ObjectBuilder, ProgramAttachType};
@@ -109,6 +111,24 @@ pub(super) fn for_clsact(
 /// A dispatcher to pin for others, and its slot, with a program in it.
 pub(super) fn for_filter(usage: FilterUse, program: BorrowedFd<'_>) -> Result<(OwnedFd, Slot), DeployError> {
     load(usage.dispatcher(), None, program)
+}
+
+/// Gives a dispatcher back that is pinned nowhere, if something else still holds it: a rule of iptables, a socket. Closes it
+/// first, and waits for the kernel to forget it.
+pub(super) fn still_used(dispatcher: OwnedFd) -> Option<OwnedFd> {
+    /// Programs go a grace period after their last user, on a busy host some tens of milliseconds.
+    const UNLOAD: Duration = Duration::from_millis(500);
+    let id = Program::of(dispatcher.as_fd()).ok()?.id;
+    drop(dispatcher);
+    let deadline = Instant::now() + UNLOAD;
+    loop {
+        let found = Program::open(id)?;
+        if Instant::now() >= deadline {
+            return Some(found);
+        }
+        drop(found);
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn load(

@@ -31,6 +31,7 @@
 //! [`up`](Deployment::up) or [`down`](Deployment::down) in the registry makes whole what it left: either version, never a mixture.
 //!
 //! The old version's maps go with it, but for [`Setup::kept_maps`]: counters start at zero.
+//! Filters that the new version has no program for go, too, unless something uses them: then they stay and match nothing.
 
 mod about;
 mod clsact;
@@ -85,6 +86,7 @@ pub struct Deployment {
     about: About,
     namespace: Option<NetNamespace>,
     unreadable: Vec<Unreadable>,
+    kept: Vec<String>,
 }
 
 /// A pin in a deployment's folder that is not part of it.
@@ -120,9 +122,9 @@ pub struct DeployedFilter {
     pub usage: FilterUse,
     /// Where it is pinned.
     pub path: PathBuf,
-    /// The program's id.
+    /// The id of the program that it runs; 0 if it runs none: it was kept for those that use it.
     pub program_id: u32,
-    /// When it was loaded.
+    /// When that was loaded.
     pub since: Option<SystemTime>,
 }
 
@@ -159,7 +161,7 @@ impl Deployment {
         // before attaching: what it holds may be in the way
         mend(&lock.root)?;
         let old = match folder.exists() {
-            true if !options.replace => return Err(exists()),
+            true if !options.replace && !version::is_down(&folder) => return Err(exists()),
             true => Some(Version::open(&folder)),
             false => None,
         };
@@ -179,11 +181,11 @@ impl Deployment {
             .and_then(|making| making.pin(name, &unfinished, &loaded, &programs, options))
             .and_then(Making::switch);
         let version = match made {
-            Ok(version) if replaces => version::exchange(&unfinished, &folder).map(|()| version),
-            Ok(version) => fs::rename(&unfinished, &folder).map_err(failed("name", &folder)).map(|()| version),
+            Ok(made) if replaces => version::exchange(&unfinished, &folder).map(|()| made),
+            Ok(made) => fs::rename(&unfinished, &folder).map_err(failed("name", &folder)).map(|()| made),
             Err(error) => Err(error),
         };
-        let version = version.map_err(|error| {
+        let (version, left) = version.map_err(|error| {
             if let Err(error) = mend(&lock.root) {
                 // the error to report is the first one
                 tracing::warn!("{error}");
@@ -197,7 +199,8 @@ impl Deployment {
         if replaces {
             mend(&lock.root)?;
         }
-        Ok(Deployment::new(name, &folder, version))
+        let kept = version::keep(&folder, left, false)?;
+        Ok(Deployment { kept, ..Deployment::new(name, &folder, version) })
     }
 
     /// Detaches the programs of the deployment `name`, and removes what else is pinned in its folder. Returns what was
@@ -207,7 +210,23 @@ impl Deployment {
     ///
     /// # Errors
     /// [`DeployError::NotUp`]; [`DeployError::Attach`] or [`DeployError::Folder`] if something could not be removed.
+    ///
+    /// Filters that something still uses (a rule of iptables, a socket) stay pinned where they are and match nothing, until
+    /// the next [`up`](Self::up) under the same name has them run its programs: see [`kept`](Self::kept). Taken down once
+    /// more when nothing uses them, they go.
     pub fn down(name: &str, location: &Location) -> Result<Deployment, DeployError> {
+        Deployment::take_down(name, location, false)
+    }
+
+    /// As [`down`](Self::down), but all filters stay, used or not, so that a rule set that names them can be restored.
+    ///
+    /// # Errors
+    /// As [`down`](Self::down).
+    pub fn down_but_filters(name: &str, location: &Location) -> Result<Deployment, DeployError> {
+        Deployment::take_down(name, location, true)
+    }
+
+    fn take_down(name: &str, location: &Location, keep_filters: bool) -> Result<Deployment, DeployError> {
         let unfinished = name == UNFINISHED;
         let folder = if unfinished { location.root().join(name) } else { location.folder(name)? };
         bpffs::require(&location.bpffs)?;
@@ -223,8 +242,10 @@ impl Deployment {
         let deployment = Deployment::new(name, &folder, Version::open(&folder));
         // what a killed process left may hold on to the same links
         mend(&lock.root)?;
+        let filters = if unfinished { Vec::new() } else { Version::open(&folder).filters };
         version::remove(&folder)?;
-        Ok(deployment)
+        let kept = version::keep(&folder, filters, keep_filters)?;
+        Ok(Deployment { kept, ..deployment })
     }
 
     /// What is up in a registry, in the order of names. The registry need not be there any more.
@@ -289,6 +310,16 @@ impl Deployment {
         &self.filters
     }
 
+    /// Names of the programs whose filters were kept, though nothing runs in them any more.
+    pub fn kept(&self) -> &[String] {
+        &self.kept
+    }
+
+    /// Whether it was taken down, and only filters that something uses are left.
+    pub fn is_down(&self) -> bool {
+        self.attached.is_empty() && !self.filters.is_empty() && self.filters.iter().all(|filter| filter.program_id == 0)
+    }
+
     /// Names of the maps that are pinned with it.
     pub fn maps(&self) -> impl Iterator<Item = &str> {
         self.maps.iter().map(|(name, _)| name.as_str())
@@ -350,6 +381,7 @@ impl Deployment {
             about: version.about,
             namespace: None,
             unreadable: version.unreadable,
+            kept: Vec::new(),
         }
     }
 }
@@ -375,6 +407,8 @@ struct Making<'p> {
     takeovers: Vec<(usize, &'p Program)>,
     /// The same for filters.
     filter_takeovers: Vec<(usize, &'p Program)>,
+    /// Filters of the old version that the new one has no program for.
+    left: Vec<PinnedFilter>,
 }
 
 impl<'p> Making<'p> {
@@ -394,7 +428,7 @@ impl<'p> Making<'p> {
         };
         let same_namespace = about.namespace != 0 && about.namespace == old.about.namespace;
         let version = Version { about, ..Version::default() };
-        let mut making = Making { version, takeovers: Vec::new(), filter_takeovers: Vec::new() };
+        let mut making = Making { version, takeovers: Vec::new(), filter_takeovers: Vec::new(), left: Vec::new() };
 
         let usage = |program: &Program| {
             options.setup.filters.iter().find(|filter| filter.program == program.name).map(|filter| filter.usage)
@@ -407,6 +441,7 @@ impl<'p> Making<'p> {
                 None => placed.extend(program.places(options)?),
             }
         }
+        making.left = old_filters;
         let missing =
             options.setup.filters.iter().find(|filter| !programs.iter().any(|one| one.name == filter.program));
         if let Some(filter) = missing {
@@ -480,7 +515,8 @@ impl<'p> Making<'p> {
     }
 
     /// Has the links and filters of the old version run the new programs.
-    fn switch(mut self) -> Result<Version, DeployError> {
+    /// Also returns the filters that the new version has no program for.
+    fn switch(mut self) -> Result<(Version, Vec<PinnedFilter>), DeployError> {
         for (place, program) in self.filter_takeovers {
             self.version.filters[place].slot.put(program.as_fd())?;
         }
@@ -491,7 +527,7 @@ impl<'p> Making<'p> {
         for (place, program) in self.takeovers {
             links[place].run(program.as_fd())?;
         }
-        Ok(self.version)
+        Ok((self.version, self.left))
     }
 }
 

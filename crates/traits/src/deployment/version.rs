@@ -32,7 +32,7 @@ use super::{
     DeployError, FilterUse, Unreadable,
     about::About,
     clsact::{self, ClsactFilter, PLACES},
-    dispatch::Slot,
+    dispatch::{self, Slot},
     error::failed,
     program::Program,
 };
@@ -383,6 +383,36 @@ fn remove_but(path: &Path, keep: &Ids) -> Result<(), DeployError> {
         slot.clear()?;
     }
     fs::remove_file(path).map_err(failed("remove", path))
+}
+
+/// Whether a folder has only filters that were kept when what it had was taken down.
+pub(super) fn is_down(folder: &Path) -> bool {
+    folder.join(FILTERS).exists() && !folder.join(ABOUT).exists()
+}
+
+/// Pins filters again whose pins are gone: those that something still uses, or `all`. They run nothing, but are found by the
+/// next version, and by who asks for their path. Returns their programs' names.
+pub(super) fn keep(folder: &Path, filters: Vec<PinnedFilter>, all: bool) -> Result<Vec<String>, DeployError> {
+    let mut kept = Vec::new();
+    for PinnedFilter { program, dispatcher, slot, .. } in filters {
+        let dispatcher = match all {
+            true => Some(dispatcher),
+            false => dispatch::still_used(dispatcher),
+        };
+        let Some(dispatcher) = dispatcher else { continue };
+        for part in [folder.to_owned(), folder.join(SLOTS), folder.join(FILTERS)] {
+            match make_dir(&part) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other.map_err(failed("make", &part))?,
+            }
+        }
+        for (object, part) in [(slot.as_fd(), SLOTS), (dispatcher.as_fd(), FILTERS)] {
+            let path = folder.join(part).join(&program);
+            bpffs::pin(object, &path).map_err(failed("pin", &path))?;
+        }
+        kept.push(program);
+    }
+    Ok(kept)
 }
 
 /// The clsact filter whose program is pinned at a path; `None` if that is something else.
