@@ -1,6 +1,6 @@
 //! `traits explain`: which rules of a policy match a packet and why, and what it then carries.
 
-use std::{collections::BTreeMap, error::Error, fmt::Write, path::PathBuf};
+use std::{collections::BTreeMap, error::Error, fmt::Write, io, path::PathBuf};
 
 use clap::Args;
 use packet_traits_policy::{
@@ -16,8 +16,11 @@ use serde::Serialize;
 use super::{
     capture::{Captured, Link, PacketSource},
     counted,
-    journey::{self, Stage},
+    frame::Frame,
+    host::Host,
+    journey::{Journey, Meeting, Stage},
     load,
+    way::{self, Choice, Way},
 };
 use crate::{Global, Outcome, clock, output};
 
@@ -27,10 +30,12 @@ Examples:
   traits explain edge.traits --packet '02 00 00 00 00 01 …' --iif eth0
   xxd -p packet.bin | traits explain edge.traits --packet -
   traits explain edge.traits --packet syn.pcapng --hook 'tc ingress'
+  traits explain edge.traits --packet other-host.pcap --way forward
 
-Loads nothing and needs no privilege. Without --hook, the packet passes the policy's blocks in the order of one that \
-is received: `xdp`, `tc ingress`, `netfilter prerouting`, `netfilter input`, `cgroup ingress`. It keeps what earlier \
-blocks gave it.
+Loads nothing and needs no privilege. The packet meets the blocks that are on its way, in order, and keeps the traits that \
+earlier ones gave it. Without --way, the way is guessed from addresses of this host (this network namespace); then its VLAN \
+devices, Ethernet addresses and forwarding count too. Routes and sockets are not looked at. `match` and `steer` blocks are \
+judged by themselves.
 
 Interfaces are compared as they are written: `--iif eth0` is not `iif 2`. What a network card reports is absent, \
 `unique` counts from 1, and packets are in every sample.
@@ -50,6 +55,9 @@ pub(crate) struct Options {
     /// A packet in hexadecimal digits starts with its IP header, not with its Ethernet header
     #[arg(long)]
     ip: bool,
+    /// The packet's way through the host; required for a capture from another host
+    #[arg(long)]
+    way: Option<Way>,
     /// Only this block, by its name or its hook
     #[arg(long, value_name = "BLOCK")]
     hook: Option<String>,
@@ -70,22 +78,31 @@ pub(crate) struct Options {
 pub(crate) fn run(command: &Options, global: &Global) -> Outcome {
     let checked = load(&command.file, global)?;
     let policy = &checked.policy;
-    let blocks = match &command.hook {
-        Some(wanted) => vec![find_block(policy, wanted)?],
-        None => received(policy)?,
+    let (blocks, only) = match &command.hook {
+        Some(wanted) => {
+            let block = find_block(policy, wanted)?;
+            (vec![block], Some(policy.blocks[block].hook))
+        }
+        None if policy.blocks.is_empty() => return Err("the policy has no blocks".into()),
+        None => ((0..policy.blocks.len()).collect(), None),
     };
-    let interfaces = Interfaces::new(policy, command);
+    let mut interfaces = Interfaces::new(policy, command);
     let arriving = arriving(policy, command, &interfaces)?;
     let packets = command.packet.read(if command.ip { Link::Ip } else { Link::Ethernet })?;
-    let report = Report { checked: &checked, interfaces: &interfaces };
+    let source = WaySource::new(command.way);
     let mut explained = Vec::new();
     for (packet, number) in packets.iter().zip(1..) {
+        let frame = Frame::read(packet);
+        let (choice, here) = choose(&source, only, &frame)?;
+        let journey = Journey::new(packet, &frame, choice.way, here, command.iif.as_deref());
+        let vlan_interface = journey.vlan_device().map(|name| interfaces.number(name));
         let context = Context { time: clock::now(), unique: number, ..arriving.clone() };
-        let stages = journey::run(policy, &blocks, packet, &context);
+        let stages = journey.run(policy, &blocks, &context, vlan_interface);
+        let report = Report { checked: &checked, interfaces: &interfaces };
         if command.json {
-            explained.push(report.json(number, packet, &stages));
+            explained.push(report.json(number, packet, &choice, &stages));
         } else {
-            output::line(report.text(number, packets.len(), packet, &stages).trim_end())?;
+            output::line(report.text(number, packets.len(), packet, &choice, &stages).trim_end())?;
         }
     }
     if command.json {
@@ -94,16 +111,53 @@ pub(crate) fn run(command: &Options, global: &Global) -> Outcome {
     Ok(())
 }
 
-/// The blocks that a received packet meets; the only block, if there is one only.
-fn received(policy: &Policy) -> Result<Vec<usize>, Box<dyn Error>> {
-    let blocks = journey::of_received(policy);
-    match (blocks.is_empty(), policy.blocks.len()) {
-        (false, _) => Ok(blocks),
-        (true, 1) => Ok(vec![0]),
-        (true, 0) => Err("the policy has no blocks".into()),
-        (true, _) => {
-            Err(format!("no block is on the way of a received packet; name one with --hook: {}", list_blocks(policy))
-                .into())
+/// What a packet's way is known by.
+enum WaySource {
+    /// It is given.
+    Given(Way),
+    /// It is guessed: the packet was captured here.
+    Host(Host),
+    /// It is not given, and this host cannot be looked at.
+    Nothing(io::Error),
+}
+
+impl WaySource {
+    fn new(given: Option<Way>) -> WaySource {
+        match given {
+            Some(way) => WaySource::Given(way),
+            None => Host::read().map_or_else(WaySource::Nothing, WaySource::Host),
+        }
+    }
+}
+
+/// The way that a packet takes, and this host if the packet is one of its own. With a hook that is asked for, a way that
+/// the hook is on.
+fn choose<'h>(
+    source: &'h WaySource,
+    only: Option<Hook>,
+    frame: &Frame<'_>,
+) -> Result<(Choice, Option<&'h Host>), String> {
+    let (choice, here) = match source {
+        WaySource::Given(way) => (Choice { way: Some(*way), why: "--way".to_owned() }, None),
+        WaySource::Host(host) => {
+            let choice = way::guess(frame, host);
+            let is_here = choice.way.is_some();
+            (choice, is_here.then_some(host))
+        }
+        WaySource::Nothing(error) => {
+            (Choice { way: None, why: format!("this host's addresses cannot be listed ({error})") }, None)
+        }
+    };
+    let Some(hook) = only.filter(|hook| !matches!(hook, Hook::Match | Hook::Steer)) else { return Ok((choice, here)) };
+    let has_hook = |way: &Way| way.place(hook).is_some();
+    match (choice.way, source) {
+        (Some(way), _) if has_hook(&way) => Ok((choice, here)),
+        (Some(way), WaySource::Given(_)) => Err(format!("`{hook}` is not on the way {:?}", way.name())),
+        // what is common to packets that come in can be told without
+        (None, _) if has_hook(&Way::In) && has_hook(&Way::Forward) => Ok((choice, here)),
+        _ => {
+            let way = [Way::In, Way::Out, Way::Forward].into_iter().find(has_hook);
+            Ok((Choice { way, why: "--hook".to_owned() }, None))
         }
     }
 }
@@ -205,7 +259,7 @@ impl Report<'_> {
         &self.checked.policy
     }
 
-    fn text(&self, number: u64, of: usize, packet: &Captured, stages: &[Stage<'_>]) -> String {
+    fn text(&self, number: u64, of: usize, packet: &Captured, choice: &Choice, stages: &[Stage<'_>]) -> String {
         let mut text = String::new();
         if of > 1 {
             let _ = write!(text, "packet {number} of {of}: ");
@@ -215,13 +269,22 @@ impl Report<'_> {
             let _ = write!(text, ", {} of them captured and looked at", packet.bytes.len());
         }
         text.push('\n');
+        let _ = writeln!(text, "{}", way_text(choice));
         for stage in stages {
             let block = &self.policy().blocks[stage.block];
             let (file, line) = self.place(block.span);
-            let _ = writeln!(text, "\n{} ({file}:{line})", block.hook);
-            match &stage.outcome {
-                Ok(outcome) => self.block_text(&mut text, stage.block, outcome),
-                Err(why) => _ = writeln!(text, "  not reached: {why}"),
+            let _ = write!(text, "\n{} ({file}:{line})", block.hook);
+            match &stage.meeting {
+                Meeting::Judged { outcome, notes } => {
+                    let _ = writeln!(text, ", {}", counted(outcome.length as usize, "byte"));
+                    for note in notes {
+                        let _ = writeln!(text, "  note: {note}");
+                    }
+                    self.block_text(&mut text, stage.block, outcome);
+                }
+                Meeting::NotOnWay => text.push_str("\n  not on the way\n"),
+                Meeting::NotReached(why) => _ = writeln!(text, "\n  not reached: {why}"),
+                Meeting::NotKnown(why) => _ = writeln!(text, "\n  not known: {why}"),
             }
         }
         if of > 1 {
@@ -370,11 +433,13 @@ impl Report<'_> {
         words.filter(|word| *word != "\\").collect::<Vec<_>>().join(" ")
     }
 
-    fn json(&self, number: u64, packet: &Captured, stages: &[Stage<'_>]) -> PacketJson {
+    fn json(&self, number: u64, packet: &Captured, choice: &Choice, stages: &[Stage<'_>]) -> PacketJson {
         PacketJson {
             number,
             length: packet.length,
             captured: packet.bytes.len(),
+            way: choice.way.map(Way::name),
+            way_why: choice.why.clone(),
             blocks: stages.iter().map(|stage| self.block_json(stage)).collect(),
         }
     }
@@ -382,11 +447,15 @@ impl Report<'_> {
     fn block_json(&self, stage: &Stage<'_>) -> BlockJson {
         let block = &self.policy().blocks[stage.block];
         let (block_name, hook) = (block.name.clone(), block.hook.to_string());
-        let outcome = match &stage.outcome {
-            Ok(outcome) => outcome,
-            Err(why) => {
-                return BlockJson { block: block_name, hook, why_not: Some(why), ..BlockJson::default() };
-            }
+        let absent = |state, why: &str| {
+            let (block, hook, why_not) = (block_name.clone(), hook.clone(), Some(why.to_owned()));
+            BlockJson { block, hook, state, why_not, ..BlockJson::default() }
+        };
+        let (outcome, notes) = match &stage.meeting {
+            Meeting::Judged { outcome, notes } => (outcome, notes),
+            Meeting::NotOnWay => return absent("not on the way", "it is not on the packet's way"),
+            Meeting::NotReached(why) => return absent("not reached", why),
+            Meeting::NotKnown(why) => return absent("not known", why),
         };
         let first = self.policy().rule_numbers(stage.block).start;
         let rules = outcome.steps.iter().map(|step| {
@@ -429,8 +498,11 @@ impl Report<'_> {
         BlockJson {
             block: block_name,
             hook,
+            state: "judged",
             reached: true,
             why_not: None,
+            notes: notes.clone(),
+            length: Some(outcome.length as u64),
             rules: rules.collect(),
             verdict: Some(self.verdict(block, outcome.decision)),
             decided_by: outcome.decided_by,
@@ -441,6 +513,15 @@ impl Report<'_> {
             counted: counted.collect(),
             logged: outcome.logged.iter().map(|logged| logged.text.to_owned()).collect(),
         }
+    }
+}
+
+/// `way: in, guessed: 10.0.0.1 is an address of eth0`
+fn way_text(choice: &Choice) -> String {
+    match (choice.way, choice.why.as_str()) {
+        (Some(way), why @ ("--way" | "--hook")) => format!("way: {} ({why})", way.name()),
+        (Some(way), why) => format!("way: {} (guessed: {why})", way.name()),
+        (None, why) => format!("way: not known, judged as a received packet: {why}; use --way in, forward or out"),
     }
 }
 
@@ -475,6 +556,8 @@ struct PacketJson {
     number: u64,
     length: usize,
     captured: usize,
+    way: Option<&'static str>,
+    way_why: String,
     blocks: Vec<BlockJson>,
 }
 
@@ -482,8 +565,11 @@ struct PacketJson {
 struct BlockJson {
     block: String,
     hook: String,
+    state: &'static str,
     reached: bool,
-    why_not: Option<&'static str>,
+    why_not: Option<String>,
+    notes: Vec<String>,
+    length: Option<u64>,
     rules: Vec<RuleJson>,
     verdict: Option<String>,
     decided_by: Option<usize>,

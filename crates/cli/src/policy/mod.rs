@@ -4,7 +4,11 @@ mod capture;
 pub(crate) mod check;
 pub(crate) mod compile;
 pub(crate) mod explain;
+mod frame;
+mod host;
 mod journey;
+mod stack;
+mod way;
 
 use std::{
     error::Error,
