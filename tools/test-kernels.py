@@ -36,7 +36,7 @@ DOCUMENT = PROJECT / "docs/kernels.md"
 HOST = "host"
 # Seconds that a binary may take: far more than it does. One that hangs is to be seen before whoever waits gives up.
 TIMEOUT_CHOSEN = 600
-TIMEOUT_ALL = 1800
+TIMEOUT_ALL = 3600
 # Binaries a boot: a boot costs some seconds, and what runs in it is lost if the kernel dies.
 BOOT = 4
 # What tests do less of where all is emulated: see policy_differential, policy_up, loads of policies, and trace.

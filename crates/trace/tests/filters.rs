@@ -530,15 +530,19 @@ fn of_two_tracers_behind_one_xdp_program_one_follows_a_packet() {
 }
 
 #[test]
-fn a_packet_that_a_capture_has_too_gets_no_id_from_tc() {
+fn a_packet_that_a_capture_has_too_gets_no_id_from_tc_up_to_6_18() {
     if !tc_enabled() {
         return;
     }
+    // came with the change by which a clone that is written to gets a head of its own (6.19)
+    let known = std::fs::read_to_string("/proc/kallsyms").unwrap();
+    let clones_can_be_written = known.lines().any(|line| line.ends_with(" __bpf_skb_meta_store_bytes"));
     let rig = Rig::new();
     let _policy = policy(&rig);
     let _capture = PacketSocket::on(rig.pair.rx()).unwrap();
     let seen = rig.seen(&rig.options(&["dport == 7000"]), 10);
-    assert_eq!((seen.packets.len(), seen.counters.shared, seen.counters.no_room), (0, 10, 0));
+    let (followed, shared) = if clones_can_be_written { (10, 0) } else { (0, 10) };
+    assert_eq!((seen.packets.len() as u64, seen.counters.shared, seen.counters.no_room), (followed, shared, 0));
 }
 
 #[test]
