@@ -405,10 +405,10 @@ fn where_sockets_are_served_it_names_the_command_that_ends_that() {
     let inside = r#"
         while umount "$1" 2>&-; do :; done
         mount -t cgroup2 none "$1" && mount -t bpf none /sys/fs/bpf &&
-        "$0" registry create >&2 && "$0" sockets attach >&2 || exit 3
+        "$0" registry create >&2 && "$0" sockets attach --cgroup "$1" >&2 || exit 3
         "$0" demo
         ended=$?
-        "$0" sockets detach >&2
+        "$0" sockets detach --cgroup "$1" >&2
         exit $ended"#;
     let outside = r#"
         root=$(findmnt -nfo TARGET -t cgroup2)

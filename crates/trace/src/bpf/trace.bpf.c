@@ -670,11 +670,10 @@ static __always_inline _Bool is_bare_segment(const void *skb)
  * Whether a packet is freed that was of use, though the kernel calls it dropped: it is left in a queue that is emptied, as a
  * closing FIN is until its socket goes; or it is the last ACK of a connection, for which there is no reason.
  */
-static __always_inline _Bool is_spent(const void *skb, __u64 place, int reason)
+static __always_inline _Bool is_spent(const void *skb, __u64 place, __u32 reason)
 {
-	return IS_REASON(reason, QUEUE_PURGE) ||
-	       (IS_REASON(reason, NOT_SPECIFIED) && place >= config.tcp_end_from && place < config.tcp_end_to &&
-		is_bare_segment(skb));
+	return IS_REASON(reason, QUEUE_PURGE) || (IS_REASON(reason, NOT_SPECIFIED) && place >= config.tcp_end_from &&
+						  place < config.tcp_end_to && is_bare_segment(skb));
 }
 
 SEC("tp_btf/kfree_skb")
@@ -682,7 +681,8 @@ int BPF_PROG(trace_drop, struct sk_buff *skb, void *place, int reason)
 {
 	struct current_packet *now = on_this_cpu();
 
-	LOOK(skb, .point = POINT_DROP, .place = (__u64)place, .reason = reason, .spent = is_spent(skb, (__u64)place, reason));
+	LOOK(skb, .point = POINT_DROP, .place = (__u64)place, .reason = reason,
+	     .spent = is_spent(skb, (__u64)place, reason));
 	if (!now)
 		return 0;
 	/* from here on there may be another packet at its address */
