@@ -31,8 +31,8 @@
 
 use crate::policy::{Layer, Type};
 
-/// How many extension headers of IPv6 are skipped: as many as fit into a packet of 1500 bytes. The kernel goes through any
-/// number (ip6_protocol_deliver_rcu in net/ipv6/ip6_input.c).
+/// How many extension headers of IPv6 are skipped: as many as fit into a packet of 1500 bytes. Kernels go through any number
+/// (ip6_protocol_deliver_rcu in net/ipv6/ip6_input.c), the newest through 12 (IP6_MAX_EXT_HDRS_CNT in include/net/ipv6.h).
 pub const EXTENSION_HEADERS_MAX: usize = (1500 - 40) / 8;
 
 /// A field of the packet.
