@@ -20,7 +20,7 @@ const QUIET: Duration = Duration::from_millis(300);
 
 const IPV4_LEN: usize = 20;
 
-/// An IPv4 frame in fragments that carry so many bytes each.
+/// An IPv4 frame in fragments that carry `size` bytes each.
 fn fragments(frame: &[u8], size: usize, identification: u16) -> Vec<Vec<u8>> {
     let (headers, payload) = frame.split_at(ETHERNET_LEN + IPV4_LEN);
     let parts: Vec<&[u8]> = payload.chunks(size).collect();

@@ -10,7 +10,7 @@ fn traits(line: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_traits")).args(line.split_whitespace()).output().unwrap()
 }
 
-/// The help of a command, in a terminal of so many columns.
+/// The help of a command, in a terminal of `columns` columns.
 fn help(command: &str, columns: usize) -> String {
     let mut traits = Command::new(env!("CARGO_BIN_EXE_traits"));
     traits.args(command.split_whitespace()).arg("--help").env("COLUMNS", columns.to_string());

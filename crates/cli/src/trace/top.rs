@@ -161,7 +161,7 @@ fn columns_that_fit(columns: &[Column], line: u16) -> usize {
     fits.count().max(1)
 }
 
-/// The widths of columns in a line of so many characters: what is left of it goes to those that grow.
+/// The widths of columns in a line of `line` characters: what is left of it goes to those that grow.
 fn widths(columns: &[Column], line: u16) -> Vec<u16> {
     let used: u16 = columns.iter().map(|column| column.width + 1).sum();
     let left = (line + 1).saturating_sub(used);
@@ -176,7 +176,7 @@ fn widths(columns: &[Column], line: u16) -> Vec<u16> {
     columns.iter().map(&mut width).collect()
 }
 
-/// A text that has room in so many columns; what is cut ends in `…`.
+/// A text in at most `width` columns; what is cut ends in `…`.
 fn cut(text: &str, width: u16) -> Cow<'_, str> {
     match text.char_indices().nth(width.into()) {
         None => text.into(),
@@ -756,7 +756,7 @@ mod tests {
         let mut counters = Counters::default();
         assert_eq!(alert(&counters), "a note");
         counters.xdp = vec![redirected];
-        assert_eq!(alert(&counters), "XDP programs of others redirected or dropped 5 packets, unknown which");
+        assert_eq!(alert(&counters), "Other XDP programs redirected or dropped 5 packets, unknown which");
         counters.no_room = 3;
         assert!(alert(&counters).starts_with("3 packets had no room"));
         counters.lost[0] = 4;

@@ -305,7 +305,7 @@ pub fn unseen(counters: &Counters) -> Vec<String> {
         lines.push(String::new());
         let packets: u64 = counters.xdp.iter().map(|count| count.packets).sum();
         let packets = counted(packets, "packet");
-        lines.push(format!("XDP programs of others redirected or dropped {packets}, unknown which:"));
+        lines.push(format!("Other XDP programs redirected or dropped {packets}, unknown which:"));
         for count in &counters.xdp {
             let at = if count.namespace.is_empty() { "" } else { "@" };
             let place = format!("{}{at}{}", count.interface.name, count.namespace);
