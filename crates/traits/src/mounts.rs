@@ -1,21 +1,24 @@
-//! Which mounts the first process sees: what is mounted in a mount namespace of its own is gone when that ends.
+//! What is mounted where, and which mounts the first process sees: what is mounted in a mount namespace of its own is gone
+//! when that ends.
 
 use std::{
     fs, io,
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// A mount, of those that `mountinfo` of proc_pid_mountinfo(5) lists.
 #[derive(Debug, PartialEq, Eq)]
-struct Mount {
+pub(crate) struct Mount {
     /// Each mount has another, also if a mount namespace is copied.
     id: u64,
+    /// What it shows of its file system: `/` all.
+    pub(crate) root: String,
     /// Where it is mounted.
-    point: String,
+    pub(crate) point: PathBuf,
     /// The peer group that later mounts below it spread to.
     shared: Option<u64>,
-    file_system: String,
+    pub(crate) file_system: String,
 }
 
 impl Mount {
@@ -23,14 +26,18 @@ impl Mount {
         let (left, right) = line.split_once(" - ")?;
         let mut fields = left.split(' ');
         let id = fields.next()?.parse().ok()?;
-        let point = fields.nth(3)?.to_owned();
+        let (root, point) = (unescape(fields.nth(2)?), unescape(fields.next()?).into());
         let shared = fields.find_map(|field| field.strip_prefix("shared:")?.parse().ok());
-        Some(Mount { id, point, shared, file_system: right.split(' ').next()?.to_owned() })
+        Some(Mount { id, root, point, shared, file_system: right.split(' ').next()?.to_owned() })
+    }
+
+    /// The mounts in the text of `mountinfo`.
+    pub(crate) fn parse_all(mountinfo: &str) -> impl Iterator<Item = Mount> {
+        mountinfo.lines().filter_map(Mount::parse)
     }
 
     fn list(process: &str) -> io::Result<Vec<Mount>> {
-        let list = fs::read_to_string(format!("/proc/{process}/mountinfo"))?;
-        Ok(list.lines().filter_map(Mount::parse).collect())
+        Ok(Mount::parse_all(&fs::read_to_string(format!("/proc/{process}/mountinfo"))?).collect())
     }
 
     /// The calling thread's mount that a path is on.
@@ -42,9 +49,16 @@ impl Mount {
     }
 }
 
+/// Undoes mountinfo's octal escapes of space, tab, newline and backslash.
+fn unescape(field: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .into_iter()
+        .fold(field.to_owned(), |field, (escape, character)| field.replace(escape, character))
+}
+
 /// Whether the first process has a file system of this type mounted at a path. `false` if that cannot be told.
 pub(crate) fn has_init(path: &Path, file_system: &str) -> bool {
-    let is_it = |mount: &Mount| Path::new(&mount.point) == path && mount.file_system == file_system;
+    let is_it = |mount: &Mount| mount.point == path && mount.file_system == file_system;
     Mount::list("1").is_ok_and(|mounts| mounts.iter().any(is_it))
 }
 
@@ -63,7 +77,8 @@ mod tests {
         let plain = Mount::parse("23 27 0:22 / /sys rw,relatime - sysfs sysfs rw").unwrap();
         let mount = |id, point: &str, shared, file_system: &str| Mount {
             id,
-            point: point.to_owned(),
+            root: "/".to_owned(),
+            point: point.into(),
             shared,
             file_system: file_system.to_owned(),
         };

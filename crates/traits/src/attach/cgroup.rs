@@ -16,6 +16,7 @@ use super::hook::Hook;
 use super::link;
 use super::program::Program;
 use super::target::Target;
+use crate::mounts::Mount;
 
 /// A hook of the sockets in a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -243,22 +244,9 @@ fn is_root(directory: &Path) -> bool {
 /// The mounts of the cgroup2 file system in the text of mountinfo (proc_pid_mountinfo(5)): those that show the whole tree
 /// of this cgroup namespace first.
 fn cgroup2_mounts(mountinfo: &str) -> Vec<PathBuf> {
-    let mounts = mountinfo.lines().filter_map(|line| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        (file_system.split(' ').next() == Some("cgroup2")).then_some((root, point))
-    });
-    let mut mounts: Vec<_> = mounts.collect();
-    mounts.sort_by_key(|(root, _)| *root != "/");
-    mounts.into_iter().map(|(_, point)| PathBuf::from(unescape(point))).collect()
-}
-
-/// Undoes mountinfo's octal escapes of space, tab, newline and backslash.
-fn unescape(field: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .into_iter()
-        .fold(field.to_owned(), |field, (escape, character)| field.replace(escape, character))
+    let mut mounts: Vec<_> = Mount::parse_all(mountinfo).filter(|mount| mount.file_system == "cgroup2").collect();
+    mounts.sort_by_key(|mount| mount.root != "/");
+    mounts.into_iter().map(|mount| mount.point).collect()
 }
 
 #[cfg(test)]
