@@ -41,6 +41,9 @@ pub enum KernelFeature {
     LongMetadata,
     /// `bpf_dynptr_from_skb_meta`: TC programs write to metadata.
     MetadataDynptr,
+    /// `__bpf_skb_meta_store_bytes` in `net/core/filter.c`, which came with it: visible metadata moves along when a packet's
+    /// head does, and a clone that is written to gets a head of its own.
+    MovedMetadata,
 }
 
 impl KernelFeature {
@@ -54,6 +57,7 @@ impl KernelFeature {
             KernelFeature::Netkit => ("netkit", "6.7", Some("netkit_link_attach")),
             KernelFeature::LongMetadata => ("XDP metadata of more than 32 bytes", "6.8", None),
             KernelFeature::MetadataDynptr => ("metadata dynptr", "6.18", Some("bpf_dynptr_from_skb_meta")),
+            KernelFeature::MovedMetadata => ("metadata that moves along", "6.19", Some("__bpf_skb_meta_store_bytes")),
         }
     }
 
@@ -63,13 +67,14 @@ impl KernelFeature {
         format!("{name} needs Linux {since}")
     }
 
-    const ALL: [KernelFeature; 6] = [
+    const ALL: [KernelFeature; 7] = [
         KernelFeature::XdpHints,
         KernelFeature::NetfilterLinks,
         KernelFeature::Tcx,
         KernelFeature::Netkit,
         KernelFeature::LongMetadata,
         KernelFeature::MetadataDynptr,
+        KernelFeature::MovedMetadata,
     ];
 
     /// Whether this kernel has it.

@@ -534,9 +534,7 @@ fn a_packet_that_a_capture_has_too_gets_no_id_from_tc_up_to_6_18() {
     if !tc_enabled() {
         return;
     }
-    // came with the change by which a clone that is written to gets a head of its own (6.19)
-    let known = std::fs::read_to_string("/proc/kallsyms").unwrap();
-    let clones_can_be_written = known.lines().any(|line| line.ends_with(" __bpf_skb_meta_store_bytes"));
+    let clones_can_be_written = KernelFeature::MovedMetadata.is_here();
     let rig = Rig::new();
     let _policy = policy(&rig);
     let _capture = PacketSocket::on(rig.pair.rx()).unwrap();

@@ -20,7 +20,7 @@ use packet_traits::{
     core::{KeyType, Layout, Merge},
 };
 use packet_traits_lab::{
-    Chain, End, Family, Overlay, PacketSocket, Pair, VxlanOptions,
+    Chain, End, Family, KernelFeature, Overlay, PacketSocket, Pair, VxlanOptions,
     frame::{Flow, with_vlan},
     send_frame,
 };
@@ -63,9 +63,9 @@ enum Read {
 
 use Read::{All, Nothing};
 
-/// Whether the kernel moves visible metadata along and keeps it in new heads. This function came with it.
+/// Whether the kernel moves visible metadata along and keeps it in new heads.
 fn metadata_moves() -> bool {
-    std::fs::read_to_string("/proc/kallsyms").unwrap().lines().any(|line| line.ends_with(" __bpf_skb_meta_store_bytes"))
+    KernelFeature::MovedMetadata.is_here()
 }
 
 /// What was read, if it is what XDP set on the same packet: each region whole or not at all.

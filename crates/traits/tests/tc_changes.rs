@@ -21,7 +21,9 @@ use packet_traits::{
     core::Layout,
     registry::Registry,
 };
-use packet_traits_lab::{Family, Overlay, PacketSocket, VxlanOptions, recv_numbered, send_numbered, udp_socket};
+use packet_traits_lab::{
+    Family, KernelFeature, Overlay, PacketSocket, VxlanOptions, recv_numbered, send_numbered, udp_socket,
+};
 
 const PACKETS: u64 = 16;
 const ENOENT: i64 = -(libc::ENOENT as i64);
@@ -245,10 +247,10 @@ fn behind_decapsulation_tc_reads_and_cannot_set() {
     }
 }
 
-/// Whether a write to a clone gives it a head of its own with the metadata in it (from 6.19), which is then changed. This
-/// function came with it.
+/// Whether a write to a clone gives it a head of its own with the metadata in it (from 6.19), which is then
+/// changed.
 fn clones_can_be_written() -> bool {
-    std::fs::read_to_string("/proc/kallsyms").unwrap().lines().any(|line| line.ends_with(" __bpf_skb_meta_store_bytes"))
+    KernelFeature::MovedMetadata.is_here()
 }
 
 /// What is read where a set or a deletion took place, and what it returned.
