@@ -20,8 +20,8 @@ Examples:
   traits --registry lab bind classify.bpf.o -o bound.o --check -v
 
 The output is an object file like the input, for libbpf, bpftool, iproute2, cilium/ebpf or aya. It contains the \
-registry's nonces, and whoever reads them can forge traits, so only its owner may read it. Bind again after keys were \
-removed and registered again; programs that are loaded keep their keys.
+registry's nonces, by which traits can be forged, so only its owner may read it. Bind again after keys were removed and \
+registered again; programs that are loaded keep their keys.
 
 docs/json.md lists the members of what --json prints.";
 

@@ -4,7 +4,7 @@
 //! programs cannot be at the same hook with the same priority (`nf_hook_entries_grow`, EBUSY), so there is no way from one
 //! to the next without a packet that meets both or neither. A socket filter that is pinned for others stays with whoever
 //! opened the pin. A clsact filter has no link: the kernel exchanges its program, but only for a caller in its network
-//! namespace, which whoever replaces or takes down may not find. So what is attached, or pinned for others, is a dispatcher: a program
+//! namespace, to which no path may lead any more. So what is attached, or pinned for others, is a dispatcher: a program
 //! that tail-calls entry 0 of a PROG_ARRAY, its slot. Exchanging that entry is atomic, and with a constant index the kernel
 //! makes the call a direct jump.
 //!
