@@ -14,9 +14,10 @@ use packet_traits::{
 
 use crate::{
     config::Config,
+    devices::{self, DEVICES},
     namespace::{Interface, Namespace},
     point::Point,
-    tracer::{TraceError, leave_out_unknown, libbpf},
+    tracer::{TraceError, handle, leave_out_unknown, libbpf, place_id},
     xdp::{self, Attached, Fate, XdpCount, XdpProgram},
 };
 
@@ -96,7 +97,7 @@ impl Functions {
         }
         let programs: Vec<XdpProgram> = programs.into_iter().map(xdp::program).collect();
         let object = load_counts(registry, setup, btf, places, notes)?;
-        let devices = map(&object, "devices")?;
+        let devices = handle(&object, DEVICES)?;
         for program in programs.iter().filter(|_| fentry) {
             match load_verdict(registry, setup, &devices, program.id, config.run != 0) {
                 Ok(loaded) => all.verdicts.push(loaded),
@@ -161,7 +162,7 @@ impl Functions {
     /// What was counted by tracepoints.
     pub(crate) fn xdp_counts(&self) -> Result<Vec<XdpCount>, TraceError> {
         let Some(Counts { object, places, programs, .. }) = &self.counts else { return Ok(Vec::new()) };
-        let map = map(object, "xdp_counts")?;
+        let map = handle(object, "xdp_counts")?;
         let mut all = Vec::new();
         for key in map.keys() {
             let value = map.lookup(&key, MapFlags::ANY).map_err(libbpf("read the tracer's counters"))?;
@@ -250,16 +251,10 @@ fn load_counts(
 ) -> Result<LoadedObject, TraceError> {
     let mut bound = open(COUNTS_OBJECT, registry, setup, |_| true)?;
     leave_out_unknown(&mut bound, btf, notes);
-    for mut map in bound.open_object_mut().maps_mut() {
-        if map.name() == "devices" {
-            map.set_max_entries(places.len() as u32).map_err(libbpf("set how many interfaces are traced"))?;
-        }
-    }
+    devices::set_room(&mut bound, places.len())?;
     let loaded = bound.load()?;
-    let devices = map(&loaded, "devices")?;
-    for (namespace, interface) in places {
-        let key = [namespace.inode().to_ne_bytes(), interface.index.to_ne_bytes()].concat();
-        devices.update(&key, &[0; 4], MapFlags::ANY).map_err(libbpf("say which interfaces are traced"))?;
+    for place in places {
+        devices::add(&loaded, place_id(place))?;
     }
     Ok(loaded)
 }
@@ -279,7 +274,7 @@ fn load_verdict(
     let object = bound.open_object_mut();
     for mut map in object.maps_mut() {
         match map.name().to_str() {
-            Some("devices") => map.reuse_fd(devices.as_fd()).map_err(|error| error.to_string())?,
+            Some(DEVICES) => map.reuse_fd(devices.as_fd()).map_err(|error| error.to_string())?,
             Some(".rodata.target") => {
                 let bytes = attached.program.bytes();
                 let value = map.initial_value_mut().and_then(|value| value.get_mut(..bytes.len()));
@@ -299,9 +294,4 @@ fn load_verdict(
         error => error.to_string(),
     })?;
     Ok((loaded, attached))
-}
-
-fn map(object: &LoadedObject, name: &str) -> Result<MapHandle, TraceError> {
-    let map = object.map(name).ok_or_else(|| TraceError::Option(format!("the tracer has no map {name}")))?;
-    MapHandle::try_from(&map).map_err(libbpf("keep a map open"))
 }

@@ -73,6 +73,7 @@
 //! | `bpf` | the programs |
 
 mod config;
+mod devices;
 mod event;
 mod filter;
 mod functions;

@@ -10,19 +10,20 @@ use std::{
     os::fd::AsFd,
 };
 
-use libbpf_rs::{MapCore, MapFlags};
 use packet_traits::{
-    attach::{AttachError, Device, Direction, Position, TcxOptions, XdpMode, devices, interface_name, tcx, xdp},
+    attach::{
+        AttachError, Attachment, Device, Direction, Position, TcxOptions, XdpMode, devices, interface_name, tcx, xdp,
+    },
     deployment::Holder,
 };
 
 use super::{
     Tracer,
-    error::{TraceError, libbpf, system},
-    load::{fd_of, handle, id_candidates},
+    error::{TraceError, system},
+    load::{fd_of, id_candidates},
     options::{Place, PlaceId, place_id},
 };
-use crate::xdp as other_xdp;
+use crate::{devices as traced_devices, xdp as other_xdp};
 
 /// Kinds of interfaces (`ip link add type`) whose ports bring them their packets.
 const WITH_PORTS: [&str; 5] = ["bridge", "bond", "team", "hsr", "vrf"];
@@ -187,7 +188,8 @@ impl Tracer<'_> {
                     }
                     assigning.push(attachment);
                     entries.insert(*id);
-                    self.watch_at(*id)?;
+                    // where packets are counted that match while the tracer stands by
+                    traced_devices::add(&self.trace, *id)?;
                 }
                 Err(error @ (AttachError::Busy { .. } | AttachError::Refused { .. })) => {
                     said.add(format!("packets that enter there get no id: {}", reason(&error)), &interface.name);
@@ -221,18 +223,8 @@ impl Tracer<'_> {
         Ok(places.iter().map(of).collect())
     }
 
-    /// Says where packets are counted that match while the tracer stands by.
-    fn watch_at(&self, (inode, ifindex): PlaceId) -> Result<(), TraceError> {
-        let key = [inode.to_ne_bytes(), ifindex.to_ne_bytes()].concat();
-        let devices = handle(&self.trace, "devices")?;
-        devices.update(&key, &[0; 4], MapFlags::ANY).map_err(libbpf("say which interfaces are traced"))
-    }
-
     /// Has packets get their ids at TC ingress. Returns also what the XDP program there is.
-    fn attach_behind_xdp(
-        &self,
-        (namespace, interface): &Place,
-    ) -> Result<(String, packet_traits::attach::Attachment), TraceError> {
+    fn attach_behind_xdp(&self, (namespace, interface): &Place) -> Result<(String, Attachment), TraceError> {
         let enter = self.enter.as_ref().ok_or_else(|| TraceError::Option("the tracer has no TC program".to_owned()))?;
         let program = fd_of(enter, "trace_tc_enter")?;
         let options = TcxOptions::new(Direction::Ingress).position(Position::First);

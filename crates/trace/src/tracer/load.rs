@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     config::{self, Config},
+    devices,
     event::EVENT_LEN,
     filter,
     functions::Functions,
@@ -97,11 +98,7 @@ impl Loaded {
 
         let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
         prepare(&mut bound, &config, options)?;
-        for mut map in bound.open_object_mut().maps_mut() {
-            if map.name() == "devices" {
-                map.set_max_entries(interfaces.len() as u32).map_err(libbpf("set how many interfaces are traced"))?;
-            }
-        }
+        devices::set_room(&mut bound, interfaces.len())?;
         leave_out_unknown(&mut bound, &btf, &mut notes);
         if (1..3).contains(&arguments(&btf, UDP_FAIL)) {
             leave_out(&mut bound, UDP_FAIL);
@@ -310,7 +307,7 @@ pub(super) fn switch(object: &LoadedObject, section: &str, on: bool) -> Result<(
     handle(object, section)?.update(&key, &value, MapFlags::ANY).map_err(libbpf("switch the tracer's programs"))
 }
 
-pub(super) fn handle(object: &LoadedObject, name: &str) -> Result<MapHandle, TraceError> {
+pub(crate) fn handle(object: &LoadedObject, name: &str) -> Result<MapHandle, TraceError> {
     let map = object.map(name).ok_or_else(|| TraceError::Option(format!("the tracer has no map {name}")))?;
     MapHandle::try_from(&map).map_err(libbpf("keep a map open"))
 }

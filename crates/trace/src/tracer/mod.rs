@@ -36,15 +36,19 @@ use packet_traits::{
 
 use self::{
     attach::{CURRENT_RECEIVED, RECEIVE},
-    load::{LOAD_ATTEMPTS, Loaded, handle, switch},
-    options::{Place, PlaceId, check, interfaces, occupied},
+    load::{LOAD_ATTEMPTS, Loaded, switch},
+    options::{Place, check, interfaces, occupied},
     own_keys::OwnKeys,
 };
 pub use self::{
     error::TraceError,
     options::{Options, RING_LEN},
 };
-pub(crate) use self::{error::libbpf, load::leave_out_unknown};
+pub(crate) use self::{
+    error::libbpf,
+    load::{handle, leave_out_unknown},
+    options::{PlaceId, place_id},
+};
 use crate::{
     event::{EVENT_LEN, Event},
     functions::Functions,

@@ -90,11 +90,11 @@ impl Options {
 }
 
 /// An interface, in its namespace.
-pub(super) type Place = (Namespace, Interface);
+pub(crate) type Place = (Namespace, Interface);
 /// The namespace's inode number, the interface's index.
-pub(super) type PlaceId = (u32, u32);
+pub(crate) type PlaceId = (u32, u32);
 
-pub(super) fn place_id((namespace, interface): &Place) -> PlaceId {
+pub(crate) fn place_id((namespace, interface): &Place) -> PlaceId {
     (namespace.inode(), interface.index)
 }
 
