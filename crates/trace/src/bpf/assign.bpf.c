@@ -30,18 +30,11 @@ struct {
 static __noinline void read_behind_extensions(__u64 at, __u64 end, struct headers *h)
 {
 	struct extensions extensions = { .at = at, .end = end, .protocol = h->word[FIELD_PROTOCOL][0] };
-	int i;
 
-	for (i = 0; i < EXTENSION_HEADERS_MAX; i++)
-		if (!trace_skip_extension(&extensions))
-			break;
+	skip_extensions(&extensions);
 	h->word[FIELD_PROTOCOL][0] = extensions.protocol;
-	if (extensions.later || (extensions.protocol != IPPROTO_TCP && extensions.protocol != IPPROTO_UDP) ||
-	    extensions.at + 4 > end)
-		return;
-	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(__trait_kernel_load(__u16, extensions.at));
-	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(__trait_kernel_load(__u16, extensions.at + 2));
-	h->ports = 1;
+	if (!extensions.later)
+		read_ports(extensions.at, end, h);
 }
 
 /*

@@ -62,11 +62,8 @@ static __noinline void read_headers(__u64 at, __u32 len, __u64 end, struct heade
 			.end = end,
 			.protocol = __trait_kernel_load(__u8, at + 6),
 		};
-		int i;
 
-		for (i = 0; i < EXTENSION_HEADERS_MAX; i++)
-			if (!trace_skip_extension(&extensions))
-				break;
+		skip_extensions(&extensions);
 		h->word[FIELD_FAMILY][0] = 6;
 		h->word[FIELD_PROTOCOL][0] = extensions.protocol;
 		load_words(at + 8, h->word[FIELD_SOURCE]);
@@ -77,13 +74,8 @@ static __noinline void read_headers(__u64 at, __u32 len, __u64 end, struct heade
 		return;
 	}
 	h->word[FIELD_LENGTH][0] = len;
-	if (fragment || (h->word[FIELD_PROTOCOL][0] != IPPROTO_TCP && h->word[FIELD_PROTOCOL][0] != IPPROTO_UDP))
-		return;
-	if (transport + 4 > end)
-		return;
-	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(__trait_kernel_load(__u16, transport));
-	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(__trait_kernel_load(__u16, transport + 2));
-	h->ports = 1;
+	if (!fragment)
+		read_ports(transport, end, h);
 }
 
 /* The same of an skb, if it is IP; its length is counted from the IP header on. */

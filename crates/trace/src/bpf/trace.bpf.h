@@ -350,6 +350,16 @@ __weak __noinline int trace_skip_extension(struct extensions *e)
 	return 1;
 }
 
+/* Goes to what is behind the extension headers. */
+static __always_inline void skip_extensions(struct extensions *e)
+{
+	int i;
+
+	for (i = 0; i < EXTENSION_HEADERS_MAX; i++)
+		if (!trace_skip_extension(e))
+			break;
+}
+
 /* The next 16 bytes in kernel memory as two words; loads never fault. */
 static __always_inline void load_words(__u64 address, __u64 to[2])
 {
@@ -366,6 +376,16 @@ struct headers {
 	__u64 word[FIELDS_MAX][2];
 	_Bool ports; /* it has ports: fragments but for the first, and most protocols, have none */
 };
+
+/* Reads the ports at `at`, of a packet whose bytes are there up to `end`, if its protocol has any. */
+static __always_inline void read_ports(__u64 at, __u64 end, struct headers *h)
+{
+	if ((h->word[FIELD_PROTOCOL][0] != IPPROTO_TCP && h->word[FIELD_PROTOCOL][0] != IPPROTO_UDP) || at + 4 > end)
+		return;
+	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(__trait_kernel_load(__u16, at));
+	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(__trait_kernel_load(__u16, at + 2));
+	h->ports = 1;
+}
 
 static __always_inline _Bool compare(const volatile struct condition *c, const __u64 word[2])
 {
