@@ -151,9 +151,17 @@ pub fn watch(tracer: &Tracer<'_>, traffic: impl FnOnce() + Send) -> Seen {
     Seen { packets, summary, counters }
 }
 
-/// The points of a packet's path, in order.
+/// The points of a packet's path, in order, but a queue before its reader: one that is awake on another CPU may have the
+/// packet before the kernel says that it is in the queue.
 pub fn points(packet: &Packet) -> Vec<Point> {
-    packet.steps.iter().map(|step| step.point).collect()
+    let mut points: Vec<Point> = packet.steps.iter().map(|step| step.point).collect();
+    let [read, queued] = [Point::Deliver, Point::Enqueue].map(|point| points.iter().position(|other| *other == point));
+    if let (Some(read), Some(queued)) = (read, queued)
+        && read < queued
+    {
+        points[read..=queued].rotate_right(1);
+    }
+    points
 }
 
 /// The port a packet was sent to.
