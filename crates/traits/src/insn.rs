@@ -13,7 +13,13 @@ use libbpf_sys::{bpf_attach_type, bpf_insn, bpf_prog_load_opts, bpf_prog_type, b
 const NAME: &CStr = c"traits_doctor";
 
 /// BPF_PSEUDO_KFUNC_CALL: what is called is a function of the kernel, by the number of its BTF type.
-const PSEUDO_KFUNC: u8 = 2;
+pub(crate) const PSEUDO_KFUNC: u8 = 2;
+
+/// BPF_JMP | BPF_CALL
+pub(crate) const CALL: u8 = 0x85;
+
+/// BPF_LD | BPF_IMM | BPF_DW: a constant of 64 bits, in two instructions.
+pub(crate) const LOAD_CONSTANT: u8 = 0x18;
 
 fn insn(code: u8, to: u8, from: u8, off: i16, imm: i32) -> bpf_insn {
     bpf_insn { code, _bitfield_1: bpf_insn::new_bitfield_1(to, from), off, imm, ..Default::default() }
@@ -61,12 +67,12 @@ pub(crate) fn skip_if(register: u8, value: i32, count: i16) -> bpf_insn {
 
 /// Calls a helper.
 pub(crate) fn call(helper: u32) -> bpf_insn {
-    insn(0x85, 0, 0, 0, helper.cast_signed()) // BPF_JMP | BPF_CALL
+    insn(CALL, 0, 0, 0, helper.cast_signed())
 }
 
 /// Calls a function of the kernel, by its BTF type.
 pub(crate) fn call_kernel(function: u32) -> bpf_insn {
-    insn(0x85, 0, PSEUDO_KFUNC, 0, function.cast_signed())
+    insn(CALL, 0, PSEUDO_KFUNC, 0, function.cast_signed())
 }
 
 /// Returns r0.

@@ -16,7 +16,7 @@ use std::{
 use common::{Lab, TEST_PORT, attach_tc, compile_with, name, record, spec, test_run};
 use libbpf_rs::{MapCore, ObjectBuilder};
 use packet_traits::{
-    attach::Direction,
+    attach::{Direction, cgroup::cgroup_root},
     bind::{BindError, BoundObject, bind_file, bind_open_object},
     core::{KeyType, Layout, Merge, TraitsView, Value},
     registry::{Registry, RegistryError},
@@ -665,4 +665,66 @@ fn keys_of_a_program_that_another_loader_has_loaded_are_in_use_until_it_ends() {
         lab.registry.unregister(&name("tenant"), false).is_ok()
     });
     assert!(freed, "the loader has ended");
+}
+
+#[test]
+fn aya_loads_a_bound_file_and_its_programs_share_traits() {
+    if !common::area_enabled() {
+        return;
+    }
+    const PACKETS: u64 = 20;
+    let (lab, folder) = (tenant_lab(), Folder::new("aya"));
+    let (input, output) =
+        (folder.write("other_loaders.bpf.o", &common::compile("other_loaders")), folder.file("bound.o"));
+    bind_file(&input, &output, &lab.registry).unwrap();
+
+    let pair = Pair::new().unwrap();
+    let (rx, to) = (pair.rx(), pair.rx().addr(Family::V4, TEST_PORT));
+    let receiver = udp_socket(rx.netns(), to).unwrap();
+    let sender = udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0)).unwrap();
+    let mut object = aya::Ebpf::load_file(&output).unwrap();
+    let kept = rx.netns().enter(|| {
+        let xdp: &mut aya::programs::Xdp = object.program_mut("assign").unwrap().try_into().unwrap();
+        xdp.load().unwrap();
+        xdp.attach(rx.name(), aya::programs::XdpMode::Driver).unwrap();
+        let tc: &mut aya::programs::SchedClassifier = object.program_mut("at_tc").unwrap().try_into().unwrap();
+        tc.load().unwrap();
+        // before 6.6 aya attaches to a qdisc that is there
+        let _ = aya::programs::tc::qdisc_add_clsact(rx.name());
+        tc.attach(rx.name(), aya::programs::TcAttachType::Ingress).unwrap();
+        let cgroup: &mut aya::programs::CgroupSkb = object.program_mut("at_cgroup").unwrap().try_into().unwrap();
+        cgroup.load().unwrap();
+        let root = std::fs::File::open(cgroup_root().unwrap()).unwrap();
+        let (at, mode) = (aya::programs::CgroupSkbAttachType::Ingress, aya::programs::CgroupAttachMode::Single);
+        cgroup.attach(root, at, mode).unwrap();
+        object
+    });
+    for number in 0..PACKETS {
+        send_numbered(&sender, to, number..number + 1, 64).unwrap();
+        assert_eq!(recv_numbered(&receiver).unwrap(), number);
+    }
+    let counts = aya::maps::Array::<_, u64>::try_from(kept.map("counts").unwrap()).unwrap();
+    assert_eq!([0, 1].map(|place| counts.get(&place, 0).unwrap()), [PACKETS; 2]);
+}
+
+#[test]
+fn what_only_a_loader_can_resolve_is_left_to_it() {
+    if !common::enabled() {
+        return;
+    }
+    let (lab, folder) = (tenant_lab(), Folder::new("unresolved"));
+    for (what, declaration, body) in [
+        ("function", "extern int no_such_function(void) __ksym;", "trait_set(ctx, tenant, no_such_function())"),
+        ("variable", "extern const int bpf_prog_active __ksym;", "trait_set(ctx, tenant, bpf_prog_active)"),
+    ] {
+        let text = source(&format!("TRAIT_KEY(tenant, __u32);\n{declaration}"), body);
+        let (input, output) = (folder.compile(what, &text, &[]), folder.file("bound.o"));
+        bind_file(&input, &output, &lab.registry).unwrap();
+        let bound = std::fs::read(&output).unwrap();
+        let mut object = ObjectBuilder::default().open_memory(&bound).unwrap();
+        let section = libbpf_rs::btf::Btf::from_path(&output).unwrap();
+        assert!(section.type_by_name::<libbpf_rs::btf::types::DataSec<'_>>(".ksyms").is_some(), "{what}");
+        object.progs_mut().for_each(|mut program| program.set_autoload(false));
+        drop(object);
+    }
 }

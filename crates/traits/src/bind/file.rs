@@ -12,13 +12,15 @@ use object::{Object, ObjectSection};
 use super::{
     BindError, Binding,
     open::{fill, open_bytes},
+    other_loaders,
 };
 use crate::{descriptor, registry::Registry};
 
 /// Symbolic links that the kernel follows in a row (`MAXSYMLINKS` in include/linux/namei.h).
 const MAX_LINKS: usize = 40;
 
-/// Writes a bound copy of the object file `input` to `output`, which any loader can load.
+/// Writes a bound copy of the object file `input` to `output`, which any loader can load on the running kernel: calls of the
+/// kernel's own functions (kfuncs) are resolved in it, too.
 ///
 /// `output` is replaced whole or not at all. It contains the registry's nonces and is readable by its owner only. If it
 /// is a symbolic link, what it leads to is replaced; a device or a pipe is written to.
@@ -37,6 +39,7 @@ pub fn bind_file(input: &Path, output: &Path, registry: &Registry) -> Result<Bin
     };
     // libbpf rounds the map up to whole words; what is behind the section is padding
     bytes[start..start + len].copy_from_slice(&filled[..len]);
+    other_loaders::prepare(&mut bytes);
     write_whole(output, &bytes).map_err(|source| BindError::File {
         action: "writing",
         path: output.to_owned(),

@@ -17,6 +17,7 @@ mod file;
 mod needs;
 mod object;
 mod open;
+mod other_loaders;
 mod refusal;
 
 pub use error::BindError;
