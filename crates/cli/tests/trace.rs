@@ -488,6 +488,14 @@ fn nothing_is_left_however_it_ends() {
         assert!(Instant::now() < deadline, "its XDP program is still there");
         thread::sleep(Duration::from_millis(10));
     }
+    // before 6.6 no link holds what is at TC: it stays until it is removed as `packet-traits-trace` says
+    if !KernelFeature::Tcx.is_here() {
+        for direction in ["ingress", "egress"] {
+            let rx = rig.pair.rx();
+            let removed = rx.netns().command("tc").args(["filter", "del", "dev", rx.name(), direction]).status();
+            assert!(removed.unwrap().success(), "{direction}");
+        }
+    }
     // the names stay; who traces next takes them over, and away
     let tracing = rig.start(&["--per-packet", "proto == udp"]);
     rig.traffic();

@@ -40,7 +40,11 @@ static __always_inline _Bool netns_wanted(__u32 netns)
 	return 0;
 }
 
-/* Reads the IP header at `at`, of a packet of `len` bytes from there, and the ports behind it. Its bytes are there up to `end`. */
+/*
+ * Reads the IP header at `at`, of a packet of `len` bytes from there, and the ports behind it. Its bytes are there up to
+ * `end`. It keeps little on the stack: before Linux 6.2, where there are no casts, the frames from trace_cgroup to
+ * trace_skip_extension fill it (MAX_BPF_STACK).
+ */
 static __noinline void read_headers(__u64 at, __u32 len, __u64 end, struct headers *h)
 {
 	__u8 version = __trait_kernel_load(__u8, at) >> 4;
@@ -49,6 +53,7 @@ static __noinline void read_headers(__u64 at, __u32 len, __u64 end, struct heade
 
 	if (at + 20 > end)
 		return;
+	h->word[FIELD_LENGTH][0] = len;
 	if (version == 4) {
 		h->word[FIELD_FAMILY][0] = 4;
 		h->word[FIELD_PROTOCOL][0] = __trait_kernel_load(__u8, at + 9);
@@ -71,9 +76,9 @@ static __noinline void read_headers(__u64 at, __u32 len, __u64 end, struct heade
 		transport = extensions.at;
 		fragment = extensions.later;
 	} else {
+		h->word[FIELD_LENGTH][0] = 0;
 		return;
 	}
-	h->word[FIELD_LENGTH][0] = len;
 	if (!fragment)
 		read_ports(transport, end, h);
 }
