@@ -247,8 +247,7 @@ fn behind_decapsulation_tc_reads_and_cannot_set() {
     }
 }
 
-/// Whether a write to a clone gives it a head of its own with the metadata in it (from 6.19), which is then
-/// changed.
+/// Whether a write to a clone gives it a head of its own with the metadata in it (from 6.19), which is then changed.
 fn clones_can_be_written() -> bool {
     KernelFeature::MovedMetadata.is_here()
 }

@@ -1,8 +1,11 @@
 //! What the programs of an object need of the kernel, to say which of it is missing when it cannot be loaded.
 
-use std::{ffi::CStr, ptr::null};
+use std::ptr::null;
 
-use libbpf_rs::{AsRawLibbpf, OpenObject};
+use libbpf_rs::{
+    AsRawLibbpf, OpenObject,
+    btf::{Btf, types::Func},
+};
 use libbpf_sys::{
     BPF_F_XDP_DEV_BOUND_ONLY, BPF_PROG_TYPE_EXT, BPF_PROG_TYPE_LSM, BPF_PROG_TYPE_NETFILTER, BPF_PROG_TYPE_STRUCT_OPS,
     BPF_PROG_TYPE_SYSCALL, BPF_PROG_TYPE_TRACING, bpf_prog_type,
@@ -79,17 +82,7 @@ fn kernel_has_type(type_: bpf_prog_type) -> bool {
 
 /// Whether the kernel has the functions that a driver answers; yes if it has no BTF to look in.
 fn kernel_has_hints() -> bool {
-    const FUNCTION: &CStr = c"bpf_xdp_metadata_rx_hash";
-    // SAFETY: returns an object that we own, or null.
-    let btf = unsafe { libbpf_sys::btf__load_vmlinux_btf() };
-    if btf.is_null() {
-        return true;
-    }
-    // SAFETY: `btf` is not null and not freed yet; the name is NUL-terminated.
-    let found = unsafe { libbpf_sys::btf__find_by_name_kind(btf, FUNCTION.as_ptr(), libbpf_sys::BTF_KIND_FUNC) };
-    // SAFETY: ours, and not used any more.
-    unsafe { libbpf_sys::btf__free(btf) };
-    found > 0
+    Btf::from_vmlinux().map_or(true, |kernel| kernel.type_by_name::<Func<'_>>("bpf_xdp_metadata_rx_hash").is_some())
 }
 
 #[cfg(test)]
