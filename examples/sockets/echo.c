@@ -129,6 +129,12 @@ static void say(const char *protocol, const struct sockaddr_storage *peer, const
 	funlockfile(stdout);
 }
 
+/* Whether a call failed because the programs were detached meanwhile: the server serves on, without traits. */
+static int is_detached(void)
+{
+	return errno == ENOPROTOOPT || errno == EOPNOTSUPP;
+}
+
 static void *serve_udp(void *arg)
 {
 	const struct traits_key *flow_id = find_key("flow_id");
@@ -148,7 +154,9 @@ static void *serve_udp(void *arg)
 		say("udp", &peer, "", &traits);
 		if (flow_id && traits_value(&traits, flow_id, &flow, sizeof(flow)) > 0)
 			traits_put(&answer, flow_id, &flow, sizeof(flow));
-		if (traits_send(fd, data, len, 0, (struct sockaddr *)&peer, sizeof(peer), &answer) < 0)
+		if (traits_send(fd, data, len, 0, (struct sockaddr *)&peer, sizeof(peer), &answer) >= 0)
+			continue;
+		if (!is_detached() || sendto(fd, data, len, 0, (struct sockaddr *)&peer, sizeof(peer)) < 0)
 			warn("cannot answer a datagram");
 	}
 	return NULL;
@@ -165,11 +173,11 @@ static void *serve_connection(void *arg)
 
 	if (getpeername(fd, (struct sockaddr *)&peer, &peer_len))
 		goto out;
-	if (traits_get(fd, SYN_TRAITS, &traits))
+	if (traits_get(fd, SYN_TRAITS, &traits) && !is_detached())
 		goto out;
 	say("tcp", &peer, " syn", &traits);
 	while ((len = recv(fd, data, sizeof(data), 0)) > 0) {
-		if (traits_get(fd, LAST_TRAITS, &traits))
+		if (traits_get(fd, LAST_TRAITS, &traits) && !is_detached())
 			goto out;
 		say("tcp", &peer, " data", &traits);
 		for (ssize_t sent = 0, n; sent < len; sent += n) {

@@ -167,6 +167,19 @@ func (t *traits) mark() uint32 {
 	return order.Uint32(t[12:])
 }
 
+// isDetached says whether a call failed because the programs were detached meanwhile: the server serves on, without traits.
+func isDetached(err error) bool {
+	return errors.Is(err, syscall.ENOPROTOOPT) || errors.Is(err, syscall.EOPNOTSUPP)
+}
+
+// readTraits reads all traits that an option gives.
+func readTraits(socket syscall.RawConn, level, option int) (t traits, err error) {
+	if _, err = getsockopt(socket, level, option, t[:]); isDetached(err) {
+		return traits{}, nil
+	}
+	return t, err
+}
+
 // traitsOfDatagram reads the traits of the datagram that came with these control messages.
 func traitsOfDatagram(socket syscall.RawConn, control []byte) (t traits, err error) {
 	messages, err := syscall.ParseSocketControlMessage(control)
@@ -176,7 +189,7 @@ func traitsOfDatagram(socket syscall.RawConn, control []byte) (t traits, err err
 	for _, message := range messages {
 		if message.Header.Level == syscall.SOL_SOCKET && message.Header.Type == syscall.SO_MARK {
 			handle := order.Uint32(message.Data)
-			_, err = getsockopt(socket, solTraitsDatagram, int(handle), t[:])
+			t, err = readTraits(socket, solTraitsDatagram, int(handle))
 		}
 	}
 	return t, err
@@ -249,7 +262,7 @@ func serveUDP(socket *net.UDPConn, raw syscall.RawConn, keys []key) {
 			if !set {
 				value = nil // then the answer has none either
 			}
-			if err := setsockopt(raw, nextTraits+flowID.number, value); err != nil {
+			if err := setsockopt(raw, nextTraits+flowID.number, value); err != nil && !isDetached(err) {
 				log.Printf("cannot give an answer its flow_id: %v", err)
 			}
 		}
@@ -266,8 +279,8 @@ func serveConnection(connection *net.TCPConn, keys []key) error {
 		return err
 	}
 	peer := connection.RemoteAddr()
-	var t traits
-	if _, err := getsockopt(raw, solTraits, synTraits+traitsAll, t[:]); err != nil {
+	t, err := readTraits(raw, solTraits, synTraits+traitsAll)
+	if err != nil {
 		return err
 	}
 	fmt.Println("tcp", peer, "syn", t.text(keys))
@@ -277,7 +290,7 @@ func serveConnection(connection *net.TCPConn, keys []key) error {
 		if err != nil {
 			return nil // the end, or broken
 		}
-		if _, err := getsockopt(raw, solTraits, lastTraits+traitsAll, t[:]); err != nil {
+		if t, err = readTraits(raw, solTraits, lastTraits+traitsAll); err != nil {
 			return err
 		}
 		fmt.Println("tcp", peer, "data", t.text(keys))

@@ -87,6 +87,11 @@ def read_keys(sock: socket.socket) -> List[Key]:
     return keys
 
 
+def is_detached(error: OSError) -> bool:
+    """Whether a call failed because the programs were detached meanwhile: the server serves on, without traits."""
+    return error.errno in (errno.ENOPROTOOPT, errno.EOPNOTSUPP)
+
+
 def read_traits(sock: socket.socket, level: int, option: int) -> Traits:
     """All traits that an option gives, in one call."""
     while True:
@@ -95,6 +100,10 @@ def read_traits(sock: socket.socket, level: int, option: int) -> Traits:
             break
         except BlockingIOError:  # EAGAIN: a packet is just changing it
             pass
+        except OSError as error:
+            if is_detached(error):
+                return Traits(0, 0, b"")
+            raise
     present, _flags, mark, values = TRAITS.unpack(raw.ljust(TRAITS.size, b"\0"))
     return Traits(present, mark, values)
 
@@ -190,7 +199,11 @@ class Server:
         if self.flow_id:
             # no bytes if the datagram had none: then the answer has none either
             value = traits.get(self.flow_id) or b""
-            udp.setsockopt(SOL_TRAITS, NEXT_TRAITS + self.flow_id.number, value)
+            try:
+                udp.setsockopt(SOL_TRAITS, NEXT_TRAITS + self.flow_id.number, value)
+            except OSError as error:
+                if not is_detached(error):
+                    raise
         udp.sendto(data, peer)
 
     def accept(self, tcp: socket.socket) -> None:

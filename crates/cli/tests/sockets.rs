@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::{TcpStream, UdpSocket},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use std::{
 
 use common::{Traits, compile_example, interrupt, soon, text, wait_for_lock};
 use libbpf_rs::{
-    MapCore, MapFlags, MapHandle,
+    MapCore, MapFlags, MapHandle, Program,
     query::{ProgInfoIter, ProgInfoQueryOptions},
 };
 use packet_traits::{
@@ -175,7 +176,9 @@ fn cgroups_of_a_registry_share_the_programs() {
     let error = host.traits.fails(&on("detach", &host.cgroup), 1);
     assert!(error.contains(&other.path().display().to_string()), "{error}");
     host.attach(&host.cgroup, "");
-    assert_eq!(host.traits.ok("sockets detach --all").lines().count(), 2);
+    let detached = host.traits.ok("sockets detach --all");
+    assert_eq!(detached.lines().count(), 3, "{detached}");
+    assert!(detached.contains("have to ask again"), "{detached}");
     assert!(!is_served(&host.cgroup) && !is_served(&other) && !host.pins().exists());
     soon("the programs are unloaded", || {
         host.traits.json("registry show --json")["programs"].as_array().unwrap().is_empty()
@@ -331,6 +334,89 @@ fn a_command_can_be_killed_at_any_moment() {
         assert!(!host.pins().exists());
         soon("a killed command's links are gone", || !is_served(&host.cgroup));
     }
+}
+
+/// Has what is attached look as if another build of traits had attached it.
+fn make_foreign(host: &Host) {
+    let programs = host.pins().join("programs");
+    let mut entries = fs::read_dir(&programs).unwrap().map(|entry| entry.unwrap().path());
+    let build = entries.find(|path| path.is_dir()).unwrap();
+    fs::rename(build, programs.join("build-0123456789abcdef")).unwrap();
+}
+
+/// Ids of the programs that a cgroup's links hold, by the names of their pins, and of those that are pinned.
+fn program_ids(host: &Host, cgroup: &Cgroup) -> [Vec<(String, u32)>; 2] {
+    let pins = |folder: PathBuf| {
+        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut paths: Vec<_> = paths.filter(|path| !path.is_dir()).collect();
+        paths.sort();
+        paths.into_iter().map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), path))
+    };
+    let links =
+        pins(host.links(cgroup)).map(|(name, path)| (name, Attachment::from_pinned(path).unwrap().info().program_id));
+    let programs = pins(host.pins().join("programs")).map(|(name, path)| {
+        let program = Program::fd_from_pinned_path(path).unwrap();
+        (name, Program::id_from_fd(program.as_fd()).unwrap())
+    });
+    [links.collect(), programs.collect()]
+}
+
+#[test]
+fn attaching_again_replaces_the_programs_of_another_build() {
+    let Some(host) = Host::new() else { return };
+    let first = host.attach(&host.cgroup, "");
+    assert_eq!((&first["current"], &first["updated"]), (&true.into(), &false.into()));
+    make_foreign(&host);
+    assert_eq!(host.status()["current"], false);
+    let shown = host.traits.ok("sockets status");
+    assert!(shown.contains("another build") && shown.contains("`traits sockets attach`"), "{shown}");
+    let error = host.traits.fails(&format!("{} --sockets 9", on("attach", &host.cgroup)), 1);
+    assert!(error.contains("256 sockets, not 9"), "{error}");
+    assert_eq!(host.status()["current"], false, "nothing was changed");
+
+    let shown = host.traits.ok(&on("attach", &host.cgroup));
+    assert!(shown.contains("served on") && shown.contains("replaced in 1 cgroup; sockets keep"), "{shown}");
+    let status = host.status();
+    assert_eq!(status["instance"], first["instance"]);
+    assert_ne!(status["programs"], first["programs"]);
+    make_foreign(&host);
+    let other = Cgroup::new().unwrap();
+    let second = host.attach(&other, "");
+    assert_eq!((&second["already"], &second["updated"]), (&false.into(), &true.into()));
+    for cgroup in [&host.cgroup, &other] {
+        let [links, programs] = program_ids(&host, cgroup);
+        assert_eq!(links, programs);
+    }
+}
+
+#[test]
+fn a_killed_update_leaves_the_old_programs_or_the_new_ones() {
+    const STEPS: u32 = 12;
+    let Some(host) = Host::new() else { return };
+    let attach = on("attach", &host.cgroup);
+    host.traits.ok(&attach);
+    make_foreign(&host);
+    let start = Instant::now();
+    host.traits.ok(&attach);
+    let whole = start.elapsed();
+    let mut killed = 0;
+    for step in 0..STEPS {
+        make_foreign(&host);
+        let mut process = host.traits.start(&attach);
+        std::thread::sleep(whole * (STEPS + step) / (2 * STEPS));
+        process.kill().unwrap();
+        killed += u32::from(!process.wait().unwrap().success());
+        assert!(is_served(&host.cgroup));
+        host.traits.ok("sockets status");
+        // another cgroup's command finds what the killed one left
+        host.traits.fails(&on("detach", &Cgroup::new().unwrap()), 1);
+        let [links, programs] = program_ids(&host, &host.cgroup);
+        assert_eq!(links, programs, "step {step}");
+        assert_eq!(host.status()["unfinished"], false);
+        host.traits.ok(&attach);
+        assert_eq!(host.status()["current"], true);
+    }
+    assert!(killed > 0, "no command was killed");
 }
 
 #[test]

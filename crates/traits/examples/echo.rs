@@ -106,22 +106,34 @@ fn answer_datagram(udp: &Receiver<UdpSocket>, data: &mut [u8]) -> Result<(), Box
     {
         answer.set_value(flow_id, &value)?;
     }
-    send_to_with_traits(udp.socket(), &data[..len], peer, &answer)?;
+    match send_to_with_traits(udp.socket(), &data[..len], peer, &answer) {
+        // Detached meanwhile: the server serves on.
+        Err(SocketError::NotAttached { .. }) => udp.socket().send_to(&data[..len], peer)?,
+        other => other?,
+    };
     Ok(())
 }
 
 /// Receives what a connection has and sends it back, until its peer closes it.
 fn serve_connection(mut stream: TcpStream, keys: &Keys) -> Result<(), Box<dyn Error>> {
     let peer = stream.peer_addr()?;
-    println!("tcp {peer} syn {}", words(keys, &syn_traits(&stream, keys)?));
+    println!("tcp {peer} syn {}", words(keys, &or_none(syn_traits(&stream, keys), keys)?));
     let mut data = vec![0; 65536];
     loop {
         let len = stream.read(&mut data)?;
         if len == 0 {
             return Ok(());
         }
-        println!("tcp {peer} data {}", words(keys, &last_traits(&stream, keys)?));
+        println!("tcp {peer} data {}", words(keys, &or_none(last_traits(&stream, keys), keys)?));
         stream.write_all(&data[..len])?;
+    }
+}
+
+/// None if the programs were detached meanwhile: the server serves on, without traits.
+fn or_none(traits: Result<Traits, SocketError>, keys: &Keys) -> Result<Traits, SocketError> {
+    match traits {
+        Err(SocketError::NotAttached { .. }) => Ok(Traits::new(keys)),
+        other => other,
     }
 }
 

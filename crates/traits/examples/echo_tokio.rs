@@ -115,7 +115,11 @@ async fn answer_datagram(udp: &Receiver<UdpSocket>, data: &mut [u8]) -> Result<(
     }
     // Traits are those of the next datagram that the same *thread* sends. Here one call sets them and sends, without an
     // `await` between the two, after which this task might go on in another thread; so they hold in any runtime.
-    let send = || Ok(send_to_with_traits(socket, &data[..len], peer, &answer)?);
+    let send = || match send_to_with_traits(socket, &data[..len], peer, &answer) {
+        // Detached meanwhile: the server serves on.
+        Err(SocketError::NotAttached { .. }) => socket.try_send_to(&data[..len], peer),
+        other => Ok(other?),
+    };
     socket.async_io(Interest::WRITABLE, send).await?;
     Ok(())
 }
@@ -139,15 +143,23 @@ async fn serve_connections(tcp: TcpListener, keys: Arc<Keys>) {
 
 /// Receives what a connection has and sends it back, until its peer closes it.
 async fn serve_connection(mut stream: TcpStream, peer: SocketAddr, keys: &Keys) -> Result<(), Box<dyn Error>> {
-    println!("tcp {peer} syn {}", words(keys, &syn_traits(&stream, keys)?));
+    println!("tcp {peer} syn {}", words(keys, &or_none(syn_traits(&stream, keys), keys)?));
     let mut data = vec![0; 65536];
     loop {
         let len = stream.read(&mut data).await?;
         if len == 0 {
             return Ok(());
         }
-        println!("tcp {peer} data {}", words(keys, &last_traits(&stream, keys)?));
+        println!("tcp {peer} data {}", words(keys, &or_none(last_traits(&stream, keys), keys)?));
         stream.write_all(&data[..len]).await?;
+    }
+}
+
+/// None if the programs were detached meanwhile: the server serves on, without traits.
+fn or_none(traits: Result<Traits, SocketError>, keys: &Keys) -> Result<Traits, SocketError> {
+    match traits {
+        Err(SocketError::NotAttached { .. }) => Ok(Traits::new(keys)),
+        other => other,
     }
 }
 

@@ -79,6 +79,18 @@ pub(crate) fn open_map(path: &Path) -> io::Result<MapHandle> {
     MapHandle::from_pinned_path(path).map_err(io::Error::other)
 }
 
+/// Has two paths change places, at once.
+pub(crate) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    let (one, other) = (CString::new(one.as_os_str().as_bytes())?, CString::new(other.as_os_str().as_bytes())?);
+    // SAFETY: both are NUL-terminated and outlive the call.
+    let result =
+        unsafe { libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE) };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// What is in a folder, in the order of names; a folder that is not there has nothing in it.
 pub(crate) fn children(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {

@@ -7,7 +7,7 @@ mod common;
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream, UdpSocket},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -22,6 +22,7 @@ use common::{
 use packet_traits::{
     attach::XdpMode,
     core::{KeyType, Merge},
+    socket::programs::SocketPrograms,
 };
 use packet_traits_lab::{Family, Netns, left_out, number_of, send_numbered};
 
@@ -161,12 +162,43 @@ fn prints_what_xdp_set(lab: &SocketLab, command: &Command, family: Family) {
     lines.sort_by_key(peer_of);
     expected.sort_by_key(peer_of);
     assert_eq!(lines, expected);
+    serves_on_without_programs(lab, &client, family, &mut connections[0].0, &server);
     drop(connections);
     let signal = if family == Family::V4 { libc::SIGTERM } else { libc::SIGINT };
-    assert_eq!(lab.sockets_used(), 1);
     server.signal(signal);
     server.assert_ends_cleanly();
-    assert_eq!(lab.sockets_used(), 0);
+}
+
+/// Detaches the programs from under the server, which goes on without traits, and attaches them again.
+fn serves_on_without_programs(
+    lab: &SocketLab,
+    client: &UdpSocket,
+    family: Family,
+    connection: &mut TcpStream,
+    server: &Running,
+) {
+    SocketPrograms::detach(&lab.lab.registry, lab.cgroup.path()).unwrap();
+    // not one that has a mark
+    send_numbered(client, lab.addr(family), 1..2, 64).unwrap();
+    assert_eq!(client.recv(&mut [0; 65]).unwrap(), 64);
+    let peer = client.local_addr().unwrap();
+    let connected = connection.local_addr().unwrap();
+    echo(connection, 1);
+    let mut late = lab.tcp_client(family);
+    let late_peer = late.local_addr().unwrap();
+    echo(&mut late, 2);
+    let mut lines = server.lines(4);
+    lines.sort();
+    let mut expected = [
+        format!("udp {peer} none"),
+        format!("tcp {connected} data none"),
+        format!("tcp {late_peer} syn none"),
+        format!("tcp {late_peer} data none"),
+    ];
+    expected.sort();
+    assert_eq!(lines, expected);
+    assert_eq!(lab.sent().len(), 1);
+    lab.attach_options(&Setup::default().options.unwrap());
 }
 
 fn text(assigned: Assigned) -> String {
@@ -221,8 +253,10 @@ fn prints_every_type(command: &Command) {
          rx_ts=12000345678"
     );
     assert_eq!(server.lines(2), [format!("udp {peer} none"), every]);
+    assert_eq!(lab.sockets_used(), 1);
     server.signal(libc::SIGTERM);
     server.assert_ends_cleanly();
+    assert_eq!(lab.sockets_used(), 0);
 }
 
 /// The server's command: `echo <options> <address> <port>`, as an unprivileged user.

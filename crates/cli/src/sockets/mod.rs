@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use packet_traits::{
     registry::{Registry, Utc},
-    socket::programs::{AttachOptions, SocketCgroup, SocketPrograms},
+    socket::programs::{AttachOptions, Attached, SocketCgroup, SocketPrograms},
 };
 use serde::Serialize;
 
@@ -95,7 +95,8 @@ Examples:
 
 Applications then read and set traits with plain socket calls, without privileges: see <packet_traits/socket.h> for C, \
 and packet_traits::socket for Rust. The programs stay attached after the command ends. Attaching again changes \
-nothing. A socket belongs to the cgroup its process was in when it made the socket.
+nothing, unless the programs are of another build of traits: then these take their place in all cgroups, and sockets keep \
+what they asked for. That is how to upgrade. A socket belongs to the cgroup its process was in when it made the socket.
 
 The sizes hold for all cgroups of a registry. Memory: sockets x slots x 128 bytes with the default regions. RCV_TRAITS \
 of a UDP socket fails with ENOSPC when the sockets, or the user's part of them, are used up.
@@ -107,6 +108,9 @@ Examples:
   traits sockets detach
   traits sockets detach --cgroup /sys/fs/cgroup/system.slice
   traits sockets detach --all
+
+With the last cgroup the programs are unloaded, and it is forgotten which sockets asked for RCV_TRAITS and \
+SAVE_SYN_TRAITS: their applications have to ask again. For an upgrade `traits sockets attach` alone is enough.
 
 --all also removes what an `attach` that was killed left; so does the next `attach`.
 
@@ -180,6 +184,8 @@ struct ProgramsJson {
     cgroups: Vec<CgroupJson>,
     /// Whether a cgroup is being attached or detached, or was by a process that was killed.
     unfinished: bool,
+    /// Whether the programs are of this build of traits.
+    current: bool,
 }
 
 /// A user whose processes receive datagrams' traits.
@@ -216,6 +222,7 @@ struct CgroupJson {
 #[derive(Serialize)]
 struct AttachedJson {
     already: bool,
+    updated: bool,
     #[serde(flatten)]
     status: StatusJson,
 }
@@ -264,6 +271,7 @@ impl From<&SocketPrograms> for ProgramsJson {
                 .collect(),
             cgroups: programs.cgroups.iter().map(cgroup).collect(),
             unfinished: programs.unfinished,
+            current: programs.current,
         }
     }
 }
@@ -321,10 +329,20 @@ fn attach(registry: &Registry, options: &AttachOptions, json: bool) -> Outcome {
     }
     if json {
         let status = StatusJson::new(registry, programs.as_ref());
-        output::json(&AttachedJson { already: attached.already, status })?;
+        output::json(&AttachedJson { already: attached.already, updated: attached.updated, status })?;
     } else if let (Some(cgroup), Some(programs)) = (cgroup, &programs) {
-        let what = if attached.already { "already attached, nothing was changed" } else { "socket options are served" };
+        let what = match attached {
+            Attached { already: true, updated: false, .. } => "already attached, nothing was changed",
+            Attached { already: true, .. } => "socket options are served on",
+            _ => "socket options are served",
+        };
         output::line(format_args!("{cgroup}: {what}"))?;
+        if attached.updated {
+            output::line(format_args!(
+                "the programs of another build were replaced in {}; sockets keep what they asked for",
+                counted(programs.cgroups.len(), "cgroup")
+            ))?;
+        }
         print_sizes(programs)?;
     }
     Ok(())
@@ -340,6 +358,9 @@ fn print_detached(registry: &Registry, detached: &[SocketCgroup], json: bool) ->
     } else {
         for cgroup in detached {
             output::line(format_args!("{cgroup}: socket options are no longer served"))?;
+        }
+        if SocketPrograms::status(registry)?.is_none() {
+            output::line("which sockets asked for traits is forgotten: after another attach they have to ask again")?;
         }
     }
     Ok(())
@@ -368,6 +389,12 @@ fn print(registry: &Registry, programs: Option<&SocketPrograms>) -> Outcome {
         table.row(&[&path, &cgroup.id, &Utc(cgroup.since), &state]);
     }
     table.print()?;
+    if !programs.current {
+        output::line(
+            "the programs are of another build of traits: `traits sockets attach` replaces them, and sockets keep what they \
+             asked for",
+        )?;
+    }
     if programs.unfinished {
         output::line(
             "a cgroup is being attached or detached, or was by a command that was killed: the next one clears that",

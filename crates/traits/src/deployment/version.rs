@@ -17,12 +17,8 @@
 
 use std::{
     collections::HashSet,
-    ffi::CString,
     fs, io,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -338,15 +334,7 @@ pub(super) fn mend(root: &Path) -> Result<(), DeployError> {
 
 /// Puts the unfinished folder in the place of a deployment's, which then is the unfinished one.
 pub(super) fn exchange(unfinished: &Path, folder: &Path) -> Result<(), DeployError> {
-    let paths = [unfinished, folder].map(|path| CString::new(path.as_os_str().as_bytes()));
-    let [Ok(from), Ok(to)] = &paths else { return Err(failed("exchange", folder)(io::ErrorKind::InvalidInput.into())) };
-    // SAFETY: both are NUL-terminated and outlive the call.
-    let result =
-        unsafe { libc::renameat2(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::RENAME_EXCHANGE) };
-    match result {
-        0 => Ok(()),
-        _ => Err(failed("exchange", folder)(io::Error::last_os_error())),
-    }
+    bpffs::exchange(unfinished, folder).map_err(failed("exchange", folder))
 }
 
 /// Detaches what is pinned at or below a path and removes it. What is pinned there and is not an attachment loses its

@@ -66,6 +66,7 @@ pub use self::{
 pub(crate) use self::{
     error::{errno_of, privilege_hint},
     options::{SOCKETS, random},
+    table::checksum,
     users::{boot_time, registries_of},
 };
 use self::{

@@ -40,8 +40,9 @@ const DATAGRAM_LEN_DEFAULT: usize = 65_536;
 /// The traits are read from the [`Ring`] if there is one, and by getsockopt(2) otherwise. Which of the two makes no
 /// difference to what they are.
 ///
-/// It is for as long as the socket's programs stay as they are: after another `traits sockets attach`, or
-/// [`set_receive`] on the socket, traits are not found until a new one is made.
+/// It is for as long as the socket is served: after `traits sockets detach` and another attach, or [`set_receive`] on the
+/// socket, traits are not found until a new one is made. An attach that replaces the programs of another build changes
+/// nothing.
 pub struct Receiver<S: AsFd> {
     socket: S,
     keys: Keys,

@@ -54,6 +54,17 @@ pub enum SocketProgramsError {
         /// What the caller insists on.
         wanted: u32,
     },
+    /// The attached programs are of a version that keeps other things of sockets, or keeps them otherwise, so that these
+    /// cannot take their place.
+    #[error(
+        "registry '{registry}' has socket programs of another version attached, whose sockets this one cannot take over; \
+         take them away with `traits sockets detach --all --registry {registry}` and attach again: servers that receive \
+         traits then have to ask for them again, or to be started again"
+    )]
+    OtherVersion {
+        /// The registry's name.
+        registry: RegistryName,
+    },
     /// The sockets of the cgroup, or some of them, are served already.
     #[error("cannot attach socket programs to {}: {}", .cgroup.display(), overlap(.holder.as_ref()))]
     Overlap {

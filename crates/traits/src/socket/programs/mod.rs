@@ -9,13 +9,20 @@
 //! |---|---|
 //! | `sockets/rings`, `sockets/slots` | traits of datagrams: a ring of slots for each socket; behind them, the instance and a user's share |
 //! | `sockets/syns` | traits of the SYNs that are on their way through the handshake |
+//! | `sockets/receive`, `sockets/send` | what each socket asked for and has received, and what it sends with |
 //! | `sockets/programs/<name>` | the programs |
+//! | `sockets/programs/build-<checksum>` | nothing; its name tells them from those of another build |
 //! | `sockets/<cgroup id>/<name>` | the links of one cgroup |
 //! | `sockets/_new`, `sockets/_old` | the links of a cgroup that are being made, or taken away |
+//! | `sockets/_programs` | programs that are taking the place of others, or these others |
 //!
 //! Who attaches or detaches holds a lock on `sockets`. A cgroup's links appear whole, by a rename of `_new`, and go
 //! whole, by one to `_old`. So both folders, and all of `sockets` if there are no links of any cgroup, are what a
 //! killed process left; whoever holds the lock next takes that away.
+//!
+//! Programs of another build of this library are replaced by the next attach: the links get the new ones, which take over
+//! the maps, so that sockets keep what they asked for. Then `_programs` and `programs` change places. A killed process may
+//! have done that or not: the links get again what is in `programs`.
 //!
 //! Two registries' programs at one socket would both answer its options, and each put a handle of its own into the
 //! marks of its datagrams. So a cgroup is refused if it, one above it or one below it has socket programs of any
@@ -37,13 +44,14 @@ use libbpf_rs::{MapCore, MapHandle};
 pub use self::error::{Overlap, Place, SocketProgramsError};
 use self::{
     cgroups::Cgroup,
-    object::{Maps, Sizes},
+    object::{Kept, Maps, Sizes},
 };
 use crate::{
     attach::{
         AttachError, Attachment, CgroupHook, Hook, Target,
         cgroup::{self, cgroup_root},
     },
+    bind::LoadedObject,
     bpffs,
     registry::{DirLock, Registry, RegistryError, SOCKETS},
 };
@@ -57,8 +65,14 @@ const OLD: &str = "_old";
 /// Name of the link by which closed sockets give their slots back.
 const RELEASE: &str = "release";
 
+/// What the name of such a link begins with, before the cgroup, that is kept for a detached one.
+const KEPT_RELEASE: &str = "_release-";
+
 /// The folder of programs.
 const PROGRAMS: &str = "programs";
+
+/// The folder of those that take their place.
+const NEW_PROGRAMS: &str = "_programs";
 
 /// One of the programs.
 struct Role {
@@ -151,8 +165,11 @@ impl AttachOptions {
 pub struct Attached {
     /// The cgroup's id: the inode number of its directory.
     pub cgroup: u64,
-    /// It had these programs already; nothing was changed.
+    /// It had these programs already; nothing was changed, unless they are `updated`.
     pub already: bool,
+    /// The registry's programs were of another build of this library. In all cgroups these took their place, and sockets
+    /// kept what they had asked for.
+    pub updated: bool,
 }
 
 /// A registry's socket programs, as they are attached.
@@ -179,6 +196,8 @@ pub struct SocketPrograms {
     pub cgroups: Vec<SocketCgroup>,
     /// Links are being made or taken away, or were by a process that was killed.
     pub unfinished: bool,
+    /// The programs are those of this build of the library; others are replaced by the next [`attach`](Self::attach).
+    pub current: bool,
 }
 
 /// Whose processes receive datagrams' traits.
@@ -225,10 +244,13 @@ impl SocketPrograms {
     /// Attaches the programs to a cgroup, and loads them first if the registry's are not loaded. They stay when the
     /// process ends. A cgroup that has them already is left as it is.
     ///
+    /// If the registry's are of another build of this library, these take their place in all cgroups: sockets are served
+    /// without a break, and keep what they asked for.
+    ///
     /// # Errors
     /// Whatever it is, nothing stays attached that was not before. [`SocketProgramsError::OtherSize`],
-    /// [`SocketProgramsError::Overlap`], [`SocketProgramsError::Size`]; [`SocketProgramsError::Bind`] if the kernel
-    /// does not take the programs.
+    /// [`SocketProgramsError::OtherVersion`], [`SocketProgramsError::Overlap`], [`SocketProgramsError::Size`];
+    /// [`SocketProgramsError::Bind`] if the kernel does not take the programs.
     pub fn attach(registry: &Registry, options: &AttachOptions) -> Result<Attached, SocketProgramsError> {
         let sizes = options.new_sizes()?;
         let cgroup = match &options.cgroup {
@@ -237,23 +259,26 @@ impl SocketPrograms {
         };
         let folder = Folder::make(registry)?;
         folder.tidy()?;
+        let loaded = !folder.links()?.is_empty();
+        if loaded {
+            options.fit(folder.sizes()?, registry)?;
+        }
+        let updated = loaded && folder.update()?;
         let links = folder.path.join(cgroup.id.to_string());
         if links.exists() {
             if missing(&links, cgroup.id).is_empty() {
-                options.fit(folder.sizes()?, registry)?;
-                return Ok(Attached { cgroup: cgroup.id, already: true });
+                return Ok(Attached { cgroup: cgroup.id, already: true, updated });
             }
             folder.keep_release(cgroup.id)?;
             folder.take_away(&links)?;
         }
         cgroups::refuse_overlap(&cgroup, registry, SERVING, &[])?;
 
-        let programs = if folder.cgroups()?.is_empty() {
+        let programs = if loaded {
+            folder.programs()
+        } else {
             folder.clear()?;
             folder.load(sizes)
-        } else {
-            options.fit(folder.sizes()?, registry)?;
-            folder.programs()
         };
         let made = programs.and_then(|programs| folder.link(&cgroup, &programs));
         if let Err(error) = made {
@@ -263,7 +288,7 @@ impl SocketPrograms {
         }
         remove(&folder.kept_release(cgroup.id))?;
         tracing::debug!(cgroup = %cgroup.path.display(), registry = %registry.name(), "socket programs attached");
-        Ok(Attached { cgroup: cgroup.id, already: false })
+        Ok(Attached { cgroup: cgroup.id, already: false, updated })
     }
 
     /// Detaches the programs from a cgroup; with the last cgroup they are unloaded. Answers what it was.
@@ -375,6 +400,11 @@ impl<'r> Folder<'r> {
                 self.take_away(&links)?;
             }
         }
+        let new = self.path.join(NEW_PROGRAMS);
+        if new.exists() {
+            self.run(&self.programs()?)?;
+            remove(&new)?;
+        }
         Ok(())
     }
 
@@ -390,7 +420,15 @@ impl<'r> Folder<'r> {
     /// Where the link is pinned by which the sockets of a detached cgroup still give their slots back: they stay taken as
     /// long as other cgroups are attached.
     fn kept_release(&self, cgroup: u64) -> PathBuf {
-        self.path.join(format!("_release-{cgroup}"))
+        self.path.join(format!("{KEPT_RELEASE}{cgroup}"))
+    }
+
+    fn kept_releases(&self) -> Result<Vec<PathBuf>, SocketProgramsError> {
+        let mut paths = children(&self.path)?;
+        paths.retain(|path| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(KEPT_RELEASE.as_bytes()))
+        });
+        Ok(paths)
     }
 
     /// Keeps that link of a cgroup that is about to be taken away.
@@ -412,36 +450,83 @@ impl<'r> Folder<'r> {
 
     /// Loads the programs, and pins them and their maps.
     fn load(&self, sizes: Sizes) -> Result<Vec<OwnedFd>, SocketProgramsError> {
-        let mut loaded = object::load(self.registry, sizes)?;
-        let pinning = |what: &str, path: &Path| {
-            let action = format!("pin {what} at {}", path.display());
-            move |source| SocketProgramsError::Bpf { action, source }
-        };
+        let mut loaded = object::load(self.registry, sizes, None)?;
         for mut map in loaded.object_mut().maps_mut() {
-            let name = match map.name().to_str() {
-                Some("pt_rings") => "rings",
-                Some("pt_slots") => "slots",
-                Some("pt_syns") => "syns",
-                _ => continue,
-            };
-            let path = self.path.join(name);
-            map.pin(&path).map_err(pinning("a map", &path))?;
+            if let Some((_, pin)) = object::PINNED.iter().find(|(name, _)| map.name() == *name) {
+                let path = self.path.join(pin);
+                map.pin(&path).map_err(pinning("a map", &path))?;
+            }
         }
-        let programs = self.path.join(PROGRAMS);
-        make_dir(&programs)?;
+        self.pin_programs(&mut loaded, PROGRAMS)?;
+        self.programs()
+    }
+
+    fn pin_programs(&self, loaded: &mut LoadedObject, folder: &str) -> Result<(), SocketProgramsError> {
+        let folder = self.path.join(folder);
+        make_dir(&folder)?;
+        make_dir(&folder.join(build_name()))?;
         for mut program in loaded.object_mut().progs_mut() {
             if let Some(role) = ROLES.iter().find(|role| program.name() == role.program) {
-                let path = programs.join(role.name);
+                let path = folder.join(role.name);
                 program.pin(&path).map_err(pinning("a program", &path))?;
             }
         }
-        self.programs()
+        Ok(())
+    }
+
+    /// Whether the pinned programs are those of this build.
+    fn is_current(&self) -> bool {
+        self.path.join(PROGRAMS).join(build_name()).exists()
+    }
+
+    /// Replaces programs of another build, wherever they are attached; their maps stay. Whether there was a need to.
+    fn update(&self) -> Result<bool, SocketProgramsError> {
+        if self.is_current() {
+            return Ok(false);
+        }
+        let kept = Kept::open(&self.path).map_err(reading)?;
+        let Some(kept) = kept else {
+            return Err(SocketProgramsError::OtherVersion { registry: self.registry.name().clone() });
+        };
+        let mut loaded = object::load(self.registry, self.sizes()?, Some(&kept))?;
+        let replaced = self.pin_programs(&mut loaded, NEW_PROGRAMS).and_then(|()| {
+            let (new, current) = (self.path.join(NEW_PROGRAMS), self.path.join(PROGRAMS));
+            self.run(&self.programs_in(&new)?)?;
+            bpffs::exchange(&new, &current).map_err(failed("exchange", &current))
+        });
+        // of what was done there is nothing left, or what was there before
+        let tidied = self.tidy();
+        replaced.and(tidied).map(|()| true)
+    }
+
+    /// Has the links of all cgroups run these programs, given in the order of their roles.
+    fn run(&self, programs: &[OwnedFd]) -> Result<(), SocketProgramsError> {
+        let links = self.links()?;
+        for (role, program) in ROLES.iter().zip(programs) {
+            let mut pins: Vec<_> = links.iter().map(|links| links.join(role.name)).collect();
+            if role.name == RELEASE {
+                pins.extend(self.kept_releases()?);
+            }
+            for pin in pins {
+                // One that somebody detached stays so.
+                let Ok(mut link) = Attachment::from_pinned(&pin) else { continue };
+                match link.replace(program.as_fd()) {
+                    Err(error) if error.errno() == Some(libc::ENOLINK) => {}
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The pinned programs, in the order of their roles.
     fn programs(&self) -> Result<Vec<OwnedFd>, SocketProgramsError> {
+        self.programs_in(&self.path.join(PROGRAMS))
+    }
+
+    fn programs_in(&self, folder: &Path) -> Result<Vec<OwnedFd>, SocketProgramsError> {
         let open = |role: &Role| {
-            let path = self.path.join(PROGRAMS).join(role.name);
+            let path = folder.join(role.name);
             libbpf_rs::Program::fd_from_pinned_path(&path).map_err(|error| self.damaged(&path, &error))
         };
         ROLES.iter().map(open).collect()
@@ -505,7 +590,7 @@ impl<'r> Folder<'r> {
 
     fn read(&self) -> Result<Option<SocketPrograms>, SocketProgramsError> {
         let cgroups = self.cgroups()?;
-        let unfinished = [NEW, OLD].iter().any(|name| self.path.join(name).exists());
+        let unfinished = [NEW, OLD, NEW_PROGRAMS].iter().any(|name| self.path.join(name).exists());
         if cgroups.is_empty() && !unfinished {
             return Ok(None);
         }
@@ -527,6 +612,7 @@ impl<'r> Folder<'r> {
             programs: programs.collect::<Result<_, SocketProgramsError>>()?,
             cgroups,
             unfinished,
+            current: self.is_current(),
         }))
     }
 
@@ -546,6 +632,16 @@ impl Drop for Folder<'_> {
             let _ = fs::remove_dir(&self.path);
         }
     }
+}
+
+fn pinning(what: &str, path: &Path) -> impl FnOnce(libbpf_rs::Error) -> SocketProgramsError {
+    let action = format!("pin {what} at {}", path.display());
+    move |source| SocketProgramsError::Bpf { action, source }
+}
+
+/// Name of the folder beside programs of this build.
+fn build_name() -> String {
+    format!("build-{:016x}", object::build())
 }
 
 fn reading(source: libbpf_rs::Error) -> SocketProgramsError {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, AsRawFd},
+    path::Path,
 };
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -12,7 +13,7 @@ use packet_traits_core::{Layout, Region};
 use super::error::SocketProgramsError;
 use crate::{
     bind::{BindError, BoundObject, LoadedObject},
-    registry::{Registry, random},
+    registry::{Registry, checksum, random},
 };
 
 /// What `bpf/sockets.bpf.c` was compiled to.
@@ -29,6 +30,18 @@ const CACHE_LINE: usize = 64;
 
 /// Bytes of `struct ring`.
 const RING_LEN: usize = 64;
+
+/// Counts up when what the pinned maps hold comes to mean something else, or is laid out otherwise: programs do not take over what those of another number have kept of sockets. It stands behind the slots.
+const STATE_VERSION: u32 = 1;
+
+/// Maps that are pinned, and under which name: they outlive the programs when these are replaced.
+pub(super) const PINNED: [(&str, &str); 5] =
+    [("pt_receive", "receive"), ("pt_send", "send"), ("pt_rings", "rings"), ("pt_slots", "slots"), ("pt_syns", "syns")];
+
+/// Tells the programs of this build from those of another one.
+pub(super) fn build() -> u64 {
+    checksum(OBJECT)
+}
 
 /// How many of what there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,17 +83,26 @@ fn slot_len(layout: Layout) -> usize {
     (SLOT_HEADER_LEN + values(Region::Flow) + values(Region::Packet)).next_multiple_of(CACHE_LINE)
 }
 
-/// Loads the programs, and fills their maps in.
-pub(super) fn load(registry: &Registry, sizes: Sizes) -> Result<LoadedObject, SocketProgramsError> {
+/// Loads the programs. They take over the maps of attached ones, if given, or else have new ones, which are filled in.
+pub(super) fn load(
+    registry: &Registry,
+    sizes: Sizes,
+    kept: Option<&Kept>,
+) -> Result<LoadedObject, SocketProgramsError> {
     let slot_len = slot_len(registry.layout()) as u32;
     let too_much = || SocketProgramsError::Memory { sockets: sizes.sockets, slots: sizes.slots, slot_len };
     let slot_entries = u32::try_from(sizes.slot_entries()).map_err(|_| too_much())?;
-    let instance = random()?;
+    let instance = match kept {
+        Some(kept) => kept.instance,
+        None => random()?,
+    };
 
     let mut bound = BoundObject::from_bytes(OBJECT, NAME, registry)?;
     for mut map in bound.open_object_mut().maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
+        let kept = kept.and_then(|kept| kept.map(&name));
         let prepared = match name.as_str() {
+            _ if kept.is_some() => kept.map_or(Ok(()), |kept| map.reuse_fd(kept.as_fd())),
             "pt_keys" => map.reuse_fd(registry.keys_map().as_fd()),
             "pt_state" => map.reuse_fd(registry.state_map().as_fd()),
             "pt_rings" => map.set_max_entries(sizes.sockets),
@@ -107,7 +129,9 @@ pub(super) fn load(registry: &Registry, sizes: Sizes) -> Result<LoadedObject, So
         }
         error => error.into(),
     })?;
-    fill(&loaded, sizes, instance)?;
+    if kept.is_none() {
+        fill(&loaded, sizes, instance)?;
+    }
     Ok(loaded)
 }
 
@@ -121,7 +145,8 @@ fn set_constant(section: &mut [u8], name: &str, value: &[u8]) {
 }
 
 /// Writes what the programs count on: a random first handle for each ring, so that a mark that is none does not look
-/// like one, and behind the slots the instance, which tells who maps them whose they are, and a user's share.
+/// like one, and behind the slots the instance, which tells who maps them whose they are, a user's share, and
+/// [`STATE_VERSION`].
 fn fill(loaded: &LoadedObject, sizes: Sizes, instance: u64) -> Result<(), SocketProgramsError> {
     let write = |name: &str, index: u32, value: &[u8]| {
         let map = loaded.map(name).expect("the object has this map");
@@ -138,6 +163,7 @@ fn fill(loaded: &LoadedObject, sizes: Sizes, instance: u64) -> Result<(), Socket
     let mut last = vec![0; slots.value_size() as usize];
     last[..8].copy_from_slice(&instance.to_ne_bytes());
     last[8..12].copy_from_slice(&sizes.per_user.to_ne_bytes());
+    last[12..16].copy_from_slice(&STATE_VERSION.to_ne_bytes());
     write("pt_slots", slots.max_entries() - 1, &last)?;
     // Who maps the slots needs a descriptor that can write (`bpf_map_mmap` in kernel/bpf/syscall.c); from now on it cannot.
     // SAFETY: takes a number only.
@@ -147,6 +173,30 @@ fn fill(loaded: &LoadedObject, sizes: Sizes, instance: u64) -> Result<(), Socket
             action: "freeze the map pt_slots".to_owned(),
             source: libbpf_rs::Error::from_raw_os_error(-errno),
         }),
+    }
+}
+
+/// What attached programs keep of sockets, for those that take their place.
+pub(super) struct Kept {
+    maps: Vec<(&'static str, MapHandle)>,
+    instance: u64,
+}
+
+impl Kept {
+    /// What is pinned in this folder; `None` if it is that of another [`STATE_VERSION`].
+    pub(super) fn open(folder: &Path) -> libbpf_rs::Result<Option<Kept>> {
+        let slots = MapHandle::from_pinned_path(folder.join("slots"))?;
+        let last = lookup(&slots, slots.max_entries() - 1)?;
+        if last.get(12..16) != Some(&STATE_VERSION.to_ne_bytes()) {
+            return Ok(None);
+        }
+        let open = |(map, pin): (&'static str, &str)| Ok((map, MapHandle::from_pinned_path(folder.join(pin))?));
+        let maps = PINNED.into_iter().map(open).collect::<libbpf_rs::Result<_>>()?;
+        Ok(Some(Kept { maps, instance: last.first_chunk().copied().map(u64::from_ne_bytes).unwrap_or_default() }))
+    }
+
+    fn map(&self, name: &str) -> Option<&MapHandle> {
+        self.maps.iter().find(|(map, _)| *map == name).map(|(_, map)| map)
     }
 }
 
@@ -195,6 +245,11 @@ fn lookup(map: &MapHandle, index: u32) -> libbpf_rs::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use libbpf_rs::btf::{
+        Btf, HasSize,
+        types::{self, MemberAttr},
+    };
+
     use super::*;
 
     #[test]
@@ -218,6 +273,30 @@ mod tests {
         ] {
             assert!(matches!(bad.check(), Err(SocketProgramsError::Size { .. })), "{bad:?}");
         }
+    }
+
+    /// What [`STATE_VERSION`] 1 is. Another answer here takes another number there.
+    #[test]
+    fn what_is_kept_of_sockets_is_laid_out_as_its_version_says() {
+        let layout = [
+            "receive 768: wants 0, ring 4, generation 8, syn_saved 12, syn 16, last_sequence 256, newest 260, epoch 264, \
+             used 268, last 272",
+            "arrival 248: epoch 0, end 4, values 8",
+            "trait_sender 760: nonce 0, sequence 8, state 12, task 16, skb 24, pid 32, own_sequence 36, own 40, next 520",
+            "trait_sender_values 240: present 0, word 8",
+            "ring 64: owner 0, generation 8, next 12, reserved 16",
+            "syn_key 48: netns 0, saddr 8, daddr 24, sport 40, dport 42, sequence 44",
+        ];
+        let btf = Btf::from_path(concat!(env!("OUT_DIR"), "/sockets.bpf.o")).unwrap();
+        let found = ["receive", "arrival", "trait_sender", "trait_sender_values", "ring", "syn_key"].map(|name| {
+            let kept: types::Struct<'_> = btf.type_by_name(name).unwrap();
+            let members = kept.iter().map(|member| {
+                let (MemberAttr::Normal { offset } | MemberAttr::BitField { offset, .. }) = member.attr;
+                format!("{} {}", member.name.unwrap_or_default().to_string_lossy(), offset / 8)
+            });
+            format!("{name} {}: {}", kept.size(), members.collect::<Vec<_>>().join(", "))
+        });
+        assert_eq!(found[..], layout[..]);
     }
 
     #[test]

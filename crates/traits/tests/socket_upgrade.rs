@@ -1,0 +1,209 @@
+//! An upgrade: `traits sockets attach` of another build replaces the socket programs while servers run. They keep what they
+//! asked for, and no packet comes without its traits.
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpStream, UdpSocket},
+    ops::Range,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use common::{
+    sockets::{Assigned, Sent, Setup, SocketLab},
+    tcp,
+};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use packet_traits::{
+    registry::Registry,
+    socket::{
+        self, Keys, Receiver, ReceiverOptions, Ring, Traits,
+        programs::{AttachOptions, Attached, SocketPrograms, SocketProgramsError},
+    },
+};
+use packet_traits_lab::{Cgroup, Family, send_numbered};
+
+const TENANT: u32 = 77;
+
+/// Where the socket programs are pinned.
+fn pins(lab: &SocketLab) -> PathBuf {
+    lab.lab.registry.dir().join("sockets")
+}
+
+/// Has what is attached look as if another build had attached it.
+fn make_foreign(lab: &SocketLab) {
+    let programs = pins(lab).join("programs");
+    let builds = fs::read_dir(&programs).unwrap().flatten().filter(|entry| entry.file_type().unwrap().is_dir());
+    let builds: Vec<_> = builds.collect();
+    assert_eq!(builds.len(), 1, "{builds:?}");
+    fs::rename(builds[0].path(), programs.join("build-0123456789abcdef")).unwrap();
+    assert!(!status(lab).current);
+}
+
+fn status(lab: &SocketLab) -> SocketPrograms {
+    SocketPrograms::status(&lab.lab.registry).unwrap().unwrap()
+}
+
+fn program_ids(lab: &SocketLab) -> Vec<u32> {
+    status(lab).programs.iter().map(|program| program.id).collect()
+}
+
+fn attach(lab: &SocketLab, cgroup: &Cgroup) -> Result<Attached, SocketProgramsError> {
+    let options = AttachOptions { cgroup: Some(cgroup.path().to_owned()), ..AttachOptions::default() };
+    SocketPrograms::attach(&lab.lab.registry, &options)
+}
+
+fn text(traits: &Traits, keys: &Keys) -> String {
+    traits.iter(keys).map(|(key, value)| format!("{}={value} ", key.name())).collect()
+}
+
+#[track_caller]
+fn assert_is(traits: &Traits, keys: &Keys, set: Assigned) {
+    assert_eq!(text(traits, keys), format!("tenant={} flow_id={} ", set.tenant, set.flow_id));
+}
+
+/// Receives the datagrams of these numbers, which are on the way.
+fn receive(receiver: &Receiver<UdpSocket>, numbers: Range<u64>) {
+    for number in numbers {
+        let (_, _, traits) = receiver.recv(&mut [0; 64]).unwrap();
+        assert_is(&traits, receiver.keys(), Assigned::datagram(number));
+    }
+}
+
+#[test]
+fn servers_keep_what_they_asked_for() {
+    if !common::area_enabled() {
+        return;
+    }
+    for family in Family::BOTH {
+        keep_what_they_asked_for(&SocketLab::new(), family, &ReceiverOptions::new().without_ring());
+        let lab = SocketLab::new();
+        let ring = Ring::open_in(&Registry::options().bpffs(lab.lab.bpffs().path())).unwrap();
+        keep_what_they_asked_for(&lab, family, &ReceiverOptions::new().ring(&ring));
+    }
+}
+
+fn keep_what_they_asked_for(lab: &SocketLab, family: Family, options: &ReceiverOptions) {
+    let receiver = options.build(lab.udp(family)).unwrap();
+    let keys = receiver.keys();
+    socket::set_socket_trait(receiver.socket(), &keys.typed("tenant").unwrap(), TENANT).unwrap();
+    let client = lab.udp_client(family);
+    send_numbered(&client, lab.addr(family), 0..10, 64).unwrap();
+    receive(&receiver, 0..5);
+
+    let listener = lab.listener(family);
+    socket::save_syn_traits(&listener, true).unwrap();
+    socket::set_receive(&listener, true).unwrap();
+    let mut old = lab.tcp_client(family);
+    let (mut old_accepted, old_peer) = tcp::accept(&listener);
+    let waiting = lab.tcp_client(family);
+
+    make_foreign(lab);
+    let mut before = status(lab);
+    let attached = attach(lab, &lab.cgroup).unwrap();
+    assert_eq!(attached, Attached { cgroup: lab.cgroup.id().unwrap(), already: true, updated: true });
+    let after = status(lab);
+    assert!(after.current && !after.unfinished);
+    assert!(before.programs.iter().zip(&after.programs).all(|(old, new)| old.name == new.name && old.id != new.id));
+    (before.current, before.programs) = (true, after.programs.clone());
+    assert_eq!(after, before, "only the programs are others");
+    assert!(!attach(lab, &lab.cgroup).unwrap().updated);
+
+    // what waits in the queue was received before
+    receive(&receiver, 5..10);
+    send_numbered(&client, lab.addr(family), 10..20, 64).unwrap();
+    receive(&receiver, 10..20);
+    let peer = client.local_addr().unwrap();
+    let mut answer = [0; 64];
+    answer[..8].copy_from_slice(&99u64.to_be_bytes());
+    receiver.socket().send_to(&answer, peer).unwrap();
+    assert_eq!(lab.sent().last(), Some(&Sent { number: 99, tenant: Some(TENANT), flow_id: None }));
+
+    assert_is(&socket::syn_traits(&old_accepted, keys).unwrap(), keys, Assigned::syn(old_peer));
+    exchange(&mut old, &mut old_accepted, keys, 7);
+    let (accepted, peer) = tcp::accept(&listener);
+    assert_eq!(peer, waiting.local_addr().unwrap());
+    assert_is(&socket::syn_traits(&accepted, keys).unwrap(), keys, Assigned::syn(peer));
+    let mut new = lab.tcp_client(family);
+    let (mut accepted, peer) = tcp::accept(&listener);
+    assert_is(&socket::syn_traits(&accepted, keys).unwrap(), keys, Assigned::syn(peer));
+    exchange(&mut new, &mut accepted, keys, 8);
+    drop(receiver);
+    assert_eq!(lab.sockets_used(), 0, "the new programs see that a socket is closed");
+}
+
+/// Sends a number, whose traits then are the newest.
+fn exchange(client: &mut TcpStream, accepted: &mut TcpStream, keys: &Keys, number: u64) {
+    client.write_all(&number.to_be_bytes()).unwrap();
+    accepted.read_exact(&mut [0; 8]).unwrap();
+    let set = Assigned::data(client.local_addr().unwrap(), number);
+    assert_is(&socket::last_traits(accepted, keys).unwrap(), keys, set);
+}
+
+#[test]
+fn no_datagram_comes_without_traits_meanwhile() {
+    const UPDATES: usize = 5;
+    if !common::area_enabled() {
+        return;
+    }
+    let lab = SocketLab::new();
+    let other = Cgroup::new().unwrap();
+    attach(&lab, &other).unwrap();
+    let receiver = ReceiverOptions::new().without_ring().build(lab.udp(Family::V4)).unwrap();
+    let client = lab.udp_client(Family::V4);
+    let stop = AtomicBool::new(false);
+    let received = thread::scope(|scope| {
+        let exchanges = scope.spawn(|| {
+            // one at a time, so that none is overtaken in its ring
+            let mut number = 0;
+            while !stop.load(Ordering::Relaxed) {
+                send_numbered(&client, lab.addr(Family::V4), number..number + 1, 64).unwrap();
+                receive(&receiver, number..number + 1);
+                number += 1;
+            }
+            number
+        });
+        for _ in 0..UPDATES {
+            make_foreign(&lab);
+            let before = program_ids(&lab);
+            assert!(attach(&lab, &other).unwrap().updated, "it is for all cgroups, whichever is named");
+            assert_ne!(program_ids(&lab), before);
+        }
+        stop.store(true, Ordering::Relaxed);
+        exchanges.join().unwrap()
+    });
+    assert!(received > UPDATES as u64, "{received} datagrams are too few to say anything");
+}
+
+#[test]
+fn what_another_version_keeps_is_not_taken_over() {
+    let lab = SocketLab::with(&Setup { xdp: None, ..Setup::default() });
+    make_foreign(&lab);
+    let before = program_ids(&lab);
+    // the same with 0 for the version, as before there were versions
+    let slots = pins(&lab).join("slots");
+    let old = MapHandle::from_pinned_path(&slots).unwrap();
+    let last = old.max_entries() - 1;
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as _,
+        map_flags: libbpf_sys::BPF_F_MMAPABLE,
+        ..Default::default()
+    };
+    let mut versionless =
+        MapHandle::create(MapType::Array, Some("pt_slots"), 4, old.value_size(), old.max_entries(), &options).unwrap();
+    let mut value = old.lookup(&last.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
+    value[12..16].fill(0);
+    versionless.update(&last.to_ne_bytes(), &value, MapFlags::ANY).unwrap();
+    fs::remove_file(&slots).unwrap();
+    versionless.pin(&slots).unwrap();
+
+    let error = attach(&lab, &lab.cgroup).unwrap_err();
+    assert!(matches!(error, SocketProgramsError::OtherVersion { .. }), "{error}");
+    assert!(error.to_string().contains("`traits sockets detach --all"), "{error}");
+    assert_eq!(program_ids(&lab), before);
+    assert!(!status(&lab).unfinished);
+}
