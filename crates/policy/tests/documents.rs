@@ -30,7 +30,7 @@ fn block(text: &str, heading: &str, start: &str, end: &str) -> String {
 
 #[test]
 fn the_policy_of_the_readme_is_good() {
-    let policy = block(README, "## Say it in a policy", "```\n", "```");
+    let policy = block(README, "## Say it in a policy", "```nft\n", "```");
     is_good(Path::new("readme.traits"), &Texts::from_iter([("readme.traits", policy)]));
 }
 

@@ -40,6 +40,11 @@ impl Mount {
         Ok(Mount::parse_all(&fs::read_to_string(format!("/proc/{process}/mountinfo"))?).collect())
     }
 
+    /// Whether a path leads the calling thread to this mount, of those that it has: another one may be over it.
+    pub(crate) fn is_reached(&self) -> bool {
+        Mount::of(&self.point).is_ok_and(|found| found.is_some_and(|found| found.id == self.id))
+    }
+
     /// The calling thread's mount that a path is on.
     fn of(path: &Path) -> io::Result<Option<Mount>> {
         let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;

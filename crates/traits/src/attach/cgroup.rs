@@ -210,10 +210,11 @@ pub struct CgroupTree {
 /// # Errors
 /// [`AttachError::Cgroup`] if it is not mounted in this mount namespace.
 pub fn cgroup_tree() -> Result<CgroupTree, AttachError> {
-    const MOUNTS: &str = "/proc/self/mountinfo";
+    const MOUNTS: &str = "/proc/thread-self/mountinfo";
     let failed = |path: &str, errno, hint| AttachError::Cgroup { path: path.into(), hint, errno };
     let mounts = fs::read_to_string(MOUNTS).map_err(|error| failed(MOUNTS, errno_of(&error), "mount /proc"))?;
-    let points = cgroup2_mounts(&mounts);
+    let mounts = cgroup2_mounts(&mounts).into_iter().filter(Mount::is_reached);
+    let points: Vec<_> = mounts.map(|mount| mount.point).collect();
     let whole = points.iter().find(|point| is_root(point));
     let path = whole.or(points.first()).cloned().ok_or_else(|| {
         let hint = "no cgroup v2 tree is mounted: `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`";
@@ -243,10 +244,10 @@ fn is_root(directory: &Path) -> bool {
 
 /// The mounts of the cgroup2 file system in the text of mountinfo (proc_pid_mountinfo(5)): those that show the whole tree
 /// of this cgroup namespace first.
-fn cgroup2_mounts(mountinfo: &str) -> Vec<PathBuf> {
+fn cgroup2_mounts(mountinfo: &str) -> Vec<Mount> {
     let mut mounts: Vec<_> = Mount::parse_all(mountinfo).filter(|mount| mount.file_system == "cgroup2").collect();
     mounts.sort_by_key(|mount| mount.root != "/");
-    mounts.into_iter().map(|mount| mount.point).collect()
+    mounts
 }
 
 #[cfg(test)]
@@ -260,15 +261,19 @@ mod tests {
 33 31 0:29 / /sys/fs/cgroup/cpu rw shared:11 - cgroup cgroup rw,cpu
 ";
 
+    fn points(mountinfo: &str) -> Vec<PathBuf> {
+        cgroup2_mounts(mountinfo).into_iter().map(|mount| mount.point).collect()
+    }
+
     #[test]
     fn root_is_found_beside_cgroup_v1() {
-        assert_eq!(cgroup2_mounts(HYBRID), [Path::new("/sys/fs/cgroup/unified")]);
+        assert_eq!(points(HYBRID), [Path::new("/sys/fs/cgroup/unified")]);
     }
 
     #[test]
     fn root_is_found_where_only_v2_is_mounted() {
         let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2_mounts(unified), [Path::new("/sys/fs/cgroup")]);
+        assert_eq!(points(unified), [Path::new("/sys/fs/cgroup")]);
     }
 
     #[test]
@@ -277,7 +282,7 @@ mod tests {
 40 23 0:26 /system.slice /mnt/part rw - cgroup2 cgroup2 rw
 41 23 0:26 / /mnt/with\\040space rw - cgroup2 cgroup2 rw
 ";
-        assert_eq!(cgroup2_mounts(both), [Path::new("/mnt/with space"), Path::new("/mnt/part")]);
+        assert_eq!(points(both), [Path::new("/mnt/with space"), Path::new("/mnt/part")]);
     }
 
     #[test]
