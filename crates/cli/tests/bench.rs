@@ -92,10 +92,15 @@ fn an_interrupted_bench_ends_and_says_so() {
     if !enabled() {
         return;
     }
-    for bench in ["ops", "sockets", "trace", "policy"] {
+    for bench in ["ops", "sockets", "trace", "policy", "containers"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
         command
-            .args(["bench", bench, "--rounds", if matches!(bench, "trace" | "policy") { "1000" } else { "100000" }])
+            .args([
+                "bench",
+                bench,
+                "--rounds",
+                if matches!(bench, "trace" | "policy" | "containers") { "1000" } else { "100000" },
+            ])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let process = command.spawn().unwrap();
@@ -173,6 +178,32 @@ fn bench_trace_reports_every_case_against_untraced_packets() {
     assert!(report["bpftrace"]["events_per_s"].as_f64().unwrap() > 0.0, "{report}");
     assert!(report["expectation"]["none_to_untraced_policy"].as_f64().unwrap() > 0.0, "{report}");
     assert!(report["expectation"]["held"].is_boolean());
+}
+
+#[test]
+fn bench_containers_reports_every_kind_of_traffic_against_its_links_first_case() {
+    if !enabled() {
+        return;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
+    let few = ["bench", "containers", "--rounds", "1", "--time", "50", "--json"];
+    let report: Value = serde_json::from_str(&stdout_of(command.args(few).output().unwrap())).unwrap();
+    let names = [
+        ("veth", &["no_xdp", "empty_native", "traits_native", "traits_native_gro", "traits_generic"][..]),
+        ("bridge", &["untraced", "none", "armed", "sampled"]),
+    ];
+    let cases = report["cases"].as_array().unwrap();
+    let expected: Vec<_> =
+        names.iter().flat_map(|(link, names)| names.iter().map(move |name| (*link, *name))).collect();
+    let found: Vec<_> =
+        cases.iter().map(|case| (case["link"].as_str().unwrap(), case["name"].as_str().unwrap())).collect();
+    assert_eq!(found, expected);
+    for case in cases {
+        for traffic in ["stream", "streams", "small"] {
+            let number = |member: &str| case[traffic][member].as_f64().unwrap();
+            assert!(number("rate") > 0.0 && number("to_first") > 0.0 && number("spread") == 0.0, "{case}");
+        }
+    }
 }
 
 #[test]

@@ -71,7 +71,7 @@ pub use requirements::{
     KernelFeature, kernel_has, kernel_has_for, kernel_tests_enabled, left_out, require_root, skipped,
 };
 pub use tcp::{SinkEvent, TcpSink, tcp_transfer};
-pub use topology::{Chain, Overlay, Pair};
+pub use topology::{Chain, Containers, Overlay, Pair};
 pub use tun::{TunKind, TunPair};
 pub use udp::{UdpEcho, number_of, recv_numbered, send_many_numbered, send_numbered, udp_socket};
 pub use veth::{VethOptions, VethPair};

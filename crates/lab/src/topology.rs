@@ -147,6 +147,58 @@ impl Chain {
     }
 }
 
+/// Two containers, as people run them: each is joined by a veth to a port of a host's bridge.
+///
+/// | | interface | IPv4 | IPv6 |
+/// |---|---|---|---|
+/// | containers | `eth0` | 10.80.0.2, 10.80.0.3 | fd80::2, fd80::3 |
+/// | host, the bridge | `br0` | 10.80.0.1 | |
+/// | host, its ports | `port2`, `port3` | | |
+#[derive(Clone, Debug)]
+pub struct Containers {
+    host: Netns,
+    links: [VethPair; 2],
+}
+
+impl Containers {
+    /// Two containers and their host. The bridge has the lowest index of the host's interfaces.
+    ///
+    /// # Errors
+    /// As [`Pair::new`]; the kernel has no bridges.
+    pub fn new() -> Result<Self> {
+        let (host, bridge) = (Netns::new()?, side("br0", 80, 0, 1));
+        host.ip(&format!(
+            "link add br0 type bridge\nlink set br0 address {} up\naddr add {}/24 dev br0",
+            bridge.mac, bridge.ipv4
+        ))?;
+        let connect = |number: u8| {
+            let (container, port) = (Netns::new()?, side(&format!("port{number}"), 80, 0, 100 + number));
+            let link =
+                VethPair::connect((&container, &side("eth0", 80, 0, number)), (&host, &port), &VethOptions::new())?;
+            host.ip(&format!("addr flush dev {0}\nlink set {0} master br0", port.name))?;
+            // there is no ARP on the laboratory's links
+            for EndSpec { ipv4, mac, .. } in [&bridge, &side("eth0", 80, 0, 5 - number)] {
+                container.ip(&format!("neigh replace {ipv4} lladdr {mac} dev eth0"))?;
+            }
+            Ok(link)
+        };
+        let links = [connect(2)?, connect(3)?];
+        Ok(Self { host, links })
+    }
+
+    /// The host's namespace.
+    #[must_use]
+    pub fn host(&self) -> &Netns {
+        &self.host
+    }
+
+    /// The containers' sides of their links.
+    #[must_use]
+    pub fn ends(&self) -> [&End; 2] {
+        [self.links[0].left(), self.links[1].left()]
+    }
+}
+
 /// A [`Pair`] with a VXLAN tunnel over it.
 ///
 /// | | interface | IPv4 | IPv6 |

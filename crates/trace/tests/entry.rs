@@ -7,57 +7,19 @@ use std::{net::Ipv4Addr, thread, time::Duration};
 use common::{Home, enabled, in_namespaces, points, port, start, watch};
 use packet_traits::attach::{XdpMode, xdp};
 use packet_traits_lab::{
-    End, EndSpec, Family, Mac, Netns, Overlay, Pair, VethOptions, VethPair, VxlanOptions, recv_numbered, send_numbered,
-    udp_socket,
+    Containers, Family, Netns, Overlay, Pair, VxlanOptions, recv_numbered, send_numbered, udp_socket,
 };
 use packet_traits_trace::{Namespace, Outcome, Packet, Point, Standby, Step, Tracer};
 
 const PORT: u16 = 7;
 
-/// Two containers, as people run them: each is joined by a veth to a port of a host's bridge.
-struct Containers {
-    host: Netns,
-    // in the containers, and their ports at the host
-    ends: [(End, String); 2],
-}
-
-impl Containers {
-    fn new() -> Containers {
-        let host = Netns::new().unwrap();
-        // the bridge first, so that its index is the lowest
-        host.ip("link add br0 type bridge\nlink set br0 address 02:00:00:00:50:01 up\naddr add 10.80.0.1/24 dev br0")
-            .unwrap();
-        let ends = [2, 3].map(|number: u8| {
-            let (container, name) = (Netns::new().unwrap(), format!("port{number}"));
-            let spec = |name: &str, last| {
-                let (mac, address) = (Mac([2, 0, 0, 0, 80, last]), Ipv4Addr::new(10, 80, 0, last));
-                EndSpec::new(name, mac, address, format!("fd80::{last:x}").parse().unwrap())
-            };
-            let ends = [(&container, &spec("eth0", number)), (&host, &spec(&name, 100 + number))];
-            let pair = VethPair::connect(ends[0], ends[1], &VethOptions::new()).unwrap();
-            host.ip(&format!("addr flush dev {name}\nlink set {name} master br0")).unwrap();
-            // there is no ARP on the laboratory's links
-            let others = [1, 5 - number]
-                .map(|last| format!("neigh replace 10.80.0.{last} lladdr 02:00:00:00:50:{last:02x} dev eth0"));
-            container.ip(&others.join("\n")).unwrap();
-            (pair.left().clone(), name)
-        });
-        Containers { host, ends }
-    }
-
-    /// Sends datagrams from one container to the other.
-    fn send(&self, count: u64) {
-        let [(from, _), (to, _)] = &self.ends;
-        let receiver = udp_socket(to.netns(), to.addr(Family::V4, PORT)).unwrap();
-        let sender = udp_socket(from.netns(), from.addr(Family::V4, 0)).unwrap();
-        send_numbered(&sender, receiver.local_addr().unwrap(), 0..count, 64).unwrap();
-        (0..count).for_each(|number| assert_eq!(recv_numbered(&receiver).unwrap(), number));
-    }
-
-    /// The mode of XDP at an interface of the host.
-    fn xdp(&self, name: &str) -> Option<XdpMode> {
-        mode(&self.host, name)
-    }
+/// Sends datagrams from one container to the other.
+fn send(containers: &Containers, count: u64) {
+    let [from, to] = containers.ends();
+    let receiver = udp_socket(to.netns(), to.addr(Family::V4, PORT)).unwrap();
+    let sender = udp_socket(from.netns(), from.addr(Family::V4, 0)).unwrap();
+    send_numbered(&sender, receiver.local_addr().unwrap(), 0..count, 64).unwrap();
+    (0..count).for_each(|number| assert_eq!(recv_numbered(&receiver).unwrap(), number));
 }
 
 fn mode(netns: &Netns, name: &str) -> Option<XdpMode> {
@@ -82,12 +44,12 @@ fn what_containers_send_each_other_gets_its_ids_at_the_ports_of_their_bridge() {
     if !enabled() {
         return;
     }
-    let (containers, home) = (Containers::new(), Home::new());
-    let tracer = start(&home.registry, &in_namespaces(&[&containers.host]));
+    let (containers, home) = (Containers::new().unwrap(), Home::new());
+    let tracer = start(&home.registry, &in_namespaces(&[containers.host()]));
     assert_eq!(notes(&tracer), [""; 0]);
-    let modes = ["br0", "port2", "port3"].map(|name| containers.xdp(name));
+    let modes = ["br0", "port2", "port3"].map(|name| mode(containers.host(), name));
     assert_eq!(modes, [None, Some(XdpMode::Native), Some(XdpMode::Native)]);
-    let seen = watch(&tracer, || containers.send(20));
+    let seen = watch(&tracer, || send(&containers, 20));
     let packets = to_port(&seen.packets);
     assert_eq!(packets.len(), 20);
     for packet in packets {
@@ -103,11 +65,11 @@ fn an_interface_that_is_asked_for_gets_generic_xdp_if_there_is_no_other_way_and_
     if !enabled() {
         return;
     }
-    let (containers, home) = (Containers::new(), Home::new());
-    let mut options = in_namespaces(&[&containers.host]);
+    let (containers, home) = (Containers::new().unwrap(), Home::new());
+    let mut options = in_namespaces(&[containers.host()]);
     options.devices = vec!["br0".to_owned()];
     let tracer = start(&home.registry, &options);
-    assert_eq!(["br0", "port2"].map(|name| containers.xdp(name)), [Some(XdpMode::Generic), None]);
+    assert_eq!(["br0", "port2"].map(|name| mode(containers.host(), name)), [Some(XdpMode::Generic), None]);
     let said = notes(&tracer);
     assert!(said.iter().any(|note| note.starts_with("br0: ") && note.contains("generic XDP")), "{said:?}");
     drop(tracer);
@@ -115,7 +77,7 @@ fn an_interface_that_is_asked_for_gets_generic_xdp_if_there_is_no_other_way_and_
     options.devices = vec!["br0".to_owned(), "port3".to_owned()];
     options.xdp_mode = XdpMode::Generic;
     let tracer = start(&home.registry, &options);
-    let modes = ["br0", "port2", "port3"].map(|name| containers.xdp(name));
+    let modes = ["br0", "port2", "port3"].map(|name| mode(containers.host(), name));
     assert_eq!(modes, [None, None, Some(XdpMode::Generic)]);
     assert_eq!(notes(&tracer), [""; 0]);
 }
@@ -157,22 +119,22 @@ fn a_tracer_that_stands_by_has_no_xdp_program_until_a_packet_matches() {
     if !enabled() {
         return;
     }
-    let (containers, home) = (Containers::new(), Home::new());
-    let mut options = in_namespaces(&[&containers.host]);
+    let (containers, home) = (Containers::new().unwrap(), Home::new());
+    let mut options = in_namespaces(&[containers.host()]);
     options.standby = Standby::FromStart;
     options.conditions = vec!["dport == 7".parse().unwrap()];
     let tracer = start(&home.registry, &options);
-    let has_xdp = || ["port2", "port3"].map(|name| containers.xdp(name).is_some());
+    let has_xdp = || ["port2", "port3"].map(|name| mode(containers.host(), name).is_some());
     assert_eq!(has_xdp(), [false; 2]);
-    let [(from, _), _] = &containers.ends;
+    let [from, _] = containers.ends();
     let sender = udp_socket(from.netns(), from.addr(Family::V4, 0)).unwrap();
     send_numbered(&sender, (Ipv4Addr::new(10, 80, 0, 1), 9).into(), 0..1, 64).unwrap();
     assert!(
         !soon(&tracer, || tracer.is_armed() || tracer.counters().unwrap().too_early > 0) && has_xdp() == [false; 2]
     );
-    containers.send(1);
+    send(&containers, 1);
     assert!(soon(&tracer, || tracer.is_armed()));
     assert_eq!((has_xdp(), tracer.counters().unwrap().too_early), ([true; 2], 1));
-    let seen = watch(&tracer, || containers.send(20));
+    let seen = watch(&tracer, || send(&containers, 20));
     assert_eq!(to_port(&seen.packets).len(), 20);
 }

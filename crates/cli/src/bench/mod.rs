@@ -1,5 +1,6 @@
 //! `traits bench`: measures traits on this machine, always against a baseline of the same run.
 
+mod containers;
 mod ops;
 mod policy;
 mod progress;
@@ -21,6 +22,7 @@ pub(crate) enum Command {
     /// Measure what traits cost an application that receives and sends them
     Sockets(sockets::Options),
     Trace(trace::Options),
+    Containers(containers::Options),
 }
 
 pub(crate) fn run(command: &Command) -> Outcome {
@@ -29,5 +31,6 @@ pub(crate) fn run(command: &Command) -> Outcome {
         Command::Policy(options) => policy::run(options),
         Command::Sockets(options) => sockets::run(options),
         Command::Trace(options) => trace::run(options),
+        Command::Containers(options) => containers::run(options),
     }
 }

@@ -40,9 +40,13 @@ use crate::{
     output::{self, Table},
 };
 
-static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
+/// The object compiled from `bpf/trace.bpf.c`.
+pub(super) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
 
 const PORT: u16 = 7000;
+/// The keys of `trace.bpf.c`.
+pub(super) const KEYS: [(&str, KeyType, Merge); 2] =
+    [("tenant", KeyType::U32, Merge::Block), ("packet_id", KeyType::U64, Merge::KeepFirst)];
 /// In so many batches a case's datagrams are sent.
 const BATCHES: u64 = 20;
 /// The least of them while the tracer looks whether many come in.
@@ -238,7 +242,7 @@ fn measure(options: &Options, with_bpftrace: bool, interrupt: &Interrupt) -> Res
     Ok((samples, printed))
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     Summary::of(values).map_or(0.0, |summary| summary.median)
 }
 
@@ -339,8 +343,7 @@ struct Rig {
 impl Rig {
     fn new() -> Result<Rig, Box<dyn Error>> {
         let bpffs = Bpffs::new()?;
-        let keys = [("tenant", KeyType::U32, Merge::Block), ("packet_id", KeyType::U64, Merge::KeepFirst)];
-        let registry = rig::registry(&bpffs, &keys)?;
+        let registry = rig::registry(&bpffs, &KEYS)?;
         let object = BoundObject::from_bytes(OBJECT, "trace.bpf.o", &registry)?.load()?;
         let pair = Pair::new()?;
         let socket = udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, PORT))?;
@@ -387,53 +390,11 @@ impl Rig {
             },
             ..TraceOptions::default()
         };
-        let tracer = Tracer::start(&self.registry, &options)?;
-        let state = RefCell::new((Names::read(&options.namespaces)?, String::new(), 0u64, io::sink()));
-        let reader = tracer.reader(|event| {
-            let (names, line, count, to) = &mut *state.borrow_mut();
-            line.clear();
-            let since = event.entered().map_or(0, |entered| event.at() - entered);
-            text::event(line, &event, since, None, names);
-            line.push('\n');
-            *count += 1;
-            // a sink takes everything
-            let _ = to.write_all(line.as_bytes());
-        })?;
         // not the rig: what it has of libbpf must stay on this thread
         let (sender, receiver) = (&self.sender, &self.receiver);
-        let ready = AtomicBool::new(case.how != How::None);
-        let (pps, took) = thread::scope(|scope| {
-            let traffic = scope.spawn(|| {
-                let began = Instant::now();
-                while !ready.load(Ordering::Relaxed) && began.elapsed() < STAND_BY_MAX {
-                    send(sender, receiver, packets.max(BATCH_MIN * BATCHES))?;
-                }
-                if case.how == How::None {
-                    // the kernel is still busy with what the tracer took away
-                    thread::sleep(SETTLE);
-                }
-                let started = Instant::now();
-                Ok((send(sender, receiver, packets)?, started))
-            });
-            while !traffic.is_finished() {
-                tracer.adapt()?;
-                ready.store(ready.load(Ordering::Relaxed) || !tracer.is_armed(), Ordering::Relaxed);
-                if reader.read()? == 0 {
-                    thread::sleep(Duration::from_millis(1));
-                }
-            }
-            let traced = traffic.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            let (pps, started) = traced.map_err(|error: Box<dyn Error + Send + Sync>| error.to_string())?;
-            while reader.read()? != 0 {}
-            Ok::<_, Box<dyn Error>>((pps, started.elapsed()))
-        })?;
-        drop(reader);
-        if !ready.into_inner() {
-            return Err("the tracer did not stand by though nothing matched: too few packets in a second?".into());
-        }
-        let count = state.into_inner().2;
-        let lost = tracer.counters()?.lost_events();
-        Ok(Sample { pps, events_per_s: count as f64 / took.as_secs_f64(), lost })
+        let warm_up = || send(sender, receiver, packets.max(BATCH_MIN * BATCHES)).map(drop);
+        let traced = trace_while(&self.registry, &options, warm_up, || send(sender, receiver, packets))?;
+        Ok(Sample { pps: traced.result, events_per_s: traced.events_per_s, lost: traced.lost })
     }
 
     /// The same with bpftrace; `None` if it does not print.
@@ -461,8 +422,74 @@ impl Rig {
     }
 }
 
+/// What traffic under a tracer gave.
+pub(super) struct Traced<T> {
+    pub(super) result: T,
+    events_per_s: f64,
+    lost: u64,
+}
+
+/// What a thread of traffic fails with.
+pub(super) type TrafficError = Box<dyn Error + Send + Sync>;
+
+/// Runs traffic while a tracer prints its events to nowhere. If it is to stand by while nothing matches, it gets `warm_up`
+/// until it does.
+pub(super) fn trace_while<T: Send>(
+    registry: &Registry,
+    options: &TraceOptions,
+    warm_up: impl Fn() -> Result<(), TrafficError> + Send + Sync,
+    traffic: impl FnOnce() -> Result<T, TrafficError> + Send,
+) -> Result<Traced<T>, Box<dyn Error>> {
+    let stands_by = options.standby == Standby::Auto;
+    let tracer = Tracer::start(registry, options)?;
+    let state = RefCell::new((Names::read(&options.namespaces)?, String::new(), 0u64, io::sink()));
+    let reader = tracer.reader(|event| {
+        let (names, line, count, to) = &mut *state.borrow_mut();
+        line.clear();
+        let since = event.entered().map_or(0, |entered| event.at() - entered);
+        text::event(line, &event, since, None, names);
+        line.push('\n');
+        *count += 1;
+        // a sink takes everything
+        let _ = to.write_all(line.as_bytes());
+    })?;
+    let ready = AtomicBool::new(!stands_by);
+    let (result, took) = thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            let began = Instant::now();
+            while !ready.load(Ordering::Relaxed) && began.elapsed() < STAND_BY_MAX {
+                warm_up()?;
+            }
+            if stands_by {
+                // the kernel is still busy with what the tracer took away
+                thread::sleep(SETTLE);
+            }
+            let started = Instant::now();
+            Ok((traffic()?, started))
+        });
+        while !traffic.is_finished() {
+            tracer.adapt()?;
+            ready.store(ready.load(Ordering::Relaxed) || !tracer.is_armed(), Ordering::Relaxed);
+            if reader.read()? == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let traced = traffic.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (result, started) = traced.map_err(|error: TrafficError| error.to_string())?;
+        while reader.read()? != 0 {}
+        Ok::<_, Box<dyn Error>>((result, started.elapsed()))
+    })?;
+    drop(reader);
+    if !ready.into_inner() {
+        return Err("the tracer did not stand by though nothing matched: too few packets in a second?".into());
+    }
+    let count = state.into_inner().2;
+    let lost = tracer.counters()?.lost_events();
+    Ok(Traced { result, events_per_s: count as f64 / took.as_secs_f64(), lost })
+}
+
 /// Has a socket's queue hold a batch.
-fn set_queue(socket: &UdpSocket) -> io::Result<()> {
+pub(super) fn set_queue(socket: &UdpSocket) -> io::Result<()> {
     // SAFETY: an option of type int, with its length.
     let failed = unsafe {
         libc::setsockopt(
@@ -486,7 +513,7 @@ fn cpu_time() -> Duration {
 
 /// Sends, several times, and returns how fast that went: the median. Between batches the queue is read empty, so that
 /// nobody has to be woken while the clock runs.
-fn send(sender: &UdpSocket, receiver: &UdpSocket, packets: u64) -> Result<f64, Box<dyn Error + Send + Sync>> {
+pub(super) fn send(sender: &UdpSocket, receiver: &UdpSocket, packets: u64) -> Result<f64, TrafficError> {
     let mut rates = Vec::new();
     let mut buffer = [0; 2048];
     let batch = packets / BATCHES;
