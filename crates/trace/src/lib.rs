@@ -19,7 +19,7 @@
 //! filters, which no link holds: they stay if the tracer is killed, pass every packet, and go with
 //! `tc filter del dev INTERFACE ingress` and `egress`.
 //!
-//! # XDP programs of others
+//! # Other software's XDP programs
 //! Where another program is attached the tracer cannot attach its own. Packets have the ids that it assigns, if it does
 //! ([`Options::id`]); else a program at TC ingress gives ids to those that it gave traits, with two keys more, in the region
 //! that TC can write: `trace.tc_id` and `trace.tc_entered`. Conditions on traits are looked at there too. This needs 6.18
@@ -37,7 +37,7 @@
 //! count as redirected.
 //!
 //! # What is not seen
-//! - **XDP programs of others**, without fentry: tracing starts behind them. A packet that such a program drops does not bring
+//! - **Other software's XDP programs**, without fentry: tracing starts behind them. A packet that such a program drops does not bring
 //!   back the points of a tracer that stands by ([`Standby`]).
 //! - **What a policy drops in XDP**, by an id that it gives: a policy writes its traits on what it lets pass. `traits status`
 //!   has the hits of its rules.
@@ -63,7 +63,7 @@
 //! | `filter`, `config` | which packets are reported; what the programs are told |
 //! | `namespace` | namespaces and interfaces by name |
 //! | `tracer` | loading, attaching, reading |
-//! | `functions` | the same for what runs at functions, and with XDP programs of others |
+//! | `functions` | the same for what runs at functions, and with other software's XDP programs |
 //! | `xdp` | which those are, and what they decide |
 //! | `standby` | when points that nothing matches are taken away |
 //! | `path` | events put together to packets' ways |

@@ -78,7 +78,7 @@ pub struct Summary {
     pub unique: BTreeSet<String>,
     /// By key: values that are counted apart, and packets that have one.
     pub(crate) keys: BTreeMap<String, (u64, u64)>,
-    /// Verdicts of XDP programs of others.
+    /// Verdicts of other software's XDP programs.
     pub verdicts: BTreeMap<(XdpProgram, Verdict), u64>,
     /// By reason and place.
     pub drops: BTreeMap<DropPlace, u64>,

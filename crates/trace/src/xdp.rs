@@ -1,4 +1,4 @@
-//! XDP programs of others: which are attached, and what they decide.
+//! Other software's XDP programs: which are attached, and what they decide.
 
 use std::{fmt, io, os::fd::OwnedFd};
 

@@ -1,4 +1,4 @@
-//! Verdicts of XDP programs of others that no tracepoint shows with a packet are counted, on every kernel.
+//! Verdicts of other software's XDP programs that no tracepoint shows with a packet are counted, on every kernel.
 
 mod common;
 #[path = "common/judge.rs"]

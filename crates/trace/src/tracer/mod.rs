@@ -80,7 +80,7 @@ pub struct Counters {
     /// Packets that TC could not give an id behind other people's XDP programs, because others have them as well: a
     /// capture, say.
     pub shared: u64,
-    /// What became of packets by XDP programs of others, where the kernel does not say which packets, traced or not.
+    /// What became of packets by other software's XDP programs, where the kernel does not say which packets, traced or not.
     pub xdp: Vec<XdpCount>,
 }
 
@@ -94,7 +94,7 @@ impl Counters {
 /// `counters` of bpf/trace.bpf.h.
 #[derive(Default)]
 struct Counts {
-    /// Without those of XDP programs of others, which are elsewhere.
+    /// Without those of other software's XDP programs, which are elsewhere.
     shown: Counters,
     /// Packets that matched where they came in, and were followed.
     matched: u64,

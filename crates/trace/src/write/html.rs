@@ -228,7 +228,7 @@ fn verdicts(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
     }
     writeln!(
         to,
-        "<h2>XDP programs of others</h2>\n<table>\n<tr><th class=\"n\">packets</th><th>verdict</th><th>program</th></tr>"
+        "<h2>Other software's XDP programs</h2>\n<table>\n<tr><th class=\"n\">packets</th><th>verdict</th><th>program</th></tr>"
     )?;
     for ((program, verdict), count) in &summary.verdicts {
         writeln!(to, "<tr><td class=\"n\">{count}</td><td>{verdict}</td><td>{}</td></tr>", Escaped(program))?;
