@@ -146,7 +146,7 @@ fn a_policy_goes_up_counts_and_goes_down() {
     let status = host.status("edge");
     let programs = status["programs"].as_array().unwrap();
     let find = |name: &str| programs.iter().find(|one| one["program"] == name).unwrap_or_else(|| panic!("{status:#}"));
-    assert_eq!(find("xdp")["xdp_mode"], "native");
+    assert_eq!(find("xdp")["xdp_mode"], "generic", "rx0 is a veth");
     let tc = if KernelFeature::Tcx.is_here() { "tcx ingress" } else { "clsact ingress" };
     assert_eq!(find("tc_ingress")["hook"], tc);
     if netfilter {
@@ -189,7 +189,7 @@ fn a_policy_goes_up_counts_and_goes_down() {
     }
 
     let shown = host.ok("status");
-    for part in ["edge.traits:10", "set tenant = ip saddr map @tenants", "in_cgroup", "SINCE", "xdp (native)"] {
+    for part in ["edge.traits:10", "set tenant = ip saddr map @tenants", "in_cgroup", "SINCE", "xdp (generic)"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert!(host.ok("down edge").contains(if netfilter { "5 programs detached" } else { "3 programs detached" }));
@@ -664,7 +664,7 @@ fn a_tracer_says_what_to_take_down_where_a_policy_is_in_its_way() {
     host.traits.ok("registry create small --flow 24");
     host.ok(&format!("--registry small up {edge} --dev rx0"));
     let said = host.fails("--registry small trace --dev rx0");
-    assert!(said.contains("packets get no id") && said.contains("in native mode, by edge; "), "{said}");
+    assert!(said.contains("packets get no id") && said.contains("in generic mode, by edge; "), "{said}");
     assert!(said.contains(" --registry small down edge` detaches it") && !said.contains("bpftool"), "{said}");
 }
 

@@ -51,7 +51,8 @@ impl Drop for Cgroup {
 fn what_is_up_outlives_the_command_until_it_is_taken_down() {
     let Some(host) = host() else { return };
     let classify = host.object("xdp_classify");
-    let report: Value = serde_json::from_str(&host.ok(&format!("up {classify} --dev rx0 --json"))).unwrap();
+    let up = format!("up {classify} --dev rx0 --mode native --json");
+    let report: Value = serde_json::from_str(&host.ok(&up)).unwrap();
     assert_eq!(report["name"], "xdp_classify");
     let program = &report["programs"][0];
     assert_eq!((&program["hook"], &program["xdp_mode"]), (&"xdp".into(), &"native".into()));
@@ -103,12 +104,32 @@ fn a_name_is_up_once() {
     assert!(host.fails("down edge").contains("nothing named edge is up"));
 }
 
+/// With native XDP at one end of a veth the other sends no large packets.
+#[test]
+fn at_a_veth_xdp_is_generic_unless_it_redirects_or_is_to_be_native() {
+    let Some(host) = host() else { return };
+    let (classify, redirect) = (host.object("xdp_classify"), host.object("af_xdp_redirect"));
+    let warns = |shown: &str| shown.contains("rx0 is a veth: ") && shown.contains("`--mode generic`");
+    let shown = host.ok(&format!("up {classify} --dev rx0"));
+    assert!(shown.contains("xdp (generic)") && !warns(&shown), "{shown}");
+    host.ok("down xdp_classify");
+    let shown = host.ok(&format!("up {redirect} --dev rx0"));
+    assert!(shown.contains("xdp (native)") && warns(&shown), "{shown}");
+    assert!(warns(&host.ok("status")));
+    host.ok("down af_xdp_redirect");
+    assert!(warns(&host.ok(&format!("up {classify} --dev rx0 --mode native"))));
+    let shown = host.ok(&format!("up {classify} --dev rx0 --replace"));
+    assert!(shown.contains("xdp (native)"), "what replaces it keeps its mode: {shown}");
+    let doctor = host.ok("doctor --dev rx0");
+    assert!(doctor.contains("sends no large packets") || doctor.contains("from sending large packets"), "{doctor}");
+}
+
 #[test]
 fn a_place_that_is_taken_says_what_to_take_down() {
     let Some(host) = host() else { return };
     let (classify, drop) = (host.object("xdp_classify"), host.object("netfilter_drop"));
     let bpffs = host.traits.bpffs.path().display().to_string();
-    host.ok(&format!("up {classify} --dev rx0 --name edge"));
+    host.ok(&format!("up {classify} --dev rx0 --mode native --name edge"));
     let taken = host.fails(&format!("up {classify} --dev rx0 --name other"));
     assert!(taken.contains("is attached there in native mode, by edge; "), "{taken}");
     assert!(taken.contains(&format!("`traits --bpffs {bpffs} down edge` detaches it")), "{taken}");

@@ -292,7 +292,8 @@ fn a_connection_that_closes_has_dropped_nothing() {
                 .collect();
             assert_eq!((seen.summary.dropped, dropped), (0, Vec::new()));
         }
-        assert_eq!(seen.packets.is_empty(), only_drops, "{:?}", seen.packets);
+        // kernels before that reason give none: there it is a drop
+        assert!(!known && only_drops || seen.packets.is_empty() == only_drops, "{:?}", seen.packets);
     }
 }
 

@@ -101,9 +101,9 @@ enum How {
         gro: bool,
     },
     /// The tracer in the host's namespace, with a condition that nothing matches.
-    None(Standby),
+    None(Standby, XdpMode),
     /// The same with one packet in so many.
-    OneIn(u32),
+    OneIn(u32, XdpMode),
 }
 
 struct Case {
@@ -112,7 +112,10 @@ struct Case {
     how: How,
 }
 
-const CASES: [Case; 9] = {
+const CASES: [Case; 11] = {
+    const fn bridge(name: &'static str, how: How) -> Case {
+        Case { link: Link::Bridge, name, how }
+    }
     const fn xdp(name: &'static str, program: &'static str, mode: XdpMode, gro: bool) -> Case {
         Case { link: Link::Veth, name, how: How::Xdp { program, mode, gro } }
     }
@@ -122,10 +125,12 @@ const CASES: [Case; 9] = {
         xdp("traits_native", "policy", XdpMode::Native, false),
         xdp("traits_native_gro", "policy", XdpMode::Native, true),
         xdp("traits_generic", "policy", XdpMode::Generic, false),
-        Case { link: Link::Bridge, name: "untraced", how: How::Nothing },
-        Case { link: Link::Bridge, name: "none", how: How::None(Standby::Auto) },
-        Case { link: Link::Bridge, name: "armed", how: How::None(Standby::Never) },
-        Case { link: Link::Bridge, name: "sampled", how: How::OneIn(1000) },
+        bridge("untraced", How::Nothing),
+        bridge("none", How::None(Standby::Auto, XdpMode::Auto)),
+        bridge("armed", How::None(Standby::Never, XdpMode::Auto)),
+        bridge("armed_generic", How::None(Standby::Never, XdpMode::Generic)),
+        bridge("sampled", How::OneIn(1000, XdpMode::Auto)),
+        bridge("sampled_generic", How::OneIn(1000, XdpMode::Generic)),
     ]
 };
 
@@ -266,12 +271,13 @@ impl Rig {
                 let _attached = self.attach(program, to, mode)?;
                 Ok(all().map_err(|error| error.to_string())?)
             }
-            How::None(standby) => {
+            How::None(standby, xdp_mode) => {
                 let conditions = vec!["dport == 9".parse::<Condition>()?];
-                self.trace(&TraceOptions { standby, conditions, ..self.trace_options()? }, &traffic)
+                self.trace(&TraceOptions { standby, xdp_mode, conditions, ..self.trace_options()? }, &traffic)
             }
-            How::OneIn(sample) => {
-                self.trace(&TraceOptions { standby: Standby::Never, sample, ..self.trace_options()? }, &traffic)
+            How::OneIn(sample, xdp_mode) => {
+                let options = TraceOptions { standby: Standby::Never, xdp_mode, sample, ..self.trace_options()? };
+                self.trace(&options, &traffic)
             }
         }
     }

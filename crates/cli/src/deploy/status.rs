@@ -4,7 +4,7 @@ use std::error::Error;
 
 use clap::Args;
 use packet_traits::{
-    attach::{Hook, Target},
+    attach::{Hook, Target, XdpMode, is_veth},
     deployment::{Deployed, DeployedFilter, Deployment, FilterUse, NetNamespace},
     registry::Utc,
 };
@@ -248,7 +248,26 @@ pub(super) fn print(deployments: &[Deployment]) -> std::io::Result<()> {
     for unreadable in deployments.iter().flat_map(Deployment::unreadable) {
         output::line(format!("{} is unreadable: {}", unreadable.pin, unreadable.why))?;
     }
+    for veth in native_veths(deployments) {
+        output::line(format!(
+            "{veth} is a veth: with native XDP there its other end sends no large packets, which slows bulk TCP; `--mode \
+             generic` does less (docs/bench.md)"
+        ))?;
+    }
     Ok(())
+}
+
+/// Names of the veths of this network namespace that have native XDP.
+fn native_veths(deployments: &[Deployment]) -> Vec<&str> {
+    let here = |deployment: &&Deployment| deployment.namespace().is_some_and(|namespace| namespace.current);
+    let attached = deployments.iter().filter(here).flat_map(Deployment::attached);
+    let native = attached.filter(|deployed| deployed.xdp_mode == Some(XdpMode::Native));
+    native
+        .filter_map(|deployed| match &deployed.info.target {
+            Target::Interface { ifindex, name: Some(name) } if is_veth(*ifindex) => Some(name.as_str()),
+            _ => None,
+        })
+        .collect()
 }
 
 /// What a deployment's policy has counted; `None` if it is no policy.

@@ -36,6 +36,13 @@ pub fn devices() -> io::Result<Vec<Device>> {
     Ok(replies.iter().filter_map(|reply| parse(reply)).collect())
 }
 
+/// Whether an interface of that namespace is a veth. `false` if that cannot be told.
+///
+/// With native XDP the other end of a veth sends no large packets (`veth_xdp_set` in drivers/net/veth.c takes TSO from it).
+pub fn is_veth(ifindex: u32) -> bool {
+    devices().is_ok_and(|found| found.iter().any(|device| device.ifindex == ifindex && device.kind == "veth"))
+}
+
 fn parse(reply: &[u8]) -> Option<Device> {
     const INDEX: usize = 4;
     let mut device = Device { ifindex: u32_at(reply, INDEX)?, ..Device::default() };

@@ -18,6 +18,7 @@ mod needs;
 mod object;
 mod open;
 mod other_loaders;
+mod redirects;
 mod refusal;
 
 pub use error::BindError;

@@ -4,7 +4,7 @@ use std::{ffi::CStr, path::Path};
 
 use libbpf_rs::{AsRawLibbpf, MapCore, Object, OpenObject};
 
-use super::{BindError, Binding, bind_open_object, needs::Needs, open::open_bytes};
+use super::{BindError, Binding, bind_open_object, needs::Needs, open::open_bytes, redirects};
 use crate::registry::Registry;
 
 /// Bytes kept of each program's verifier log. From Linux 6.4 on the kernel keeps the log's end (`bpf_verifier_vlog`), before
@@ -20,6 +20,7 @@ pub struct BoundObject<'r> {
     name: String,
     binding: Binding,
     registry: &'r Registry,
+    redirects: bool,
 }
 
 /// An object that the kernel has accepted. Its programs are unloaded when it is dropped, unless attached or pinned.
@@ -43,7 +44,13 @@ impl<'r> BoundObject<'r> {
     pub fn from_bytes(bytes: &[u8], name: &str, registry: &'r Registry) -> Result<BoundObject<'r>, BindError> {
         let mut object = open_bytes(bytes, name)?;
         let binding = bind_open_object(&mut object, name, registry)?;
-        Ok(BoundObject { object, name: name.to_owned(), binding, registry })
+        let redirects = redirects::in_object(bytes);
+        Ok(BoundObject { object, name: name.to_owned(), binding, registry, redirects })
+    }
+
+    /// Whether its XDP programs redirect packets.
+    pub(crate) fn redirects(&self) -> bool {
+        self.redirects
     }
 
     /// What it was bound to.
@@ -61,7 +68,7 @@ impl<'r> BoundObject<'r> {
     /// If a key was unregistered between binding and loading, the object is unloaded and the error is
     /// [`BindError::Changed`].
     pub fn load(self) -> Result<LoadedObject, BindError> {
-        let BoundObject { mut object, name, binding, registry } = self;
+        let BoundObject { mut object, name, binding, registry, .. } = self;
         // The kernel answers what it does not know with EINVAL. A failed load takes the object with it.
         let needs = Needs::of(&object);
         let mut logs = Vec::new();

@@ -166,6 +166,7 @@ impl Deployment {
             false => None,
         };
 
+        let options = &UpOptions { xdp_mode: setup::xdp_mode(&object, options), ..options.clone() };
         let places =
             setup::Places { bpffs: &location.bpffs, old_maps: old.as_ref().map(|_| folder.join(version::MAPS)) };
         setup::prepare(object.open_object_mut(), name, options, &places)?;

@@ -9,7 +9,9 @@ use crate::attach::{NetfilterOptions, XdpMode};
 pub struct UpOptions {
     /// The interface for XDP and TC programs: its index in the calling thread's network namespace.
     pub interface: Option<u32>,
-    /// How XDP programs are attached.
+    /// How XDP programs are attached. [`XdpMode::Auto`] is native if the driver does it, else generic; at a veth it is generic,
+    /// unless the programs redirect packets or use hints of the driver: with native XDP at one end of a veth the other sends no
+    /// large packets, which slows bulk TCP down to a fraction (`traits bench containers`).
     pub xdp_mode: XdpMode,
     /// The directory of the cgroup for cgroup programs.
     pub cgroup: Option<PathBuf>,

@@ -13,8 +13,8 @@ use libbpf_rs::{
 
 use super::{DeployError, Setup, UpOptions, error::map_failed};
 use crate::{
-    attach::{XdpMode, redirect_map, xdp},
-    bind::{BindError, LoadedObject},
+    attach::{XdpMode, is_veth, redirect_map, xdp},
+    bind::{BindError, BoundObject, LoadedObject},
     bpffs,
 };
 
@@ -168,6 +168,21 @@ fn share(mut map: OpenMapMut<'_>, name: &str, bpffs: &Path) -> Result<(), Deploy
 fn same_shape(map: &OpenMapMut<'_>, pinned: &MapHandle) -> bool {
     let shape: (MapType, u32, u32, u32) = (map.map_type(), map.key_size(), map.value_size(), map.max_entries());
     shape == (pinned.map_type(), pinned.key_size(), pinned.value_size(), pinned.max_entries())
+}
+
+/// The mode that XDP programs are to be attached in, see [`UpOptions::xdp_mode`]. That of a program which is attached stays.
+pub(super) fn xdp_mode(object: &BoundObject<'_>, options: &UpOptions) -> XdpMode {
+    match (options.xdp_mode, options.interface) {
+        (XdpMode::Auto, Some(interface))
+            if is_veth(interface)
+                && !object.redirects()
+                && options.setup.device_bound.is_empty()
+                && xdp::attached(interface).is_none() =>
+        {
+            XdpMode::Generic
+        }
+        (mode, _) => mode,
+    }
 }
 
 /// Has programs of `xdp.frags` loaded as those of `xdp` are, if they are to run in generic mode. It has each packet in one

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Finding, Probe, netdev, room::Room, sockets::own};
-use crate::attach::{XdpMode, xdp};
+use crate::attach::{XdpMode, is_veth, xdp};
 
 /// How long packets are waited for on an interface that is in use.
 const WAIT: Duration = Duration::from_millis(500);
@@ -86,7 +86,7 @@ pub fn interface(interface: &Interface) -> Vec<Finding> {
     let found = [
         driver(interface),
         attached(interface),
-        native(&features),
+        native(interface, &features),
         hints(&features),
         switch(interface, Probe::Gro, ETHTOOL_GGRO, 1),
         switch(interface, Probe::Lro, ETHTOOL_GFLAGS, ETH_FLAG_LRO),
@@ -167,9 +167,15 @@ const ACTIONS: [(u64, &str); 7] = [
 // enum netdev_xdp_rx_metadata
 const HINTS: [(u64, &str); 3] = [(1 << 0, "timestamp"), (1 << 1, "hash"), (1 << 2, "vlan")];
 
-fn native(features: &Result<netdev::Device, String>) -> Finding {
+fn native(interface: &Interface, features: &Result<netdev::Device, String>) -> Finding {
     let probe = Probe::XdpFeatures;
     match features {
+        Ok(device) if device.xdp & netdev::XDP_BASIC != 0 && is_veth(interface.ifindex) => {
+            Finding::yes(probe, named(device.xdp, &ACTIONS)).with_next(
+                "native XDP here keeps the veth's other end from sending large packets, which slows bulk TCP; `--mode generic` \
+                 does less (docs/bench.md)",
+            )
+        }
         Ok(device) if device.xdp & netdev::XDP_BASIC != 0 => Finding::yes(probe, named(device.xdp, &ACTIONS)),
         Ok(_) => Finding::limited(probe, "generic mode only"),
         Err(why) => Finding::untried(probe, why).with_next("`--try` attaches a program to find out"),
