@@ -65,5 +65,7 @@ fn a_kernel_without_functions_has_the_other_points_and_says_nothing() {
     let points: Vec<Point> = tracer.points().collect();
     assert_eq!(points.len(), 22, "{points:?}");
     assert!(!points.iter().any(|point| point.is_of_function()), "{points:?}");
-    assert_eq!(tracer.notes(), Vec::<String>::new());
+    // of its XDP program there is something to say
+    let notes: Vec<String> = tracer.notes().into_iter().filter(|note| !note.contains("native XDP")).collect();
+    assert_eq!(notes, Vec::<String>::new());
 }

@@ -12,7 +12,8 @@ use std::{
 
 use packet_traits::{
     attach::{
-        AttachError, Attachment, Device, Direction, Position, TcxOptions, XdpMode, devices, interface_name, tcx, xdp,
+        AttachError, Attachment, Device, Direction, Position, TcxOptions, XdpMode, devices, interface_name, is_veth,
+        tcx, xdp,
     },
     deployment::Holder,
 };
@@ -177,14 +178,22 @@ impl Tracer<'_> {
             }
             let (mode, location) = (self.xdp_mode, &self.location);
             let attached = namespace.enter(|| {
-                xdp::attach(program.as_fd(), interface.index, mode).map_err(|error| Holder::explain(error, location))
+                let attached = xdp::attach(program.as_fd(), interface.index, mode)?;
+                Ok((attached, is_veth(interface.index)))
             });
+            let attached = attached
+                .map(|attached: Result<_, AttachError>| attached.map_err(|error| Holder::explain(error, location)));
             match attached.map_err(system("enter a network namespace"))? {
-                Ok((attachment, mode)) => {
+                Ok(((attachment, mode), veth)) => {
                     tracing::debug!("assigning ids at {} in {mode} mode", interface.name);
                     if mode == XdpMode::Generic && self.xdp_mode == XdpMode::Auto {
                         let how = "no native XDP, so packets get their ids by generic XDP, which copies large ones";
                         said.add(how.to_owned(), &interface.name);
+                    }
+                    if mode == XdpMode::Native && self.xdp_mode == XdpMode::Auto && veth {
+                        let cost = "native XDP keeps a veth's other end from sending large packets: bulk TCP is slow \
+                                    meanwhile, and less so with `--mode generic`";
+                        said.add(cost.to_owned(), &interface.name);
                     }
                     assigning.push(attachment);
                     entries.insert(*id);
