@@ -74,6 +74,7 @@ bench: all
 	$(AS_ROOT) target/release/traits bench sockets
 	$(AS_ROOT) target/release/traits bench trace
 	$(AS_ROOT) target/release/traits bench policy
+	$(AS_ROOT) target/release/traits bench containers
 
 # As who you are: make && sudo make install
 install:
