@@ -190,7 +190,7 @@ fn bench_containers_reports_every_kind_of_traffic_against_its_links_first_case()
     let report: Value = serde_json::from_str(&stdout_of(command.args(few).output().unwrap())).unwrap();
     let names = [
         ("veth", &["no_xdp", "empty_native", "traits_native", "traits_native_gro", "traits_generic"][..]),
-        ("bridge", &["untraced", "none", "armed", "sampled"]),
+        ("bridge", &["untraced", "none", "armed", "armed_generic", "sampled", "sampled_generic"]),
     ];
     let cases = report["cases"].as_array().unwrap();
     let expected: Vec<_> =
