@@ -339,6 +339,12 @@ impl Checker<'_> {
             self.error(Diagnostic::new(Code::BadName, single.span, message).hint(hint));
             return None;
         }
+        if name.contains('*') || name.ends_with('+') {
+            let message =
+                format!("{} is compared as it is written: here `*` and `+` stand for themselves", quoted(&name));
+            let hint = "write a test for each interface";
+            self.error(Diagnostic::new(Code::Misleading, single.span, message).hint(hint));
+        }
         let next = InterfaceId(self.policy.interfaces.len());
         let id = *self.interfaces.entry(name.clone()).or_insert(next);
         if id == next {

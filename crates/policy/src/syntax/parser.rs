@@ -23,6 +23,9 @@ use crate::{
 /// How deep parentheses and `not` may go.
 const DEPTH_MAX: usize = 64;
 
+/// What to write instead of a list of interfaces.
+const EACH_INTERFACE: &str = "write a test for each interface: `(iif \"eth0\" or iif \"eth1\")`";
+
 /// Words that start what is outside of blocks.
 const ITEMS: &[&str] =
     &["include", "key", "define", "set", "map", "xdp", "tc", "netfilter", "cgroup", "match", "steer"];
@@ -76,6 +79,12 @@ impl<'a> Parser<'a> {
     /// The word that comes next.
     fn word(&mut self) -> Option<&'a str> {
         (self.peek() == Token::Word).then(|| self.slice(self.tokens[self.place].1))
+    }
+
+    /// The word behind the next token.
+    fn next_word(&self) -> Option<&'a str> {
+        let (token, span) = self.tokens.get(self.place + 1)?;
+        (*token == Token::Word).then(|| self.slice(*span))
     }
 
     fn next(&mut self) -> (Token, Span) {
@@ -297,7 +306,7 @@ impl<'a> Parser<'a> {
             "xdp" | "tc" | "netfilter" | "cgroup" | "match" | "steer" => self.block().map(Item::Block),
             _ if words::ACTIONS.contains(&word) || self.starts_test() => {
                 let message = format!("{} starts a rule, and rules stand in a block", quoted(word));
-                let hint = "a block is `xdp { … }`, `tc ingress { … }`, `netfilter input priority 0 { … }`, …";
+                let hint = "a block is `xdp { … }`, `tc ingress { … }`, `netfilter input priority -1 { … }`, …";
                 Err(self.say(Diagnostic::new(Code::Syntax, start, message).hint(hint)))
             }
             _ => Err(self.unknown("a declaration or a block", ITEMS)),
@@ -619,10 +628,14 @@ impl<'a> Parser<'a> {
         if !self.at_line_end() {
             return Err(self.not_in_rule(condition.is_some(), actions.last()));
         }
+        if let [before @ .., Spanned { value: Action::Drop, .. }] = actions.as_slice() {
+            let warned = usize::from(condition.is_none());
+            before.iter().skip(warned).for_each(|action| self.not_a_test(action));
+        }
         Ok(Rule { condition, actions, span: self.since(start) })
     }
 
-    /// Warns of an action at the start of a rule that would be a test in nftables.
+    /// Warns of an action at the start of a rule, or in front of `drop`, that would be a test in nftables.
     fn not_a_test(&mut self, action: &Spanned<Action>) {
         let (Action::Mark(value) | Action::Priority(value)) = &action.value else { return };
         let words = self.slice(action.span);
@@ -657,7 +670,10 @@ impl<'a> Parser<'a> {
                 && self.peek() != Token::Word
                 && let Some(diagnostic) = self.missing("`=` and a value, an action or the end of the line")
             {
-                let hint = format!("a value is set by `set {} = VALUE`", key.value);
+                let hint = match key.value.as_str() {
+                    of_packet @ ("mark" | "priority") => format!("the packet's is set by `{of_packet} set VALUE`"),
+                    key => format!("a value is set by `set {key} = VALUE`"),
+                };
                 return self.say(diagnostic.hint(hint));
             }
             return self.unknown("an action or the end of the line", words::ACTIONS);
@@ -666,7 +682,8 @@ impl<'a> Parser<'a> {
             && self.peek() == Token::Comma
             && let Some(diagnostic) = self.missing("a test or an action")
         {
-            return self.say(diagnostic.hint("several values stand in braces: `{ 80, 443 }`"));
+            let hint = self.list_hint();
+            return self.say(diagnostic.hint(hint));
         }
         if !condition
             && self.word() == Some("type")
@@ -692,6 +709,20 @@ impl<'a> Parser<'a> {
     }
 
     // Conditions.
+
+    /// What is written instead of what comes before a comma, and after it.
+    fn list_hint(&self) -> &'static str {
+        let before = |back: usize| self.place.checked_sub(back).map(|place| self.tokens[place]);
+        let text = |token: Option<(Token, Span)>| token.map(|(_, span)| self.slice(span)).unwrap_or_default();
+        match text(before(1)) {
+            flag if words::lookup(words::values(FieldKind::TcpFlags), flag).is_some() => {
+                "flags are joined by `|`: `tcp flags syn|ack` holds if one of them is set"
+            }
+            header if words::header(header).is_some() => "write `or` between tests: `(tcp or udp)`",
+            _ if matches!(text(before(2)), "iif" | "oif") => EACH_INTERFACE,
+            _ => "several values stand in braces: `{ 80, 443 }`",
+        }
+    }
 
     fn starts_test(&mut self) -> bool {
         self.peek() == Token::OpenParenthesis
@@ -820,12 +851,19 @@ impl<'a> Parser<'a> {
             Token::Text | Token::Number | Token::Constant => self.literal(WHAT),
             Token::Word => {
                 let word = self.word().unwrap_or_default();
-                let hint = format!("write \"{word}\"");
+                let hint = match word {
+                    "in" => EACH_INTERFACE.to_owned(),
+                    word => format!("write \"{word}\""),
+                };
                 match self.missing(WHAT) {
                     Some(diagnostic) => Err(self.say(diagnostic.hint(hint))),
                     None => Err(Said),
                 }
             }
+            Token::OpenBrace => match self.missing(WHAT) {
+                Some(diagnostic) => Err(self.say(diagnostic.hint(EACH_INTERFACE))),
+                None => Err(Said),
+            },
             _ => Err(self.expected(WHAT)),
         }
     }
@@ -1001,7 +1039,19 @@ impl<'a> Parser<'a> {
             return Ok(());
         }
         let written = self.slice(subject.span);
-        let hint = format!("to ask whether it is there, write `{written} is set`");
+        let negated_set = word == "not" && self.next_word() == Some("set");
+        let hint = match (word, &subject.kind) {
+            ("not", _) if negated_set => format!("write `not {written} is set`"),
+            ("not", _) => format!("write `{written} != VALUE`, or `not {written} is set`"),
+            ("set", SubjectKind::Trait(key)) => format!("write `set {} = VALUE`", key.value),
+            ("set", SubjectKind::Field(..)) => "policies set traits, and not fields of packets".to_owned(),
+            (_, SubjectKind::Field(Field { kind: FieldKind::Fragment, .. }, _)) => {
+                format!(
+                    "of fragments, write `{written} != none`; of the first or of later ones, `{written} first` or `later`"
+                )
+            }
+            _ => format!("to ask whether it is there, write `{written} is set`"),
+        };
         let missing = self.missing(&format!("a value of `{written}`"));
         Err(missing.map_or(Said, |diagnostic| self.say(diagnostic.hint(hint))))
     }
@@ -1078,6 +1128,7 @@ impl<'a> Parser<'a> {
                     let missing = self.missing("an interface's name in quotes, `cpu` or `xsk`");
                     let hint = match closest(word, ["cpu", "xsk"]) {
                         Some(meant) => format!("did you mean `{meant}`?"),
+                        None if word == "to" => "ports are not redirected; an interface is written \"eth1\"".to_owned(),
                         None => format!("an interface is written \"{word}\""),
                     };
                     return Err(missing.map_or(Said, |diagnostic| self.say(diagnostic.hint(hint))));
