@@ -166,7 +166,12 @@ fn packets_without_a_link_header_are_taken_apart() {
          tc egress { udp dport 7012 count at_egress\n ip version 4 count any }\n",
     );
     for mode in ["generic", "auto"] {
-        host.ok(&format!("up {edge} --dev tun0 --mode {mode}"));
+        let up = host.run(&format!("up {edge} --dev tun0 --mode {mode}"));
+        let said = text(&up.stderr);
+        assert!(
+            up.status.success() && said.contains("tun0 have no Ethernet header: rules that test `ether`"),
+            "{said}"
+        );
         tun.send(host.pair.tx().netns(), NEAR, 7013);
         tun.send(host.pair.tx().netns(), NEAR, 7014);
         tun.send(host.pair.rx().netns(), FAR, 7012);

@@ -448,7 +448,8 @@ fn a_match_is_one_for_iptables_and_follows_a_new_version() {
 
     // a version without the filter leaves it to its user, and one with it takes it over
     host.policy("edge", "key tenant u32\nxdp { set tenant = 77 }\n");
-    host.ok(&format!("up {edge} --dev rx0 --replace"));
+    let said = text(&host.run(&format!("up {edge} --dev rx0 --replace")).stderr);
+    assert!(said.contains("still used") && said.contains(path), "{said}");
     assert!(host.delivers(5000));
     host.policy("edge", &policy(77));
     host.ok(&format!("up {edge} --dev rx0 --replace"));

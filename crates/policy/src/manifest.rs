@@ -36,6 +36,9 @@ pub struct Manifest {
     /// XDP and TC programs are attached to begin with their IP header, 0 if with an Ethernet header.
     #[serde(default)]
     pub sees_links: bool,
+    /// Rules at XDP or TC test the Ethernet header or a VLAN tag, which packets of some interfaces do not have.
+    #[serde(default)]
+    pub tests_ethernet: bool,
 }
 
 /// Why an object's manifest cannot be read.

@@ -245,6 +245,13 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     }
     let new_keys: Vec<_> = keys.new_keys().iter().map(|entry| entry.key.name().to_string()).collect();
     keys.keep();
+    let interface = options.interface.zip(command.dev.as_deref());
+    if let Some((manifest, (interface, name))) = manifest.as_ref().zip(interface) {
+        policy::never_holds(manifest, interface, name).into_iter().for_each(output::note);
+    }
+    if !deployment.kept().is_empty() {
+        note_kept(&find(&name, global)?, deployment.kept(), false);
+    }
     for missing in manifest.iter().flat_map(policy::missing_interfaces) {
         output::note(format_args!("there is no interface {missing} now: rules that name it match once there is"));
     }
@@ -289,18 +296,18 @@ pub(crate) fn down(command: &Down, global: &Global) -> Outcome {
     for error in kept {
         output::note(error);
     }
-    note_kept(&deployment, command.keep_filters);
+    note_kept(&deployment, deployment.kept(), command.keep_filters);
     Ok(())
 }
 
 /// Says which filters stay, and for how long.
-fn note_kept(deployment: &Deployment, all: bool) {
+fn note_kept(deployment: &Deployment, kept: &[String], all: bool) {
     let name = deployment.name();
-    for filter in deployment.filters().iter().filter(|filter| deployment.kept().contains(&filter.program)) {
+    for filter in deployment.filters().iter().filter(|filter| kept.contains(&filter.program)) {
         let why = if all { "stays pinned" } else { "is still used, by an iptables rule or a socket, and stays pinned" };
         output::note(format_args!(
-            "{} {why}: it matches nothing until `traits up` brings up {name} again; `traits down {name}` removes it once \
-             nothing uses it",
+            "{} {why}: it matches nothing until `traits up` brings up {name} with it again; `traits down {name}` removes \
+             it once nothing uses it",
             filter.path.display()
         ));
     }

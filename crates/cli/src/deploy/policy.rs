@@ -164,6 +164,14 @@ fn no_link_header(manifest: &Manifest, interface: Option<(u32, &str)>) -> Result
     }
 }
 
+/// What is to be said of rules that never hold at this interface.
+pub(super) fn never_holds(manifest: &Manifest, interface: u32, name: &str) -> Option<String> {
+    let bare = manifest.tests_ethernet && LinkLayer::of(interface).is_ok_and(|layer| layer == LinkLayer::None);
+    bare.then(|| {
+        format!("packets of {name} have no Ethernet header: rules that test `ether` or `vlan` never hold there")
+    })
+}
+
 fn table(table: &manifest::Table) -> Result<Table, String> {
     let entry = |(key, value): &(String, String)| Some((bytes(key)?, bytes(value)?));
     let entries = table.entries.iter().map(entry).collect::<Option<_>>();

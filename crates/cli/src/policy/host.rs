@@ -76,9 +76,13 @@ impl Host {
         let Some(address) = (unsafe { entry.ifa_addr.as_ref() }) else { return };
         match i32::from(address.sa_family) {
             libc::AF_INET => {
-                self.addresses.push((name.clone(), ipv4(entry.ifa_addr).into()));
+                let address = ipv4(entry.ifa_addr);
+                self.addresses.push((name.clone(), address.into()));
                 if entry.ifa_flags & libc::IFF_BROADCAST.cast_unsigned() != 0 && !entry.ifa_ifu.is_null() {
-                    self.broadcasts.push((name, ipv4(entry.ifa_ifu)));
+                    self.broadcasts.push((name.clone(), ipv4(entry.ifa_ifu)));
+                }
+                if !entry.ifa_netmask.is_null() {
+                    self.broadcasts.extend(network_broadcast(address, ipv4(entry.ifa_netmask)).map(|all| (name, all)));
                 }
             }
             libc::AF_INET6 => {
@@ -119,6 +123,13 @@ impl Host {
             Family::Ipv6 => self.forwards.1,
         }
     }
+}
+
+/// The broadcast address of an address's network, which the kernel knows even if the interface was given none
+/// (`fib_add_ifaddr` in net/ipv4/fib_frontend.c): networks of one or two addresses have none.
+fn network_broadcast(address: Ipv4Addr, mask: Ipv4Addr) -> Option<Ipv4Addr> {
+    let (address, mask) = (address.to_bits(), mask.to_bits());
+    (mask.leading_ones() < 31 && mask != 0).then(|| Ipv4Addr::from_bits(address | !mask))
 }
 
 /// The address in a socket address of IPv4.
@@ -185,6 +196,17 @@ mod tests {
                     eth0.100       | 100  | eth0\nguests         | 7  | eth1\n";
         let vlan = |name: &str, id, below: &str| Vlan { name: name.to_owned(), id, below: below.to_owned() };
         assert_eq!(parse_vlans(text), [vlan("eth0.100", 100, "eth0"), vlan("guests", 7, "eth1")]);
+    }
+
+    #[test]
+    fn a_network_has_a_broadcast_address_also_if_nobody_gave_it_one() {
+        let of = |address: &str, mask: &str| {
+            network_broadcast(address.parse().unwrap(), mask.parse().unwrap()).map(|all| all.to_string())
+        };
+        assert_eq!(of("10.61.0.2", "255.255.255.0").as_deref(), Some("10.61.0.255"));
+        assert_eq!(of("10.61.0.2", "255.255.255.252").as_deref(), Some("10.61.0.3"));
+        assert_eq!(of("10.61.0.2", "255.255.255.254"), None);
+        assert_eq!(of("10.61.0.2", "255.255.255.255"), None);
     }
 
     #[test]

@@ -187,6 +187,11 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
             .collect(),
         logs,
         sees_links: sees_links(policy, &needs),
+        tests_ethernet: policy
+            .blocks
+            .iter()
+            .zip(&needs)
+            .any(|(block, needs)| block.hook.sees_ethernet() && needs.tests_ethernet()),
     };
     Ok(Emitted { source: code.into_text(), manifest })
 }

@@ -178,6 +178,11 @@ impl Needs {
         self.any(layer, &[Header::Ethernet, Header::Vlan]) || self.ip(layer)
     }
 
+    /// Whether it asks for the Ethernet header or a VLAN tag that a packet begins with.
+    pub(super) fn tests_ethernet(&self) -> bool {
+        self.any(Layer::Outer, &[Header::Ethernet, Header::Vlan])
+    }
+
     /// Whether packets go elsewhere.
     pub(super) fn redirects(&self) -> bool {
         self.redirects_to_device || self.redirects_to_cpu || self.redirects_to_xsk

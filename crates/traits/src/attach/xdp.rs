@@ -42,6 +42,9 @@ impl fmt::Display for XdpMode {
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
+/// The program by which `traits trace` gives packets ids, while it runs.
+const TRACER: &str = "trace_xdp";
+
 /// Attaches an XDP program to an interface. An interface has room for one.
 ///
 /// Returns the mode that is in use: [`XdpMode::Native`] or [`XdpMode::Generic`].
@@ -142,13 +145,15 @@ fn busy(attempt: &Attempt, ifindex: u32, errno: i32) -> AttachError {
                 _ => "xdpdrv",
             };
             let interface = interface_name(ifindex).unwrap_or_default();
-            (
-                format!("{program} is attached there in {mode} mode"),
-                format!(
+            let found = format!("{program} is attached there in {mode} mode");
+            let hint = match Program::by_id(id) {
+                Some(program) if program.name == TRACER => "`traits trace` has it there until it ends".to_owned(),
+                _ => format!(
                     "detach it first: whoever attached it ends or unpins its link (`bpftool link` lists links), or \
                      `ip link set dev {interface} {off} off` if it is not held by a link"
                 ),
-            )
+            };
+            (found, hint)
         }
         None => (
             "an XDP program that the kernel does not name is attached there or to the interface above it".into(),
