@@ -671,7 +671,7 @@ static __always_inline _Bool pt_hardware_vlan(struct xdp_md *ctx, __u16 *id)
 /*
  * Events of `log`: crates/policy/src/log_event.rs reads them.
  */
-#define PT_LOG_PACKET_MAX 64
+#define PT_LOG_PACKET_MAX 128
 
 /* A trait as the block had it when the event was written. */
 struct pt_log_trait {

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// How many of a packet's bytes are in an event, at most (`PT_LOG_PACKET_MAX`).
-pub const PACKET_MAX: usize = 64;
+pub const PACKET_MAX: usize = 128;
 
 /// What a `log` action tells of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_record_that_is_no_event_is_an_error() {
         assert!(LogEvent::parse(&record(60, 1)).is_err());
-        assert!(LogEvent::parse(&record(65, 0)).is_err());
+        assert!(LogEvent::parse(&record(PACKET_MAX as u32 + 1, 0)).is_err());
         assert!(LogEvent::parse(&record(0, 0)[..40]).is_err());
         assert!(LogEvent::parse(&record(0, 0)).is_ok());
     }

@@ -11,7 +11,7 @@ use thiserror::Error;
 pub const SECTION: &str = "packet_traits.policy";
 
 /// Version of what is described here. A reader refuses any other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use packet_traits_policy::{
     emit::{EmitError, EmitOptions, RULES_MAX, emit},
     field::FieldKind,
     hook::Hook,
-    manifest::{Manifest, ManifestError, SECTION},
+    manifest::{Manifest, ManifestError, SECTION, VERSION},
     policy::{Action, Condition, Type, Verdict},
     random::{self, PolicyOptions, Rng},
     source::Sources,
@@ -54,7 +54,8 @@ fn another_object_has_no_manifest_and_a_newer_one_is_refused() {
     assert!(text.starts_with("NoObject"), "{text}");
 
     // the version is the first member
-    let at = object.windows(13).position(|bytes| bytes == b"{\"version\":1,").unwrap();
+    let first = format!("{{\"version\":{VERSION},");
+    let at = object.windows(first.len()).position(|bytes| bytes == first.as_bytes()).unwrap();
     let mut newer = object.clone();
     newer[at + 11] = b'9';
     assert!(matches!(Manifest::from_object(&newer), Err(ManifestError::Version { found: 9 })));
