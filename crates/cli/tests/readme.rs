@@ -36,6 +36,7 @@ sudo() { "$@"; }
 make() { [ "$*" = "" ] || [ "$*" = install ]; }
 # (a shell has what it runs beside itself ignore SIGINT)
 until_interrupted() {
+	: >printed
 	env --default-signal=INT "$@" >printed & process=$!
 	for _ in $(seq 600); do
 		[ -s printed ] || ! kill -0 $process 2>/dev/null && break

@@ -50,8 +50,7 @@ Examples:
 Attaches every program to the hook that its block or section names, or attaches none. They stay attached after the \
 command ends; `traits down NAME` detaches them.
 
-XDP at a veth is in generic mode, unless programs redirect packets or use hints of the driver: with native XDP there, \
-the other end sends no large packets, which slows bulk TCP (docs/bench.md). --mode native is always possible.
+At a veth, where native XDP slows bulk TCP (docs/bench.md), auto is generic unless programs redirect or use hints.
 
 A policy (FILE.traits, or what `traits compile` made of it) registers the keys that the registry lacks. `iif` and `oif` \
 compare names, so an interface may come later or be recreated; `redirect` requires one that is there. Programs of \
