@@ -657,6 +657,33 @@ fn an_event_at_tc_has_the_bytes_of_a_packet_in_several_buffers() {
     assert!(packet.len() >= 2 * 64 && packet[24..28] == *"0800", "{event}");
 }
 
+#[test]
+fn logged_packets_have_their_ports_behind_extension_headers() {
+    let Some(host) = Host::new() else { return };
+    host.ok(&format!("up {} --dev rx0", host.policy("edge", "xdp { udp dport 5000 log \"here\" }\n")));
+    let (tx, rx) = (host.pair.tx(), host.pair.rx());
+    let sender = udp_socket(tx.netns(), tx.addr(Family::V6, 0)).unwrap();
+    // RFC 8200: an extension header of 8 bytes, all of it padding
+    let padding = [0u8, 0, 1, 4, 0, 0, 0, 0];
+    for option in [libc::IPV6_HOPOPTS, libc::IPV6_DSTOPTS] {
+        // SAFETY: the kernel copies the option's bytes.
+        let failed = unsafe {
+            libc::setsockopt(
+                sender.as_raw_fd(),
+                libc::IPPROTO_IPV6,
+                option,
+                padding.as_ptr().cast(),
+                padding.len() as libc::socklen_t,
+            )
+        };
+        assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+    }
+    send_numbered(&sender, rx.addr(Family::V6, 5000), 0..1, 64).unwrap();
+    let event: Value = serde_json::from_str(&Reader::start(&host, "edge --json").line()).unwrap();
+    assert_eq!(event["length"], 14 + 40 + 2 * 8 + 8 + 64);
+    assert_eq!(event["headers"]["destination_port"], 5000, "{event}");
+}
+
 /// The registry has no room for what gives packets ids behind the policy's XDP program.
 #[test]
 fn a_tracer_says_what_to_take_down_where_a_policy_is_in_its_way() {
