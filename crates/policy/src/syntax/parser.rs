@@ -23,6 +23,9 @@ use crate::{
 /// How deep parentheses and `not` may go.
 const DEPTH_MAX: usize = 64;
 
+/// What to write instead of `||`.
+const OR: &str = "write `or`";
+
 /// What to write instead of a list of interfaces.
 const EACH_INTERFACE: &str = "write a test for each interface: `(iif \"eth0\" or iif \"eth1\")`";
 
@@ -426,6 +429,10 @@ impl<'a> Parser<'a> {
             Token::Pipe => {
                 let mut bits = vec![first];
                 while self.eat(Token::Pipe) {
+                    if self.peek() == Token::Pipe {
+                        let missing = self.missing("a flag");
+                        return Err(missing.map_or(Said, |diagnostic| self.say(diagnostic.hint(OR))));
+                    }
                     bits.push(self.literal("a flag")?);
                 }
                 PatternKind::Bits(bits)
@@ -677,6 +684,16 @@ impl<'a> Parser<'a> {
                 return self.say(diagnostic.hint(hint));
             }
             return self.unknown("an action or the end of the line", words::ACTIONS);
+        }
+        let written_out = match self.peek() {
+            Token::Ampersand => Some("write `and`, or nothing: tests in a row must all hold"),
+            Token::Pipe => Some(OR),
+            _ => None,
+        };
+        if let (true, Some(hint)) = (condition, written_out)
+            && let Some(diagnostic) = self.missing("a test or an action")
+        {
+            return self.say(diagnostic.hint(hint));
         }
         if condition
             && self.peek() == Token::Comma
