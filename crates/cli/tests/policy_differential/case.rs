@@ -6,7 +6,7 @@ use packet_traits::core::{Merge, PacketRegion, Region, TraitsMut, TraitsView};
 use packet_traits_policy::{
     hook::{Direction, Family, Hook, NetfilterHook},
     interpret::{self, Context, Decision, Outcome, from_value, to_value},
-    log_event::LogEvent,
+    log_event::{LogEvent, PACKET_MAX},
     policy::{Action, Policy},
     random::{self, Rng},
 };
@@ -338,7 +338,7 @@ pub fn account(
                 event.rule as usize == logged.rule
                     && loaded.manifest.logs[event.text as usize] == logged.text
                     && u128::from(event.length) == outcome.length
-                    && event.packet == packet[..packet.len().min(64)]
+                    && event.packet == packet[..packet.len().min(PACKET_MAX)]
                     && event.traits.iter().all(|found| is(found.value, logged.traits[found.key as usize], context))
             };
             // The interpreter says all that is in some sample.
