@@ -129,7 +129,7 @@ static void say(const char *protocol, const struct sockaddr_storage *peer, const
 	funlockfile(stdout);
 }
 
-/* Whether a call failed because the programs were detached meanwhile: the server serves on, without traits. */
+/* Whether a call failed because of `traits sockets detach`: the server goes on without traits. */
 static int is_detached(void)
 {
 	return errno == ENOPROTOOPT || errno == EOPNOTSUPP;

@@ -167,7 +167,7 @@ func (t *traits) mark() uint32 {
 	return order.Uint32(t[12:])
 }
 
-// isDetached says whether a call failed because the programs were detached meanwhile: the server serves on, without traits.
+// isDetached says whether a call failed because of `traits sockets detach`: the server goes on without traits.
 func isDetached(err error) bool {
 	return errors.Is(err, syscall.ENOPROTOOPT) || errors.Is(err, syscall.EOPNOTSUPP)
 }

@@ -88,7 +88,7 @@ def read_keys(sock: socket.socket) -> List[Key]:
 
 
 def is_detached(error: OSError) -> bool:
-    """Whether a call failed because the programs were detached meanwhile: the server serves on, without traits."""
+    """Whether a call failed because of `traits sockets detach`: the server goes on without traits."""
     return error.errno in (errno.ENOPROTOOPT, errno.EOPNOTSUPP)
 
 

@@ -107,7 +107,7 @@ fn answer_datagram(udp: &Receiver<UdpSocket>, data: &mut [u8]) -> Result<(), Box
         answer.set_value(flow_id, &value)?;
     }
     match send_to_with_traits(udp.socket(), &data[..len], peer, &answer) {
-        // Detached meanwhile: the server serves on.
+        // After `traits sockets detach` the answer goes without traits.
         Err(SocketError::NotAttached { .. }) => udp.socket().send_to(&data[..len], peer)?,
         other => other?,
     };
@@ -129,7 +129,7 @@ fn serve_connection(mut stream: TcpStream, keys: &Keys) -> Result<(), Box<dyn Er
     }
 }
 
-/// None if the programs were detached meanwhile: the server serves on, without traits.
+/// None after `traits sockets detach`: the server goes on without traits.
 fn or_none(traits: Result<Traits, SocketError>, keys: &Keys) -> Result<Traits, SocketError> {
     match traits {
         Err(SocketError::NotAttached { .. }) => Ok(Traits::new(keys)),

@@ -116,7 +116,7 @@ async fn answer_datagram(udp: &Receiver<UdpSocket>, data: &mut [u8]) -> Result<(
     // Traits are those of the next datagram that the same *thread* sends. Here one call sets them and sends, without an
     // `await` between the two, after which this task might go on in another thread; so they hold in any runtime.
     let send = || match send_to_with_traits(socket, &data[..len], peer, &answer) {
-        // Detached meanwhile: the server serves on.
+        // After `traits sockets detach` the answer goes without traits.
         Err(SocketError::NotAttached { .. }) => socket.try_send_to(&data[..len], peer),
         other => Ok(other?),
     };
@@ -155,7 +155,7 @@ async fn serve_connection(mut stream: TcpStream, peer: SocketAddr, keys: &Keys) 
     }
 }
 
-/// None if the programs were detached meanwhile: the server serves on, without traits.
+/// None after `traits sockets detach`: the server goes on without traits.
 fn or_none(traits: Result<Traits, SocketError>, keys: &Keys) -> Result<Traits, SocketError> {
     match traits {
         Err(SocketError::NotAttached { .. }) => Ok(Traits::new(keys)),

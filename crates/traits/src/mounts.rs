@@ -42,15 +42,20 @@ impl Mount {
 
     /// Whether a path leads the calling thread to this mount, of those that it has: another one may be over it.
     pub(crate) fn is_reached(&self) -> bool {
-        Mount::of(&self.point).is_ok_and(|found| found.is_some_and(|found| found.id == self.id))
+        Mount::id_of(&self.point).is_ok_and(|id| id == Some(self.id))
     }
 
     /// The calling thread's mount that a path is on.
     fn of(path: &Path) -> io::Result<Option<Mount>> {
+        let id = Mount::id_of(path)?;
+        Ok(Mount::list("thread-self")?.into_iter().find(|mount| Some(mount.id) == id))
+    }
+
+    /// The id of that mount.
+    fn id_of(path: &Path) -> io::Result<Option<u64>> {
         let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
         let info = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", file.as_raw_fd()))?;
-        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse::<u64>().ok());
-        Ok(Mount::list("thread-self")?.into_iter().find(|mount| Some(mount.id) == id))
+        Ok(info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok()))
     }
 }
 

@@ -7,26 +7,25 @@
 use std::{
     error::Error,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsFd,
+    net::{TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
 use packet_traits::{
-    attach::{Attachment, XdpMode, xdp},
+    attach::XdpMode,
     bind::{BoundObject, LoadedObject},
     registry::Registry,
 };
-use packet_traits_lab::{Bpffs, Containers, End, Family, Netns, Pair, VethOptions, udp_socket};
-use packet_traits_trace::{Condition, Namespace, Options as TraceOptions, Standby};
+use packet_traits_lab::{Bpffs, Containers, End, Family, Pair, VethOptions};
+use packet_traits_trace::{Condition, Options as TraceOptions, Standby};
 use serde::Serialize;
 
 use super::{
     progress,
     rig::{self, kernel_release},
     statistics::Summary,
-    trace::{KEYS, OBJECT, TrafficError, median, send, set_queue, trace_while},
+    trace::{Datagrams, KEYS, OBJECT, TrafficError, attach, median, namespace, trace_while},
 };
 use crate::{
     Outcome,
@@ -34,7 +33,6 @@ use crate::{
     output::{self, Table},
 };
 
-const PORT: u16 = 7000;
 /// Connections of the traffic `streams`.
 const STREAMS: usize = 16;
 /// What a stream's sender writes at once.
@@ -102,7 +100,7 @@ enum How {
     },
     /// The tracer in the host's namespace, with a condition that nothing matches.
     None(Standby, XdpMode),
-    /// The same with one packet in so many.
+    /// The tracer there, which follows one packet of this many.
     OneIn(u32, XdpMode),
 }
 
@@ -264,61 +262,35 @@ impl Rig {
             (Link::Veth, _) => [self.pair.tx(), self.pair.rx()],
         };
         let traffic = Traffic::new(from, to, self.time)?;
-        let all = || traffic.all();
-        match case.how {
-            How::Nothing => Ok(all().map_err(|error| error.to_string())?),
-            How::Xdp { program, mode, .. } => {
-                let _attached = self.attach(program, to, mode)?;
-                Ok(all().map_err(|error| error.to_string())?)
+        let _attached = match case.how {
+            How::Xdp { program, mode, .. } => Some(attach(&self.object, program, to, mode)?),
+            _ => None,
+        };
+        let namespaces = vec![namespace(self.containers.host())?];
+        let traced = |standby, xdp_mode| TraceOptions { namespaces, standby, xdp_mode, ..TraceOptions::default() };
+        let options = match case.how {
+            How::Nothing | How::Xdp { .. } => return Ok(traffic.all().map_err(|error| error.to_string())?),
+            How::None(standby, mode) => {
+                TraceOptions { conditions: vec!["dport == 9".parse::<Condition>()?], ..traced(standby, mode) }
             }
-            How::None(standby, xdp_mode) => {
-                let conditions = vec!["dport == 9".parse::<Condition>()?];
-                self.trace(&TraceOptions { standby, xdp_mode, conditions, ..self.trace_options()? }, &traffic)
-            }
-            How::OneIn(sample, xdp_mode) => {
-                let options = TraceOptions { standby: Standby::Never, xdp_mode, sample, ..self.trace_options()? };
-                self.trace(&options, &traffic)
-            }
-        }
-    }
-
-    fn attach(&self, program: &str, to: &End, mode: XdpMode) -> Result<Attachment, Box<dyn Error>> {
-        let program = self.object.program(program).ok_or("trace.bpf.o has changed")?;
-        let fd = program.as_fd().try_clone_to_owned()?;
-        Ok(to.netns().enter(|| xdp::attach(fd.as_fd(), to.ifindex(), mode))?.0)
-    }
-
-    fn trace_options(&self) -> Result<TraceOptions, Box<dyn Error>> {
-        let path = self.containers.host().path();
-        let namespace = Namespace::find(path.to_str().ok_or("a path that is not text")?)?;
-        Ok(TraceOptions { namespaces: vec![namespace], ..TraceOptions::default() })
-    }
-
-    fn trace(&self, options: &TraceOptions, traffic: &Traffic<'_>) -> Result<Sample, Box<dyn Error>> {
+            How::OneIn(sample, mode) => TraceOptions { sample, ..traced(Standby::Never, mode) },
+        };
         let warm_up = || traffic.small().map(drop);
-        Ok(trace_while(&self.registry, options, warm_up, || traffic.all())?.result)
+        Ok(trace_while(&self.registry, &options, warm_up, || traffic.all())?.result)
     }
 }
 
-/// The sides of a link, and sockets for the small packets.
+/// The sides of a link, and its small packets.
 struct Traffic<'l> {
-    from: &'l Netns,
-    to: &'l Netns,
-    addr: SocketAddr,
-    sender: UdpSocket,
-    receiver: UdpSocket,
+    from: &'l End,
+    to: &'l End,
+    datagrams: Datagrams,
     time: Duration,
 }
 
 impl Traffic<'_> {
     fn new<'l>(from: &'l End, to: &'l End, time: Duration) -> Result<Traffic<'l>, Box<dyn Error>> {
-        let addr = to.addr(Family::V4, PORT);
-        let receiver = udp_socket(to.netns(), addr)?;
-        receiver.set_nonblocking(true)?;
-        set_queue(&receiver)?;
-        let sender = udp_socket(from.netns(), from.addr(Family::V4, 0))?;
-        sender.connect(addr)?;
-        Ok(Traffic { from: from.netns(), to: to.netns(), addr, sender, receiver, time })
+        Ok(Traffic { from, to, datagrams: Datagrams::new(from, to)?, time })
     }
 
     /// Each kind, one after the other.
@@ -327,17 +299,17 @@ impl Traffic<'_> {
     }
 
     fn small(&self) -> Result<f64, TrafficError> {
-        send(&self.sender, &self.receiver, SMALL)
+        self.datagrams.send(SMALL)
     }
 
-    /// Gbit/s over so many new connections: what the sender may send large is settled when they are made.
+    /// Gbit/s over `count` new connections: what the sender may send large is settled when they are made.
     fn streams(&self, count: usize) -> Result<f64, TrafficError> {
         // any port: those of the case before may still be taken
-        let listener = self.to.enter(|| TcpListener::bind((self.addr.ip(), 0)))?;
+        let listener = self.to.netns().enter(|| TcpListener::bind(self.to.addr(Family::V4, 0)))?;
         let addr = listener.local_addr()?;
         let mut connections = Vec::new();
         for _ in 0..count {
-            let sender = self.from.enter(|| TcpStream::connect(addr))?;
+            let sender = self.from.netns().enter(|| TcpStream::connect(addr))?;
             connections.push((sender, listener.accept()?.0));
         }
         let started = Instant::now();

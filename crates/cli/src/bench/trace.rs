@@ -25,7 +25,7 @@ use packet_traits::{
     core::{KeyType, Merge},
     registry::Registry,
 };
-use packet_traits_lab::{Bpffs, Family, Netns, Pair, send_many_numbered, udp_socket};
+use packet_traits_lab::{Bpffs, End, Family, Netns, Pair, send_many_numbered, udp_socket};
 use packet_traits_trace::{Condition, Names, Namespace, Options as TraceOptions, Standby, Tracer, write::text};
 use serde::Serialize;
 
@@ -334,8 +334,7 @@ struct Rig {
     pair: Pair,
     registry: Registry,
     object: LoadedObject,
-    sender: UdpSocket,
-    receiver: UdpSocket,
+    datagrams: Datagrams,
     // last, since the registry is pinned in it
     _bpffs: Bpffs,
 }
@@ -346,20 +345,13 @@ impl Rig {
         let registry = rig::registry(&bpffs, &KEYS)?;
         let object = BoundObject::from_bytes(OBJECT, "trace.bpf.o", &registry)?.load()?;
         let pair = Pair::new()?;
-        let socket = udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, PORT))?;
-        socket.set_nonblocking(true)?;
-        set_queue(&socket)?;
-        let sender = udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0))?;
-        sender.connect(pair.rx().addr(Family::V4, PORT))?;
-        Ok(Rig { pair, registry, object, sender, receiver: socket, _bpffs: bpffs })
+        let datagrams = Datagrams::new(pair.tx(), pair.rx())?;
+        Ok(Rig { pair, registry, object, datagrams, _bpffs: bpffs })
     }
 
     /// Attaches one of the programs that are there when nothing is traced.
     fn attach(&self, program: &str) -> Result<Attachment, Box<dyn Error>> {
-        let program = self.object.program(program).ok_or("trace.bpf.o has changed")?;
-        let fd: OwnedFd = program.as_fd().try_clone_to_owned()?;
-        let rx = self.pair.rx();
-        Ok(rx.netns().enter(|| xdp::attach(fd.as_fd(), rx.ifindex(), XdpMode::Native))?.0)
+        attach(&self.object, program, self.pair.rx(), XdpMode::Native)
     }
 
     /// Measures a case once.
@@ -370,17 +362,15 @@ impl Rig {
             (Ids::Own, _) => None,
         };
         if case.how == How::Untraced {
-            let pps = send(&self.sender, &self.receiver, packets).map_err(|error| error.to_string())?;
+            let pps = self.datagrams.send(packets).map_err(|error| error.to_string())?;
             return Ok(Sample { pps, events_per_s: 0.0, lost: 0 });
         }
-        let path = self.pair.rx().netns().path();
-        let namespace = Namespace::find(path.to_str().ok_or("a path that is not text")?)?;
         let (id, condition) = match case.ids {
             Ids::Own => (None, "dport == 9"),
             Ids::Policy => (Some("packet_id".to_owned()), "tenant == 9"),
         };
         let options = TraceOptions {
-            namespaces: vec![namespace],
+            namespaces: vec![namespace(self.pair.rx().netns())?],
             id,
             sample: if let How::OneIn(sample) = case.how { sample } else { 1 },
             standby: if case.how == How::None { Standby::Auto } else { Standby::Never },
@@ -391,9 +381,9 @@ impl Rig {
             ..TraceOptions::default()
         };
         // not the rig: what it has of libbpf must stay on this thread
-        let (sender, receiver) = (&self.sender, &self.receiver);
-        let warm_up = || send(sender, receiver, packets.max(BATCH_MIN * BATCHES)).map(drop);
-        let traced = trace_while(&self.registry, &options, warm_up, || send(sender, receiver, packets))?;
+        let datagrams = &self.datagrams;
+        let warm_up = || datagrams.send(packets.max(BATCH_MIN * BATCHES)).map(drop);
+        let traced = trace_while(&self.registry, &options, warm_up, || datagrams.send(packets))?;
         Ok(Sample { pps: traced.result, events_per_s: traced.events_per_s, lost: traced.lost })
     }
 
@@ -405,7 +395,7 @@ impl Rig {
             return Ok(None);
         }
         let started = Instant::now();
-        let pps = send(&self.sender, &self.receiver, packets).map_err(|error| error.to_string())?;
+        let pps = self.datagrams.send(packets).map_err(|error| error.to_string())?;
         let (mut seen, mut at) = (bpftrace.lines.load(Ordering::Relaxed), Instant::now());
         // it prints what happens on the whole host, which may never end
         let deadline = started.elapsed() + SETTLE_MAX;
@@ -488,8 +478,61 @@ pub(super) fn trace_while<T: Send>(
     Ok(Traced { result, events_per_s: count as f64 / took.as_secs_f64(), lost })
 }
 
+/// Attaches a program of `trace.bpf.c` where packets come in.
+pub(super) fn attach(
+    object: &LoadedObject,
+    program: &str,
+    to: &End,
+    mode: XdpMode,
+) -> Result<Attachment, Box<dyn Error>> {
+    let program = object.program(program).ok_or("trace.bpf.o has changed")?;
+    let fd: OwnedFd = program.as_fd().try_clone_to_owned()?;
+    Ok(to.netns().enter(|| xdp::attach(fd.as_fd(), to.ifindex(), mode))?.0)
+}
+
+/// The namespace as the tracer is given it.
+pub(super) fn namespace(netns: &Netns) -> Result<Namespace, Box<dyn Error>> {
+    Ok(Namespace::find(netns.path().to_str().ok_or("a path that is not text")?)?)
+}
+
+/// Datagrams from one namespace into a socket's queue in another.
+pub(super) struct Datagrams {
+    sender: UdpSocket,
+    receiver: UdpSocket,
+}
+
+impl Datagrams {
+    pub(super) fn new(from: &End, to: &End) -> Result<Datagrams, Box<dyn Error>> {
+        let receiver = udp_socket(to.netns(), to.addr(Family::V4, PORT))?;
+        receiver.set_nonblocking(true)?;
+        set_queue(&receiver)?;
+        let sender = udp_socket(from.netns(), from.addr(Family::V4, 0))?;
+        sender.connect(to.addr(Family::V4, PORT))?;
+        Ok(Datagrams { sender, receiver })
+    }
+
+    /// Sends, several times, and returns how fast that went: the median. Between batches the queue is read empty, so that
+    /// nobody has to be woken while the clock runs.
+    pub(super) fn send(&self, packets: u64) -> Result<f64, TrafficError> {
+        let mut rates = Vec::new();
+        let mut buffer = [0; 2048];
+        let batch = packets / BATCHES;
+        for round in 0..=BATCHES {
+            let started = cpu_time();
+            send_many_numbered(&self.sender, 0..batch, SIZE).map_err(|error| error.to_string())?;
+            let took = cpu_time().saturating_sub(started).as_secs_f64();
+            while self.receiver.recv(&mut buffer).is_ok() {}
+            // the first packets of a path are slow
+            if round != 0 && took > 0.0 {
+                rates.push(batch as f64 / took);
+            }
+        }
+        Ok(median(rates.into_iter()))
+    }
+}
+
 /// Has a socket's queue hold a batch.
-pub(super) fn set_queue(socket: &UdpSocket) -> io::Result<()> {
+fn set_queue(socket: &UdpSocket) -> io::Result<()> {
     // SAFETY: an option of type int, with its length.
     let failed = unsafe {
         libc::setsockopt(
@@ -509,25 +552,6 @@ fn cpu_time() -> Duration {
     // SAFETY: `time` is valid for writing; the clock exists, so this cannot fail.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-/// Sends, several times, and returns how fast that went: the median. Between batches the queue is read empty, so that
-/// nobody has to be woken while the clock runs.
-pub(super) fn send(sender: &UdpSocket, receiver: &UdpSocket, packets: u64) -> Result<f64, TrafficError> {
-    let mut rates = Vec::new();
-    let mut buffer = [0; 2048];
-    let batch = packets / BATCHES;
-    for round in 0..=BATCHES {
-        let started = cpu_time();
-        send_many_numbered(sender, 0..batch, SIZE).map_err(|error| error.to_string())?;
-        let took = cpu_time().saturating_sub(started).as_secs_f64();
-        while receiver.recv(&mut buffer).is_ok() {}
-        // the first packets of a path are slow
-        if round != 0 && took > 0.0 {
-            rates.push(batch as f64 / took);
-        }
-    }
-    Ok(median(rates.into_iter()))
 }
 
 fn bpftrace_version() -> Option<String> {

@@ -226,9 +226,9 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     let specs = manifest.as_ref().map(policy::keys).transpose()?.unwrap_or_default();
     let keys = registry.register_provisionally(&specs)?;
     let mut object = BoundObject::from_bytes(&object, &command.file.display().to_string(), &registry)?;
+    let interface = options.interface.zip(command.dev.as_deref());
     if let Some(manifest) = &manifest {
         options.netfilter = policy::netfilter(manifest)?;
-        let interface = options.interface.zip(command.dev.as_deref());
         options.setup = policy::setup(manifest, object.open_object_mut(), interface)?;
     }
     if interrupt.came() {
@@ -244,7 +244,6 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     }
     let new_keys: Vec<_> = keys.new_keys().iter().map(|entry| entry.key.name().to_string()).collect();
     keys.keep();
-    let interface = options.interface.zip(command.dev.as_deref());
     if let Some((manifest, (interface, name))) = manifest.as_ref().zip(interface) {
         policy::never_holds(manifest, interface, name).into_iter().for_each(output::note);
     }

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use clap::Args;
 use packet_traits::{
-    attach::{Hook, Target, XdpMode, is_veth},
+    attach::{Hook, NATIVE_AT_VETH, Target, XdpMode, is_veth},
     deployment::{Deployed, DeployedFilter, Deployment, FilterUse, NetNamespace},
     registry::Utc,
 };
@@ -249,10 +249,7 @@ pub(super) fn print(deployments: &[Deployment]) -> std::io::Result<()> {
         output::line(format!("{} is unreadable: {}", unreadable.pin, unreadable.why))?;
     }
     for veth in native_veths(deployments) {
-        output::line(format!(
-            "{veth} is a veth: with native XDP there its other end sends no large packets, which slows bulk TCP; `--mode \
-             generic` does less (docs/bench.md)"
-        ))?;
+        output::line(format!("{veth} is a veth: {NATIVE_AT_VETH}"))?;
     }
     Ok(())
 }

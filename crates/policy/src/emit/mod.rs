@@ -30,7 +30,7 @@ use self::{block::one_line, code::Code, needs::Needs, place::Place, rules::Scope
 use crate::{
     hook::{Direction, Family, Hook},
     manifest::{self, Manifest},
-    policy::{Action, Block, COUNTED_VALUES_MAX, Interface, InterfaceId, KeyId, Layer, Policy, Verdict},
+    policy::{Action, COUNTED_VALUES_MAX, Interface, InterfaceId, KeyId, Layer, Policy, Verdict},
     source::Sources,
 };
 
@@ -126,7 +126,8 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
     used.dedup();
     traits::declarations(&mut code, policy, &keys, &used);
     interfaces(&mut code, policy);
-    if sees_links(policy, &needs) {
+    let sees_links = at_links(policy, &needs, |needs| needs.ethernet(Layer::Outer));
+    if sees_links {
         code.comment("Whether packets begin with their IP header, at XDP and TC; filled in by the loader.");
         code.line(format_args!("const volatile __u32 {} = 0;", packet::NO_LINK_HEADER));
         code.blank();
@@ -186,20 +187,15 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
             })
             .collect(),
         logs,
-        sees_links: sees_links(policy, &needs),
-        tests_ethernet: policy
-            .blocks
-            .iter()
-            .zip(&needs)
-            .any(|(block, needs)| block.hook.sees_ethernet() && needs.tests_ethernet()),
+        sees_links,
+        tests_ethernet: at_links(policy, &needs, |needs| needs.tests_ethernet(Layer::Outer)),
     };
     Ok(Emitted { source: code.into_text(), manifest })
 }
 
-/// Whether a block looks for headers where packets have their link header.
-fn sees_links(policy: &Policy, needs: &[Needs]) -> bool {
-    let asks = |(block, needs): (&Block, &Needs)| block.hook.sees_ethernet() && needs.ethernet(Layer::Outer);
-    policy.blocks.iter().zip(needs).any(asks)
+/// Whether a block where packets have their link header asks for something.
+fn at_links(policy: &Policy, needs: &[Needs], asks: impl Fn(&Needs) -> bool) -> bool {
+    policy.blocks.iter().zip(needs).any(|(block, needs)| block.hook.sees_ethernet() && asks(needs))
 }
 
 /// Whether a block looks up in a table: if not, there is no map of it to be filled.

@@ -175,12 +175,12 @@ impl Needs {
 
     /// Whether an Ethernet header must be looked at, where there is one.
     pub(super) fn ethernet(&self, layer: Layer) -> bool {
-        self.any(layer, &[Header::Ethernet, Header::Vlan]) || self.ip(layer)
+        self.tests_ethernet(layer) || self.ip(layer)
     }
 
-    /// Whether it asks for the Ethernet header or a VLAN tag that a packet begins with.
-    pub(super) fn tests_ethernet(&self) -> bool {
-        self.any(Layer::Outer, &[Header::Ethernet, Header::Vlan])
+    /// Whether it asks for the Ethernet header itself or a VLAN tag.
+    pub(super) fn tests_ethernet(&self, layer: Layer) -> bool {
+        self.any(layer, &[Header::Ethernet, Header::Vlan])
     }
 
     /// Whether packets go elsewhere.

@@ -156,6 +156,14 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// The same, with what to write instead.
+    fn expected_but(&mut self, what: &str, hint: impl Into<String>) -> Said {
+        match self.missing(what) {
+            Some(diagnostic) => self.say(diagnostic.hint(hint)),
+            None => Said,
+        }
+    }
+
     /// That something else should come next, unless what comes has been complained of.
     fn missing(&mut self, what: &str) -> Option<Diagnostic> {
         let span = self.span();
@@ -368,17 +376,15 @@ impl<'a> Parser<'a> {
         let name = self.name("a name")?;
         let written =
             if map { "map NAME TYPE : TYPE = { KEY : VALUE, … }" } else { "set NAME TYPE = { ELEMENT, … }" };
-        if self.peek() == Token::OpenBrace
-            && let Some(diagnostic) = self.missing("a type")
-        {
-            return Err(self.say(diagnostic.hint(format!("it is written `{written}`"))));
+        if self.peek() == Token::OpenBrace {
+            return Err(self.expected_but("a type", format!("it is written `{written}`")));
         }
         let key = self.spanned_word("a type")?;
         let value = if map {
             if !self.eat(Token::Colon) {
-                let diagnostic = self.missing("`:` and the type of the values");
-                return Err(diagnostic
-                    .map_or(Said, |diagnostic| self.say(diagnostic.hint(format!("a map is written `{written}`")))));
+                return Err(
+                    self.expected_but("`:` and the type of the values", format!("a map is written `{written}`"))
+                );
             }
             self.newlines();
             Some(self.spanned_word("a type")?)
@@ -430,8 +436,7 @@ impl<'a> Parser<'a> {
                 let mut bits = vec![first];
                 while self.eat(Token::Pipe) {
                     if self.peek() == Token::Pipe {
-                        let missing = self.missing("a flag");
-                        return Err(missing.map_or(Said, |diagnostic| self.say(diagnostic.hint(OR))));
+                        return Err(self.expected_but("a flag", OR));
                     }
                     bits.push(self.literal("a flag")?);
                 }
@@ -599,11 +604,9 @@ impl<'a> Parser<'a> {
         self.expect_word("priority")?;
         let start = self.span();
         let negative = self.eat(Token::Minus);
-        if self.peek() == Token::Word
-            && let Some(diagnostic) = self.missing("a priority, a number")
-        {
+        if self.peek() == Token::Word {
             let hint = "nftables' `raw` is -300, `mangle` -150, `filter` 0, `security` 50; use a number next to it";
-            return Err(self.say(diagnostic.hint(hint)));
+            return Err(self.expected_but("a priority, a number", hint));
         }
         let number = self.number("a priority, a number")?;
         let span = self.since(start);
@@ -685,22 +688,14 @@ impl<'a> Parser<'a> {
             }
             return self.unknown("an action or the end of the line", words::ACTIONS);
         }
-        let written_out = match self.peek() {
+        let instead = match self.peek() {
             Token::Ampersand => Some("write `and`, or nothing: tests in a row must all hold"),
             Token::Pipe => Some(OR),
+            Token::Comma => Some(self.list_hint()),
             _ => None,
         };
-        if let (true, Some(hint)) = (condition, written_out)
-            && let Some(diagnostic) = self.missing("a test or an action")
-        {
-            return self.say(diagnostic.hint(hint));
-        }
-        if condition
-            && self.peek() == Token::Comma
-            && let Some(diagnostic) = self.missing("a test or an action")
-        {
-            let hint = self.list_hint();
-            return self.say(diagnostic.hint(hint));
+        if let (true, Some(hint)) = (condition, instead) {
+            return self.expected_but("a test or an action", hint);
         }
         if !condition
             && self.word() == Some("type")
@@ -872,15 +867,9 @@ impl<'a> Parser<'a> {
                     "in" => EACH_INTERFACE.to_owned(),
                     word => format!("write \"{word}\""),
                 };
-                match self.missing(WHAT) {
-                    Some(diagnostic) => Err(self.say(diagnostic.hint(hint))),
-                    None => Err(Said),
-                }
+                Err(self.expected_but(WHAT, hint))
             }
-            Token::OpenBrace => match self.missing(WHAT) {
-                Some(diagnostic) => Err(self.say(diagnostic.hint(EACH_INTERFACE))),
-                None => Err(Said),
-            },
+            Token::OpenBrace => Err(self.expected_but(WHAT, EACH_INTERFACE)),
             _ => Err(self.expected(WHAT)),
         }
     }
@@ -968,10 +957,7 @@ impl<'a> Parser<'a> {
                     [] => "it has no fields, and stands alone".to_owned(),
                     fields => format!("its fields are {}", alternatives(fields.iter().copied())),
                 };
-                match self.missing(&what) {
-                    Some(diagnostic) => Err(self.say(diagnostic.hint(hint))),
-                    None => Err(Said),
-                }
+                Err(self.expected_but(&what, hint))
             }
         }
     }
@@ -1021,8 +1007,7 @@ impl<'a> Parser<'a> {
             Token::Greater => Some(Comparison::Greater),
             Token::GreaterOrEqual => Some(Comparison::GreaterOrEqual),
             Token::Assign => {
-                let diagnostic = self.missing("a comparison");
-                return Err(diagnostic.map_or(Said, |diagnostic| self.say(diagnostic.hint("to compare, write `==`"))));
+                return Err(self.expected_but("a comparison", "to compare, write `==`"));
             }
             _ => None,
         };
@@ -1069,8 +1054,7 @@ impl<'a> Parser<'a> {
             }
             _ => format!("to ask whether it is there, write `{written} is set`"),
         };
-        let missing = self.missing(&format!("a value of `{written}`"));
-        Err(missing.map_or(Said, |diagnostic| self.say(diagnostic.hint(hint))))
+        Err(self.expected_but(&format!("a value of `{written}`"), hint))
     }
 
     fn membership(&mut self, subject: Subject, negated: bool) -> Parsed<Test> {
@@ -1142,13 +1126,12 @@ impl<'a> Parser<'a> {
                     Action::RedirectXsk(if self.at_line_end() { None } else { Some(self.value()?) })
                 }
                 Some(word) => {
-                    let missing = self.missing("an interface's name in quotes, `cpu` or `xsk`");
                     let hint = match closest(word, ["cpu", "xsk"]) {
                         Some(meant) => format!("did you mean `{meant}`?"),
                         None if word == "to" => "ports are not redirected; an interface is written \"eth1\"".to_owned(),
                         None => format!("an interface is written \"{word}\""),
                     };
-                    return Err(missing.map_or(Said, |diagnostic| self.say(diagnostic.hint(hint))));
+                    return Err(self.expected_but("an interface's name in quotes, `cpu` or `xsk`", hint));
                 }
                 None => Action::RedirectDevice(self.interface_literal()?),
             },

@@ -12,8 +12,8 @@ use std::{
 
 use packet_traits::{
     attach::{
-        AttachError, Attachment, Device, Direction, Position, TcxOptions, XdpMode, devices, interface_name, is_veth,
-        tcx, xdp,
+        AttachError, Attachment, Device, Direction, NATIVE_AT_VETH, Position, TcxOptions, XdpMode, devices,
+        interface_name, tcx, xdp,
     },
     deployment::Holder,
 };
@@ -54,6 +54,8 @@ const TUNNELS: [&str; 16] = [
 enum Below {
     /// Its packets come from outside.
     Nothing,
+    /// They come from the other end of a veth.
+    OtherEnd,
     /// Its ports, of which some may not be traced.
     Ports(Vec<PlaceId>),
     /// This one.
@@ -76,6 +78,7 @@ impl Below {
             // one in another namespace may not be traced
             kind if ON_ONE.contains(&kind) => device.link.map_or(Below::Nothing, |link| Below::One(id(link))),
             kind if TUNNELS.contains(&kind) => Below::AnyOther,
+            _ if device.is_veth() => Below::OtherEnd,
             _ => Below::Nothing,
         }
     }
@@ -83,7 +86,7 @@ impl Below {
     /// Those of them that are known.
     fn known(&self) -> &[PlaceId] {
         match self {
-            Below::Nothing | Below::AnyOther => &[],
+            Below::Nothing | Below::OtherEnd | Below::AnyOther => &[],
             Below::Ports(ports) => ports,
             Below::One(one) => std::slice::from_ref(one),
         }
@@ -159,7 +162,7 @@ impl Tracer<'_> {
                 continue;
             }
             let covered = match below {
-                Below::Nothing => false,
+                Below::Nothing | Below::OtherEnd => false,
                 // to a bridge without ports nothing comes
                 Below::Ports(ports) if ports.is_empty() => !self.named,
                 Below::Ports(_) | Below::One(_) => below.known().iter().any(|below| entries.contains(below)),
@@ -178,22 +181,17 @@ impl Tracer<'_> {
             }
             let (mode, location) = (self.xdp_mode, &self.location);
             let attached = namespace.enter(|| {
-                let attached = xdp::attach(program.as_fd(), interface.index, mode)?;
-                Ok((attached, is_veth(interface.index)))
+                xdp::attach(program.as_fd(), interface.index, mode).map_err(|error| Holder::explain(error, location))
             });
-            let attached = attached
-                .map(|attached: Result<_, AttachError>| attached.map_err(|error| Holder::explain(error, location)));
             match attached.map_err(system("enter a network namespace"))? {
-                Ok(((attachment, mode), veth)) => {
+                Ok((attachment, mode)) => {
                     tracing::debug!("assigning ids at {} in {mode} mode", interface.name);
                     if mode == XdpMode::Generic && self.xdp_mode == XdpMode::Auto {
                         let how = "no native XDP, so packets get their ids by generic XDP, which copies large ones";
                         said.add(how.to_owned(), &interface.name);
                     }
-                    if mode == XdpMode::Native && self.xdp_mode == XdpMode::Auto && veth {
-                        let cost = "native XDP keeps a veth's other end from sending large packets: bulk TCP is slow \
-                                    meanwhile, and less so with `--mode generic`";
-                        said.add(cost.to_owned(), &interface.name);
+                    if mode == XdpMode::Native && self.xdp_mode == XdpMode::Auto && matches!(below, Below::OtherEnd) {
+                        said.add(NATIVE_AT_VETH.to_owned(), &interface.name);
                     }
                     assigning.push(attachment);
                     entries.insert(*id);

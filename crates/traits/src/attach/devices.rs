@@ -27,6 +27,13 @@ pub struct Device {
     pub link: Option<u32>,
 }
 
+impl Device {
+    /// Whether it is one end of a veth.
+    pub fn is_veth(&self) -> bool {
+        self.kind == "veth"
+    }
+}
+
 /// The interfaces of the calling thread's network namespace.
 ///
 /// # Errors
@@ -36,11 +43,13 @@ pub fn devices() -> io::Result<Vec<Device>> {
     Ok(replies.iter().filter_map(|reply| parse(reply)).collect())
 }
 
+/// What is to be said where a veth has native XDP (`veth_xdp_set` in drivers/net/veth.c takes TSO from its other end).
+pub const NATIVE_AT_VETH: &str = "native XDP keeps a veth's other end from sending large packets, which slows bulk TCP; \
+                                  `--mode generic` does less (docs/bench.md)";
+
 /// Whether an interface of that namespace is a veth. `false` if that cannot be told.
-///
-/// With native XDP the other end of a veth sends no large packets (`veth_xdp_set` in drivers/net/veth.c takes TSO from it).
 pub fn is_veth(ifindex: u32) -> bool {
-    devices().is_ok_and(|found| found.iter().any(|device| device.ifindex == ifindex && device.kind == "veth"))
+    devices().is_ok_and(|found| found.iter().any(|device| device.ifindex == ifindex && device.is_veth()))
 }
 
 fn parse(reply: &[u8]) -> Option<Device> {

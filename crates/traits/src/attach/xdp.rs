@@ -139,21 +139,21 @@ fn explain(attempt: &Attempt, ifindex: u32, mode: XdpMode, errno: i32) -> Attach
 fn busy(attempt: &Attempt, ifindex: u32, errno: i32) -> AttachError {
     let (holder, hint) = match attached(ifindex) {
         Some((id, mode)) => {
-            let program = Program::by_id(id).map_or_else(|| format!("program {id}"), |it| it.to_string());
+            let program = Program::by_id(id);
+            let found = program.as_ref().map_or_else(|| format!("program {id}"), ToString::to_string);
             let off = match mode {
                 XdpMode::Generic => "xdpgeneric",
                 _ => "xdpdrv",
             };
             let interface = interface_name(ifindex).unwrap_or_default();
-            let found = format!("{program} is attached there in {mode} mode");
-            let hint = match Program::by_id(id) {
+            let hint = match program {
                 Some(program) if program.name == TRACER => "`traits trace` has it there until it ends".to_owned(),
                 _ => format!(
                     "detach it first: whoever attached it ends or unpins its link (`bpftool link` lists links), or \
                      `ip link set dev {interface} {off} off` if it is not held by a link"
                 ),
             };
-            (found, hint)
+            (format!("{found} is attached there in {mode} mode"), hint)
         }
         None => (
             "an XDP program that the kernel does not name is attached there or to the interface above it".into(),

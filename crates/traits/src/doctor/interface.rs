@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Finding, Probe, netdev, room::Room, sockets::own};
-use crate::attach::{XdpMode, is_veth, xdp};
+use crate::attach::{NATIVE_AT_VETH, XdpMode, is_veth, xdp};
 
 /// How long packets are waited for on an interface that is in use.
 const WAIT: Duration = Duration::from_millis(500);
@@ -171,10 +171,7 @@ fn native(interface: &Interface, features: &Result<netdev::Device, String>) -> F
     let probe = Probe::XdpFeatures;
     match features {
         Ok(device) if device.xdp & netdev::XDP_BASIC != 0 && is_veth(interface.ifindex) => {
-            Finding::yes(probe, named(device.xdp, &ACTIONS)).with_next(
-                "native XDP here keeps the veth's other end from sending large packets, which slows bulk TCP; `--mode generic` \
-                 does less (docs/bench.md)",
-            )
+            Finding::yes(probe, named(device.xdp, &ACTIONS)).with_next(NATIVE_AT_VETH)
         }
         Ok(device) if device.xdp & netdev::XDP_BASIC != 0 => Finding::yes(probe, named(device.xdp, &ACTIONS)),
         Ok(_) => Finding::limited(probe, "generic mode only"),

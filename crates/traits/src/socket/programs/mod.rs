@@ -260,10 +260,12 @@ impl SocketPrograms {
         let folder = Folder::make(registry)?;
         folder.tidy()?;
         let loaded = !folder.links()?.is_empty();
+        let mut updated = false;
         if loaded {
-            options.fit(folder.sizes()?, registry)?;
+            let found = folder.sizes()?;
+            options.fit(found, registry)?;
+            updated = folder.update(found)?;
         }
-        let updated = loaded && folder.update()?;
         let links = folder.path.join(cgroup.id.to_string());
         if links.exists() {
             if missing(&links, cgroup.id).is_empty() {
@@ -480,15 +482,14 @@ impl<'r> Folder<'r> {
     }
 
     /// Replaces programs of another build, wherever they are attached; their maps stay. Whether there was a need to.
-    fn update(&self) -> Result<bool, SocketProgramsError> {
+    fn update(&self, sizes: Sizes) -> Result<bool, SocketProgramsError> {
         if self.is_current() {
             return Ok(false);
         }
-        let kept = Kept::open(&self.path).map_err(reading)?;
-        let Some(kept) = kept else {
+        let Some(kept) = Kept::open(&self.path).map_err(reading)? else {
             return Err(SocketProgramsError::OtherVersion { registry: self.registry.name().clone() });
         };
-        let mut loaded = object::load(self.registry, self.sizes()?, Some(&kept))?;
+        let mut loaded = object::load(self.registry, sizes, Some(&kept))?;
         let replaced = self.pin_programs(&mut loaded, NEW_PROGRAMS).and_then(|()| {
             let (new, current) = (self.path.join(NEW_PROGRAMS), self.path.join(PROGRAMS));
             self.run(&self.programs_in(&new)?)?;

@@ -31,7 +31,8 @@ const CACHE_LINE: usize = 64;
 /// Bytes of `struct ring`.
 const RING_LEN: usize = 64;
 
-/// Counts up when what the pinned maps hold comes to mean something else, or is laid out otherwise: programs do not take over what those of another number have kept of sockets. It stands behind the slots.
+/// Counts up when what the pinned maps hold comes to mean something else, or is laid out otherwise: programs do not take over
+/// what those of another number have kept of sockets.
 const STATE_VERSION: u32 = 1;
 
 /// Maps that are pinned, and under which name: they outlive the programs when these are replaced.
@@ -93,23 +94,22 @@ pub(super) fn load(
     let too_much = || SocketProgramsError::Memory { sockets: sizes.sockets, slots: sizes.slots, slot_len };
     let slot_entries = u32::try_from(sizes.slot_entries()).map_err(|_| too_much())?;
     let instance = match kept {
-        Some(kept) => kept.instance,
+        Some(kept) => kept.last.instance,
         None => random()?,
     };
 
     let mut bound = BoundObject::from_bytes(OBJECT, NAME, registry)?;
     for mut map in bound.open_object_mut().maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
-        let kept = kept.and_then(|kept| kept.map(&name));
-        let prepared = match name.as_str() {
-            _ if kept.is_some() => kept.map_or(Ok(()), |kept| map.reuse_fd(kept.as_fd())),
-            "pt_keys" => map.reuse_fd(registry.keys_map().as_fd()),
-            "pt_state" => map.reuse_fd(registry.state_map().as_fd()),
-            "pt_rings" => map.set_max_entries(sizes.sockets),
-            "pt_slots" => map.set_value_size(slot_len).and_then(|()| map.set_max_entries(slot_entries)),
-            "pt_syns" => map.set_max_entries(sizes.pending_syns),
+        let prepared = match (name.as_str(), kept.and_then(|kept| kept.map(&name))) {
+            (_, Some(kept)) => map.reuse_fd(kept.as_fd()),
+            ("pt_keys", _) => map.reuse_fd(registry.keys_map().as_fd()),
+            ("pt_state", _) => map.reuse_fd(registry.state_map().as_fd()),
+            ("pt_rings", _) => map.set_max_entries(sizes.sockets),
+            ("pt_slots", _) => map.set_value_size(slot_len).and_then(|()| map.set_max_entries(slot_entries)),
+            ("pt_syns", _) => map.set_max_entries(sizes.pending_syns),
             // libbpf puts the object's name in front
-            name if name.ends_with(".rodata") => {
+            (name, _) if name.ends_with(".rodata") => {
                 let section = map.initial_value_mut().unwrap_or_default();
                 set_constant(section, "ring_count", &sizes.sockets.to_ne_bytes());
                 set_constant(section, "rings_per_user", &sizes.per_user.to_ne_bytes());
@@ -144,9 +144,37 @@ fn set_constant(section: &mut [u8], name: &str, value: &[u8]) {
     section[start..start + value.len()].copy_from_slice(value);
 }
 
+/// What is behind the slots.
+#[derive(Clone, Copy)]
+struct LastSlot {
+    /// Tells who maps the slots whose they are.
+    instance: u64,
+    /// How many rings one user may have.
+    per_user: u32,
+    /// [`STATE_VERSION`] of the programs that made the maps; 0 before there was one.
+    version: u32,
+}
+
+impl LastSlot {
+    fn read(slots: &MapHandle) -> libbpf_rs::Result<LastSlot> {
+        let value = lookup(slots, slots.max_entries() - 1)?;
+        let word = |at: usize| value.get(at..).and_then(<[u8]>::first_chunk).copied().map(u32::from_ne_bytes);
+        Ok(LastSlot {
+            instance: value.first_chunk().copied().map(u64::from_ne_bytes).unwrap_or_default(),
+            per_user: word(8).unwrap_or_default(),
+            version: word(12).unwrap_or_default(),
+        })
+    }
+
+    fn write(self, value: &mut [u8]) {
+        value[..8].copy_from_slice(&self.instance.to_ne_bytes());
+        value[8..12].copy_from_slice(&self.per_user.to_ne_bytes());
+        value[12..16].copy_from_slice(&self.version.to_ne_bytes());
+    }
+}
+
 /// Writes what the programs count on: a random first handle for each ring, so that a mark that is none does not look
-/// like one, and behind the slots the instance, which tells who maps them whose they are, a user's share, and
-/// [`STATE_VERSION`].
+/// like one, and what is behind the slots.
 fn fill(loaded: &LoadedObject, sizes: Sizes, instance: u64) -> Result<(), SocketProgramsError> {
     let write = |name: &str, index: u32, value: &[u8]| {
         let map = loaded.map(name).expect("the object has this map");
@@ -161,9 +189,7 @@ fn fill(loaded: &LoadedObject, sizes: Sizes, instance: u64) -> Result<(), Socket
     }
     let slots = loaded.map("pt_slots").expect("the object has this map");
     let mut last = vec![0; slots.value_size() as usize];
-    last[..8].copy_from_slice(&instance.to_ne_bytes());
-    last[8..12].copy_from_slice(&sizes.per_user.to_ne_bytes());
-    last[12..16].copy_from_slice(&STATE_VERSION.to_ne_bytes());
+    LastSlot { instance, per_user: sizes.per_user, version: STATE_VERSION }.write(&mut last);
     write("pt_slots", slots.max_entries() - 1, &last)?;
     // Who maps the slots needs a descriptor that can write (`bpf_map_mmap` in kernel/bpf/syscall.c); from now on it cannot.
     // SAFETY: takes a number only.
@@ -179,20 +205,19 @@ fn fill(loaded: &LoadedObject, sizes: Sizes, instance: u64) -> Result<(), Socket
 /// What attached programs keep of sockets, for those that take their place.
 pub(super) struct Kept {
     maps: Vec<(&'static str, MapHandle)>,
-    instance: u64,
+    last: LastSlot,
 }
 
 impl Kept {
     /// What is pinned in this folder; `None` if it is that of another [`STATE_VERSION`].
     pub(super) fn open(folder: &Path) -> libbpf_rs::Result<Option<Kept>> {
-        let slots = MapHandle::from_pinned_path(folder.join("slots"))?;
-        let last = lookup(&slots, slots.max_entries() - 1)?;
-        if last.get(12..16) != Some(&STATE_VERSION.to_ne_bytes()) {
+        let last = LastSlot::read(&MapHandle::from_pinned_path(folder.join("slots"))?)?;
+        if last.version != STATE_VERSION {
             return Ok(None);
         }
         let open = |(map, pin): (&'static str, &str)| Ok((map, MapHandle::from_pinned_path(folder.join(pin))?));
         let maps = PINNED.into_iter().map(open).collect::<libbpf_rs::Result<_>>()?;
-        Ok(Some(Kept { maps, instance: last.first_chunk().copied().map(u64::from_ne_bytes).unwrap_or_default() }))
+        Ok(Some(Kept { maps, last }))
     }
 
     fn map(&self, name: &str) -> Option<&MapHandle> {
@@ -210,19 +235,16 @@ pub(super) struct Maps {
 impl Maps {
     pub(super) fn sizes(&self) -> libbpf_rs::Result<Sizes> {
         let sockets = self.rings.max_entries();
-        let last = lookup(&self.slots, self.slots.max_entries() - 1)?;
-        let per_user = last.get(8..).and_then(<[u8]>::first_chunk);
         Ok(Sizes {
             sockets,
-            per_user: per_user.copied().map(u32::from_ne_bytes).unwrap_or_default(),
+            per_user: LastSlot::read(&self.slots)?.per_user,
             slots: (self.slots.max_entries() - 1) / sockets.max(1),
             pending_syns: self.syns.max_entries(),
         })
     }
 
     pub(super) fn instance(&self) -> libbpf_rs::Result<u64> {
-        let value = lookup(&self.slots, self.slots.max_entries() - 1)?;
-        Ok(value.first_chunk().copied().map(u64::from_ne_bytes).unwrap_or_default())
+        Ok(LastSlot::read(&self.slots)?.instance)
     }
 
     /// Rings that a socket has: how many of which user.
