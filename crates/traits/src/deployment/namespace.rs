@@ -183,6 +183,8 @@ fn cookie() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[test]
@@ -231,6 +233,11 @@ mod tests {
         assert_ne!(there, here);
         assert_eq!(there.enter(Namespace::current), Some(there));
         drop(file);
+        // the thread that was in it may not be gone yet, and what looks for namespaces in other tests opens it for a moment
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while there.enter(Namespace::current).is_some() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
         assert_eq!(there.enter(Namespace::current), None);
     }
 }
