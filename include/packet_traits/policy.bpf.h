@@ -41,8 +41,9 @@
 #define PT_GRE_KEY (1U << 11)
 #define PT_TCP_FLAGS (1U << 12)
 #define PT_INCOMPLETE (1U << 13)
+#define PT_OTHER_PORTS (1U << 14) /* those of a header that has no word of its own */
 #define PT_IP (PT_IPV4 | PT_IPV6)
-#define PT_TRANSPORT (PT_TCP | PT_UDP)
+#define PT_TRANSPORT (PT_TCP | PT_UDP | PT_OTHER_PORTS)
 #define PT_INNER(header) ((header) << 16)
 /* the Geneve options that a block asks for, counted from 0 */
 #define PT_OPTION(number) (1ULL << (32 + (number)))
@@ -61,12 +62,15 @@
 #define PT_ICMP_PROTOCOL 1
 #define PT_TCP_PROTOCOL 6
 #define PT_UDP_PROTOCOL 17
+#define PT_DCCP_PROTOCOL 33
 #define PT_ROUTING 43
 #define PT_FRAGMENT_HEADER 44
 #define PT_GRE_PROTOCOL 47
 #define PT_AUTHENTICATION 51
 #define PT_ICMPV6_PROTOCOL 58
 #define PT_DESTINATION_OPTIONS 60
+#define PT_SCTP_PROTOCOL 132
+#define PT_UDPLITE_PROTOCOL 136
 
 #define PT_EXTENSION_HEADERS_MAX 182
 #define PT_GENEVE_OPTIONS_MAX 8
@@ -471,7 +475,7 @@ static __always_inline __u32 pt_gre_len(__u32 flags)
 /*
  * The hash of a flow: crates/policy/src/hash.rs.
  */
-#define __PT_HASH_VERSION 1
+#define __PT_HASH_VERSION 2
 #define __PT_HASH_MULTIPLIER 0xbf58476d1ce4e5b9ULL
 
 static __always_inline __u64 __pt_mix(__u64 hash, __u64 word)

@@ -17,8 +17,8 @@
 //!   header is skipped behind the fragment header of a later fragment. Of several fragment headers that one counts
 //!   which says the most: later, then first, then none.
 //! - **TCP** (protocol 6) and **UDP** (17) from 4 bytes on, which are the ports; TCP's flags from 14 bytes on, so that a
-//!   small first fragment has ports and no flags; **ICMP** (1, in IPv4 only) and **ICMPv6** (58, in IPv6 only) from 2
-//!   bytes on.
+//!   small first fragment has ports and no flags; **DCCP** (33), **SCTP** (132) and **UDP-Lite** (136) from 4 bytes on,
+//!   which are their ports, too; **ICMP** (1, in IPv4 only) and **ICMPv6** (58, in IPv6 only) from 2 bytes on.
 //! - **Incomplete** is a packet of which that could not be read, in the outer headers: one of them is cut short (TCP in
 //!   front of its flags) or malformed, or there are more VLAN tags or extension headers than are read. A later fragment is
 //!   complete, and so is a packet with a protocol that rules know nothing of.
@@ -91,7 +91,7 @@ pub enum FieldKind {
     UdpSource,
     /// `udp dport`
     UdpDestination,
-    /// `th sport`: of TCP or UDP.
+    /// `th sport`: of TCP, UDP, DCCP, SCTP or UDP-Lite.
     TransportSource,
     /// `th dport`
     TransportDestination,
@@ -157,7 +157,9 @@ pub enum Header {
     TcpFlags,
     /// UDP.
     Udp,
-    /// TCP or UDP.
+    /// DCCP, SCTP or UDP-Lite, as far as their ports. No field is of these alone.
+    OtherPorts,
+    /// TCP, UDP or those.
     Transport,
     /// ICMP.
     Icmp,

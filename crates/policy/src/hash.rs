@@ -2,11 +2,11 @@
 //!
 //! Seven 64-bit words go in, in this order: `protocol | version << 8`, source address (high half, low half),
 //! destination address (high half, low half), `source port << 16 | destination port`, and the number of the hash's
-//! [`VERSION`]. An IPv4 address is the low half, the high half 0. Ports are those of TCP or UDP, 0 if there are none:
-//! later fragments of a datagram have another hash than the first.
+//! [`VERSION`]. An IPv4 address is the low half, the high half 0. Ports are those of TCP, UDP, DCCP, SCTP or UDP-Lite, 0 if
+//! there are none: later fragments of a datagram have another hash than the first.
 
 /// Tells later ways to hash from this one.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// Multiplier of splitmix64's first step (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators",
 /// 2014).

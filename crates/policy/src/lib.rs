@@ -108,7 +108,7 @@
 //! | – | `protocol` `dscp` `fragment`: of either |
 //! | `tcp` | `sport` `dport` `flags` |
 //! | `udp` | `sport` `dport` |
-//! | `th` | `sport` `dport`: of TCP or UDP |
+//! | `th` | `sport` `dport`: of TCP, UDP, DCCP, SCTP or UDP-Lite |
 //! | `icmp`, `icmpv6` | `type` `code` |
 //! | `vxlan` | `vni` |
 //! | `geneve` | `vni` `protocol`, `option CLASS:TYPE` |

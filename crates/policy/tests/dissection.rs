@@ -269,6 +269,29 @@ fn as_many_extension_headers_are_passed_as_fit_into_1500_bytes() {
     );
 }
 
+/// nftables reads `th` in whatever follows the IP header.
+#[test]
+fn every_protocol_with_ports_has_them() {
+    for protocol in [33, 132, 136] {
+        for network in [[ethernet(0x0800), ipv4(protocol)].concat(), [ethernet(0x86dd), ipv6(protocol)].concat()] {
+            for len in [0, 3, 4, 12] {
+                let packet = [network.clone(), tcp(2)[..len].to_vec()].concat();
+                assert_fields(
+                    &packet,
+                    [
+                        (outer(FieldKind::Protocol), Some(protocol.into())),
+                        (outer(FieldKind::TransportSource), (len >= 4).then_some(80)),
+                        (outer(FieldKind::TransportDestination), (len >= 4).then_some(8080)),
+                        (outer(FieldKind::TcpDestination), None),
+                        (outer(FieldKind::UdpDestination), None),
+                        (outer(FieldKind::Incomplete), (len < 4).then_some(1)),
+                    ],
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_small_first_fragment_has_ports_and_no_flags() {
     for len in [0, 3, 4, 8, 13, 14, 16, 20] {

@@ -2,7 +2,7 @@
 //!
 //! A condition is `FIELD OPERATOR VALUE`, such as `tenant == 7`, `dst == 10.0.0.0/8` or `port == 53`. All must hold. As in
 //! policies, none holds on what a packet does not have, also not by `!=`: a trait that is not set, any header field of what is
-//! not IP, ports of what is neither TCP nor UDP or is a fragment other than the first.
+//! not IP, ports of other protocols than TCP, UDP, DCCP, SCTP and UDP-Lite, or of a fragment other than the first.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -65,6 +65,21 @@ pub enum FilterError {
     #[error("{0} conditions: there may be {CONDITIONS_MAX}")]
     TooMany(usize),
 }
+
+/// Protocols by name (IANA's numbers), as in policies.
+const PROTOCOLS: &[(&str, u64)] = &[
+    ("tcp", 6),
+    ("udp", 17),
+    ("icmp", 1),
+    ("icmpv6", 58),
+    ("igmp", 2),
+    ("dccp", 33),
+    ("gre", 47),
+    ("esp", 50),
+    ("ah", 51),
+    ("sctp", 132),
+    ("udplite", 136),
+];
 
 /// Names of header fields.
 const FIELDS: [&str; 9] = ["family", "proto", "src", "dst", "host", "sport", "dport", "port", "len"];
@@ -210,7 +225,7 @@ impl Condition {
     fn number(&self, field: Field) -> Result<u64, FilterError> {
         let (names, max): (&[(&str, u64)], u64) = match field {
             Field::Family => (&[("ipv4", 4), ("ipv6", 6), ("4", 4), ("6", 6)], 0),
-            Field::Protocol => (&[("tcp", 6), ("udp", 17), ("icmp", 1), ("icmpv6", 58), ("sctp", 132)], 255),
+            Field::Protocol => (PROTOCOLS, 255),
             Field::Length => (&[], u64::from(u32::MAX)),
             _ => (&[], 65535),
         };

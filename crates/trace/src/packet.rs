@@ -8,6 +8,9 @@ use std::{
 /// Protocol numbers (IANA).
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
+const DCCP: u8 = 33;
+const SCTP: u8 = 132;
+const UDPLITE: u8 = 136;
 
 /// The headers of an IP packet, as far as they were captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,7 +21,7 @@ pub struct Headers {
     pub destination: IpAddr,
     /// The protocol number after the IP header and, in IPv6, its extension headers, as far as they were captured.
     pub protocol: u8,
-    /// Source and destination port of TCP and UDP.
+    /// Source and destination port of TCP, UDP, DCCP, SCTP and UDP-Lite.
     pub ports: Option<(u16, u16)>,
     /// Of TCP.
     pub tcp: Option<Tcp>,
@@ -54,7 +57,8 @@ impl Headers {
             _ => return None,
         };
         let transport = ip.get(start..).filter(|_| !fragment).unwrap_or_default();
-        let ports = if matches!(protocol, TCP | UDP) { word(transport, 0).zip(word(transport, 2)) } else { None };
+        let has_ports = matches!(protocol, TCP | UDP | DCCP | SCTP | UDPLITE);
+        let ports = if has_ports { word(transport, 0).zip(word(transport, 2)) } else { None };
         let tcp = (protocol == TCP).then(|| {
             let header = usize::from(transport.get(12)? >> 4) * 4;
             Some(Tcp {
@@ -111,7 +115,10 @@ impl fmt::Display for Headers {
             1 => f.write_str("ICMP ")?,
             TCP => f.write_str("TCP ")?,
             UDP => f.write_str("UDP ")?,
+            DCCP => f.write_str("DCCP ")?,
             58 => f.write_str("ICMPv6 ")?,
+            SCTP => f.write_str("SCTP ")?,
+            UDPLITE => f.write_str("UDP-Lite ")?,
             other => write!(f, "protocol {other} ")?,
         }
         match self.ports {
@@ -145,6 +152,16 @@ mod tests {
     #[test]
     fn udp_over_ipv4_has_ports() {
         assert_eq!(Headers::parse(&udp4()).unwrap().to_string(), "UDP 10.0.0.1:53 > 10.0.0.2:4000");
+    }
+
+    #[test]
+    fn other_protocols_with_ports_have_them() {
+        for (protocol, name) in [(DCCP, "DCCP"), (SCTP, "SCTP"), (UDPLITE, "UDP-Lite")] {
+            let mut packet = udp4();
+            packet[9] = protocol;
+            let expected = format!("{name} 10.0.0.1:53 > 10.0.0.2:4000");
+            assert_eq!(Headers::parse(&packet).unwrap().to_string(), expected);
+        }
     }
 
     #[test]

@@ -111,14 +111,16 @@ fn header_conditions_decide_who_gets_an_id() {
     }
 }
 
-/// A datagram, and what has no ports: the same as ICMP, as a later fragment, and a frame that is not IP.
-fn frames_with_and_without_ports(rig: &Rig) -> [Vec<u8>; 4] {
+/// A datagram and the same as SCTP, and what has no ports: the same as ICMP, as a later fragment, and a frame that is not
+/// IP.
+fn frames_with_and_without_ports(rig: &Rig) -> [Vec<u8>; 5] {
     let (tx, rx) = (rig.pair.tx(), rig.pair.rx());
     let datagram = Flow::between(tx, rx, Family::V4, 4000, 7003).udp(&[0; 64]);
-    let (mut icmp, mut fragment) = (datagram.clone(), datagram.clone());
-    icmp[14 + 9] = 1; // protocol
+    let [mut sctp, mut icmp, mut fragment] = [0; 3].map(|_| datagram.clone());
+    sctp[14 + 9] = 132; // protocol
+    icmp[14 + 9] = 1;
     fragment[14 + 7] = 0x10; // offset
-    [datagram, icmp, fragment, ethernet(rx.mac(), tx.mac(), 0x88b5, &[0; 64])]
+    [datagram, sctp, icmp, fragment, ethernet(rx.mac(), tx.mac(), 0x88b5, &[0; 64])]
 }
 
 #[test]
@@ -132,11 +134,11 @@ fn conditions_hold_only_for_packets_that_have_the_field() {
     // among packets that are not of the kernel's own
     let cases: [(&[&str], usize); 6] = [
         (&["dport < 1024"], 0),
-        (&["port != 9"], 1),
-        (&["sport >= 0"], 1),
-        (&["src == 10.77.0.0/16"], 3),
-        (&["family != ipv6", "proto != tcp"], 3),
-        (&["family != ipv6", "len < 1000"], 3),
+        (&["port != 9"], 2),
+        (&["sport >= 0"], 2),
+        (&["src == 10.77.0.0/16"], 4),
+        (&["family != ipv6", "proto != tcp"], 4),
+        (&["family != ipv6", "len < 1000"], 4),
     ];
     for (conditions, expected) in cases {
         let tracer = start(&rig.home.registry, &rig.options(conditions));

@@ -356,7 +356,7 @@ fn add(mut one: Cases, other: Cases) -> Cases {
     one
 }
 
-/// The field of both transport protocols that has the value of one's.
+/// The field of all transport protocols that has the value of one's.
 fn alias(field: Field) -> Option<FieldKind> {
     match field.kind {
         FieldKind::TcpSource | FieldKind::UdpSource => Some(FieldKind::TransportSource),
@@ -390,7 +390,7 @@ fn implications(layer: Layer, header: Header, implied: &mut Vec<(Subject, Domain
             &[Header::Ip]
         }
         Header::Transport => {
-            value(FieldKind::Protocol, &[(6, 6), (17, 17)]);
+            value(FieldKind::Protocol, &[6, 17, 33, 132, 136].map(|protocol| (protocol, protocol)));
             value(FieldKind::Fragment, &[(0, 1)]);
             &[Header::Ip]
         }
@@ -404,6 +404,7 @@ fn implications(layer: Layer, header: Header, implied: &mut Vec<(Subject, Domain
             value(FieldKind::Protocol, &[(17, 17)]);
             &[Header::Transport]
         }
+        Header::OtherPorts => &[Header::Transport],
         Header::Icmp => {
             value(FieldKind::Protocol, &[(1, 1)]);
             value(FieldKind::Fragment, &[(0, 1)]);

@@ -150,6 +150,7 @@ pub(super) fn header_bits(layer: Layer, header: Header) -> String {
         Header::Tcp => "PT_TCP",
         Header::TcpFlags => "PT_TCP_FLAGS",
         Header::Udp => "PT_UDP",
+        Header::OtherPorts => "PT_OTHER_PORTS",
         Header::Transport => "PT_TRANSPORT",
         Header::Icmp => "PT_ICMP",
         Header::Icmpv6 => "PT_ICMPV6",

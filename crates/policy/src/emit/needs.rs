@@ -133,6 +133,11 @@ impl Needs {
             || self.incomplete(layer)
     }
 
+    /// Whether the other protocols with ports must be looked at.
+    pub(super) fn transport(&self, layer: Layer) -> bool {
+        self.any(layer, &[Header::Transport]) || self.incomplete(layer)
+    }
+
     /// Whether ICMP must be looked at.
     pub(super) fn icmp(&self, layer: Layer) -> bool {
         self.any(layer, &[Header::Icmp]) || self.incomplete(layer)

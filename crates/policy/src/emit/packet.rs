@@ -497,6 +497,22 @@ impl Parser<'_> {
             self.complete(layer);
             self.code.end_case();
         }
+        if needs.transport(layer) {
+            for number in ["PT_DCCP_PROTOCOL", "PT_SCTP_PROTOCOL", "PT_UDPLITE_PROTOCOL"] {
+                self.code.case(number);
+            }
+            self.transport_header(
+                layer,
+                "4",
+                Header::OtherPorts,
+                &[
+                    (FieldKind::TransportSource, "pt_be16(header)"),
+                    (FieldKind::TransportDestination, "pt_be16(header + 2)"),
+                ],
+            );
+            self.complete(layer);
+            self.code.end_case();
+        }
         for (wanted, number, header, bits, kinds) in [
             (
                 needs.icmp(layer),

@@ -21,10 +21,13 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
+const DCCP: u8 = 33;
 const GRE: u8 = 47;
 const AUTHENTICATION: u8 = 51;
 const ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
+const SCTP: u8 = 132;
+const UDPLITE: u8 = 136;
 
 const VXLAN_PORT: u16 = 4789;
 const GENEVE_PORT: u16 = 6081;
@@ -74,8 +77,13 @@ enum IpHeader<'a> {
 
 #[derive(Clone, Debug)]
 enum Transport<'a> {
-    Tcp { ports: &'a [u8; 4], flags: Option<u8> },
+    Tcp {
+        ports: &'a [u8; 4],
+        flags: Option<u8>,
+    },
     Udp(&'a [u8; 4]),
+    /// The ports of DCCP, SCTP or UDP-Lite.
+    OtherPorts(&'a [u8; 4]),
     Icmp(&'a [u8; 2]),
     Icmpv6(&'a [u8; 2]),
 }
@@ -324,6 +332,7 @@ impl<'a> Headers<'a> {
                 *rest = Rest(rest.0.get(4..).unwrap_or_default());
                 Transport::Udp(ports)
             }),
+            (DCCP | SCTP | UDPLITE, _) => rest.take().map(Transport::OtherPorts),
             (ICMP, 4) => rest.take().map(Transport::Icmp),
             (ICMPV6, 6) => rest.take().map(Transport::Icmpv6),
             _ => {
@@ -389,9 +398,12 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// Source and destination port of TCP or UDP.
+    /// Source and destination port.
     fn ports(&self) -> Option<(u16, u16)> {
-        let header = self.tcp().or_else(|| self.udp())?;
+        let header = match self.transport.as_ref()? {
+            Transport::Tcp { ports: header, .. } | Transport::Udp(header) | Transport::OtherPorts(header) => header,
+            Transport::Icmp(_) | Transport::Icmpv6(_) => return None,
+        };
         Some((number(&header[0..2]) as u16, number(&header[2..4]) as u16))
     }
 }

@@ -257,6 +257,7 @@ impl Builder<'_> {
             11..14 => icmp,
             14..16 => 47,
             16 => *pick(self.rng, &[1, 58]),
+            17 => *pick(self.rng, &[33, 132, 136]),
             _ => self.value(FieldKind::Protocol) as u8,
         }
     }
@@ -302,6 +303,12 @@ impl Builder<'_> {
                     6081 => self.geneve(),
                     _ => self.payload(),
                 }
+            }
+            33 | 132 | 136 => {
+                let ports = [self.value(FieldKind::TransportSource), self.value(FieldKind::TransportDestination)];
+                ports.into_iter().for_each(|port| self.u16(port as u16));
+                self.random(8);
+                self.payload();
             }
             47 => self.gre(),
             _ => self.payload(),

@@ -88,7 +88,7 @@ static __always_inline void read_frame(struct xdp_md *ctx, __u64 end_address, _B
 		__builtin_memcpy(h->word[FIELD_DESTINATION], &ip[24], 16);
 		h->word[FIELD_LENGTH][0] = end - at;
 		at += 40;
-		if (ip[6] != IPPROTO_TCP && ip[6] != IPPROTO_UDP) {
+		if (!has_ports(ip[6])) {
 			left = end - at;
 			__trait_hide(left); /* clang would subtract it from a pointer to the packet */
 			read_behind_extensions(end_address - left, end_address, h);
@@ -97,7 +97,7 @@ static __always_inline void read_frame(struct xdp_md *ctx, __u64 end_address, _B
 	} else {
 		return;
 	}
-	if (h->word[FIELD_PROTOCOL][0] != IPPROTO_TCP && h->word[FIELD_PROTOCOL][0] != IPPROTO_UDP)
+	if (!has_ports(h->word[FIELD_PROTOCOL][0]))
 		return;
 	port = at;
 	if ((void *)(port + 2) > end)

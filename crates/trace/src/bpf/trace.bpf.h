@@ -377,10 +377,17 @@ struct headers {
 	_Bool ports; /* it has ports: fragments but for the first, and most protocols, have none */
 };
 
+/* Whether a protocol's header starts with its ports. */
+static __always_inline _Bool has_ports(__u64 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_DCCP ||
+	       protocol == IPPROTO_SCTP || protocol == IPPROTO_UDPLITE;
+}
+
 /* Reads the ports at `at`, of a packet whose bytes are there up to `end`, if its protocol has any. */
 static __always_inline void read_ports(__u64 at, __u64 end, struct headers *h)
 {
-	if ((h->word[FIELD_PROTOCOL][0] != IPPROTO_TCP && h->word[FIELD_PROTOCOL][0] != IPPROTO_UDP) || at + 4 > end)
+	if (!has_ports(h->word[FIELD_PROTOCOL][0]) || at + 4 > end)
 		return;
 	h->word[FIELD_SOURCE_PORT][0] = bpf_ntohs(__trait_kernel_load(__u16, at));
 	h->word[FIELD_DESTINATION_PORT][0] = bpf_ntohs(__trait_kernel_load(__u16, at + 2));
