@@ -182,12 +182,14 @@ pub(crate) fn is_tunnel(kind: FieldKind) -> bool {
 
 /// Whether a block's name looks like an interface's.
 pub(crate) fn looks_like_interface(name: &str) -> bool {
-    const STARTS: [&str; 20] = [
+    const STARTS: [&str; 23] = [
         "eth", "en", "ens", "eno", "enp", "wl", "wlan", "br", "bond", "team", "veth", "virbr", "docker", "tun", "tap",
-        "wg", "ppp", "vxlan", "macvlan", "ib",
+        "wg", "ppp", "vxlan", "macvlan", "ib", "lan", "wan", "dmz",
     ];
     let start = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    name == "lo" || start.len() < name.len() && STARTS.contains(&start) || is_path_name(name)
+    matches!(name, "lo" | "lan" | "wan" | "dmz")
+        || start.len() < name.len() && STARTS.contains(&start)
+        || is_path_name(name)
 }
 
 /// `enp0s3`, `wlp2s0`, `ens1f0`: systemd's names by place.
@@ -229,7 +231,9 @@ mod tests {
 
     #[test]
     fn interfaces_are_told_from_programs() {
-        for name in ["eth0", "enp0s3", "ens1f0", "wlp2s0", "br0", "docker0", "lo", "wg0", "veth12", "bond0"] {
+        for name in
+            ["eth0", "enp0s3", "ens1f0", "wlp2s0", "br0", "docker0", "lo", "wg0", "veth12", "bond0", "lan", "wan6"]
+        {
             assert!(looks_like_interface(name), "{name}");
         }
         for name in ["edge", "xdp", "tenants", "br", "brake", "enter", "ether", "loop", "tunnel", "drop2", "enp"] {

@@ -222,6 +222,9 @@ impl<'a> Checker<'a> {
         let diagnostic = Diagnostic::new(Code::UnknownName, span, message);
         let hint = match closest(name, known.iter().copied()) {
             Some(meant) => format!("did you mean `{meant}`?"),
+            None if matches!(name, "mark" | "priority") => {
+                format!("the packet's {name} is set by `{name} set VALUE`; a {what} is declared by `{declare}`")
+            }
             None => format!("declare it: `{declare}`"),
         };
         self.error(diagnostic.hint(hint));

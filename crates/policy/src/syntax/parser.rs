@@ -26,6 +26,12 @@ const DEPTH_MAX: usize = 64;
 /// What to write instead of `||`.
 const OR: &str = "write `or`";
 
+/// What to write instead of `80:443`.
+const RANGE: &str = "a range is written `80-443`";
+
+/// What to write instead of `-p tcp --dport 22`.
+const NO_OPTIONS: &str = "there are no options: a rule is its tests and what to do, `tcp dport 22 drop`";
+
 /// What to write instead of a list of interfaces.
 const EACH_INTERFACE: &str = "write a test for each interface: `(iif \"eth0\" or iif \"eth1\")`";
 
@@ -295,7 +301,13 @@ impl<'a> Parser<'a> {
 
     fn item(&mut self) -> Parsed<Item> {
         let start = self.span();
-        let Some(word) = self.word() else { return Err(self.expected("a declaration or a block")) };
+        let Some(word) = self.word() else {
+            const WHAT: &str = "a declaration or a block";
+            return Err(match self.peek() {
+                Token::Minus => self.expected_but(WHAT, NO_OPTIONS),
+                _ => self.expected(WHAT),
+            });
+        };
         match word {
             "include" => {
                 self.next();
@@ -412,7 +424,10 @@ impl<'a> Parser<'a> {
             };
             elements.push(Element { pattern, value });
             if !self.eat(Token::Comma) && self.peek() != Token::CloseBrace {
-                return Err(self.expected("`,` or `}`"));
+                return Err(match self.peek() {
+                    Token::Colon => self.expected_but("`,` or `}`", format!("{RANGE}; pairs stand in a `map`")),
+                    _ => self.expected("`,` or `}`"),
+                });
             }
         }
         self.next();
@@ -538,6 +553,11 @@ impl<'a> Parser<'a> {
         } else {
             None
         };
+        if let Some(name) = name.as_ref().filter(|name| hook == Hook::Xdp && name.value == "frags") {
+            let message = "`frags` names the program; nothing is chosen by it";
+            let hint = "leave it out: packets in several buffers are taken without being asked for";
+            self.say(Diagnostic::new(Code::Misleading, name.span, message).hint(hint));
+        }
         if let Some(name) = name.as_ref().filter(|name| foreign::looks_like_interface(&name.value)) {
             let message = format!("{} names the program, not an interface", quoted(&name.value));
             let hint =
@@ -638,14 +658,14 @@ impl<'a> Parser<'a> {
         if !self.at_line_end() {
             return Err(self.not_in_rule(condition.is_some(), actions.last()));
         }
-        if let [before @ .., Spanned { value: Action::Drop, .. }] = actions.as_slice() {
+        if let [before @ .., Spanned { value: Action::Accept | Action::Drop, .. }] = actions.as_slice() {
             let warned = usize::from(condition.is_none());
             before.iter().skip(warned).for_each(|action| self.not_a_test(action));
         }
         Ok(Rule { condition, actions, span: self.since(start) })
     }
 
-    /// Warns of an action at the start of a rule, or in front of `drop`, that would be a test in nftables.
+    /// Warns of an action at the start of a rule, or in front of `accept` or `drop`, that would be a test in nftables.
     fn not_a_test(&mut self, action: &Spanned<Action>) {
         let (Action::Mark(value) | Action::Priority(value)) = &action.value else { return };
         let words = self.slice(action.span);
@@ -692,10 +712,14 @@ impl<'a> Parser<'a> {
             Token::Ampersand => Some("write `and`, or nothing: tests in a row must all hold"),
             Token::Pipe => Some(OR),
             Token::Comma => Some(self.list_hint()),
+            Token::Colon => Some(RANGE),
+            Token::Minus => Some(NO_OPTIONS),
             _ => None,
         };
-        if let (true, Some(hint)) = (condition, instead) {
-            return self.expected_but("a test or an action", hint);
+        match instead {
+            Some(hint) if condition => return self.expected_but("a test or an action", hint),
+            Some(NO_OPTIONS) => return self.expected_but("a rule", NO_OPTIONS),
+            _ => {}
         }
         if !condition
             && self.word() == Some("type")
