@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command, Error, error::ErrorKind, parser::ValueSource};
@@ -85,6 +85,13 @@ impl Global {
     /// The registry these options name.
     pub(crate) fn options(&self) -> RegistryOptions {
         RegistryOptions::default().name(self.registry.clone()).bpffs(&self.bpffs)
+    }
+
+    /// The option that commands in a message need to have as well, to be about the same BPF file system.
+    pub(crate) fn missing_option(&self, message: &str) -> Option<String> {
+        let elsewhere = self.bpffs.as_path() != Path::new(bpffs::DEFAULT_ROOT);
+        (elsewhere && message.contains("`traits ") && !message.contains("--bpffs"))
+            .then(|| format!("--bpffs {}", self.bpffs.display()))
     }
 
     /// Has messages go to standard error.

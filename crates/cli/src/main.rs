@@ -123,7 +123,11 @@ fn main() -> ExitCode {
             if let Some(log) = verifier_log(error.as_ref()).filter(|_| cli.global.verbose > 0) {
                 output::note(log);
             }
-            output::note(format_args!("traits: {error}"));
+            let message = error.to_string();
+            output::note(format_args!("traits: {message}"));
+            if let Some(option) = cli.global.missing_option(&message) {
+                output::note(format_args!("traits: give those commands {option}, too"));
+            }
             if error.is::<Interrupted>() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use packet_traits::attach::XdpMode;
 
 /// How XDP programs are attached.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
     /// Native if the driver does it, else generic
     Auto,

@@ -589,7 +589,7 @@ fn events_are_printed_as_they_happen_and_unique_numbers_are_not_given_twice() {
         });
         let mut text = Reader::start(host, "edge --count 2");
         let line = text.line();
-        for part in [" edge ", "edge.traits:4", "\"here\"", "length 106", "tenant=77", " UDP 10."] {
+        for part in [" edge ", "edge.traits:4", "\"here\"", "length 106", " interface rx0 ", "tenant=77", " UDP 10."] {
             assert!(line.contains(part), "{part}: {line}");
         }
         text.line();
@@ -604,6 +604,7 @@ fn events_are_printed_as_they_happen_and_unique_numbers_are_not_given_twice() {
                 assert_eq!((&event["name"], &event["text"]), (&json!("edge"), &json!("here")));
                 assert_eq!((&event["file"], &event["line"]), (&json!(edge), &json!(4)));
                 assert_eq!((&event["length"], &event["traits"]["tenant"]), (&json!(106), &json!("77")));
+                assert_eq!(event["interface_name"], "rx0", "{event}");
                 assert_eq!(event["packet"].as_str().unwrap().len(), 2 * 106, "{event}");
                 assert_eq!(
                     (&event["headers"]["protocol"], &event["headers"]["destination_port"]),
@@ -760,6 +761,25 @@ fn a_policy_that_asks_the_network_card_is_bound_to_its_interface() {
     let error = host.fails(&format!("up {edge} --dev rx0 --mode generic"));
     assert!(error.contains("generic mode does not have"), "{error}");
     assert_eq!(host.up(), [""; 0]);
+}
+
+#[test]
+fn an_option_that_concerns_no_program_is_named() {
+    let Some(host) = Host::on(&[KernelFeature::NetfilterLinks]) else { return };
+    let notes = |options: &str, policy: &str| {
+        let output = host.run(&format!("up {} {options} --replace", host.policy("edge", policy)));
+        assert!(output.status.success(), "{output:?}");
+        text(&output.stderr)
+    };
+    let netfilter = "netfilter input priority -7 { udp dport 1 drop }\n";
+    let note = notes("--dev rx0", netfilter);
+    for part in ["--dev rx0 has no effect", "no XDP and no TC program", "all interfaces"] {
+        assert!(note.contains(part), "{note}");
+    }
+    assert!(notes("--mode generic", netfilter).contains("--mode has no effect"));
+    assert!(notes("--cgroup /sys/fs/cgroup", netfilter).contains("no program for cgroups"));
+    assert_eq!(notes("", netfilter), "");
+    assert_eq!(notes("--dev rx0 --mode generic", "xdp { udp dport 1 drop }\n"), "");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! `traits log`: prints what the `log` actions of policies tell, as it happens.
 
 use std::{
+    collections::HashMap,
     error::Error,
     fmt::Write as _,
     os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use clap::Args;
@@ -27,6 +28,9 @@ const RING: &str = "pt_log";
 
 /// How long to wait for an event before looking whether the policies are still the same.
 const WAIT: Duration = Duration::from_millis(100);
+
+/// How long an interface is thought to have the name it had.
+const NAME_KEPT: Duration = Duration::from_secs(1);
 
 const HELP: &str = "\
 Examples:
@@ -67,6 +71,7 @@ struct EventJson<'e> {
     rule: &'e str,
     text: &'e str,
     interface: Option<u32>,
+    interface_name: Option<&'e str>,
     length: u32,
     headers: serde_json::Value,
     packet: String,
@@ -83,6 +88,27 @@ struct Source {
     manifest: Manifest,
     /// What the ring gave and was not printed yet.
     records: Arc<Mutex<Vec<Vec<u8>>>>,
+    interfaces: InterfaceNames,
+}
+
+/// What interfaces are called.
+struct InterfaceNames {
+    since: Instant,
+    known: HashMap<u32, Option<String>>,
+}
+
+impl InterfaceNames {
+    fn new() -> InterfaceNames {
+        InterfaceNames { since: Instant::now(), known: HashMap::new() }
+    }
+
+    /// The name, as `find` has it.
+    fn get(&mut self, index: u32, find: impl FnOnce(u32) -> Option<String>) -> Option<String> {
+        if self.since.elapsed() > NAME_KEPT {
+            *self = InterfaceNames::new();
+        }
+        self.known.entry(index).or_insert_with(|| find(index)).clone()
+    }
 }
 
 impl Source {
@@ -97,7 +123,8 @@ impl Source {
         let records = Arc::new(Mutex::new(Vec::new()));
         let map = MapHandle::try_from(map)?;
         let ring = ring(&map, Arc::clone(&records))?;
-        Ok(Some(Source { name: deployment.name().to_owned(), id, ring, _map: map, manifest, records }))
+        let (name, interfaces) = (deployment.name().to_owned(), InterfaceNames::new());
+        Ok(Some(Source { name, id, ring, _map: map, manifest, records, interfaces }))
     }
 
     /// The rule that an event is of, and its program.
@@ -120,7 +147,19 @@ impl Source {
         Ok(std::mem::take(&mut *self.records.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    fn line(&self, event: &LogEvent) -> String {
+    /// The name of the interface that the packet was at. Programs of cgroups, sockets and iptables rules meet packets of
+    /// any network namespace: of these it is not known which interface an index is.
+    fn interface_name(&mut self, event: &LogEvent, up: &[Deployment]) -> Option<String> {
+        let deployment = up.iter().find(|deployment| deployment.name() == self.name)?;
+        match self.rule(event)?.0.hook {
+            Hook::Xdp | Hook::TcIngress | Hook::TcEgress | Hook::Netfilter { .. } => {
+                self.interfaces.get(event.interface?, |index| deployment.interface_name(index))
+            }
+            _ => None,
+        }
+    }
+
+    fn line(&self, event: &LogEvent, interface_name: Option<&str>) -> String {
         let mut line = format!("{} {}", Utc(wall_clock(event.time)), self.name);
         // Writing to a string cannot fail.
         if let Some((_, rule)) = self.rule(event) {
@@ -134,8 +173,10 @@ impl Source {
             let _ = write!(line, " {headers}");
         }
         let _ = write!(line, " length {}", event.length);
-        if let Some(interface) = event.interface {
-            let _ = write!(line, " interface {interface}");
+        match (interface_name, event.interface) {
+            (Some(name), _) => drop(write!(line, " interface {name}")),
+            (None, Some(index)) => drop(write!(line, " interface {index}")),
+            (None, None) => {}
         }
         for (key, value) in self.traits(event) {
             if let Some(value) = value {
@@ -148,7 +189,7 @@ impl Source {
         line
     }
 
-    fn json(&self, event: &LogEvent) -> serde_json::Result<String> {
+    fn json(&self, event: &LogEvent, interface_name: Option<&str>) -> serde_json::Result<String> {
         let rule = self.rule(event).map(|(_, rule)| rule);
         serde_json::to_string(&EventJson {
             time: Utc(wall_clock(event.time)).to_string(),
@@ -159,6 +200,7 @@ impl Source {
             rule: rule.map_or("", |rule| &rule.text),
             text: self.text(event).unwrap_or_default(),
             interface: event.interface,
+            interface_name,
             length: event.length,
             headers: self.headers(event).map(json::headers).transpose()?.unwrap_or_default(),
             packet: hexadecimal(&event.packet),
@@ -248,7 +290,8 @@ fn sources(deployments: &[Deployment], mut read: Vec<Source>) -> Result<Vec<Sour
 pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
     let interrupt = Interrupt::catch()?;
     let start = if command.new { monotonic_now() } else { 0 };
-    let mut open = sources(&deployments(command, global)?, Vec::new())?;
+    let mut up = deployments(command, global)?;
+    let mut open = sources(&up, Vec::new())?;
     if open.is_empty() {
         return Err(match &command.name {
             Some(name) => format!("{name} has no `log` action").into(),
@@ -258,13 +301,19 @@ pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
     let mut left = command.count.unwrap_or(u64::MAX);
     let mut waits = false;
     while !interrupt.came() && left > 0 {
-        for source in &open {
+        for source in &mut open {
             for record in source.take()? {
                 let event = LogEvent::parse(&record)?;
                 if event.time < start || left == 0 {
                     continue;
                 }
-                output::line(if command.json { source.json(&event)? } else { source.line(&event) })?;
+                let interface = source.interface_name(&event, &up);
+                let interface = interface.as_deref();
+                output::line(if command.json {
+                    source.json(&event, interface)?
+                } else {
+                    source.line(&event, interface)
+                })?;
                 left -= 1;
             }
         }
@@ -279,7 +328,10 @@ pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
             _ => std::thread::sleep(WAIT),
         }
         match deployments(command, global) {
-            Ok(up) => open = sources(&up, open)?,
+            Ok(now) => {
+                up = now;
+                open = sources(&up, open)?;
+            }
             // What was named is down.
             Err(_) if command.name.is_some() => return Ok(()),
             Err(error) => return Err(error),

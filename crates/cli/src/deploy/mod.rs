@@ -16,7 +16,7 @@ use std::{
 
 use clap::Args;
 use packet_traits::{
-    attach::{NetfilterFamily, NetfilterHook, NetfilterOptions},
+    attach::{Hook, NetfilterFamily, NetfilterHook, NetfilterOptions},
     bind::BoundObject,
     core::KeyName,
     deployment::{Deployment, Location, UpOptions},
@@ -100,7 +100,7 @@ program uses. Works without the registry, too, except for --keys.
 
 Filters that an iptables rule or a socket still uses stay pinned and match nothing until the next `traits up` of that \
 name; once nothing uses them, `traits down` removes them. --keep-filters keeps all of them, so that a saved rule set \
-that names them can be restored.
+that names them can be restored; at boot, `traits up` comes before `iptables-restore`.
 
 `_new` is what a `traits up` that was killed left. The next `traits up` removes it, too.";
 
@@ -250,6 +250,7 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     if !deployment.kept().is_empty() {
         note_kept(&find(&name, global)?, deployment.kept(), false);
     }
+    unused(command, &deployment).for_each(output::note);
     for missing in manifest.iter().flat_map(policy::missing_interfaces) {
         output::note(format_args!("there is no interface {missing} now: rules that name it match once there is"));
     }
@@ -262,6 +263,29 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// What was given and concerns no program.
+fn unused(command: &Up, deployment: &Deployment) -> impl Iterator<Item = String> {
+    let any = |is_one: fn(Hook) -> bool| deployment.attached().iter().any(|deployed| is_one(deployed.info.hook));
+    let name = deployment.name();
+    let at_interface = any(|hook| matches!(hook, Hook::Xdp | Hook::Tcx(_) | Hook::Clsact(_)));
+    let dev = command.dev.as_ref().filter(|_| !at_interface).map(|dev| {
+        let others = match any(|hook| matches!(hook, Hook::Netfilter { .. })) {
+            true => "; those at netfilter meet the packets of all interfaces",
+            false => "",
+        };
+        format!("--dev {dev} has no effect: {name} has no XDP and no TC program{others}")
+    });
+    let in_cgroup = any(|hook| matches!(hook, Hook::Cgroup(_)));
+    let cgroup = command
+        .cgroup
+        .as_ref()
+        .filter(|_| !in_cgroup)
+        .map(|path| format!("--cgroup {} has no effect: {name} has no program for cgroups", path.display()));
+    let without_xdp = command.mode != Mode::Auto && !any(|hook| hook == Hook::Xdp);
+    let mode = without_xdp.then(|| format!("--mode has no effect: {name} has no XDP program"));
+    dev.into_iter().chain(cgroup).chain(mode)
 }
 
 /// Runs `traits down`.

@@ -210,7 +210,10 @@ fn place(deployment: &Deployment, deployed: &Deployed) -> String {
             Target::Namespace { .. } => target,
             _ => format!("{target} in netns {inode}"),
         },
-        None => format!("{target} in a netns that cannot be entered"),
+        None => match deployed.info.target {
+            Target::Namespace { .. } => "a netns that is gone or cannot be entered".to_owned(),
+            _ => format!("{target} in a netns that is gone or cannot be entered"),
+        },
     }
 }
 

@@ -291,6 +291,12 @@ impl Deployment {
         }
     }
 
+    /// What an interface of the network namespace it was brought up in is called there now.
+    pub fn interface_name(&self, index: u32) -> Option<String> {
+        let cookie = self.about.namespace;
+        namespace::by_cookie([cookie].into()).get(&cookie)?.enter(|| attach::interface_name(index))?
+    }
+
     /// The network namespace it was brought up in, if [`locate`](Self::locate) found it.
     pub fn namespace(&self) -> Option<&NetNamespace> {
         self.namespace.as_ref()
