@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -58,26 +58,18 @@ fn section_place(bytes: &[u8]) -> Option<(usize, usize)> {
 /// Writes a regular file, or one that is not there yet, beside it and renames; anything else, such as a device or a
 /// pipe, it writes to.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        return OpenOptions::new().write(true).open(path)?.write_all(bytes);
-    }
-    let path = behind_links(path)?;
-    let mut beside = path.file_name().unwrap_or_default().to_owned();
-    beside.push(format!(".{}.tmp", std::process::id()));
-    let beside = path.with_file_name(beside);
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&beside, path));
-    if written.is_err() {
-        // the error to report is the first one
-        let _ = fs::remove_file(&beside);
-    }
-    written
+    let path = match fs::metadata(path) {
+        Ok(there) if !there.is_file() => {
+            refuse_planted(path)?;
+            return OpenOptions::new().write(true).open(path)?.write_all(bytes);
+        }
+        _ => behind_links(path)?,
+    };
+    // of a name that nobody can have foreseen, and for its owner only
+    let mut beside = tempfile::Builder::new().prefix(".bound.").tempfile_in(folder_of(&path))?;
+    beside.write_all(bytes)?;
+    beside.persist(path)?;
+    Ok(())
 }
 
 /// The file that a path leads to, which need not be there: renaming to a symbolic link would replace the link.
@@ -85,10 +77,36 @@ fn behind_links(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::read_link(&path) {
-            // a relative target is as seen from the link's folder
-            Ok(target) => path = path.with_file_name("").join(target),
+            Ok(target) => {
+                refuse_planted(&path)?;
+                // a relative target is as seen from the link's folder
+                path = folder_of(&path).join(target);
+            }
             Err(_) => return Ok(path),
         }
     }
     Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
+/// Refuses a link, pipe or device that another user has put into a folder that others may write to: it would have the
+/// nonces written to where that user wants them. Where such folders are sticky, the kernel does not follow links there
+/// either (`may_follow_link` in fs/namei.c), but these are not followed by the kernel.
+fn refuse_planted(path: &Path) -> io::Result<()> {
+    let (there, folder) = (fs::symlink_metadata(path)?, fs::metadata(folder_of(path))?);
+    // SAFETY: takes and gives numbers only, and cannot fail.
+    let own = unsafe { libc::geteuid() };
+    if folder.mode() & 0o022 == 0 || [own, folder.uid()].contains(&there.uid()) {
+        return Ok(());
+    }
+    let what = if there.is_symlink() { "a link" } else { "no file" };
+    let message = format!("{} is {what} of user {}, in a folder that others may write to", path.display(), there.uid());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+}
+
+/// The folder that a path names something in.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }
