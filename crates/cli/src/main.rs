@@ -123,11 +123,11 @@ fn main() -> ExitCode {
             if let Some(log) = verifier_log(error.as_ref()).filter(|_| cli.global.verbose > 0) {
                 output::note(log);
             }
-            let message = error.to_string();
-            output::note(format_args!("traits: {message}"));
+            let mut message = error.to_string();
             if let Some(option) = cli.global.missing_option(&message) {
-                output::note(format_args!("traits: give those commands {option}, too"));
+                message += &format!(" (with {option}, as here)");
             }
+            output::note(format_args!("traits: {message}"));
             if error.is::<Interrupted>() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }

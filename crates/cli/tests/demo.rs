@@ -404,7 +404,7 @@ fn where_sockets_are_served_it_names_the_command_that_ends_that() {
     // in namespaces of its own whose root of cgroups is one of its own, and whose registry, too
     let inside = r#"
         while umount "$1" 2>&-; do :; done
-        mount -t cgroup2 none "$1" && mount -t bpf none /sys/fs/bpf &&
+        mount -t cgroup2 none "$1" && mount -t bpf -o mode=0700 none /sys/fs/bpf &&
         "$0" registry create >&2 && "$0" sockets attach --cgroup "$1" >&2 || exit 3
         "$0" demo
         ended=$?

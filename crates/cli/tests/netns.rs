@@ -3,24 +3,10 @@
 
 mod common;
 
-use std::process::{Command, Output};
-
-use common::{Traits, text};
+use common::{Traits, on_host, text};
 
 /// What is in the way of a registry.
 const REFUSED: &str = "this process is in a mount namespace of its own (`ip netns exec` makes one)";
-
-/// Runs a script on a host of its own as far as mounts and processes go: its shell is the first process, nothing is
-/// mounted at /sys/fs/bpf, and `ip netns` knows no network namespace.
-fn on_host(script: &str) -> Output {
-    let set_up = "while umount -l /sys/fs/bpf 2>/dev/null; do :; done; mount -t tmpfs tmpfs /run";
-    let prepared = format!("{set_up}\n{script}\nexit $?");
-    Command::new("unshare")
-        .args(["--mount", "--pid", "--fork", "--mount-proc", "bash", "-c", &prepared])
-        .env("TRAITS", env!("CARGO_BIN_EXE_traits"))
-        .output()
-        .unwrap()
-}
 
 #[test]
 fn ip_netns_exec_mounts_nothing_that_goes_with_the_command() {
@@ -77,7 +63,7 @@ fn a_container_that_has_a_bpffs_keeps_it() {
     let Some(_) = Traits::new() else { return };
     let script = "
         unshare --mount sh -c '
-            mount -t bpf bpf /sys/fs/bpf
+            mount -t bpf -o mode=0700 bpf /sys/fs/bpf
             $TRAITS registry create >/dev/null 2>&1 || exit 2
             $TRAITS keys add tenant u32'";
     let output = on_host(script);

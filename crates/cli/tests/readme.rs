@@ -62,7 +62,7 @@ traits() {
 const NETWORK: &str = r#"
 mount -t tmpfs tmpfs /run
 while umount -l /sys/fs/bpf 2>/dev/null; do :; done
-mount -t bpf bpf /sys/fs/bpf
+mount -t bpf -o mode=0700 bpf /sys/fs/bpf
 for name in peer router server; do ip netns add $name; ip -n $name link set lo up; done
 ip link add eth0 type veth peer name p0 netns peer
 ip -n peer link add p1 type veth peer name rt0 netns router

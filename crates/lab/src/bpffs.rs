@@ -1,7 +1,13 @@
 //! A BPF file system that only this process can see.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::{
+    fs::{self, Permissions},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
+    path::PathBuf,
+};
 
 use crate::error::{Context, Result};
 use crate::sys;
@@ -16,13 +22,15 @@ pub struct Bpffs {
 }
 
 impl Bpffs {
-    /// Makes an empty bpffs.
+    /// Makes an empty bpffs, for root only.
     ///
     /// # Errors
     /// EPERM without CAP_SYS_ADMIN, ENODEV if the kernel has no bpffs.
     pub fn new() -> Result<Self> {
         let mount = sys::detached_mount(c"bpf").context(|| "cannot make a private bpffs")?;
-        Ok(Self { mount })
+        let bpffs = Self { mount };
+        fs::set_permissions(bpffs.path(), Permissions::from_mode(0o700)).context(|| "cannot keep others out of it")?;
+        Ok(bpffs)
     }
 
     /// Where the file system is, for this process and for those it starts, as long as this value exists.

@@ -10,7 +10,10 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::DirBuilderExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt, MetadataExt},
+        },
     },
     path::{Path, PathBuf},
 };
@@ -116,7 +119,7 @@ pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
 pub enum BpffsError {
     /// The path is not on a bpffs.
     #[error(
-        "{} is not on a BPF file system; mount one there with `mount -t bpf bpf {}`, or name another with --bpffs",
+        "{} is not on a BPF file system; mount one there with `mount -t bpf -o mode=0700 bpf {}`, or name another with --bpffs",
         .root.display(), .root.display()
     )]
     Absent {
@@ -134,8 +137,8 @@ pub enum BpffsError {
     #[error(
         "there is no BPF file system at {DEFAULT_ROOT}, and this process is in a mount namespace of its own (`ip netns exec` \
          makes one): what it mounts goes away with it. Enter the network namespace with \
-         `nsenter --net=/run/netns/NAME` instead; or run `mount -t bpf bpf {DEFAULT_ROOT}` first if this mount namespace \
-         stays, as in a container"
+         `nsenter --net=/run/netns/NAME` instead; or run `mount -t bpf -o mode=0700 bpf {DEFAULT_ROOT}` first if \
+         this mount namespace stays, as in a container"
     )]
     Apart,
     /// The kernel did not let it be mounted.
@@ -145,6 +148,33 @@ pub enum BpffsError {
         root: PathBuf,
         /// What mount(2) said.
         source: io::Error,
+    },
+    /// Others than root may pin in the BPF file system, and so take the place of what is looked for there.
+    #[error(
+        "others than root may write to the BPF file system at {} (owner uid {uid}, mode {mode:04o}), and could put theirs in \
+         the place of what is pinned there; mount one with `mount -t bpf -o mode=0700 bpf {}`, or keep others out of this \
+         one with `chown 0:0 {} && chmod 0700 {}`",
+        .root.display(), .root.display(), .root.display(), .root.display()
+    )]
+    Exposed {
+        /// The path.
+        root: PathBuf,
+        /// Whose it is.
+        uid: u32,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// Somebody else made, or may change, the folder that everything is pinned in.
+    #[error(
+        "{} is {what}: what is in it may be somebody else's, so it is not used; look at it, and if nothing needs it, \
+         `rm -r {}` takes it away",
+        .path.display(), .path.display()
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
     },
     /// The kernel did not say what is there.
     #[error("cannot look at {}: {source}; name the mount point of a BPF file system with --bpffs", .root.display())]
@@ -161,6 +191,7 @@ impl BpffsError {
     pub fn errno(&self) -> i32 {
         match self {
             BpffsError::Absent { .. } | BpffsError::Hidden | BpffsError::Apart => libc::ENOENT,
+            BpffsError::Exposed { .. } | BpffsError::Foreign { .. } => libc::EPERM,
             BpffsError::Mount { source, .. } | BpffsError::Stat { source, .. } => {
                 source.raw_os_error().unwrap_or(libc::EIO)
             }
@@ -168,15 +199,44 @@ impl BpffsError {
     }
 }
 
-/// Refuses a root that is not on a bpffs.
+/// The permissions that let others than the owner write.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Refuses a root that is not on a bpffs, or to which others than root may write.
 pub fn require(root: &Path) -> Result<(), BpffsError> {
     let usual = root == Path::new(DEFAULT_ROOT);
     match is_bpffs(root) {
-        Ok(true) => Ok(()),
+        Ok(true) => {
+            let stat = |source| BpffsError::Stat { root: root.to_owned(), source };
+            let found = fs::metadata(root).map_err(stat)?;
+            let (uid, mode) = (found.uid(), found.mode() & 0o7777);
+            if uid != 0 || mode & OTHERS_WRITE != 0 {
+                return Err(BpffsError::Exposed { root: root.to_owned(), uid, mode });
+            }
+            Ok(())
+        }
         Ok(false) if usual && mounts::has_init(root, "bpf") => Err(BpffsError::Hidden),
         Ok(false) if usual && !mounts::show_to_init(root) => Err(BpffsError::Apart),
         Ok(false) => Err(BpffsError::Absent { root: root.to_owned() }),
         Err(source) => Err(BpffsError::Stat { root: root.to_owned(), source }),
+    }
+}
+
+/// Refuses a folder that is somebody else's; none is fine. The folder above it is one that was not refused.
+pub(crate) fn require_own(folder: &Path) -> Result<(), BpffsError> {
+    let found = match fs::symlink_metadata(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(|source| BpffsError::Stat { root: folder.to_owned(), source })?,
+    };
+    let foreign = |what: String| Err(BpffsError::Foreign { path: folder.to_owned(), what });
+    let mode = found.mode() & 0o7777;
+    match found.uid() {
+        _ if !found.is_dir() => foreign("no folder".to_owned()),
+        0 if mode & OTHERS_WRITE != 0 => {
+            foreign(format!("a folder that others than root may write to (mode {mode:04o})"))
+        }
+        0 => Ok(()),
+        uid => foreign(format!("a folder of user {uid}")),
     }
 }
 
@@ -229,7 +289,7 @@ mod tests {
         let root = std::env::temp_dir();
         let error = ensure(&root).unwrap_err();
         assert!(matches!(&error, BpffsError::Absent { root: path } if *path == root), "{error}");
-        assert!(error.to_string().contains("mount -t bpf bpf"), "{error}");
+        assert!(error.to_string().contains("mount -t bpf -o mode=0700 bpf"), "{error}");
         assert_eq!(ensure(Path::new("/no/such/place")).unwrap_err().errno(), libc::ENOENT);
     }
 }

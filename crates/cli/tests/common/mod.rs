@@ -15,6 +15,18 @@ use packet_traits_lab::{Bpffs, KernelFeature, kernel_has, kernel_tests_enabled, 
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Runs a script on a host of its own as far as mounts and processes go: its shell is the first process, nothing is
+/// mounted at /sys/fs/bpf, and `ip netns` knows no network namespace.
+pub fn on_host(script: &str) -> Output {
+    let set_up = "while umount -l /sys/fs/bpf 2>/dev/null; do :; done; mount -t tmpfs tmpfs /run";
+    let prepared = format!("{set_up}\n{script}\nexit $?");
+    Command::new("unshare")
+        .args(["--mount", "--pid", "--fork", "--mount-proc", "bash", "-c", &prepared])
+        .env("TRAITS", env!("CARGO_BIN_EXE_traits"))
+        .output()
+        .unwrap()
+}
+
 /// The command on a bpffs of its own.
 pub struct Traits {
     pub bpffs: Bpffs,

@@ -320,7 +320,9 @@ fn pin_hint(errno: i32, path: &Path) -> &'static str {
     let dotted = path.file_name().is_some_and(|name| name.as_encoded_bytes().contains(&b'.'));
     match errno {
         libc::EPERM if dotted => "a BPF file system takes no names with a dot: rename the pin",
-        libc::EPERM | libc::EACCES => "run as root, and pin in a BPF file system (`mount -t bpf bpf /sys/fs/bpf`)",
+        libc::EPERM | libc::EACCES => {
+            "run as root, and pin in a BPF file system (`mount -t bpf -o mode=0700 bpf /sys/fs/bpf`)"
+        }
         libc::EEXIST => "something is pinned there: choose another name, or detach that first",
         libc::ENOENT => "create the directory first",
         _ => "check the path",

@@ -7,7 +7,7 @@ use std::{
 
 use super::{DeployError, error::failed};
 use crate::{
-    bpffs::{children, make_dir},
+    bpffs::{self, BpffsError, children, make_dir},
     registry::{DirLock, Registry, RegistryName},
 };
 
@@ -37,6 +37,12 @@ impl Location {
     /// The folder of the deployments, beside the folder of registries.
     pub(super) fn root(&self) -> PathBuf {
         self.bpffs.join(ROOT).join(self.registry.as_str())
+    }
+
+    /// Refuses folders that are somebody else's.
+    pub(super) fn require_own(&self) -> Result<(), BpffsError> {
+        bpffs::require_own(&self.bpffs.join(ROOT))?;
+        bpffs::require_own(&self.root())
     }
 
     pub(super) fn folder(&self, name: &str) -> Result<PathBuf, DeployError> {
@@ -69,6 +75,7 @@ impl RootLock {
         let root = location.root();
         loop {
             make_dir(&location.bpffs.join(ROOT)).map_err(failed("make", &root))?;
+            location.require_own()?;
             match make_dir(&root) {
                 // Another process took its last deployment down, and the folder above with it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -83,6 +90,7 @@ impl RootLock {
     /// Locks the folder if it is there.
     pub(super) fn take(location: &Location) -> Result<Option<RootLock>, DeployError> {
         let root = location.root();
+        location.require_own()?;
         match DirLock::exclusive(&root) {
             Ok(lock) => Ok(Some(RootLock { root, _lock: lock })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -259,6 +259,7 @@ impl Deployment {
     /// a deployment is in [`unreadable`](Self::unreadable).
     pub fn list(location: &Location) -> Result<Vec<Deployment>, DeployError> {
         bpffs::require(&location.bpffs)?;
+        location.require_own()?;
         let root = location.root();
         let mut found = Vec::new();
         for folder in version::children(&root)? {

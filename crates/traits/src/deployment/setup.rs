@@ -144,6 +144,7 @@ fn place_of(object: &OpenObject, name: &str, variable: &str) -> Result<Option<(u
 fn share(mut map: OpenMapMut<'_>, name: &str, bpffs: &Path) -> Result<(), DeployError> {
     let folder = bpffs.join(SHARED);
     bpffs::make_dir(&folder).map_err(super::error::failed("make", &folder))?;
+    bpffs::require_own(&folder)?;
     let path = folder.join(name);
     let options = libbpf_sys::bpf_map_create_opts {
         sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,

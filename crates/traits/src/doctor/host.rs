@@ -107,19 +107,15 @@ fn bpf_file_system(root: &Path) -> Finding {
     match bpffs::require(root) {
         Ok(()) => match fs::metadata(root) {
             Ok(found) => {
-                let text = format!("{}, owner uid {}, mode {:04o}", root.display(), found.uid(), found.mode() & 0o7777);
-                match found.mode() & 0o002 {
-                    0 => Finding::yes(probe, text),
-                    _ => Finding::limited(probe, text)
-                        .with_next(format!("`chmod o-w {}`: anyone can pin there", root.display())),
-                }
+                let (uid, mode) = (found.uid(), found.mode() & 0o7777);
+                Finding::yes(probe, format!("{}, owner uid {uid}, mode {mode:04o}", root.display()))
             }
             Err(error) => Finding::no(probe, format_args!("{}: {error}", root.display())),
         },
         Err(BpffsError::Absent { .. }) => Finding::limited(probe, format!("not mounted at {}", root.display()))
             .with_next(match root == Path::new(bpffs::DEFAULT_ROOT) {
                 true => probe.next().to_owned(),
-                false => format!("`mount -t bpf bpf {}`, or name another with --bpffs", root.display()),
+                false => format!("`mount -t bpf -o mode=0700 bpf {}`, or name another with --bpffs", root.display()),
             }),
         // these say themselves what to do
         Err(error) => Finding { next: None, ..Finding::no(probe, error) },

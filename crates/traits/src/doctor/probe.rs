@@ -393,7 +393,7 @@ impl Probe {
             Btf => "use a kernel with CONFIG_DEBUG_INFO_BTF",
             Lockdown => "boot without lockdown=confidentiality; `integrity` is no obstacle",
             Jit => "`sysctl net.core.bpf_jit_enable=1`",
-            Bpffs => "`mount -t bpf bpf /sys/fs/bpf`; `traits registry create` does that, too",
+            Bpffs => "`mount -t bpf -o mode=0700 bpf /sys/fs/bpf`; `traits registry create` does that, too",
             Registry => "`traits registry create`",
             Cgroup => "`mount -t cgroup2 cgroup2 /sys/fs/cgroup`, or beside cgroup v1 at /sys/fs/cgroup/unified",
             Clang => {

@@ -142,6 +142,7 @@ impl RegistryOptions {
         let layout = metadata::fitting(&self.name, self.layout, metadata::longest()?)?;
         let (parent, dir) = (self.parent(), self.dir());
         make_dir(&parent)?;
+        bpffs::require_own(&parent)?;
         {
             let _lock = DirLock::exclusive(&parent).map_err(io_error("lock", &parent))?;
             if exists(&dir)? {
@@ -176,7 +177,9 @@ impl RegistryOptions {
     fn connect(&self) -> Result<Registry, RegistryError> {
         bpffs::require(&self.root)?;
         let dir = self.dir();
+        bpffs::require_own(&self.parent())?;
         loop {
+            bpffs::require_own(&dir)?;
             let before = DirId::of(&dir).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound => RegistryError::NotFound { name: self.name.clone(), dir: dir.clone() },
                 _ => RegistryError::Io { action: "open", path: dir.clone(), source },
@@ -227,6 +230,7 @@ impl RegistryOptions {
         if !exists(&parent)? {
             return Err(not_found());
         }
+        bpffs::require_own(&parent)?;
         let _parent_lock = DirLock::exclusive(&parent).map_err(io_error("lock", &parent))?;
         if !exists(&dir)? {
             return Err(not_found());
