@@ -110,7 +110,9 @@ impl Global {
             // its own complaint that standard error is closed would panic, since that is where it goes
             .log_internal_errors(false)
             .init();
-        libbpf_rs::set_print(Some((PrintLevel::Debug, log_libbpf)));
+        // else it is not even written
+        let listened = tracing::enabled!(target: "libbpf", tracing::Level::DEBUG);
+        libbpf_rs::set_print(listened.then_some((PrintLevel::Debug, log_libbpf)));
     }
 }
 

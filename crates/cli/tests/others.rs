@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use common::{Traits, compile_example, on_host, text};
+use common::{Traits, compile_bpf, compile_example, on_host, text};
 
 const NOBODY: u32 = 65534;
 
@@ -87,6 +87,81 @@ fn shared_folder(traits: &Traits) -> PathBuf {
     fs::create_dir(&folder).unwrap();
     fs::set_permissions(&folder, Permissions::from_mode(0o1777)).unwrap();
     folder
+}
+
+#[test]
+fn bytes_that_are_no_text_end_no_process() {
+    let Some(traits) = Traits::new() else { return };
+    traits.create_registry("default");
+    traits.ok("keys add tenant u32");
+    let whole = fs::read(compile_example("cgroup_count", traits.folder.path())).unwrap();
+    let broken = traits.folder.path().join("broken.o");
+    let bind = format!("bind {} -o {} --check -v", broken.display(), traits.folder.path().join("out.o").display());
+    // names of sections and symbols, the licence, names of types; an example of each, and all over the file
+    let names = ["cgroup_skb/ingress", "pt_anchors", "Dual MIT/GPL", "iphdr", "license", ".rodata"];
+    let places = names.iter().filter_map(|name| whole.windows(name.len()).position(|window| window == name.as_bytes()));
+    let mut refused = 0;
+    for place in places.chain((0..whole.len()).step_by(whole.len() / 60)) {
+        let mut bytes = whole.clone();
+        bytes[place] = 0xff;
+        fs::write(&broken, bytes).unwrap();
+        let output = traits.run(&bind);
+        assert!(matches!(output.status.code(), Some(0 | 1)), "byte {place}: {output:?}");
+        refused += usize::from(text(&output.stderr).contains("that is no text (UTF-8)"));
+    }
+    assert!(refused >= 3, "{refused}");
+}
+
+/// Both nonces, from a bound object.
+fn nonces(bound: &[u8]) -> [u64; 2] {
+    let area = bound.windows(7).position(|window| window == b"PTRAREA").unwrap();
+    [24, 32].map(|at| u64::from_ne_bytes(*bound[area + at..].first_chunk().unwrap()))
+}
+
+/// A program that compares what it reads with the nonce, as all do, and then reads where it may not.
+const REFUSED: &str = r#"
+#include <linux/bpf.h>
+#include <packet_traits/traits.bpf.h>
+TRAIT_KEY(tenant, __u32);
+SEC("xdp")
+int refused(struct xdp_md *ctx)
+{
+	__u32 tenant = 0;
+
+	if (trait_set(ctx, tenant, 7) == 0 && trait_get(ctx, tenant, &tenant) > 0)
+		return *(volatile int *)(long)tenant;
+	return XDP_PASS;
+}
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+"#;
+
+#[test]
+fn no_output_has_a_nonce_in_it() {
+    let Some(traits) = Traits::new() else { return };
+    traits.create_registry("default");
+    traits.ok("keys add tenant u32");
+    let source = traits.folder.path().join("refused.bpf.c");
+    fs::write(&source, REFUSED).unwrap();
+    let object = compile_bpf(&source, traits.folder.path());
+    let bound = traits.folder.path().join("bound.o");
+    traits.ok(&format!("bind {} -o {}", object.display(), bound.display()));
+    let nonces = nonces(&fs::read(&bound).unwrap());
+    for line in [
+        format!("bind {} -o {} --check -v", object.display(), bound.display()),
+        format!("bind {} -o {} --check -vv", object.display(), bound.display()),
+        format!("up {} --dev lo -vv", object.display()),
+    ] {
+        let output = traits.run(&line);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
+        assert!(said.contains("<nonce>"), "{line}: {said}");
+        for nonce in nonces.into_iter().flat_map(|nonce| [nonce, nonce | 1, nonce >> 32, u64::from(nonce as u32)]) {
+            let signed = nonce.cast_signed();
+            for shown in [format!("{nonce:x}"), format!("={nonce}"), format!("={signed}")] {
+                assert!(shown.len() < 6 || !said.contains(&shown), "{line}: {shown}: {said}");
+            }
+        }
+    }
 }
 
 #[test]

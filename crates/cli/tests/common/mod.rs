@@ -157,13 +157,19 @@ pub fn text(bytes: &[u8]) -> String {
 /// Compiles `examples/bpf/<name>.bpf.c` to a file of that name in a folder of the test's own.
 pub fn compile_example(name: &str, folder: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let object = folder.join(format!("{name}.bpf.o"));
+    compile_bpf(&root.join(format!("examples/bpf/{name}.bpf.c")), folder)
+}
+
+/// Compiles a BPF program to a file in a folder.
+pub fn compile_bpf(source: &Path, folder: &Path) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let object = folder.join(source.file_name().unwrap()).with_extension("o");
     let output = Command::new(packet_traits_lab::clang())
         .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-c", "-o"])
         .arg(&object)
         .arg(format!("-I{}", root.join("include").display()))
         .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
-        .arg(root.join(format!("examples/bpf/{name}.bpf.c")))
+        .arg(source)
         .output()
         .unwrap_or_else(|error| panic!("running {}: {error}; `make test` installs it", packet_traits_lab::clang()));
     assert!(output.status.success(), "{}", text(&output.stderr));

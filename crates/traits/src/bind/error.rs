@@ -29,6 +29,14 @@ pub enum BindError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// Text in the object file is none: libbpf's messages would have it in them.
+    #[error("{object} has a {what} that is no text (UTF-8): it is damaged")]
+    NotText {
+        /// The object.
+        object: String,
+        /// What should be text.
+        what: &'static str,
+    },
     /// libbpf does not accept the object file.
     #[error("opening {object} as a BPF object: {}", libbpf_words(.source))]
     Open {

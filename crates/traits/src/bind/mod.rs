@@ -20,6 +20,7 @@ mod open;
 mod other_loaders;
 mod redirects;
 mod refusal;
+mod secrets;
 
 pub use error::BindError;
 pub use file::bind_file;

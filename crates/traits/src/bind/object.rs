@@ -4,7 +4,7 @@ use std::{ffi::CStr, path::Path};
 
 use libbpf_rs::{AsRawLibbpf, MapCore, Object, OpenObject};
 
-use super::{BindError, Binding, bind_open_object, needs::Needs, open::open_bytes, redirects};
+use super::{BindError, Binding, bind_open_object, needs::Needs, open::open_bytes, redirects, secrets};
 use crate::registry::Registry;
 
 /// Bytes kept of each program's verifier log. From Linux 6.4 on the kernel keeps the log's end (`bpf_verifier_vlog`), before
@@ -92,6 +92,7 @@ impl<'r> BoundObject<'r> {
                 return missing;
             }
             let (program, log) = refusal(&logs);
+            let log = secrets::masked(&log, registry.nonces());
             BindError::Load { object: name.clone(), program, log, source }
         })?;
         for program in object.progs_mut() {

@@ -6,7 +6,7 @@ use libbpf_rs::{
     AsRawLibbpf, ObjectBuilder, OpenObject,
     btf::{Btf, BtfType, types},
 };
-use object::Object as _;
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use packet_traits_core::{Key, KeyName, Merge, Region, layout::KEY_COUNT};
 
 use super::{
@@ -81,8 +81,38 @@ fn anchors_pin(registry: &Registry) -> PathBuf {
     Path::new(registry.dir()).join("anchors")
 }
 
+/// What is no text in an object, though libbpf prints it. (A message that is no text ends the process: libbpf-rs panics in a
+/// function that C calls.)
+fn not_text(bytes: &[u8]) -> Option<&'static str> {
+    let is_text = |bytes: &[u8]| std::str::from_utf8(bytes).is_ok();
+    let elf = object::File::parse(bytes).ok()?;
+    for section in elf.sections() {
+        let name = section.name_bytes().unwrap_or_default();
+        let (what, text) = match name {
+            b"license" => ("licence", section.data().unwrap_or_default()),
+            b".BTF" => ("name in its BTF", btf_strings(section.data().unwrap_or_default()).unwrap_or_default()),
+            _ => ("section name", name),
+        };
+        if !is_text(text) || !is_text(name) {
+            return Some(what);
+        }
+    }
+    let symbols_are = elf.symbols().all(|symbol| symbol.name_bytes().is_ok_and(is_text));
+    (!symbols_are).then_some("symbol name")
+}
+
+/// The strings of BTF, `struct btf_header` in include/uapi/linux/btf.h; `None` if it is malformed, which libbpf says.
+fn btf_strings(btf: &[u8]) -> Option<&[u8]> {
+    let word = |at: usize| Some(u32::from_ne_bytes(*btf.get(at..)?.first_chunk()?) as usize);
+    let (header, start, len) = (word(4)?, word(16)?, word(20)?);
+    btf.get(header.checked_add(start)?..)?.get(..len)
+}
+
 /// Opens an object file's contents; `name` stands for it in errors.
 pub(super) fn open_bytes(bytes: &[u8], name: &str) -> Result<OpenObject, BindError> {
+    if let Some(what) = not_text(bytes) {
+        return Err(BindError::NotText { object: name.to_owned(), what });
+    }
     ObjectBuilder::default().open_memory(bytes).map_err(|source| {
         // libbpf does not say that this is what it misses
         let without_btf = object::File::parse(bytes).is_ok_and(|elf| {
