@@ -29,7 +29,7 @@ pub(crate) enum Command {
         /// How many UDP sockets may receive traits at once [default: 256]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
         sockets: Option<u32>,
-        /// How many of them one user's processes may have; root's may have all [default: half of them]
+        /// How many of them one user's processes may have; root's may have all, the last eighth alone [default: half of them]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
         sockets_per_user: Option<u32>,
         /// Of how many datagrams a UDP socket keeps the traits, a power of two [default: 512]

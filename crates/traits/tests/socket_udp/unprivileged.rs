@@ -184,6 +184,32 @@ fn a_user_has_its_part_of_the_places_and_leaves_the_others_theirs() {
 }
 
 #[test]
+fn users_together_leave_root_its_places() {
+    const OTHER: u32 = NOBODY - 1;
+    if !common::enabled() {
+        return;
+    }
+    let lab = shared_lab(16, 8);
+    let on = |uid| {
+        let socket = lab.inside(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
+        let turned_on = match uid {
+            0 => set_receive(&socket, true),
+            uid => as_user(uid, || set_receive(&socket, true)),
+        };
+        turned_on.map(|()| socket)
+    };
+    let first: Vec<_> = (0..8).map(|_| on(NOBODY).unwrap()).collect();
+    let second: Vec<_> = (0..6).map(|_| on(OTHER).unwrap()).collect();
+    for uid in [OTHER, NOBODY - 2] {
+        assert!(matches!(on(uid), Err(SocketError::NoRoom { .. })), "{uid}");
+    }
+    let roots = [on(0).unwrap(), on(0).unwrap()];
+    assert!(matches!(on(0), Err(SocketError::NoRoom { .. })));
+    assert_eq!(users(&lab), [(0, 2), (OTHER, 6), (NOBODY, 8)]);
+    drop((first, second, roots));
+}
+
+#[test]
 fn threads_of_a_user_that_race_for_places_get_no_more_than_its_part() {
     const PART: usize = 3;
     if !common::enabled() {

@@ -40,6 +40,7 @@
 /* filled in before loading */
 const volatile __u32 ring_count = 1;
 const volatile __u32 rings_per_user = 1; /* of anyone but root */
+const volatile __u32 rings_of_users = 1; /* of all but root together */
 const volatile __u32 ring_slots = 1; /* a power of two */
 const volatile __u64 instance = 0;
 
@@ -1120,6 +1121,7 @@ struct walk {
 	struct ring *claimed;
 	__u32 index; /* of that one */
 	__u32 owned; /* by the owner */
+	__u32 of_users; /* by anyone but root */
 };
 
 static long try_ring(__u32 index, struct walk *walk)
@@ -1137,14 +1139,17 @@ static long count_ring(__u32 index, struct walk *walk)
 {
 	struct ring *ring = bpf_map_lookup_elem(&pt_rings, &index);
 
-	if (ring && ring->owner == walk->owner)
-		walk->owned++;
+	__u64 owner = ring ? ring->owner : 0;
+
+	walk->owned += owner == walk->owner;
+	walk->of_users += owner > RING_OWNED; /* by user 0 */
 	return 0;
 }
 
 /*
- * Claims a free ring for the user of this process, who must not have more than the share of a user then. Of two sockets that
- * are after the last of a user's rings at the same time it may be that none gets it. Returns the ring's number, or -ENOSPC.
+ * Claims a free ring for the user of this process. Unless that is root, the user must not have more than the share of a user
+ * then, nor all users together those that are kept for root. Of two sockets that are after the last ring of a share at the
+ * same time it may be that none gets it. Returns the ring's number, or -ENOSPC.
  */
 static __always_inline int claim_ring(void)
 {
@@ -1157,7 +1162,7 @@ static __always_inline int claim_ring(void)
 	if (!uid)
 		return walk.index;
 	bpf_loop(ring_count, count_ring, &walk, 0);
-	if (walk.owned <= rings_per_user)
+	if (walk.owned <= rings_per_user && walk.of_users <= rings_of_users)
 		return walk.index;
 	__sync_lock_test_and_set(&walk.claimed->owner, 0);
 	return -ENOSPC;

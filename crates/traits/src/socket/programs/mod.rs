@@ -112,8 +112,8 @@ pub struct AttachOptions {
     pub cgroup: Option<PathBuf>,
     /// How many UDP sockets may receive traits at once. Default: [`SOCKETS_DEFAULT`](Self::SOCKETS_DEFAULT).
     pub sockets: Option<u32>,
-    /// How many of them one user may have; root may have all. A socket counts for the user of the process that turned
-    /// RCV_TRAITS on. Default: half of all.
+    /// How many of them one user may have; root may have all, and an eighth is for root alone. A socket counts for the user
+    /// of the process that turned RCV_TRAITS on. Default: half of all.
     pub sockets_per_user: Option<u32>,
     /// Of how many datagrams a socket keeps the traits: a power of two. Default:
     /// [`SLOTS_DEFAULT`](Self::SLOTS_DEFAULT).

@@ -59,6 +59,11 @@ impl Sizes {
         u64::from(self.sockets) * u64::from(self.slots) + 1
     }
 
+    /// Sockets that all users but root may have together.
+    fn of_users(self) -> u32 {
+        self.sockets - self.sockets / 8
+    }
+
     pub(super) fn check(self) -> Result<(), SocketProgramsError> {
         let rules = [
             ("sockets", self.sockets, (1..=65536).contains(&self.sockets), "1 to 65536"),
@@ -113,6 +118,7 @@ pub(super) fn load(
                 let section = map.initial_value_mut().unwrap_or_default();
                 set_constant(section, "ring_count", &sizes.sockets.to_ne_bytes());
                 set_constant(section, "rings_per_user", &sizes.per_user.to_ne_bytes());
+                set_constant(section, "rings_of_users", &sizes.of_users().to_ne_bytes());
                 set_constant(section, "ring_slots", &sizes.slots.to_ne_bytes());
                 set_constant(section, "instance", &instance.to_ne_bytes());
                 Ok(())
@@ -325,7 +331,7 @@ mod tests {
     fn the_object_has_the_constants() {
         let elf = object::File::parse(OBJECT).unwrap();
         let mut section = elf.section_by_name(".rodata").unwrap().data().unwrap().to_vec();
-        for name in ["ring_count", "rings_per_user", "ring_slots", "instance"] {
+        for name in ["ring_count", "rings_per_user", "rings_of_users", "ring_slots", "instance"] {
             set_constant(&mut section, name, &[1]);
         }
     }
