@@ -282,9 +282,12 @@ fn what_a_killed_command_left_is_shown_and_cleared() {
         host.traits.ok("sockets detach --all");
     }
 
-    leave_unfinished("_new");
-    assert!(host.traits.fails(&on("detach", &host.cgroup), 1).contains("no cgroup"));
-    assert!(!host.pins().exists() && !is_served(&host.cgroup), "that took it away all the same");
+    for name in ["_new", "_old"] {
+        leave_unfinished(name);
+        host.traits.ok(&on("detach", &host.cgroup));
+        assert!(!host.pins().exists() && !is_served(&host.cgroup));
+        assert!(host.traits.fails(&on("detach", &host.cgroup), 1).contains("no cgroup"));
+    }
 
     // Only the programs were pinned.
     leave_unfinished("_new");

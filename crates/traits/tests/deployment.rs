@@ -676,7 +676,7 @@ fn an_up_that_fails_at_a_clsact_filter_leaves_nothing() {
 fn what_a_killed_up_left_of_clsact_is_cleared() {
     let Some(host) = Host::new() else { return };
     let only_tc = ["-DVERSION=1", "-DONLY_TC"];
-    for by_up in [true, false] {
+    for (by_up, name) in [(true, NAME), (false, NAME), (false, "_new")] {
         host.up(&only_tc, &host.only_clsact()).unwrap();
         // as a process leaves it that is killed before the deployment has its name
         fs::rename(host.folder().join(NAME), host.folder().join("_new")).unwrap();
@@ -686,7 +686,10 @@ fn what_a_killed_up_left_of_clsact_is_cleared() {
             assert!(!tc_filters(&host).is_empty() && tc_filters(&host) != left);
             Deployment::down(NAME, &host.location()).unwrap();
         } else {
-            assert!(Deployment::down("_new", &host.location()).unwrap().unfinished());
+            // by its name, or as what is unfinished
+            let error = Deployment::down("other", &host.location()).unwrap_err();
+            assert!(matches!(error, DeployError::NotUp { .. }), "{error}");
+            Deployment::down(name, &host.location()).unwrap();
         }
         assert!(!has_clsact(&host), "{}", tc_filters(&host));
     }

@@ -102,7 +102,7 @@ Filters that an iptables rule or a socket still uses stay pinned and match nothi
 name; once nothing uses them, `traits down` removes them. --keep-filters keeps all of them, so that a saved rule set \
 that names them can be restored; at boot, `traits up` comes before `iptables-restore`.
 
-`_new` is what a `traits up` that was killed left. The next `traits up` removes it, too.";
+What a `traits up` that was killed left has the name it was to have, or `_new`. The next `traits up` removes it, too.";
 
 /// Detach the programs that `traits up` attached
 #[derive(Args)]

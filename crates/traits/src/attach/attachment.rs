@@ -114,6 +114,15 @@ impl Attachment {
         Ok(Self { info, holder })
     }
 
+    /// As [`from_pinned`](Self::from_pinned); `None` if what is pinned at `path` is something else than such a link.
+    pub(crate) fn from_pinned_link(path: &Path) -> Result<Option<Self>, AttachError> {
+        match Self::from_pinned(path) {
+            Ok(attachment) => Ok(Some(attachment)),
+            Err(error) if matches!(error.errno(), Some(libc::EBADF | libc::EMEDIUMTYPE)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Which program is attached, at which hook, on what.
     pub fn info(&self) -> &AttachmentInfo {
         &self.info

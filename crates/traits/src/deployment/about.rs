@@ -14,8 +14,9 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, MapType};
 use super::{DeployError, error::map_failed};
 use crate::{attach::XdpMode, bpffs};
 
-/// Version of the encoding.
-const VERSION: u32 = 1;
+/// Version of the encoding. The first one had no name.
+const VERSION: u32 = 2;
+const VERSION_WITHOUT_NAME: u32 = 1;
 
 /// Name of the map in the kernel.
 const MAP: &str = "pt_about";
@@ -23,6 +24,8 @@ const MAP: &str = "pt_about";
 /// What the links do not tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct About {
+    /// The deployment's name, which its folder does not have yet while it is being made.
+    pub(super) name: String,
     /// Cookie of the network namespace it was brought up in; the kernel never gives one twice.
     pub(super) namespace: u64,
     /// The mode of its XDP program.
@@ -41,14 +44,16 @@ impl About {
             Some(XdpMode::Auto) | None => 0,
         };
         let cgroup = self.cgroup.as_deref().map(|path| path.as_os_str().as_bytes()).unwrap_or_default();
-        let mut raw = Vec::with_capacity(24 + cgroup.len() + self.notes.len());
+        let mut raw = Vec::with_capacity(28 + cgroup.len() + self.notes.len() + self.name.len());
         raw.extend(VERSION.to_ne_bytes());
         raw.extend(mode.to_ne_bytes());
         raw.extend(self.namespace.to_ne_bytes());
         raw.extend((cgroup.len() as u32).to_ne_bytes());
         raw.extend((self.notes.len() as u32).to_ne_bytes());
+        raw.extend((self.name.len() as u32).to_ne_bytes());
         raw.extend(cgroup);
         raw.extend(&self.notes);
+        raw.extend(self.name.as_bytes());
         raw
     }
 
@@ -58,9 +63,11 @@ impl About {
             raw = rest;
             Some(u32::from_ne_bytes(*word))
         };
-        if word()? != VERSION {
-            return None;
-        }
+        let has_name = match word()? {
+            VERSION => true,
+            VERSION_WITHOUT_NAME => false,
+            _ => return None,
+        };
         let xdp_mode = match word()? {
             1 => Some(XdpMode::Native),
             2 => Some(XdpMode::Generic),
@@ -68,7 +75,9 @@ impl About {
         };
         let halves = [word()?, word()?];
         let (cgroup, notes) = (word()? as usize, word()? as usize);
+        let name = if has_name { word()? as usize } else { 0 };
         let (cgroup, rest) = raw.split_at_checked(cgroup)?;
+        let (notes, rest) = rest.split_at_checked(notes)?;
         let mut namespace = [0; 8];
         namespace[..4].copy_from_slice(&halves[0].to_ne_bytes());
         namespace[4..].copy_from_slice(&halves[1].to_ne_bytes());
@@ -76,7 +85,8 @@ impl About {
             namespace: u64::from_ne_bytes(namespace),
             xdp_mode,
             cgroup: (!cgroup.is_empty()).then(|| std::ffi::OsString::from_vec(cgroup.to_vec()).into()),
-            notes: rest.get(..notes)?.to_vec(),
+            notes: notes.to_vec(),
+            name: String::from_utf8(rest.get(..name)?.to_vec()).ok()?,
         })
     }
 
@@ -122,6 +132,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again_and_a_piece_is_not() {
         let about = About {
+            name: "edge".to_owned(),
             namespace: 1 << 40 | 7,
             xdp_mode: Some(XdpMode::Generic),
             cgroup: Some("/sys/fs/cgroup/a".into()),

@@ -228,10 +228,15 @@ impl Deployment {
     }
 
     fn take_down(name: &str, location: &Location, keep_filters: bool) -> Result<Deployment, DeployError> {
-        let unfinished = name == UNFINISHED;
-        let folder = if unfinished { location.root().join(name) } else { location.folder(name)? };
+        let mut unfinished = name == UNFINISHED;
+        let mut folder = if unfinished { location.root().join(name) } else { location.folder(name)? };
         bpffs::require(&location.bpffs)?;
         let lock = RootLock::take(location)?;
+        // whoever was making it does not any more
+        let left = location.root().join(UNFINISHED);
+        if !folder.exists() && version::name_of(&left).as_deref() == Some(name) {
+            (unfinished, folder) = (true, left);
+        }
         let Some(lock) = lock.filter(|_| folder.exists()) else {
             let up: Vec<_> = Deployment::list(location)?.into_iter().map(|deployment| deployment.name).collect();
             return Err(DeployError::NotUp {
@@ -429,6 +434,7 @@ impl<'p> Making<'p> {
     ) -> Result<Making<'p>, DeployError> {
         let old = old.unwrap_or_default();
         let about = About {
+            name: name.to_owned(),
             namespace: Namespace::current().cookie,
             xdp_mode: None,
             cgroup: options.cgroup.as_deref().map(about::absolute),

@@ -359,7 +359,7 @@ fn remove_but(path: &Path, keep: &Ids) -> Result<(), DeployError> {
             Ok(filter) if !keep.filters.contains(&filter.info.program_id) => filter.remove()?,
             _ => {}
         }
-    } else if let Ok(attachment) = Attachment::from_pinned(path) {
+    } else if let Some(attachment) = Attachment::from_pinned_link(path)? {
         if !attachment.info().link_id.is_some_and(|id| keep.links.contains(&id)) {
             return Ok(attachment.detach()?);
         }
@@ -371,6 +371,11 @@ fn remove_but(path: &Path, keep: &Ids) -> Result<(), DeployError> {
         slot.clear()?;
     }
     fs::remove_file(path).map_err(failed("remove", path))
+}
+
+/// The name that what is in a folder was to have, or has; `None` if it does not say.
+pub(super) fn name_of(folder: &Path) -> Option<String> {
+    Some(About::open(&folder.join(ABOUT)).ok()?.name).filter(|name| !name.is_empty())
 }
 
 /// Whether a folder has only filters that were kept when what it had was taken down.

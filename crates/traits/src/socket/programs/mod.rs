@@ -293,7 +293,8 @@ impl SocketPrograms {
         Ok(Attached { cgroup: cgroup.id, already: false, updated })
     }
 
-    /// Detaches the programs from a cgroup; with the last cgroup they are unloaded. Answers what it was.
+    /// Detaches the programs from a cgroup; with the last cgroup they are unloaded. Answers what it was. What a process
+    /// that was killed left half attached or half detached there goes, too.
     ///
     /// # Errors
     /// [`SocketProgramsError::NotAttached`]; [`SocketProgramsError::Attach`] if a program could not be detached.
@@ -315,11 +316,12 @@ impl SocketPrograms {
             },
         };
         let Some(folder) = Folder::take(registry)? else { return Err(not_attached(&[])) };
+        let left = folder.left_half(&cgroup);
         folder.tidy()?;
         let attached = folder.cgroups()?;
         let Some(found) = attached.iter().find(|found| found.id == cgroup.id) else {
             folder.clear_unless_used()?;
-            return Err(not_attached(&attached));
+            return left.ok_or_else(|| not_attached(&attached));
         };
         folder.keep_release(cgroup.id)?;
         folder.take_away(&folder.path.join(cgroup.id.to_string()))?;
@@ -390,6 +392,19 @@ impl<'r> Folder<'r> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("lock", &path)(error)),
         }
+    }
+
+    /// What a killed process left of the links of this cgroup, if anything.
+    fn left_half(&self, cgroup: &Cgroup) -> Option<SocketCgroup> {
+        let of_it = |links: &PathBuf| missing(links, cgroup.id).len() < ROLES.len();
+        let links = [NEW, OLD].map(|name| self.path.join(name)).into_iter().find(of_it)?;
+        let since = fs::metadata(&links).and_then(|meta| meta.modified()).ok()?;
+        Some(SocketCgroup {
+            id: cgroup.id,
+            path: Some(cgroup.path.clone()),
+            since,
+            missing: missing(&links, cgroup.id),
+        })
     }
 
     /// Takes away what a killed process left of a cgroup's links, and links to cgroups that were removed.
@@ -693,9 +708,9 @@ fn remove(path: &Path) -> Result<(), SocketProgramsError> {
             children(path)?.iter().try_for_each(|child| remove(child))?;
             fs::remove_dir(path).map_err(failed("remove", path))
         }
-        Ok(_) => match Attachment::from_pinned(path) {
-            Ok(attachment) => Ok(attachment.detach()?),
-            Err(_) => fs::remove_file(path).map_err(failed("remove", path)),
+        Ok(_) => match Attachment::from_pinned_link(path)? {
+            Some(attachment) => Ok(attachment.detach()?),
+            None => fs::remove_file(path).map_err(failed("remove", path)),
         },
     }
 }
