@@ -38,21 +38,37 @@ make() { [ "$*" = "" ] || [ "$*" = install ]; }
 until_interrupted() {
 	: >printed
 	env --default-signal=INT "$@" >printed & process=$!
-	for _ in $(seq 600); do
-		[ -s printed ] || ! kill -0 $process 2>/dev/null && break
-		sleep 0.1
-	done
+	until_printed .
 	sleep 0.5
 	kill -INT $process 2>/dev/null || true
 	wait $process
 	[ -s printed ] || { echo "it printed nothing: $*" >&2; return 1; }
 	cat printed
 }
+# waits for something like this, as long as the process runs
+until_printed() {
+	for _ in $(seq 6000); do
+		grep -q "$1" printed || ! kill -0 $process 2>/dev/null && break
+		sleep 0.1
+	done
+}
+# in a terminal, which Ctrl-C is typed into
+in_terminal() {
+	: >printed
+	mkfifo keys
+	script -qefc "stty rows 24 columns 80; exec $*" printed <keys >/dev/null & process=$!
+	exec 3>keys
+	until_printed quit
+	printf '\003' >&3
+	wait $process
+	exec 3>&-
+	rm keys
+}
 traits() {
 	case $* in
 	trace*--duration*) "$TRAITS" "$@" ;;
 	trace*) until_interrupted "$TRAITS" "$@" ;;
-	top) script -qec "timeout --foreground --preserve-status -s INT 5 $TRAITS top" /dev/null </dev/null ;;
+	top) in_terminal "$TRAITS" top ;;
 	*) "$TRAITS" "$@" ;;
 	esac
 }
