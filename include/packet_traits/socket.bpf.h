@@ -50,6 +50,7 @@
 /* Traits as a socket keeps them: values of the flow region, then those of the packet region. */
 struct trait_sender_values {
 	__u64 present;
+	__u64 revision; /* of the registry, when they were kept: they are none of a key that was registered later */
 	__u64 word[TRAIT_SENDER_WORDS];
 };
 
@@ -178,6 +179,7 @@ struct __trait_sender_read {
 	__u64 at; /* the storage */
 	__u64 skb;
 	__u64 bit; /* of the key */
+	__u64 generation;
 	__u32 offset; /* of its value */
 	__u32 hook;
 	struct __trait_words value;
@@ -200,11 +202,12 @@ static __always_inline _Bool __trait_sender_is_next(const struct __trait_sender_
 /* Reads a value of the struct trait_sender_values there. Returns whether it is set. */
 static __always_inline _Bool __trait_sender_value(struct __trait_sender_read *read, __u64 values)
 {
-	__u64 present = __trait_kernel_word(values, 0);
+	__u64 present = __trait_kernel_word(values, 0), revision = __trait_kernel_word(values, 1);
+	__u64 at = values + __builtin_offsetof(struct trait_sender_values, word) + read->offset;
 
-	read->value.word[0] = __trait_kernel_word(values + 8 + read->offset, 0);
-	read->value.word[1] = __trait_kernel_word(values + 8 + read->offset, 1);
-	return !!(present & read->bit);
+	read->value.word[0] = __trait_kernel_word(at, 0);
+	read->value.word[1] = __trait_kernel_word(at, 1);
+	return present & read->bit && read->generation <= revision;
 }
 
 /* Reads a value: the datagram's own, or else the socket's. Returns 1; 0 if it is not set. */
@@ -256,6 +259,7 @@ static __always_inline int __trait_sender_of_skb(const struct sk_buff *skb, cons
 	if (!read.at)
 		return -ENOENT;
 	read.bit = key->bit;
+	read.generation = key->generation;
 	read.offset = __trait_sender_offset(key, merge);
 	if (!trait_sender_read(&read))
 		return -ENOENT;

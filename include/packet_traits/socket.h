@@ -153,6 +153,8 @@ struct traits_receive {
 	__u32 generation; /* tells it from an earlier owner of that ring */
 	__u32 slot_len;
 	__u64 instance; /* which attachment the ring is of; never 0 */
+	/* given if there is room for it */
+	__u64 revision; /* of the registry: another one once a key is registered or removed */
 };
 
 #define TRAITS_HEADER_LEN 16

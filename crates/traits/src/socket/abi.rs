@@ -99,6 +99,8 @@ pub struct traits_receive {
     pub slot_len: u32,
     /// Which attachment the ring is of; never 0 for a socket that has a ring.
     pub instance: u64,
+    /// Revision of the registry: another one once a key is registered or removed. Given if there is room for it.
+    pub revision: u64,
 }
 
 /// A type that is nothing but its bytes.
@@ -113,7 +115,7 @@ unsafe impl Plain for c_int {}
 unsafe impl Plain for traits_key {}
 // SAFETY: integers without padding: 8 + 2 * 4 + 232 bytes, aligned to 8.
 unsafe impl Plain for traits {}
-// SAFETY: integers without padding: 8 * 4 + 8 bytes, aligned to 8.
+// SAFETY: integers without padding: 8 * 4 + 2 * 8 bytes, aligned to 8.
 unsafe impl Plain for traits_receive {}
 
 /// The bytes of a value.

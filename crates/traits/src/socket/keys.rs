@@ -23,17 +23,27 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Reads the keys of a TCP or UDP socket, in whatever state it is. Two system calls.
+    /// Reads the keys of a TCP or UDP socket, in whatever state it is. Three system calls.
     ///
     /// # Errors
     /// [`SocketError::NotAttached`]; [`SocketError::Damaged`] if the answers contradict themselves.
     pub fn of(socket: &impl AsFd) -> Result<Keys, SocketError> {
-        let socket = socket.as_fd();
-        Keys::with_state(socket, &receive_state(socket)?)
+        Ok(Keys::with_state(socket.as_fd())?.0)
     }
 
-    /// The same, for a caller that has the layout already.
-    pub(super) fn with_state(socket: BorrowedFd<'_>, state: &traits_receive) -> Result<Keys, SocketError> {
+    /// The same, with what [`RCV_TRAITS`] says, of the same revision of the registry.
+    pub(super) fn with_state(socket: BorrowedFd<'_>) -> Result<(Keys, traits_receive), SocketError> {
+        let mut state = receive_state(socket)?;
+        loop {
+            let keys = Keys::read(socket, &state)?;
+            let before = std::mem::replace(&mut state, receive_state(socket)?);
+            if state.revision == before.revision {
+                return Ok((keys, state));
+            }
+        }
+    }
+
+    fn read(socket: BorrowedFd<'_>, state: &traits_receive) -> Result<Keys, SocketError> {
         let attempt = Attempt::new("read TRAITS_KEYS", socket);
         let mut table = [NO_KEY; TRAITS_KEY_MAX];
         let len = match sockopt::get(socket, SOL_TRAITS, TRAITS_KEYS, abi::bytes_mut(&mut table)) {
@@ -66,6 +76,11 @@ impl Keys {
         }
         keys.sort_unstable_by_key(Key::number);
         Ok(Keys { layout, keys })
+    }
+
+    /// Whether these keys are all among others, with the same numbers and places.
+    pub(super) fn are_among(&self, others: &Keys) -> bool {
+        self.layout == others.layout && self.keys.iter().all(|key| others.keys.contains(key))
     }
 
     /// The key of this name.

@@ -15,10 +15,10 @@ use super::{
     abi::{SOL_TRAITS_DATAGRAMS, TRAITS_HEADER_LEN, traits_receive},
     error::{Attempt, SocketError},
     handle::{self, Handle},
-    keys::{Keys, receive_state},
+    keys::Keys,
     message::{self, MESSAGES_MAX, Message, Room},
     options::set_receive,
-    ring::{Part, Ring},
+    ring::{Found, Part, Ring},
     sockopt,
     traits::Traits,
     udp, values,
@@ -125,11 +125,10 @@ impl ReceiverOptions {
     pub fn build<S: AsFd>(&self, socket: S) -> Result<Receiver<S>, SocketError> {
         set_receive(&socket, true)?;
         let fd = socket.as_fd();
-        let state = receive_state(fd)?;
+        let (keys, state) = Keys::with_state(fd)?;
         if state.slots == 0 {
             return Err(SocketError::WrongSocket { attempt: Attempt::new("receive datagrams", fd) });
         }
-        let keys = Keys::with_state(fd, &state)?;
         let part = self.ring.part(fd, &state)?;
         Ok(Receiver { socket, keys, part, batch: self.batch, buffers: None })
     }
@@ -211,8 +210,13 @@ impl<S: AsFd> Receiver<S> {
         match (&self.part, message.handle) {
             (Some(part), Handle::Slot(slot)) => {
                 traits.reset(layout);
-                if !part.read(slot, traits.record_mut()) {
-                    *traits = Traits::empty(layout);
+                match part.read(slot, traits.record_mut()) {
+                    Found::Traits => {}
+                    Found::Nothing => *traits = Traits::empty(layout),
+                    Found::Other(revision) => {
+                        follow(fd, part, &self.keys, revision);
+                        *traits = udp::look_up(fd, layout, message.handle);
+                    }
                 }
             }
             (_, handle) => *traits = udp::look_up(fd, layout, handle),
@@ -234,7 +238,7 @@ impl<S: AsFd> Receiver<S> {
         let len = buffers
             .receive(fd)
             .map_err(|source| SocketError::Io { attempt: Attempt::new("receive datagrams", fd), source })?;
-        buffers.read_records(fd, self.part.as_ref(), len);
+        buffers.read_records(fd, self.part.as_ref(), &self.keys, len);
         Ok(Batch { buffers, layout, len })
     }
 }
@@ -288,7 +292,7 @@ impl Buffers {
     }
 
     /// Reads the traits of the first `len` datagrams.
-    fn read_records(&mut self, socket: BorrowedFd<'_>, part: Option<&Part>, len: usize) {
+    fn read_records(&mut self, socket: BorrowedFd<'_>, part: Option<&Part>, keys: &Keys, len: usize) {
         self.slots.clear();
         self.slots.extend(self.messages[..len].iter().flatten().filter_map(|message| match message.handle {
             Handle::Slot(slot) => Some(slot),
@@ -299,8 +303,15 @@ impl Buffers {
         match part {
             Some(part) => {
                 for (slot, record) in slots.iter().zip(records.chunks_exact_mut(record_len)) {
-                    if !part.read(*slot, record) {
-                        not_found(record);
+                    match part.read(*slot, record) {
+                        Found::Traits => {}
+                        Found::Nothing => not_found(record),
+                        Found::Other(revision) => {
+                            follow(socket, part, keys, revision);
+                            if !udp::read_record(socket, *slot, record) {
+                                not_found(record);
+                            }
+                        }
                     }
                 }
             }
@@ -317,6 +328,18 @@ impl Buffers {
             Handle::Lost => Traits::empty(layout),
             Handle::Slot(_) => Traits::from_record(layout, &self.records[slot * self.record_len..][..self.record_len]),
         }
+    }
+}
+
+/// Has datagrams be read from the ring again whose keys are of this revision of the registry or a later one, if the keys are
+/// still the same.
+#[cold]
+fn follow(socket: BorrowedFd<'_>, part: &Part, keys: &Keys, revision: u64) {
+    if part.is_news(revision)
+        && let Ok((now, state)) = Keys::with_state(socket)
+        && keys.are_among(&now)
+    {
+        part.set_revision(state.revision);
     }
 }
 

@@ -25,8 +25,9 @@ use super::{abi::traits_receive, error::SocketError};
 /// Name of the slots' pin in the registry's folder of socket programs.
 const PIN: &str = "slots";
 
-/// Bytes of a slot's first word: the handle (u32), then the generation (u32). The traits follow.
-const SLOT_HEADER_LEN: usize = 8;
+/// Bytes of a slot's first words: the handle (u32), then the generation (u32), then the registry's revision (u64) when the
+/// datagram came. The traits follow.
+const SLOT_HEADER_LEN: usize = 16;
 
 /// The slots of an attachment, mapped into this process read-only. A clone is the same mapping.
 ///
@@ -134,6 +135,8 @@ impl Ring {
             start,
             mask: state.slots - 1,
             generation: state.generation,
+            revision: AtomicU64::new(state.revision),
+            seen: AtomicU64::new(0),
             next: AtomicU32::new(0),
         })
     }
@@ -162,8 +165,23 @@ pub(super) struct Part {
     /// Which bits of a handle are the slot's number.
     mask: u32,
     generation: u32,
+    /// The registry's revision of which the reader's keys are.
+    revision: AtomicU64,
+    /// The latest one that was met.
+    seen: AtomicU64,
     /// The handle that most likely comes next.
     next: AtomicU32,
+}
+
+/// What was found in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The datagram's traits.
+    Traits,
+    /// Its traits, of the keys that there were at this revision of the registry: which of them are the reader's is not known.
+    Other(u64),
+    /// It is not there any more.
+    Nothing,
 }
 
 impl Part {
@@ -182,14 +200,35 @@ impl Part {
         (self.start + (handle & self.mask) as usize) * (self.ring.slots.slot_len / 8)
     }
 
-    /// Copies the traits of the datagram with this handle, and answers whether they are still there. If not, `record` is
-    /// whatever.
+    /// Copies the traits of the datagram with this handle, if they are still there and of the reader's keys. If not,
+    /// `record` is whatever.
     #[inline]
-    pub(super) fn read(&self, handle: u32, record: &mut [u8]) -> bool {
+    pub(super) fn read(&self, handle: u32, record: &mut [u8]) -> Found {
         let slots = &*self.ring.slots;
         let at = self.first_word(handle);
         self.next.store(handle.wrapping_add(1), Ordering::Relaxed);
-        read_slot(&slots.words()[at..at + slots.slot_len / 8], handle, self.generation, record)
+        let slot = &slots.words()[at..at + slots.slot_len / 8];
+        match read_slot(slot, handle, self.generation, record) {
+            None => Found::Nothing,
+            Some(revision) if revision == self.revision() => Found::Traits,
+            Some(revision) => Found::Other(revision),
+        }
+    }
+
+    /// The registry's revision of which the reader's keys are.
+    #[inline]
+    pub(super) fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
+    /// Says that they are of this one, too.
+    pub(super) fn set_revision(&self, revision: u64) {
+        self.revision.store(revision, Ordering::Relaxed);
+    }
+
+    /// Whether it is later than any that this was asked of before: each is worth one look at the keys.
+    pub(super) fn is_news(&self, revision: u64) -> bool {
+        revision > self.revision().max(self.seen.fetch_max(revision, Ordering::Relaxed))
     }
 
     pub(super) fn ring(&self) -> &Ring {
@@ -213,23 +252,24 @@ fn prefetch(word: &AtomicU64) {
     std::hint::black_box(word.load(Ordering::Relaxed));
 }
 
-/// Copies what follows a slot's first word, as much as `record` has room for (a multiple of 8 bytes), if the slot is the
-/// handle's before and after.
+/// Copies what follows a slot's first words, as much as `record` has room for (a multiple of 8 bytes), if the slot is the
+/// handle's before and after. Returns the revision.
 #[inline]
-fn read_slot(slot: &[AtomicU64], handle: u32, generation: u32, record: &mut [u8]) -> bool {
+fn read_slot(slot: &[AtomicU64], handle: u32, generation: u32, record: &mut [u8]) -> Option<u64> {
     let [a, b, c, d] = handle.to_ne_bytes();
     let [e, f, g, h] = generation.to_ne_bytes();
     let wanted = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
     if slot[0].load(Ordering::Relaxed) != wanted {
-        return false;
+        return None;
     }
     // A relaxed load and a fence are an acquire load, which is not defined on read-only memory.
     fence(Ordering::Acquire);
-    for (to, from) in record.as_chunks_mut().0.iter_mut().zip(&slot[1..]) {
+    let revision = slot[1].load(Ordering::Relaxed);
+    for (to, from) in record.as_chunks_mut().0.iter_mut().zip(&slot[2..]) {
         *to = from.load(Ordering::Relaxed).to_ne_bytes();
     }
     fence(Ordering::Acquire);
-    slot[0].load(Ordering::Relaxed) == wanted
+    (slot[0].load(Ordering::Relaxed) == wanted).then_some(revision)
 }
 
 #[cfg(test)]
@@ -243,6 +283,7 @@ mod tests {
     use super::*;
 
     const NONE: u32 = u32::MAX;
+    const REVISION: u64 = 12;
 
     fn first_word(handle: u32, generation: u32) -> u64 {
         let mut bytes = [0; 8];
@@ -255,7 +296,8 @@ mod tests {
     fn write(slot: &[AtomicU64], handle: u32, generation: u32, value: u64) {
         slot[0].store(first_word(NONE, generation), Ordering::Relaxed);
         fence(Ordering::Release);
-        for word in &slot[1..] {
+        slot[1].store(REVISION, Ordering::Relaxed);
+        for word in &slot[2..] {
             word.store(value, Ordering::Relaxed);
         }
         slot[0].store(first_word(handle, generation), Ordering::Release);
@@ -267,23 +309,23 @@ mod tests {
 
     #[test]
     fn a_slot_is_read_by_its_handle_and_generation_only() {
-        let slot = slot(4);
+        let slot = slot(5);
         write(&slot, 7, 2, 0x1111);
         let mut record = [0; 24];
-        assert!(read_slot(&slot, 7, 2, &mut record));
+        assert_eq!(read_slot(&slot, 7, 2, &mut record), Some(REVISION));
         assert_eq!(record.as_chunks().0, [0x1111u64.to_ne_bytes(); 3]);
-        assert!(!read_slot(&slot, 8, 2, &mut record));
-        assert!(!read_slot(&slot, 7, 3, &mut record));
+        assert_eq!(read_slot(&slot, 8, 2, &mut record), None);
+        assert_eq!(read_slot(&slot, 7, 3, &mut record), None);
         let mut short = [0; 8];
-        assert!(read_slot(&slot, 7, 2, &mut short));
+        assert_eq!(read_slot(&slot, 7, 2, &mut short), Some(REVISION));
     }
 
     #[test]
     fn a_slot_that_is_being_written_is_not_read() {
-        let slot = slot(4);
+        let slot = slot(5);
         write(&slot, 7, 2, 1);
         slot[0].store(first_word(NONE, 2), Ordering::Relaxed);
-        assert!(!read_slot(&slot, 7, 2, &mut [0; 24]));
+        assert_eq!(read_slot(&slot, 7, 2, &mut [0; 24]), None);
     }
 
     /// What was read is never of two datagrams, nor of another than was asked for.
@@ -305,15 +347,15 @@ mod tests {
                 }
             });
             let end = Instant::now() + Duration::from_millis(300);
-            let mut record = [0; 8 * (WORDS - 1)];
+            let mut record = [0; 8 * (WORDS - 2)];
             while Instant::now() < end {
                 for lag in 0..SLOTS {
                     let Some(handle) = (newest.load(Ordering::Acquire) as u32).checked_sub(lag).filter(|h| *h != 0)
                     else {
                         continue;
                     };
-                    if read_slot(&slots[(handle % SLOTS) as usize], handle, 9, &mut record) {
-                        assert_eq!(record.as_chunks().0, [value(handle).to_ne_bytes(); WORDS - 1]);
+                    if read_slot(&slots[(handle % SLOTS) as usize], handle, 9, &mut record).is_some() {
+                        assert_eq!(record.as_chunks().0, [value(handle).to_ne_bytes(); WORDS - 2]);
                         found += 1;
                     } else {
                         lost += 1;
@@ -325,9 +367,9 @@ mod tests {
         assert!(found > 0, "{found} found, {lost} lost");
     }
 
-    /// The memory of an attachment with `rings` rings of `slots` slots of 6 words, without a map.
+    /// The memory of an attachment with `rings` rings of `slots` slots of 7 words, without a map.
     fn ring(rings: usize, slots: usize, instance: u64) -> Ring {
-        let (slot_len, count) = (48, rings * slots);
+        let (slot_len, count) = (56, rings * slots);
         let memory = MmapOptions::new().len((count + 1) * slot_len).map_anon().unwrap();
         let ring = Ring { slots: Arc::new(Slots { path: "memory".into(), memory: memory.into(), slot_len, count }) };
         ring.slots.words()[ring.slots.instance_at()].store(instance, Ordering::Relaxed);
@@ -343,8 +385,9 @@ mod tests {
             ring: 1,
             slots: 8,
             generation: 3,
-            slot_len: 48,
+            slot_len: 56,
             instance: 77,
+            revision: REVISION,
         }
     }
 
@@ -353,12 +396,26 @@ mod tests {
         let ring = ring(2, 8, 77);
         let part = ring.part(&state()).unwrap();
         let handle = 0x1005;
-        let at = (8 + 5) * 6;
-        write(&ring.slots.words()[at..at + 6], handle, 3, 0xabcd);
+        let at = (8 + 5) * 7;
+        write(&ring.slots.words()[at..at + 7], handle, 3, 0xabcd);
         let mut record = [0; 40];
-        assert!(part.read(handle, &mut record));
+        assert_eq!(part.read(handle, &mut record), Found::Traits);
         assert_eq!(record.as_chunks().0, [0xabcdu64.to_ne_bytes(); 5]);
-        assert!(!part.read(handle - 8, &mut record));
+        assert_eq!(part.read(handle - 8, &mut record), Found::Nothing);
+    }
+
+    #[test]
+    fn traits_of_other_keys_are_told_from_those_of_the_readers() {
+        let ring = ring(2, 8, 77);
+        for revision in [REVISION - 1, REVISION + 1] {
+            let part = ring.part(&traits_receive { revision, ..state() }).unwrap();
+            write(&ring.slots.words()[8 * 7..9 * 7], 0x1000, 3, 0xabcd);
+            assert_eq!(part.read(0x1000, &mut [0; 40]), Found::Other(REVISION));
+            assert_eq!(part.is_news(REVISION), revision < REVISION);
+            assert!(!part.is_news(REVISION), "only once");
+            part.set_revision(REVISION);
+            assert_eq!(part.read(0x1000, &mut [0; 40]), Found::Traits);
+        }
     }
 
     #[test]
@@ -370,7 +427,7 @@ mod tests {
             traits_receive { ring: u32::MAX, slots: 1 << 31, ..state() },
             traits_receive { slots: 7, ..state() },
             traits_receive { slots: 0, ..state() },
-            traits_receive { slot_len: 40, ..state() },
+            traits_receive { slot_len: 48, ..state() },
             traits_receive { traits_len: 48, ..state() },
         ] {
             assert!(ring.part(&other).is_none(), "{other:?}");

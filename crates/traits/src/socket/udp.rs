@@ -101,13 +101,16 @@ pub(super) fn look_up(socket: BorrowedFd<'_>, layout: Layout, handle: Handle) ->
         Handle::Slot(slot) => slot,
     };
     let mut traits = Traits::empty(layout);
-    let record = traits.record_mut();
+    if read_record(socket, slot, traits.record_mut()) { traits } else { Traits::empty(layout) }
+}
+
+/// Reads what is in a datagram's slot. If it cannot be read, `record` is whatever.
+pub(super) fn read_record(socket: BorrowedFd<'_>, slot: u32, record: &mut [u8]) -> bool {
     match sockopt::get(socket, SOL_TRAITS_DATAGRAM, slot as c_int, record) {
-        Ok(len) if len == record.len() => traits,
-        Ok(_) => Traits::empty(layout),
+        Ok(len) => len == record.len(),
         Err(error) => {
             tracing::debug!("the traits of a datagram cannot be read: {error}");
-            Traits::empty(layout)
+            false
         }
     }
 }

@@ -86,6 +86,14 @@ impl SocketLab {
         SocketPrograms::attach(&self.lab.registry, &options).unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// Loads the program that reports what is sent again, bound to the keys that there are now.
+    pub fn reload(&mut self) {
+        self.object = self.lab.load("sockets");
+        // the former one first
+        drop(self.attached.remove(0));
+        self.attached.insert(0, attach_tc(&self.object, "report_sent", self.pair.rx(), Direction::Egress));
+    }
+
     /// From now on every datagram to the receiver whose number is divisible by 3 has the mark [`MARK`], as somebody's
     /// firewall may have set it.
     pub fn mark_some(&mut self) {

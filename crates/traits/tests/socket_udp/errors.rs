@@ -86,7 +86,9 @@ fn a_buffer_that_is_too_short_is_refused_and_left_alone() {
                     (SOL_TRAITS, TRAITS_KEYS) => (room / needed).min(KEYS.len()),
                     _ => 1,
                 };
-                assert_eq!(answer.len(), count * needed, "{level:#x} {option:#x} {room}");
+                // the registry's revision only where there is room for it
+                let more = if (level, option) == (SOL_TRAITS, RCV_TRAITS) && room >= 48 { 8 } else { 0 };
+                assert_eq!(answer.len(), count * needed + more, "{level:#x} {option:#x} {room}");
             }
         }
     }

@@ -138,6 +138,7 @@ struct ring {
 struct slot {
 	__u32 handle; /* HANDLE_NONE: being written */
 	__u32 generation; /* of the ring's owner */
+	__u64 revision; /* of the registry */
 	__u64 present;
 	__u32 flags;
 	__u32 mark;
@@ -236,7 +237,7 @@ struct bpf_sockopt_kern___pt {
 #define PACKET_WORDS (trait_area.packet_len ? (trait_area.packet_len - 16 + 7) / 8 : 0)
 #define VALUE_WORDS (FLOW_WORDS + PACKET_WORDS)
 #define TRAITS_LEN (TRAITS_HEADER_LEN + 8 * VALUE_WORDS)
-#define SLOT_LEN ((8 + TRAITS_LEN + 63) & ~63u)
+#define SLOT_LEN ((16 + TRAITS_LEN + 63) & ~63u)
 
 static __always_inline void copy_kernel(__u64 *to, __u64 from, __u32 words)
 {
@@ -283,9 +284,25 @@ static __always_inline void copy_words(__u64 *to, const __u64 *from, __u32 words
 		to[i] = from[i];
 }
 
+static __always_inline struct state_record *key_state(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&pt_state, &zero);
+}
+
+/* Which revision the registry is in: a key's generation is the one that it came with. */
+static __always_inline __u64 key_revision(void)
+{
+	struct state_record *state = key_state();
+
+	return state ? state->seq : 0;
+}
+
 /* The traits of a packet; none if `err`, which trait_view gave. */
 static __always_inline void keep(struct trait_sender_values *kept, const struct trait_view *view, int err)
 {
+	kept->revision = key_revision();
 	kept->present = err ? 0 : view->flow_present | view->packet_present;
 	if (kept->present)
 		copy_values(view, kept->word);
@@ -355,6 +372,7 @@ static __always_inline __u32 take_slot(struct __sk_buff *ctx, const struct recei
 	if (__sync_lock_test_and_set(&slot->handle, HANDLE_NONE) == HANDLE_NONE)
 		return HANDLE_NONE;
 	slot->generation = receive->generation;
+	slot->revision = key_revision();
 	slot->flags = TRAITS_FOUND;
 	slot->mark = ctx->mark;
 	slot->present = err ? 0 : view.flow_present | view.packet_present;
@@ -568,6 +586,7 @@ static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct receive 
 		values = bpf_map_lookup_elem(&pt_syns, &key);
 		if (values) {
 			receive->syn.present = values->present;
+			receive->syn.revision = values->revision;
 			copy_words(receive->syn.word, values->word, VALUE_WORDS);
 			receive->syn_saved = 1;
 			bpf_map_delete_elem(&pt_syns, &key);
@@ -660,16 +679,10 @@ static __always_inline _Bool is_key_of(__s32 optname, __s32 option)
 
 struct place {
 	__u64 bit;
+	__u64 generation;
 	__u32 offset;
 	__u32 size;
 };
-
-static __always_inline struct state_record *key_state(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&pt_state, &zero);
-}
 
 static __always_inline __u64 live_keys(void)
 {
@@ -697,6 +710,7 @@ static __always_inline int find_key(__u32 number, struct place *place)
 	if (!record)
 		return -EINVAL;
 	place->bit = 1ULL << number;
+	place->generation = record->generation;
 	place->size = record->size;
 	place->offset = place_of(record);
 	return 0;
@@ -737,6 +751,8 @@ struct giving {
 	void *end;
 	const __u64 *from;
 	__u64 present;
+	__u64 revision; /* when they were kept */
+	__u64 given; /* those that are of keys of that time */
 };
 
 /* Copies the value of a key, if it is set. Returns 1 if no key of a higher number is. */
@@ -748,8 +764,9 @@ static long give_value(__u32 number, struct giving *giving)
 
 	if (!(giving->present >> number))
 		return 1;
-	if (!(giving->present >> number & 1) || find_key(number, &place))
+	if (!(giving->present >> number & 1) || find_key(number, &place) || place.generation > giving->revision)
 		return 0;
+	giving->given |= place.bit;
 #define COPY(n)                                                                                                        \
 	case n:                                                                                                        \
 		from = value_at(giving->from, len, place.offset, n);                                                   \
@@ -767,14 +784,20 @@ static long give_value(__u32 number, struct giving *giving)
  * Copies the values of those keys that are in `present` to `to`, which has room for TRAITS_LEN, and zeroes the rest: what is
  * there of other keys is not the packet's.
  */
-static __always_inline void give_values(struct traits *to, void *end, const __u64 *from, __u64 present)
+static __always_inline void give_values(struct traits *to, void *end, const __u64 *from, __u64 present, __u64 revision)
 {
-	struct giving giving = { .to = to->values, .end = end, .from = from, .present = present & live_keys() };
+	struct giving giving = {
+		.to = to->values,
+		.end = end,
+		.from = from,
+		.present = present & live_keys(),
+		.revision = revision,
+	};
 
-	to->present = giving.present;
 	zero_words((void *)to->values, VALUE_WORDS);
 	if (giving.present)
 		bpf_loop(TRAITS_KEY_MAX, give_value, &giving, 0);
+	to->present = giving.given;
 }
 
 /* The whole of a socket's or packet's traits. */
@@ -790,12 +813,18 @@ static __always_inline int give_all(struct bpf_sockopt *ctx, const struct trait_
 	to->flags = flags;
 	to->mark = mark;
 	if (values) {
-		give_values(to, end, values->word, values->present);
+		give_values(to, end, values->word, values->present, values->revision);
 	} else {
 		to->present = 0;
 		zero_words((void *)to->values, VALUE_WORDS);
 	}
 	return give(ctx, len);
+}
+
+/* Whether a value of the key is among them. */
+static __always_inline _Bool has_value(const struct trait_sender_values *values, const struct place *place)
+{
+	return values && values->present & place->bit && place->generation <= values->revision;
 }
 
 /* One key of them. */
@@ -810,7 +839,7 @@ static __always_inline int give_one(struct bpf_sockopt *ctx, const struct trait_
 	if (place.size == 0) {
 		if (to + 1 > OPTVAL_END(ctx))
 			return refuse(-EINVAL);
-		if (!values || !(values->present & place.bit))
+		if (!has_value(values, &place))
 			return refuse(-ENOENT);
 		*(__u8 *)to = 1;
 		return give(ctx, 1);
@@ -819,7 +848,7 @@ static __always_inline int give_one(struct bpf_sockopt *ctx, const struct trait_
 	case n:                                                                                                        \
 		if (to + (n) > OPTVAL_END(ctx))                                                                        \
 			return refuse(-EINVAL);                                                                        \
-		if (!values || !(values->present & place.bit))                                                         \
+		if (!has_value(values, &place))                                                                        \
 			return refuse(-ENOENT);                                                                        \
 		from = value_at(values->word, TRAITS_VALUES_MAX, place.offset, n);                                     \
 		if (!from)                                                                                             \
@@ -890,9 +919,10 @@ static __always_inline int give_keys(struct bpf_sockopt *ctx, __u32 first)
 
 static __always_inline int give_receive(struct bpf_sockopt *ctx, const struct receive *receive, _Bool is_told)
 {
+	const __u32 without_revision = __builtin_offsetof(struct traits_receive, revision);
 	struct traits_receive *to = OPTVAL(ctx);
 
-	if ((void *)(to + 1) > OPTVAL_END(ctx))
+	if ((void *)to + without_revision > OPTVAL_END(ctx))
 		return refuse(-EINVAL);
 	to->enabled = receive && receive->wants & WANTS_RECEIVED && is_told;
 	to->traits_len = TRAITS_LEN;
@@ -910,6 +940,9 @@ static __always_inline int give_receive(struct bpf_sockopt *ctx, const struct re
 		to->generation = 0;
 		to->slot_len = 0;
 	}
+	if ((void *)(to + 1) > OPTVAL_END(ctx))
+		return give(ctx, without_revision);
+	to->revision = key_revision();
 	return give(ctx, sizeof(*to));
 }
 
@@ -943,7 +976,7 @@ static __always_inline void give_slot(struct traits *to, void *end, const struct
 	if (slot) {
 		to->flags = TRAITS_FOUND;
 		to->mark = slot->mark;
-		give_values(to, end, slot->word, slot->present);
+		give_values(to, end, slot->word, slot->present, slot->revision);
 		if (handle_of(slot) == handle)
 			return;
 		/* the ring has come round while it was read */
@@ -1257,6 +1290,37 @@ static __always_inline int read_change(struct bpf_sockopt *ctx, __u32 number, st
 	return -EINVAL;
 }
 
+/* Which keys have values that were kept at a revision. */
+struct kept_keys {
+	__u64 present;
+	__u64 revision;
+};
+
+/* Takes out a key that was registered later. */
+static long drop_later(__u32 number, struct kept_keys *kept)
+{
+	struct key_record *record;
+
+	if (number >= TRAITS_KEY_MAX || !(kept->present >> number))
+		return 1;
+	record = bpf_map_lookup_elem(&pt_keys, &number);
+	if (!record || record->generation > kept->revision)
+		kept->present &= ~(1ULL << number);
+	return 0;
+}
+
+/* Has the values be of this revision of the registry: what is not of its keys goes. */
+static __always_inline void renew(struct trait_sender_values *values, __u64 revision)
+{
+	struct kept_keys kept = { .present = values->present, .revision = values->revision };
+
+	if (kept.revision != revision && kept.present) {
+		bpf_loop(TRAITS_KEY_MAX, drop_later, &kept, 0);
+		values->present = kept.present;
+	}
+	values->revision = revision;
+}
+
 static __always_inline void make_change(struct trait_sender_values *values, const struct change *change)
 {
 	void *to;
@@ -1300,8 +1364,9 @@ static __always_inline void take_all(struct bpf_sockopt *ctx, struct trait_sende
 
 /* Makes one change, or takes the option's value for all there is. */
 static __always_inline void change_values(struct bpf_sockopt *ctx, struct trait_sender_values *values,
-					  const struct change *change)
+					  const struct change *change, __u64 revision)
 {
+	renew(values, revision);
 	if (change)
 		make_change(values, change);
 	else
@@ -1309,22 +1374,24 @@ static __always_inline void change_values(struct bpf_sockopt *ctx, struct trait_
 }
 
 /* The kernel holds the socket's lock: there is one writer. */
-static __always_inline void set_own(struct bpf_sockopt *ctx, struct trait_sender *send, const struct change *change)
+static __always_inline void set_own(struct bpf_sockopt *ctx, struct trait_sender *send, const struct change *change,
+				    __u64 revision)
 {
 	__u32 i;
 
 	for (i = 0; i < 2; i++) {
 		__sync_fetch_and_add(&send->own_sequence, 1); /* a full barrier: readers take the other one */
-		change_values(ctx, &send->own[i], change);
+		change_values(ctx, &send->own[i], change, revision);
 	}
 }
 
-static __always_inline void set_next(struct bpf_sockopt *ctx, struct trait_sender *send, const struct change *change)
+static __always_inline void set_next(struct bpf_sockopt *ctx, struct trait_sender *send, const struct change *change,
+				     __u64 revision)
 {
 	__sync_fetch_and_add(&send->sequence, 1);
 	if (send->state != TRAIT_NEXT_ARMED || !__trait_is_current(send->task, send->pid))
 		send->next.present = 0;
-	change_values(ctx, &send->next, change);
+	change_values(ctx, &send->next, change, revision);
 	send->task = bpf_get_current_task();
 	send->pid = __trait_pid(send->task);
 	send->state = send->next.present ? TRAIT_NEXT_ARMED : TRAIT_NEXT_NONE;
@@ -1356,6 +1423,7 @@ static __always_inline void drop_next(struct trait_sender *send)
 /* SOCKET_TRAITS and, if `next`, NEXT_TRAITS. */
 static __always_inline int set_sent(struct bpf_sockopt *ctx, struct bpf_sock *sk, __u32 number, _Bool next)
 {
+	__u64 revision = key_revision(); /* before the keys are looked at */
 	_Bool all = number == TRAITS_ALL;
 	struct change change = {};
 	struct trait_sender *send;
@@ -1376,9 +1444,9 @@ static __always_inline int set_sent(struct bpf_sockopt *ctx, struct bpf_sock *sk
 	if (!send)
 		return refuse(-ENOSPC);
 	if (next)
-		set_next(ctx, send, all ? NULL : &change);
+		set_next(ctx, send, all ? NULL : &change, revision);
 	else
-		set_own(ctx, send, all ? NULL : &change);
+		set_own(ctx, send, all ? NULL : &change, revision);
 	send->nonce = ~trait_area.flow_nonce;
 	return done(ctx);
 }
