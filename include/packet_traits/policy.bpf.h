@@ -171,11 +171,22 @@ static __always_inline _Bool pt_direct(const void *data, const void *end, __u64 
 	return from + len <= end;
 }
 
+struct xdp_rxq_info___policy;
+
+struct xdp_buff___policy {
+	struct xdp_rxq_info___policy *rxq;
+	__u32 flags;
+} __attribute__((preserve_access_index));
+
+/* XDP: what is in the first buffer is read in place. There may be others from Linux 5.18 on. */
 static __always_inline _Bool pt_xdp_header(struct xdp_md *ctx, __u64 at, __u32 len, const void **header,
-					   struct pt_buffer *buffer __trait_unused)
+					   struct pt_buffer *buffer)
 {
-	return pt_direct(__trait_ctx_ptr(struct xdp_md, ctx, data), __trait_ctx_ptr(struct xdp_md, ctx, data_end), at,
-			 len, header);
+	if (pt_direct(__trait_ctx_ptr(struct xdp_md, ctx, data), __trait_ctx_ptr(struct xdp_md, ctx, data_end), at, len,
+		      header))
+		return 1;
+	*header = buffer;
+	return bpf_core_field_exists(struct xdp_buff___policy, flags) && !bpf_xdp_load_bytes(ctx, at, buffer, len);
 }
 
 /* TC at egress and cgroups: what is linear is read in place. */
@@ -282,14 +293,9 @@ struct xdp_rxq_info___policy {
 	struct net_device___policy *dev;
 } __attribute__((preserve_access_index));
 
-struct xdp_buff___policy {
-	struct xdp_rxq_info___policy *rxq;
-	__u32 flags;
-} __attribute__((preserve_access_index));
-
 #define __PT_XDP_FLAGS_HAS_FRAGS 1 /* enum xdp_buff_flags, include/net/xdp.h */
 
-/* Bytes of an XDP frame in its first buffer, where headers are looked for. */
+/* Bytes of an XDP frame in its first buffer. */
 static __always_inline __u32 pt_xdp_linear(struct xdp_md *ctx)
 {
 	return __trait_ctx_ptr(struct xdp_md, ctx, data_end) - __trait_ctx_ptr(struct xdp_md, ctx, data);

@@ -96,7 +96,7 @@ fn a_datagram_behind_extension_headers_meets_the_rule_on_its_port() {
     let frames = PacketSocket::on(tx).unwrap();
     let flow = Flow::between(tx, rx, Family::V6, 40_000, PORT);
     let is_delivered = |receiver: &UdpSocket, count| {
-        frames.send(&flow.udp_behind_options(count, &[7; 8])).unwrap();
+        frames.send(&flow.udp_behind_options(count, 8, &[7; 8])).unwrap();
         receiver.recv(&mut [0; 64]).is_ok()
     };
     // the last is behind more than rules look through
@@ -111,8 +111,12 @@ fn a_datagram_behind_extension_headers_meets_the_rule_on_its_port() {
     if kernel_has_for(KernelFeature::NetfilterLinks, "netfilter") {
         hooks.extend(["netfilter prerouting priority 5", "netfilter input priority 5"]);
     }
-    let options = format!("--dev rx0 --cgroup {}", cgroup.path().display());
     for hook in hooks {
+        let options = match hook.split(' ').next() {
+            Some("cgroup") => format!("--cgroup {}", cgroup.path().display()),
+            Some("netfilter") => String::new(),
+            _ => "--dev rx0".to_owned(),
+        };
         let edge = host.policy("edge", &format!("{hook} {{ udp dport {PORT} drop }}\n"));
         host.ok(&format!("up {edge} {options}"));
         for &count in &counts {
@@ -124,6 +128,35 @@ fn a_datagram_behind_extension_headers_meets_the_rule_on_its_port() {
             assert_eq!(is_delivered(&receiver, count), count != 183, "{hook}, guarded, behind {count} headers");
         }
         assert_eq!(host.counter("edge", "guarded"), u64::from(counts.contains(&183)), "{hook}");
+        host.ok("down edge");
+    }
+}
+
+/// The driver may give XDP a long packet in several buffers, of which a program sees the first.
+#[test]
+fn a_datagram_behind_long_extension_headers_meets_the_rule_on_its_port() {
+    let Some(host) = Host::new() else { return };
+    let (tx, rx) = (host.pair.tx(), host.pair.rx());
+    tx.netns().ip("link set tx0 mtu 9000").unwrap();
+    rx.netns().ip("link set rx0 mtu 9000").unwrap();
+    let receiver = udp_socket(rx.netns(), rx.addr(Family::V6, PORT)).unwrap();
+    receiver.set_read_timeout(Some(QUIET)).unwrap();
+    let frames = PacketSocket::on(tx).unwrap();
+    let flow = Flow::between(tx, rx, Family::V6, 40_000, PORT);
+    let is_delivered = |count| {
+        frames.send(&flow.udp_behind_options(count, 1800, &[7; 8])).unwrap();
+        receiver.recv(&mut [0; 64]).is_ok()
+    };
+    for count in 0..5 {
+        assert!(is_delivered(count), "behind {count} headers it arrives");
+    }
+    for (hook, mode) in [("xdp", "native"), ("xdp", "generic"), ("tc ingress", "auto")] {
+        let edge = host.policy("edge", &format!("{hook} {{ udp dport {PORT} drop }}\n"));
+        let mode = if hook == "xdp" { format!("--mode {mode}") } else { String::new() };
+        host.ok(&format!("up {edge} --dev rx0 {mode}"));
+        for count in 0..5 {
+            assert!(!is_delivered(count), "{hook} {mode}, behind {count} headers");
+        }
         host.ok("down edge");
     }
 }

@@ -783,6 +783,22 @@ fn an_option_that_concerns_no_program_is_named() {
 }
 
 #[test]
+fn events_that_were_not_asked_for_wait_for_the_next_reader() {
+    let Some(host) = Host::new() else { return };
+    host.ok(&format!("up {} --dev rx0", host.policy("edge", "xdp { udp dport 5000-5005 log }\n")));
+    for port in 5000..5006 {
+        assert!(host.delivers(port));
+    }
+    for (count, ports) in [(1, 5000..5001), (2, 5001..5003), (3, 5003..5006)] {
+        let printed = host.ok(&format!("log --count {count}"));
+        assert_eq!(printed.lines().count(), count, "{printed}");
+        for (line, port) in printed.lines().zip(ports) {
+            assert!(line.contains(&format!(":{port} length")), "{port}: {printed}");
+        }
+    }
+}
+
+#[test]
 fn what_is_asked_for_by_a_name_that_is_not_up_is_said() {
     let Some(host) = Host::new() else { return };
     for command in ["status nosuch", "log nosuch", "down nosuch"] {

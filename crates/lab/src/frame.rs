@@ -1,6 +1,9 @@
 //! Crafted frames with right lengths and checksums, for what a socket would not send. No system calls here.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    iter::repeat_n,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use crate::end::{End, Family, Mac};
 use crate::vxlan::VXLAN_PORT;
@@ -30,6 +33,9 @@ const ETHERTYPE_TEB: u16 = 0x6558; // transparent Ethernet bridging, what Geneve
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_DESTINATION_OPTIONS: u8 = 60;
+// options: one byte of padding (RFC 8200 section 4.2), one that who does not know it skips (RFC 4727 section 3.6)
+const PAD1: u8 = 0;
+const EXPERIMENTAL: u8 = 0x1e;
 const HOP_LIMIT: u8 = 64;
 
 /// Source and destination of one family.
@@ -88,26 +94,36 @@ impl Flow {
         self.packet(PROTOCOL_UDP, &datagram)
     }
 
-    /// A UDP datagram in IPv6 behind `count` headers of destination options (RFC 8200 section 4.6), of 8 bytes each.
+    /// A UDP datagram in IPv6 behind `count` headers of destination options (RFC 8200 section 4.6), of `len` bytes each.
     ///
     /// # Panics
-    /// If the flow is of IPv4, or the payload does not fit in an IP packet.
+    /// If the flow is of IPv4, the payload does not fit in an IP packet, or `len` is not 8 to 2048, a multiple of 8.
     #[must_use]
-    pub fn udp_behind_options(&self, count: usize, payload: &[u8]) -> Vec<u8> {
+    pub fn udp_behind_options(&self, count: usize, len: usize, payload: &[u8]) -> Vec<u8> {
         const IPV6_LEN: usize = 40;
         let IpPair::V6(..) = self.ip else { panic!("IPv4 has no destination options") };
         let frame = self.udp(payload);
         let (headers, datagram) = frame.split_at(ETHERNET_LEN + IPV6_LEN);
         let mut headers = headers.to_vec();
         let ip = &mut headers[ETHERNET_LEN..];
-        ip[4..6].copy_from_slice(&length_field(8 * count + datagram.len()));
+        ip[4..6].copy_from_slice(&length_field(len * count + datagram.len()));
         if count > 0 {
             ip[6] = PROTOCOL_DESTINATION_OPTIONS;
         }
         for number in 1..=count {
             let next = if number == count { PROTOCOL_UDP } else { PROTOCOL_DESTINATION_OPTIONS };
-            // one option, PadN of 6 bytes
-            headers.extend([next, 0, 1, 4, 0, 0, 0, 0]);
+            let units =
+                len.checked_sub(8).filter(|more| more.is_multiple_of(8)).expect("8 bytes, or some times that") / 8;
+            headers.extend([next, u8::try_from(units).expect("an extension header has up to 2048 bytes")]);
+            let mut room = len - 2;
+            while room > 0 {
+                let data = room.saturating_sub(2).min(253);
+                match room {
+                    1 => headers.push(PAD1),
+                    _ => headers.extend([EXPERIMENTAL, data as u8].into_iter().chain(repeat_n(0, data))),
+                }
+                room -= (data + 2).min(room);
+            }
         }
         [&headers, datagram].concat()
     }

@@ -219,7 +219,9 @@ fn conditions_on_ports_hold_behind_extension_headers() {
         let seen = watch(&tracer, || {
             for port in [7006, 7007] {
                 let flow = Flow::between(tx, rx, Family::V6, 4000, port);
-                [0, 1, 4, 100].iter().for_each(|count| frames.send(&flow.udp_behind_options(*count, &[7; 8])).unwrap());
+                [0, 1, 4, 100]
+                    .iter()
+                    .for_each(|count| frames.send(&flow.udp_behind_options(*count, 8, &[7; 8])).unwrap());
             }
         });
         assert_eq!((seen.packets.len(), seen.counters.assigned), (4, 4), "{mode}: {:?}", seen.packets);

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     error::Error,
     fmt::Write as _,
+    io,
     os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -86,7 +87,7 @@ struct Source {
     /// Waiting for the ring takes its descriptor.
     _map: MapHandle,
     manifest: Manifest,
-    /// What the ring gave and was not printed yet.
+    /// What the ring has given.
     records: Arc<Mutex<Vec<Vec<u8>>>>,
     interfaces: InterfaceNames,
 }
@@ -141,10 +142,20 @@ impl Source {
         }
     }
 
-    /// What has come since the last time.
-    fn take(&self) -> libbpf_rs::Result<Vec<Vec<u8>>> {
-        self.ring.consume()?;
-        Ok(std::mem::take(&mut *self.records.lock().unwrap_or_else(PoisonError::into_inner)))
+    /// The next event, if there is one. What is not asked for stays in the ring, for other readers.
+    fn next(&self) -> io::Result<Option<Vec<u8>>> {
+        let taken = self.ring.consume_raw_n(1);
+        if taken < 0 {
+            return Err(io::Error::from_raw_os_error(-taken));
+        }
+        Ok(self.records.lock().unwrap_or_else(PoisonError::into_inner).pop())
+    }
+
+    /// Waits for an event, but not for long.
+    fn wait(&self) {
+        let mut ring = libc::pollfd { fd: self.ring.epoll_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: `ring` is one `pollfd`, valid for reading and writing.
+        unsafe { libc::poll(&raw mut ring, 1, WAIT.as_millis() as libc::c_int) };
     }
 
     /// The name of the interface that the packet was at. Programs of cgroups, sockets and iptables rules meet packets of
@@ -302,9 +313,12 @@ pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
     let mut waits = false;
     while !interrupt.came() && left > 0 {
         for source in &mut open {
-            for record in source.take()? {
+            while left > 0
+                && !interrupt.came()
+                && let Some(record) = source.next()?
+            {
                 let event = LogEvent::parse(&record)?;
-                if event.time < start || left == 0 {
+                if event.time < start {
                     continue;
                 }
                 let interface = source.interface_name(&event, &up);
@@ -324,7 +338,7 @@ pub(crate) fn log(command: &Log, global: &Global) -> Outcome {
         }
         match open.first() {
             // an event may come in any of them
-            Some(source) if open.len() == 1 => drop(source.ring.poll(WAIT)),
+            Some(source) if open.len() == 1 => source.wait(),
             _ => std::thread::sleep(WAIT),
         }
         match deployments(command, global) {

@@ -171,7 +171,7 @@ impl Parser<'_> {
         if parses {
             self.packet_of_netfilter();
             if ends {
-                self.code.line(format_args!("end = {};", place.end()));
+                self.code.line("end = pkt->length;");
             }
             if self.ethernet {
                 self.link_layer(hook);

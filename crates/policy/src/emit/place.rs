@@ -91,14 +91,6 @@ impl Place {
         }
     }
 
-    /// Where the bytes end in which headers are looked for.
-    pub(super) fn end(self) -> &'static str {
-        match self {
-            Place::Xdp => "pt_xdp_linear(ctx)",
-            _ => "pkt->length",
-        }
-    }
-
     /// Index of an interface; 0 if there is none.
     pub(super) fn interface(self, direction: InterfaceDirection) -> &'static str {
         match (self, direction) {
