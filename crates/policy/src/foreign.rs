@@ -43,15 +43,16 @@ const WORDS: &[(&[&str], &str)] = &[
         "policies do not track connections: use nftables",
     ),
     (
-        &["dnat", "snat", "masquerade", "nat", "tproxy", "synproxy", "flow", "offload"],
+        &["dnat", "snat", "masquerade", "nat", "tproxy", "synproxy"],
         "policies do not change addresses or connections: use nftables",
     ),
+    (&["flow", "offload", "flowtable"], "policies have no flow tables: use nftables"),
     (&["dup", "tee"], "policies do not copy packets: use nftables or `tc`"),
     (&["fwd"], "write `redirect \"eth1\"`"),
     (
         &["meta"],
-        "leave `meta` out: `protocol` (l4proto), `ip version` (nfproto), `length`, `iif`, `oif`, `mark set VALUE`, \
-         `priority VALUE`; policies test nothing else of it",
+        "leave `meta` out: `protocol` (l4proto), `ip version` (nfproto), `length` (at XDP and TC with the Ethernet \
+         header), `iif`, `oif`, `mark set VALUE`, `priority VALUE`; policies test nothing else of it",
     ),
     (&["l4proto", "proto", "nexthdr"], "write `protocol`, or `ether type` for what is in an Ethernet frame"),
     (&["nfproto"], "write `ip version`"),
@@ -79,6 +80,7 @@ const WORDS: &[(&[&str], &str)] = &[
     ),
     (&["icmp6", "icmpv6-type", "ipv6-icmp"], "write `icmpv6`"),
     (&["icmp4", "icmpv4", "icmp-type"], "write `icmp`"),
+    (&["icmpx"], "write `icmp` or `icmpv6`"),
     (&["ipv4"], "write `ip`"),
     (&["ipv6"], "write `ip6`"),
     (&["dhcp"], "ports are numbers: DHCP's are 67 and 68, DHCPv6's 546 and 547"),

@@ -116,7 +116,7 @@
 //! | `incomplete` | none: the outer headers could not be read to their end |
 //!
 //! `tcp flags syn` asks whether the flag is set, `tcp flags syn|rst` whether one of these is, `tcp flags == syn|ack`
-//! whether just these are, `tcp flags & syn|ack|rst == syn` whether of those in front just these are (`== 0`: none). In
+//! whether just these are, `tcp flags & (syn|ack|rst) == syn` whether of those in front just these are (`== 0`: none). In
 //! `{ }` they are compared as by `==`. `ip protocol`, `ip6 dscp` and the like are the field of either, and of that
 //! header; as a value they are written without it. A header alone asks whether it is there. What a field of an absent
 //! header is asked is false, also with `!=`: see [`policy`].

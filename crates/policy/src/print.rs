@@ -141,7 +141,7 @@ pub fn print_test(policy: &Policy, test: &Test) -> String {
         }
         Test::Masked { operand, mask, value, negated } if is_flags(operand) => {
             let operator = if negated { "!=" } else { "==" };
-            format!("{} & {} {operator} {}", print_operand(policy, operand), flags(mask), flags(value))
+            format!("{} & {} {operator} {}", print_operand(policy, operand), flag_mask(mask), flags(value))
         }
         Test::Masked { operand, mask, value, negated } => {
             let value_type = policy.type_of(operand);
@@ -155,7 +155,7 @@ pub fn print_test(policy: &Policy, test: &Test) -> String {
         }
         Test::AnyBit { operand, mask, negated: false } => format!("{} {}", print_operand(policy, operand), flags(mask)),
         Test::AnyBit { operand, mask, negated: true } => {
-            format!("{} & {} == 0", print_operand(policy, operand), flags(mask))
+            format!("{} & {} == 0", print_operand(policy, operand), flag_mask(mask))
         }
         Test::In { operand, table, negated } => {
             let table = table_text(policy, table, operand);
@@ -298,6 +298,11 @@ fn flags(bits: u128) -> String {
     let names: Vec<&str> =
         (0..8).filter(|bit| bits >> bit & 1 != 0).filter_map(|bit| word(FieldKind::TcpFlags, 1 << bit)).collect();
     if names.is_empty() { bits.to_string() } else { names.join("|") }
+}
+
+/// Flags behind `&`, in parentheses if they are several, as in nftables.
+fn flag_mask(bits: u128) -> String {
+    if bits.count_ones() > 1 { format!("({})", flags(bits)) } else { flags(bits) }
 }
 
 fn word(field: FieldKind, value: u128) -> Option<&'static str> {

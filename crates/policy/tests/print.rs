@@ -65,7 +65,7 @@ fn forms_of_one_meaning_are_printed_as_one() {
         ("ip protocol tcp accept", "ip and protocol tcp  accept"),
         ("inner ip6 dscp 46 accept", "inner ip6 and inner dscp ef  accept"),
         ("ip saddr == 10.0.0.1/32 accept", "ip saddr 10.0.0.1  accept"),
-        ("tcp flags & (fin | ecn) == ecn accept", "tcp flags & fin|ece == ece  accept"),
+        ("tcp flags & (fin | ecn) == ecn accept", "tcp flags & (fin|ece) == ece  accept"),
         ("tcp dport { 5-20, 40, 1-10, 15-30 } accept", "tcp dport in { 1-30, 40 }  accept"),
         (
             "icmpv6 type redirect icmpv6 code no-route accept",
@@ -77,6 +77,9 @@ fn forms_of_one_meaning_are_printed_as_one() {
         ("tcp dport != { 22, 80 } accept", "tcp dport != { 22, 80 }  accept"),
         ("tcp dport 22-22 accept", "tcp dport 22  accept"),
         ("tcp flags 0x12 accept", "tcp flags syn|ack  accept"),
+        ("tcp flags syn,ack accept", "tcp flags syn|ack  accept"),
+        ("tcp flags syn / fin,syn,rst,ack accept", "tcp flags & (fin|syn|rst|ack) == syn  accept"),
+        ("tcp flags != syn,ack / syn|ack accept", "tcp flags & (syn|ack) != syn|ack  accept"),
         ("tcp flags & syn != 0 accept", "tcp flags syn  accept"),
         ("tcp flags == syn accept", "tcp flags == syn  accept"),
         ("tcp flags { syn, syn|ack } accept", "tcp flags in { syn, 18 }  accept"),

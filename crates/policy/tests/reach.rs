@@ -88,7 +88,7 @@ fn conditions_that_contradict_themselves_are_found() {
         "not (ip or ip6 or ip saddr 10.0.0.1) and ip",
         "(tcp dport 22 or udp dport 53) and icmp",
         "inner tcp and icmp",
-        "tcp flags & syn|ack == syn and tcp flags & syn == 0",
+        "tcp flags & (syn|ack) == syn and tcp flags & syn == 0",
         "geneve option 1:2 3 and geneve option 1:2 4",
         "gre key 5 and geneve",
         "not length is set",

@@ -170,7 +170,7 @@ impl Checker<'_> {
     fn interval_test(&mut self, about: &About, low: u128, high: u128, negated: bool, span: Span) -> Option<Condition> {
         let operand = about.looked.operand;
         let value_type = about.looked.expected.value_type;
-        self.not_a_tag(operand, low, high, span);
+        self.not_passed_over(&about.looked, low, high, span);
         let test = if low == high {
             let comparison = if negated { Comparison::NotEqual } else { Comparison::Equal };
             Test::Compare { operand, comparison, value: low }
@@ -213,6 +213,24 @@ impl Checker<'_> {
         }
         let table = self.anonymous(key, None, entries);
         Some(about.test(Test::In { operand: about.looked.operand, table, negated }))
+    }
+
+    /// Warns of a number that stands for a header which is passed over: what is asked about is what follows it.
+    fn not_passed_over(&mut self, looked: &Looked, low: u128, high: u128, span: Span) {
+        self.not_a_tag(looked.operand, low, high, span);
+        let Operand::Field(Field { kind: FieldKind::Protocol, layer }) = looked.operand else { return };
+        let of_ipv4 = looked.requires.is_some_and(|header| header.kind.header() == Header::Ipv4);
+        // hop-by-hop options, routing, fragment, authentication and destination options
+        if low != high || of_ipv4 || !matches!(low, 0 | 43 | 44 | 51 | 60) {
+            return;
+        }
+        let message = "in IPv6, `protocol` is what follows the extension headers, never one of these";
+        let inner = if layer == Layer::Inner { "inner " } else { "" };
+        let hint = match low {
+            44 => format!("of fragments, write `{inner}fragment != none`"),
+            _ => format!("policies cannot ask for extension headers; of IPv4, write `{inner}ip protocol {low}`"),
+        };
+        self.error(Diagnostic::new(Code::Misleading, span, message).hint(hint));
     }
 
     /// Warns of an `ether type` that is a VLAN tag's: what is asked about is what follows the tags.

@@ -14,7 +14,7 @@ use crate::{
     diagnostic::{Code, Diagnostic, Diagnostics, alternatives, closest, quoted},
     field::{Field, FieldKind},
     foreign,
-    hook::{Direction, Family, Hook, NetfilterHook},
+    hook::{Ability, Direction, Family, Hook, NetfilterHook},
     policy::{Comparison, Hardware, InterfaceDirection, Layer},
     source::{SourceId, Span},
     words::{self, HeaderWord},
@@ -47,7 +47,7 @@ type Parsed<T> = Result<T, Said>;
 /// Reads a file.
 pub(crate) fn parse(source: SourceId, text: &str, diagnostics: &mut Diagnostics) -> Vec<Item> {
     let tokens = tokens(source, text, diagnostics);
-    Parser { text, tokens, place: 0, open: 0, depth: 0, diagnostics }.file()
+    Parser { text, tokens, place: 0, open: 0, depth: 0, hook: None, diagnostics }.file()
 }
 
 /// What a text in quotes says.
@@ -63,6 +63,8 @@ struct Parser<'a> {
     open: usize,
     /// Parentheses and `not` around this place.
     depth: usize,
+    /// Of the block around this place.
+    hook: Option<Hook>,
     diagnostics: &'a mut Diagnostics,
 }
 
@@ -569,6 +571,7 @@ impl<'a> Parser<'a> {
             return Err(self.expected("a name or `{`"));
         }
         self.expect(Token::OpenBrace, "`{`")?;
+        self.hook = Some(hook);
         let mut rules = Vec::new();
         loop {
             while matches!(self.peek(), Token::Newline | Token::Semicolon) {
@@ -671,7 +674,9 @@ impl<'a> Parser<'a> {
         let words = self.slice(action.span);
         let word = words.split_whitespace().next().unwrap_or_default();
         let setting = words.split_whitespace().nth(1) == Some("set");
-        if setting || !matches!(value.kind, ValueKind::Constant(_)) {
+        // that it cannot be done here is said elsewhere
+        let cannot = self.hook.is_some_and(|hook| !hook.can(Ability::MarkAndPriority));
+        if setting || cannot || !matches!(value.kind, ValueKind::Constant(_)) {
             return;
         }
         let message = format!("`{word}` sets the packet's {word} here; in nftables this would be a test");
@@ -751,9 +756,6 @@ impl<'a> Parser<'a> {
         let before = |back: usize| self.place.checked_sub(back).map(|place| self.tokens[place]);
         let text = |token: Option<(Token, Span)>| token.map(|(_, span)| self.slice(span)).unwrap_or_default();
         match text(before(1)) {
-            flag if words::lookup(words::values(FieldKind::TcpFlags), flag).is_some() => {
-                "flags are joined by `|`: `tcp flags syn|ack` holds if one of them is set"
-            }
             header if words::header(header).is_some() => "write `or` between tests: `(tcp or udp)`",
             _ if matches!(text(before(2)), "iif" | "oif") => EACH_INTERFACE,
             _ => "several values stand in braces: `{ 80, 443 }`",
@@ -799,17 +801,23 @@ impl<'a> Parser<'a> {
         let Test::Header(header) = test.value else { return };
         let (header_span, span) = (test.span, self.span());
         let (header_word, word) = (self.slice(header_span), self.word().unwrap_or_default());
-        let (message, inner) = if word == "length" {
-            (format!("`length` is the length of the packet, not a field of `{header_word}`"), "")
-        } else if foreign::is_tunnel(header.kind) && words::header(word).is_some() {
-            (format!("{} is the outer header here; in nftables it would be the inner one", quoted(word)), "inner ")
+        let (message, hint) = if word == "length" {
+            let message = format!("`length` is the length of the packet, not a field of `{header_word}`");
+            (message, format!("write `{header_word} and {word} …` to test both"))
+        } else if foreign::is_tunnel(header.kind)
+            && let Some(other) = words::header(word).filter(|other| other.itself != FieldKind::Incomplete)
+        {
+            let message = format!("{} is the outer header here; in nftables it would be the inner one", quoted(word));
+            let hint = match other.itself.may_be_inner() {
+                true => format!("write `inner {word} …`, or `{header_word} and {word} …` for the outer one"),
+                false => format!(
+                    "inner headers of that kind cannot be tested; write `{header_word} and {word} …` to test both"
+                ),
+            };
+            (message, hint)
         } else {
             return;
         };
-        let mut hint = format!("write `{header_word} and {word} …` to test both");
-        if !inner.is_empty() {
-            hint = format!("write `{inner}{word} …`, or `{header_word} and {word} …` for the outer one");
-        }
         let diagnostic =
             Diagnostic::new(Code::Misleading, span, message).related(header_span, "this tests for a header");
         self.say(diagnostic.hint(hint));
@@ -1010,9 +1018,13 @@ impl<'a> Parser<'a> {
         if self.eat(Token::Ampersand) {
             // nftables prints parentheses
             let parenthesis = self.eat(Token::OpenParenthesis);
-            let mask = self.pattern("the bits to look at")?;
+            let mask = self.flags("the bits to look at")?;
             if parenthesis {
                 self.expect(Token::CloseParenthesis, "`)`")?;
+            } else if matches!(mask.kind, PatternKind::Bits(_)) {
+                let message = "nftables reads `&` before `|`: there this mask would be its first flag alone";
+                let hint = format!("write `({})`", self.slice(mask.span));
+                self.say(Diagnostic::new(Code::Misleading, mask.span, message).hint(hint));
             }
             let negated = match self.peek() {
                 Token::Equal => false,
@@ -1048,8 +1060,48 @@ impl<'a> Parser<'a> {
             return self.membership(subject, negated);
         }
         self.not_a_value(&subject)?;
-        let pattern = self.pattern("a value, a comparison or `is set`")?;
-        Ok(Test::Compare { subject, operator, pattern })
+        const WHAT: &str = "a value, a comparison or `is set`";
+        if !matches!(subject.kind, SubjectKind::Field(Field { kind: FieldKind::TcpFlags, .. }, _)) {
+            let pattern = self.pattern(WHAT)?;
+            return Ok(Test::Compare { subject, operator, pattern });
+        }
+        let value = self.flags(WHAT)?;
+        if self.peek() != Token::Slash {
+            return Ok(Test::Compare { subject, operator, pattern: value });
+        }
+        // `tcp flags syn / fin,syn,rst,ack`
+        let negated = match operator {
+            None | Some(Spanned { value: Comparison::Equal, .. }) => false,
+            Some(Spanned { value: Comparison::NotEqual, .. }) => true,
+            Some(_) => return Err(self.expected("the end of the test")),
+        };
+        self.next();
+        let mask = self.flags("the flags to look at")?;
+        Ok(Test::Masked { subject, mask, negated, value })
+    }
+
+    /// Flags, which nftables joins by `,` or `|`; or another pattern that is no prefix.
+    fn flags(&mut self, what: &str) -> Parsed<Pattern> {
+        let start = self.span();
+        let first = self.literal(what)?;
+        let kind = match self.peek() {
+            Token::Minus => {
+                self.next();
+                PatternKind::Range(first, self.literal("the end of the range")?)
+            }
+            Token::Pipe | Token::Comma => {
+                let mut bits = vec![first];
+                while self.eat(Token::Pipe) || self.eat(Token::Comma) {
+                    if self.peek() == Token::Pipe {
+                        return Err(self.expected_but("a flag", OR));
+                    }
+                    bits.push(self.literal("a flag")?);
+                }
+                PatternKind::Bits(bits)
+            }
+            _ => PatternKind::One(first),
+        };
+        Ok(Pattern { kind, span: self.since(start) })
     }
 
     /// Refuses words that go on with the rule where a value must be: `ip saddr drop`.
