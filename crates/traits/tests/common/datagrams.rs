@@ -108,7 +108,7 @@ pub struct Reader {
 
 enum Source {
     Once { socket: UdpSocket, keys: Keys, names: Names },
-    Receiver { receiver: Receiver<UdpSocket>, names: Names, batch: bool },
+    Receiver { receiver: Box<Receiver<UdpSocket>>, names: Names, batch: bool },
     Number { socket: UdpSocket, places: Places, together: usize },
 }
 
@@ -194,7 +194,7 @@ impl Reader {
                     Some(ring) => options.ring(ring),
                     None => options.without_ring(),
                 };
-                let receiver = options.build(socket).unwrap();
+                let receiver = Box::new(options.build(socket).unwrap());
                 assert_eq!(receiver.ring().is_some(), way.is_mapped());
                 Source::Receiver { names: Names::of(receiver.keys()), receiver, batch: way.is_batch() }
             }
