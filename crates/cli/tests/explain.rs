@@ -288,6 +288,36 @@ fn captures_of_both_formats_are_read_with_or_without_ethernet_headers() {
     assert!(status == 1 && said.contains("cut.pcap: it is cut short"), "{said}");
 }
 
+/// As `tcpdump -s 60` writes it.
+#[test]
+fn a_packet_of_which_a_part_was_captured_has_its_whole_length() {
+    let lab = Lab::with(
+        "xdp { length == 454 count whole }\nnetfilter ip input priority 1 { length == 440 count whole }\n\
+         netfilter ip6 input priority 1 { accept }\n",
+    );
+    let mut packet = bytes(QUERY);
+    // without its tag, and as long as it says
+    packet.drain(12..16);
+    packet[16..18].copy_from_slice(&440u16.to_be_bytes());
+    packet[24..26].fill(0);
+    let sum: u32 = packet[14..34].as_chunks().0.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
+    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    packet[24..26].copy_from_slice(&checksum.to_be_bytes());
+    packet.resize(60, 0);
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4u32, 2 | 4 << 16, 0, 0, 60, 1, 0, 0, 60, 454] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(&packet);
+    fs::write(lab.path("snap.pcap"), file).unwrap();
+    let said = lab.json(&["--packet", "snap.pcap", "--way", "in"]);
+    let packet = &said["packets"][0];
+    assert_eq!((&packet["length"], &packet["captured"]), (&json!(454), &json!(60)));
+    for hook in ["xdp", "netfilter ip input priority 1"] {
+        assert_eq!(at(packet, hook)["counted"][0]["counter"], "whole", "{hook}: {packet}");
+    }
+}
+
 #[test]
 fn digits_and_captures_come_by_standard_input_too() {
     let lab = Lab::new();

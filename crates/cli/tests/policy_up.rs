@@ -764,6 +764,25 @@ fn a_policy_that_asks_the_network_card_is_bound_to_its_interface() {
 }
 
 #[test]
+fn a_program_of_the_bridge_above_is_named_with_what_detaches_it() {
+    let Some(host) = Host::new() else { return };
+    let ip = |line: &str| host.pair.rx().netns().ip(line).unwrap();
+    ip("link add br0 type bridge");
+    ip("link set rx0 master br0");
+    ip("link set br0 up");
+    let onbr = host.policy("onbr", "xdp { udp dport 1 drop }\n");
+    host.ok(&format!("up {onbr} --dev br0"));
+    let error = host.fails(&format!("up {} --dev rx0", host.policy("edge", "xdp { udp dport 2 drop }\n")));
+    for part in ["to br0, which stands on it, in generic mode", "by onbr", " down onbr`"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let doctor = host.run("doctor --dev rx0");
+    let found = text(&doctor.stdout);
+    assert!(found.contains("none, and there can be none: br0, which stands on it, has program"), "{found}");
+    assert!(found.contains(" down onbr`"), "{found}");
+}
+
+#[test]
 fn an_option_that_concerns_no_program_is_named() {
     let Some(host) = Host::on(&[KernelFeature::NetfilterLinks]) else { return };
     let notes = |options: &str, policy: &str| {

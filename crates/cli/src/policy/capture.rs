@@ -127,7 +127,8 @@ fn read_pcap(bytes: &[u8]) -> Result<Vec<Captured>, String> {
     let mut reader = PcapReader::new(bytes).map_err(damage)?;
     let link = link_of(reader.header().datalink)?;
     let mut packets = Vec::new();
-    while let Some(packet) = reader.next_packet() {
+    // the other way to read it refuses packets that are longer than the file's snap length
+    while let Some(packet) = reader.next_raw_packet() {
         let packet = packet.map_err(damage)?;
         packets.push(Captured { link, bytes: packet.data.into_owned(), length: packet.orig_len as usize });
     }

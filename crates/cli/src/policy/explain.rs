@@ -93,7 +93,7 @@ pub(crate) fn run(command: &Options, global: &Global) -> Outcome {
     let mut explained = Vec::new();
     for (packet, number) in packets.iter().zip(1..) {
         let frame = Frame::read(packet);
-        let (choice, here) = choose(&source, only, &frame)?;
+        let (choice, here) = choose(&source, only, &frame, command.iif.is_some())?;
         let journey = Journey::new(packet, &frame, choice.way, here, command.iif.as_deref());
         let vlan_interface = journey.vlan_device().map(|name| interfaces.number(name));
         let context = Context { time: clock::now(), unique: number, ..arriving.clone() };
@@ -131,16 +131,17 @@ impl WaySource {
 }
 
 /// The way that a packet takes, and this host if the packet is one of its own. With a hook that is asked for, a way that
-/// the hook is on.
+/// the hook is on. It came in by an interface if `arrived`.
 fn choose<'h>(
     source: &'h WaySource,
     only: Option<Hook>,
     frame: &Frame<'_>,
+    arrived: bool,
 ) -> Result<(Choice, Option<&'h Host>), String> {
     let (choice, here) = match source {
         WaySource::Given(way) => (Choice { way: Some(*way), why: "--way".to_owned() }, None),
         WaySource::Host(host) => {
-            let choice = way::guess(frame, host);
+            let choice = way::guess(frame, host, arrived);
             let is_here = choice.way.is_some();
             (choice, is_here.then_some(host))
         }

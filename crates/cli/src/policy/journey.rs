@@ -154,6 +154,7 @@ impl<'a> Journey<'a> {
                     Err(absent) => absent.into(),
                     Ok(seen) => {
                         context.vlan = seen.vlan;
+                        context.cut = self.cut(hook, &seen.bytes);
                         context.input = match (vlan_interface, hook) {
                             (Some(vlan), Hook::Netfilter { .. } | Hook::Cgroup(_) | Hook::Match | Hook::Steer) => {
                                 Some(vlan)
@@ -296,6 +297,25 @@ impl<'a> Journey<'a> {
         let note = "the kernel writes a new Ethernet header; the addresses here are those that the packet arrived with"
             .to_owned();
         Ok(Seen { bytes: frame.into(), vlan: None, notes: vec![note] })
+    }
+
+    /// Bytes of the packet that were not captured, behind these.
+    fn cut(&self, hook: Hook, seen: &[u8]) -> usize {
+        let cut = self.packet.length.saturating_sub(self.packet.bytes.len());
+        match (cut, self.frame.ip) {
+            (0, _) => 0,
+            // without padding
+            (_, Ok(ip)) if !hook.sees_ethernet() => {
+                let word =
+                    |at: usize| ip.bytes.get(at..).and_then(<[u8]>::first_chunk).map(|word| u16::from_be_bytes(*word));
+                let total = match ip.family {
+                    Family::Ipv4 => word(2).map(usize::from),
+                    Family::Ipv6 => word(4).map(|payload| usize::from(payload) + 40),
+                };
+                total.unwrap_or(ip.length).min(ip.length).saturating_sub(seen.len())
+            }
+            _ => cut,
+        }
     }
 
     fn taken(&self) -> Result<&Taken<'a>, Absent> {

@@ -78,7 +78,8 @@ impl Way {
 
 /// Guesses the way from a packet's addresses. Those of its frame count only where those of its IP header say nothing:
 /// a frame that was captured on this host need not be for it.
-pub(crate) fn guess(frame: &Frame<'_>, host: &Host) -> Choice {
+/// It came in if `arrived`.
+pub(crate) fn guess(frame: &Frame<'_>, host: &Host, arrived: bool) -> Choice {
     let choice = |way, why: String| Choice { way, why };
     // frames of the loopback interface have no addresses
     let macs = frame.macs.filter(|(destination, _)| *destination != [0; 6]);
@@ -87,7 +88,7 @@ pub(crate) fn guess(frame: &Frame<'_>, host: &Host) -> Choice {
     let to_group = macs.is_some_and(|(destination, _)| is_group(destination));
     let Some((source, destination)) = frame.ip.ok().and_then(|ip| ip.addresses()) else {
         let what = if frame.ip == Err(NoIp::Other) { "it is not IP" } else { "its IP addresses were not captured" };
-        return match (from, to) {
+        return match (from.filter(|_| !arrived), to) {
             (Some(from), _) => choice(Some(Way::Out), format!("{from} sent its frame")),
             (None, Some(to)) => choice(Some(Way::In), format!("its frame is for {to}")),
             (None, None) if to_group => choice(Some(Way::In), "its frame has a multicast MAC address".to_owned()),
@@ -101,7 +102,7 @@ pub(crate) fn guess(frame: &Frame<'_>, host: &Host) -> Choice {
         return choice(Some(Way::In), format!("{destination} is a loopback address"));
     }
     // one that claims to come from the loopback interface, and goes elsewhere, is forged
-    if let (Some(owner), false) = (host.owner(source), source.is_loopback()) {
+    if let (Some(owner), false) = (host.owner(source), source.is_loopback() || arrived) {
         return choice(Some(Way::Out), format!("{source} is an address of {owner}"));
     }
     if let Some(owner) = host.broadcasts_to(destination) {
@@ -212,7 +213,7 @@ mod tests {
             Some(_) => Ok(Datagram { family, bytes: &bytes, length: bytes.len() }),
             None => Err(NoIp::Other),
         };
-        let Choice { way, why } = guess(&Frame { macs: Some((to, from)), vlans: Vec::new(), ip }, &host());
+        let Choice { way, why } = guess(&Frame { macs: Some((to, from)), vlans: Vec::new(), ip }, &host(), false);
         (way, why)
     }
 

@@ -17,6 +17,8 @@ pub struct Context {
     /// Indexes of the interfaces that the policy names, by [`InterfaceId`](crate::policy::InterfaceId); `None` if there
     /// is no such interface.
     pub interfaces: Vec<Option<u32>>,
+    /// How many bytes the packet has behind those that are given.
+    pub cut: usize,
     /// At TC, the tag control word (priority and id) of a VLAN tag that the kernel has taken out of the packet.
     pub vlan: Option<u16>,
     /// Nanoseconds of `CLOCK_MONOTONIC`.

@@ -157,6 +157,11 @@ impl<'a> Packet<'a> {
         Packet { length: bytes.len(), outer, tunnel, inner }
     }
 
+    /// The same of a packet that has so many bytes more behind those that are given.
+    pub fn with_cut(self, cut: usize) -> Packet<'a> {
+        Packet { length: self.length + cut, ..self }
+    }
+
     /// Bytes of the packet, from where it starts at the hook.
     pub fn length(&self) -> u128 {
         self.length as u128

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use libbpf_sys::{BPF_F_XDP_HAS_FRAGS, BPF_PROG_TYPE_XDP, BPF_XDP, bpf_xdp_query_opts};
 
 use super::attachment::Attachment;
+use super::devices::{Device, devices};
 use super::error::{AttachError, Attempt, ENOTSUPP};
 use super::feature::Feature;
 use super::hook::Hook;
@@ -137,15 +138,15 @@ fn explain(attempt: &Attempt, ifindex: u32, mode: XdpMode, errno: i32) -> Attach
 }
 
 fn busy(attempt: &Attempt, ifindex: u32, errno: i32) -> AttachError {
-    let (holder, hint) = match attached(ifindex) {
-        Some((id, mode)) => {
+    let (holder, hint) = match in_the_way(ifindex) {
+        Some(Attached { ifindex: at, program: id, mode }) => {
             let program = Program::by_id(id);
             let found = program.as_ref().map_or_else(|| format!("program {id}"), ToString::to_string);
             let off = match mode {
                 XdpMode::Generic => "xdpgeneric",
                 _ => "xdpdrv",
             };
-            let interface = interface_name(ifindex).unwrap_or_default();
+            let interface = interface_name(at).unwrap_or_default();
             let hint = match program {
                 Some(program) if program.name == TRACER => "`traits trace` has it there until it ends".to_owned(),
                 _ => format!(
@@ -153,14 +154,40 @@ fn busy(attempt: &Attempt, ifindex: u32, errno: i32) -> AttachError {
                      `ip link set dev {interface} {off} off` if it is not held by a link"
                 ),
             };
-            (format!("{found} is attached there in {mode} mode"), hint)
+            let place = if at == ifindex { "there".to_owned() } else { format!("to {interface}, which stands on it,") };
+            (format!("{found} is attached {place} in {mode} mode"), hint)
         }
         None => (
-            "an XDP program that the kernel does not name is attached there or to the interface above it".into(),
-            "look at the interface and its bond or bridge with `ip link`, and detach that program first".into(),
+            "an XDP program that the kernel does not name is attached there or to an interface that stands on it"
+                .into(),
+            "look at the interface and those above it with `ip link`, and detach that program first".into(),
         ),
     };
     AttachError::Busy { attempt: attempt.clone(), holder, hint, errno }
+}
+
+/// An XDP program, and where it is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The interface.
+    pub ifindex: u32,
+    /// The program's id.
+    pub program: u32,
+    /// In which mode.
+    pub mode: XdpMode,
+}
+
+/// The program that keeps an interface from getting one: its own, or that of an interface that stands on it, such as the bridge
+/// of which it is a port (`dev_xdp_attach` in net/core/dev.c).
+pub fn in_the_way(ifindex: u32) -> Option<Attached> {
+    let at = |ifindex| attached(ifindex).map(|(program, mode)| Attached { ifindex, program, mode });
+    at(ifindex).or_else(|| {
+        let all = devices().ok()?;
+        let device = all.iter().find(|device| device.ifindex == ifindex)?;
+        let stands_on_it = |other: &&Device| other.link == Some(ifindex) && !other.is_veth();
+        let above = all.iter().filter(stands_on_it).map(|other| other.ifindex);
+        device.master.into_iter().chain(above).find_map(at)
+    })
 }
 
 /// The id of the XDP program that an interface has, and its mode. `None` also if there is no such interface.

@@ -34,7 +34,9 @@ impl Holder {
     fn in_the_way(error: &AttachError, bpffs: &Path) -> Option<Holder> {
         let AttachError::Busy { attempt, .. } = error else { return None };
         match (attempt.hook, &*attempt.target) {
-            (Hook::Xdp, Target::Interface { ifindex, .. }) => Holder::of_program(bpffs, xdp::attached(*ifindex)?.0),
+            (Hook::Xdp, Target::Interface { ifindex, .. }) => {
+                Holder::of_program(bpffs, xdp::in_the_way(*ifindex)?.program)
+            }
             (hook @ Hook::Netfilter { .. }, _) => {
                 let here = Namespace::current().cookie;
                 Holder::find(bpffs, |one, deployed| one.about.namespace == here && deployed.info.hook == hook)

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Finding, Probe, netdev, room::Room, sockets::own};
-use crate::attach::{NATIVE_AT_VETH, XdpMode, is_veth, xdp};
+use crate::attach::{NATIVE_AT_VETH, XdpMode, interface_name, is_veth, xdp};
 
 /// How long packets are waited for on an interface that is in use.
 const WAIT: Duration = Duration::from_millis(500);
@@ -145,10 +145,15 @@ fn driver(interface: &Interface) -> Finding {
 }
 
 fn attached(interface: &Interface) -> Finding {
-    match xdp::attached(interface.ifindex) {
+    match xdp::in_the_way(interface.ifindex) {
         None => Finding::info(Probe::XdpAttached, "none"),
-        Some((id, mode)) => {
-            Finding::limited(Probe::XdpAttached, format!("program {id}, {mode}")).with_number(id.into())
+        Some(xdp::Attached { ifindex, program, mode }) => {
+            let mut text = format!("program {program}, {mode}");
+            if ifindex != interface.ifindex {
+                let above = interface_name(ifindex).unwrap_or_default();
+                text = format!("none, and there can be none: {above}, which stands on it, has {text}");
+            }
+            Finding::limited(Probe::XdpAttached, text).with_number(program.into())
         }
     }
 }
