@@ -782,6 +782,46 @@ fn a_program_of_the_bridge_above_is_named_with_what_detaches_it() {
     assert!(found.contains(" down onbr`"), "{found}");
 }
 
+/// A veth takes nothing from native XDP whose other end has neither XDP nor GRO.
+#[test]
+fn what_is_redirected_to_a_veth_arrives_or_its_loss_is_said() {
+    let Some(host) = Host::new() else { return };
+    let rx = host.pair.rx();
+    let ip = |line: &str| rx.netns().ip(line).unwrap();
+    ip("link add up9 type veth peer name up8");
+    for device in ["up8", "up9"] {
+        // nothing of their own is to be counted
+        ip(&format!("link set {device} addrgenmode none"));
+        ip(&format!("link set {device} up"));
+    }
+    let redirect = host.policy("redirect", "xdp { udp dport 5000 redirect \"up9\" }\n");
+    let received = || {
+        let output = rx.netns().command("ip").args(["-json", "-stats", "link", "show", "up8"]).output().unwrap();
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        found[0]["stats64"]["rx"]["packets"].as_u64().unwrap()
+    };
+    let arrives = || {
+        let before = received();
+        send_numbered(&host.sender(), rx.addr(Family::V4, 5000), 0..5, 64).unwrap();
+        (0..50).any(|_| {
+            thread::sleep(Duration::from_millis(10));
+            received() >= before + 5
+        })
+    };
+    assert!(host.ok(&format!("up {redirect} --dev rx0")).contains("xdp (generic)"));
+    assert!(arrives());
+    host.ok("down redirect");
+    let output = host.run(&format!("up {redirect} --dev rx0 --mode native"));
+    assert!(text(&output.stderr).contains("redirects to up9 are lost"), "{output:?}");
+    assert!(!arrives());
+    host.ok("down redirect");
+    if kernel_has_for(KernelFeature::XdpHints, "what a driver does with redirected packets") {
+        assert!(rx.netns().command("ethtool").args(["-K", "up8", "gro", "on"]).status().unwrap().success());
+        assert!(host.ok(&format!("up {redirect} --dev rx0")).contains("xdp (native)"));
+        assert!(arrives());
+    }
+}
+
 #[test]
 fn an_option_that_concerns_no_program_is_named() {
     let Some(host) = Host::on(&[KernelFeature::NetfilterLinks]) else { return };

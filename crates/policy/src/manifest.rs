@@ -182,4 +182,7 @@ pub struct Interface {
     /// Rules redirect to it, so there must be one: the others compare names.
     #[serde(default = "yes")]
     pub must_exist: bool,
+    /// Rules at XDP redirect to it.
+    #[serde(default)]
+    pub by_xdp: bool,
 }

@@ -16,7 +16,7 @@ use std::{
 
 use clap::Args;
 use packet_traits::{
-    attach::{Hook, NetfilterFamily, NetfilterHook, NetfilterOptions},
+    attach::{Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, XdpMode},
     bind::BoundObject,
     core::KeyName,
     deployment::{Deployment, Location, UpOptions},
@@ -50,7 +50,8 @@ Examples:
 Attaches every program to the hook that its block or section names, or attaches none. They stay attached after the \
 command ends; `traits down NAME` detaches them.
 
-At a veth, where native XDP slows bulk TCP (docs/bench.md), auto is generic unless programs redirect or use hints.
+At a veth, where native XDP slows bulk TCP (docs/bench.md), auto is generic unless programs redirect or use hints; \
+anywhere, if an interface that a policy redirects to sends nothing for native XDP.
 
 A policy (FILE.traits, or what `traits compile` made of it) registers the keys that the registry lacks. `iif` and `oif` \
 compare names, so an interface may come later or be recreated; `redirect` requires one that is there. Programs of \
@@ -251,6 +252,9 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
         note_kept(&find(&name, global)?, deployment.kept(), false);
     }
     unused(command, &deployment).for_each(output::note);
+    if let Some(manifest) = manifest.as_ref().filter(|_| has_native_xdp(&deployment)) {
+        policy::loses_redirects(manifest).into_iter().for_each(output::note);
+    }
     for missing in manifest.iter().flat_map(policy::missing_interfaces) {
         output::note(format_args!("there is no interface {missing} now: rules that name it match once there is"));
     }
@@ -263,6 +267,11 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Whether one of its programs is attached to XDP in the driver.
+fn has_native_xdp(deployment: &Deployment) -> bool {
+    deployment.attached().iter().any(|deployed| deployed.xdp_mode == Some(XdpMode::Native))
 }
 
 /// What was given and concerns no program.

@@ -5,7 +5,7 @@ use std::error::Error;
 
 use libbpf_rs::OpenObject;
 use packet_traits::{
-    attach::{LinkLayer, NetfilterFamily, NetfilterHook, NetfilterOptions, interface_name},
+    attach::{LinkLayer, NetfilterFamily, NetfilterHook, NetfilterOptions, interface_name, loses_redirects as loses},
     core::KeyName,
     deployment::{Filter, FilterUse, Setup, Table},
     registry::{Description, KeySpec},
@@ -106,6 +106,7 @@ pub(crate) fn setup(
         pinned_maps: pinned_maps.collect(),
         kept_maps: only(XSKS),
         device_bound: programs(|program| program.device_bound).collect(),
+        redirects_to: redirect_targets(manifest).map(|(_, index)| index).collect(),
         filters: filters.collect(),
         notes: notes(manifest)?,
     })
@@ -162,6 +163,25 @@ fn no_link_header(manifest: &Manifest, interface: Option<(u32, &str)>) -> Result
         )
         .into()),
     }
+}
+
+/// The interfaces that rules at XDP redirect to, by name and index.
+fn redirect_targets(manifest: &Manifest) -> impl Iterator<Item = (&str, u32)> {
+    let targets = manifest.interfaces.iter().filter(|interface| interface.by_xdp);
+    targets.filter_map(|interface| Some((interface.name.as_str(), interface_index(&interface.name).ok()?)))
+}
+
+/// What is to be said of interfaces that lose what XDP in native mode redirects to them.
+pub(super) fn loses_redirects(manifest: &Manifest) -> Option<String> {
+    let names: Vec<&str> =
+        redirect_targets(manifest).filter(|(_, index)| loses(*index)).map(|(name, _)| name).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "packets that native XDP redirects to {} are lost: its driver does not send them (a veth's does if its other end \
+             has GRO, `ethtool -K PEER gro on`); `--mode generic` delivers them",
+            names.join(", ")
+        )
+    })
 }
 
 /// What is to be said of rules that never hold at this interface.

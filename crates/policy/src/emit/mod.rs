@@ -183,7 +183,8 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
             .map(|(name, index)| manifest::Interface {
                 name: name.clone(),
                 index,
-                must_exist: is_redirected_to(policy, index as usize),
+                must_exist: is_redirected_to(policy, index as usize, |_| true),
+                by_xdp: is_redirected_to(policy, index as usize, |hook| hook == Hook::Xdp),
             })
             .collect(),
         logs,
@@ -241,10 +242,11 @@ fn interfaces(code: &mut Code, policy: &Policy) {
     code.blank();
 }
 
-/// Whether a rule redirects to this interface.
-fn is_redirected_to(policy: &Policy, interface: usize) -> bool {
+/// Whether a rule at one of these hooks redirects to this interface.
+fn is_redirected_to(policy: &Policy, interface: usize, at: impl Fn(Hook) -> bool) -> bool {
     let to = Action::Verdict(Verdict::RedirectDevice(Interface::Name(InterfaceId(interface))));
-    policy.blocks.iter().flat_map(|block| &block.rules).any(|rule| rule.actions.contains(&to))
+    let blocks = policy.blocks.iter().filter(|block| at(block.hook));
+    blocks.flat_map(|block| &block.rules).any(|rule| rule.actions.contains(&to))
 }
 
 /// A map's declaration, line by line.

@@ -3,7 +3,10 @@
 use std::io;
 
 use super::rtnetlink::RouteSocket;
-use crate::netlink::{attributes, u32_at};
+use crate::{
+    doctor::netdev,
+    netlink::{attributes, u32_at},
+};
 
 // include/uapi/linux/if_link.h
 const IFLA_LINK: u16 = 5;
@@ -50,6 +53,16 @@ pub const NATIVE_AT_VETH: &str = "native XDP keeps a veth's other end from sendi
 /// Whether an interface of that namespace is a veth. `false` if that cannot be told.
 pub fn is_veth(ifindex: u32) -> bool {
     devices().is_ok_and(|found| found.iter().any(|device| device.ifindex == ifindex && device.is_veth()))
+}
+
+/// Whether packets are lost that an XDP program in native mode redirects to an interface of that namespace: its driver does
+/// not send them. A veth does not unless its other end has XDP or GRO (`veth_set_xdp_features` in drivers/net/veth.c), which
+/// kernels before 6.3 do not tell: there it is said of every veth.
+pub fn loses_redirects(ifindex: u32) -> bool {
+    match netdev::device(ifindex) {
+        Ok(device) => device.xdp & netdev::XDP_NDO_XMIT == 0,
+        Err(_) => is_veth(ifindex),
+    }
 }
 
 fn parse(reply: &[u8]) -> Option<Device> {

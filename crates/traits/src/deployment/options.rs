@@ -47,6 +47,9 @@ pub struct Setup {
     /// XDP programs that call the kernel's XDP metadata functions, so they are loaded for the one interface
     /// (`BPF_F_XDP_DEV_BOUND_ONLY`).
     pub device_bound: Vec<String>,
+    /// Interfaces, of the calling thread's network namespace, that XDP programs redirect packets to: in auto mode these are
+    /// generic if one of them [loses](crate::attach::loses_redirects) what native ones redirect.
+    pub redirects_to: Vec<u32>,
     /// Socket filters that are not attached but pinned for others.
     pub filters: Vec<Filter>,
     /// Something to remember with the deployment: [`Deployment::notes`](super::Deployment::notes).

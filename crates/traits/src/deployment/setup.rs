@@ -13,7 +13,7 @@ use libbpf_rs::{
 
 use super::{DeployError, Setup, UpOptions, error::map_failed};
 use crate::{
-    attach::{XdpMode, is_veth, redirect_map, xdp},
+    attach::{XdpMode, is_veth, loses_redirects, redirect_map, xdp},
     bind::{BindError, BoundObject, LoadedObject},
     bpffs,
 };
@@ -175,12 +175,13 @@ fn same_shape(map: &OpenMapMut<'_>, pinned: &MapHandle) -> bool {
 pub(super) fn xdp_mode(object: &BoundObject<'_>, options: &UpOptions) -> XdpMode {
     match (options.xdp_mode, options.interface) {
         (XdpMode::Auto, Some(interface))
-            if is_veth(interface)
-                && !object.redirects()
-                && options.setup.device_bound.is_empty()
-                && xdp::attached(interface).is_none() =>
+            if options.setup.device_bound.is_empty() && xdp::attached(interface).is_none() =>
         {
-            XdpMode::Generic
+            let generic = match object.redirects() {
+                true => options.setup.redirects_to.iter().any(|target| loses_redirects(*target)),
+                false => is_veth(interface),
+            };
+            if generic { XdpMode::Generic } else { XdpMode::Auto }
         }
         (mode, _) => mode,
     }

@@ -20,6 +20,9 @@ const NETDEV_A_DEV_XDP_RX_METADATA_FEATURES: u16 = 5;
 /// `NETDEV_XDP_ACT_BASIC`: the driver has native XDP.
 pub(crate) const XDP_BASIC: u64 = 1 << 0;
 
+/// `NETDEV_XDP_ACT_NDO_XMIT`: the driver sends what native XDP redirects to it.
+pub(crate) const XDP_NDO_XMIT: u64 = 1 << 2;
+
 /// What is told of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Device {
