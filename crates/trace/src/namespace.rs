@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io, mem,
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
@@ -81,6 +81,11 @@ impl Namespace {
     /// Its inode number, by which the kernel and [`Event::netns`](crate::Event::netns) tell it from others.
     pub fn inode(&self) -> u32 {
         self.inode
+    }
+
+    /// Its descriptor.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// What it is called; empty if it has no name.

@@ -105,6 +105,43 @@ fn what_stands_on_a_traced_interface_needs_no_program_of_its_own() {
     assert_eq!(to_port(&seen.packets).len(), 20);
 }
 
+/// As containers are given one.
+#[test]
+fn what_stands_on_a_traced_interface_of_another_namespace_needs_none_either() {
+    if !enabled() {
+        return;
+    }
+    let (pair, container, home) = (Pair::new().unwrap(), Netns::new().unwrap(), Home::new());
+    let (tx, host) = (pair.tx(), pair.rx().netns());
+    host.ip(&format!(
+        "link add mac0 link rx0 address 02:00:00:00:00:77 type macvlan mode bridge\nlink set mac0 netns {}",
+        container.path().display()
+    ))
+    .unwrap();
+    container.ip("link set mac0 up\naddr add 10.77.0.77/24 dev mac0").unwrap();
+    tx.netns().ip("addr add 10.77.0.76/24 dev tx0\nneigh add 10.77.0.77 lladdr 02:00:00:00:00:77 dev tx0").unwrap();
+    let receiver = udp_socket(&container, (Ipv4Addr::new(10, 77, 0, 77), PORT).into()).unwrap();
+    let sender = udp_socket(tx.netns(), (Ipv4Addr::new(10, 77, 0, 76), 0).into()).unwrap();
+    let to = receiver.local_addr().unwrap();
+    let deliver = || {
+        send_numbered(&sender, to, 0..20, 64).unwrap();
+        (0..20).for_each(|number| assert_eq!(recv_numbered(&receiver).unwrap(), number));
+    };
+    // with the one that it stands on, and without
+    for (traced, entry) in [(vec![host, &container], "rx0"), (vec![&container], "mac0")] {
+        let tracer = start(&home.registry, &in_namespaces(&traced));
+        let modes = [mode(host, "rx0"), mode(&container, "mac0")];
+        let expected = if entry == "rx0" { [Some(XdpMode::Native), None] } else { [None, Some(XdpMode::Generic)] };
+        assert_eq!(modes, expected);
+        let seen = watch(&tracer, deliver);
+        let packets = to_port(&seen.packets);
+        assert_eq!(packets.len(), 20, "{packets:?}");
+        for packet in packets {
+            assert_eq!((packet.outcome, packet.steps[0].device()), (Outcome::Delivered, entry), "{packet:?}");
+        }
+    }
+}
+
 /// Reads and adapts until that holds.
 fn soon(tracer: &Tracer<'_>, holds: impl Fn() -> bool) -> bool {
     let reader = tracer.reader(|_| {}).unwrap();

@@ -7,13 +7,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    io,
     os::fd::AsFd,
 };
 
 use packet_traits::{
     attach::{
         AttachError, Attachment, Device, Direction, NATIVE_AT_VETH, Position, TcxOptions, XdpMode, devices,
-        interface_name, tcx, xdp,
+        interface_name, namespace_number, tcx, xdp,
     },
     deployment::Holder,
 };
@@ -65,7 +66,8 @@ enum Below {
 }
 
 impl Below {
-    fn of((namespace, interface): &Place, devices: &[Device]) -> Below {
+    /// `elsewhere` says which namespaces have which numbers in the interface's own.
+    fn of((namespace, interface): &Place, devices: &[Device], elsewhere: &HashMap<u32, u32>) -> Below {
         let id = |ifindex| (namespace.inode(), ifindex);
         let Some(device) = devices.iter().find(|device| device.ifindex == interface.index) else {
             return Below::Nothing;
@@ -75,8 +77,11 @@ impl Below {
                 let ports = devices.iter().filter(|port| port.master == Some(device.ifindex));
                 Below::Ports(ports.map(|port| id(port.ifindex)).collect())
             }
-            // one in another namespace may not be traced
-            kind if ON_ONE.contains(&kind) => device.link.map_or(Below::Nothing, |link| Below::One(id(link))),
+            kind if ON_ONE.contains(&kind) => {
+                let far = device.link_elsewhere.and_then(|(index, number)| Some((*elsewhere.get(&number)?, index)));
+                // one in a namespace that is not traced is as good as none
+                device.link.map(id).or(far).map_or(Below::Nothing, Below::One)
+            }
             kind if TUNNELS.contains(&kind) => Below::AnyOther,
             _ if device.is_veth() => Below::OtherEnd,
             _ => Below::Nothing,
@@ -220,12 +225,19 @@ impl Tracer<'_> {
         let (namespaces, places) = &self.places;
         let mut known = HashMap::new();
         for namespace in namespaces {
-            let found = namespace.enter(devices).and_then(|found| found);
+            let look = || -> io::Result<_> {
+                let numbers = namespaces.iter().filter_map(|other| {
+                    let number = namespace_number(other.fd()).transpose()?;
+                    Some(number.map(|number| (number, other.inode())))
+                });
+                Ok((devices()?, numbers.collect::<io::Result<HashMap<u32, u32>>>()?))
+            };
+            let found = namespace.enter(look).and_then(|found| found);
             known.insert(namespace.inode(), found.map_err(system("list interfaces"))?);
         }
         let of = |place: &Place| {
-            let devices = known.get(&place.0.inode()).map(Vec::as_slice).unwrap_or_default();
-            (place_id(place), Below::of(place, devices))
+            let below = known.get(&place.0.inode()).map(|(devices, numbers)| Below::of(place, devices, numbers));
+            (place_id(place), below.unwrap_or(Below::Nothing))
         };
         Ok(places.iter().map(of).collect())
     }

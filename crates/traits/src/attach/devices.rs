@@ -1,6 +1,6 @@
 //! Which interfaces there are, and which of them stand on others.
 
-use std::io;
+use std::{io, os::fd::BorrowedFd};
 
 use super::rtnetlink::RouteSocket;
 use crate::{
@@ -28,6 +28,8 @@ pub struct Device {
     pub master: Option<u32>,
     /// The interface that it stands on (a VLAN, a macvlan) or is joined with (a veth), if that is in the same namespace.
     pub link: Option<u32>,
+    /// The same in another namespace: its index there, and the [number](namespace_number) of that namespace here.
+    pub link_elsewhere: Option<(u32, u32)>,
 }
 
 impl Device {
@@ -44,6 +46,14 @@ impl Device {
 pub fn devices() -> io::Result<Vec<Device>> {
     let replies = RouteSocket::open()?.links().map_err(|error| io::Error::from_raw_os_error(error.errno))?;
     Ok(replies.iter().filter_map(|reply| parse(reply)).collect())
+}
+
+/// The number by which the calling thread's network namespace knows another one; `None` if it does not.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn namespace_number(other: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    RouteSocket::open()?.namespace_number(other).map_err(|error| io::Error::from_raw_os_error(error.errno))
 }
 
 /// What is to be said where a veth has native XDP (`veth_xdp_set` in drivers/net/veth.c takes TSO from its other end).
@@ -68,12 +78,12 @@ pub fn loses_redirects(ifindex: u32) -> bool {
 fn parse(reply: &[u8]) -> Option<Device> {
     const INDEX: usize = 4;
     let mut device = Device { ifindex: u32_at(reply, INDEX)?, ..Device::default() };
-    let mut elsewhere = false;
+    let mut elsewhere = None;
     for (type_, value) in attributes(reply.get(IFINFOMSG..)?) {
         match type_ {
             IFLA_LINK => device.link = u32_at(value, 0).filter(|index| *index != 0),
             IFLA_MASTER => device.master = u32_at(value, 0),
-            IFLA_LINK_NETNSID => elsewhere = true,
+            IFLA_LINK_NETNSID => elsewhere = u32_at(value, 0),
             IFLA_LINKINFO => {
                 if let Some((_, kind)) = attributes(value).find(|(type_, _)| *type_ == IFLA_INFO_KIND) {
                     device.kind = String::from_utf8_lossy(kind).trim_end_matches('\0').to_owned();
@@ -82,8 +92,8 @@ fn parse(reply: &[u8]) -> Option<Device> {
             _ => {}
         }
     }
-    if elsewhere {
-        device.link = None;
+    if let Some(number) = elsewhere {
+        device.link_elsewhere = device.link.take().map(|index| (index, number));
     }
     Some(device)
 }

@@ -23,6 +23,14 @@ const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
+const RTM_NEWNSID: u16 = 88;
+const RTM_GETNSID: u16 = 90;
+
+// include/uapi/linux/net_namespace.h
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
+/// `struct rtgenmsg`, with its padding.
+const RTGENMSG: usize = 4;
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
@@ -68,6 +76,18 @@ impl RouteSocket {
     /// Opens a socket in the calling thread's network namespace.
     pub(crate) fn open() -> io::Result<Self> {
         NetlinkSocket::open(libc::NETLINK_ROUTE).map(Self)
+    }
+
+    /// The number by which the socket's network namespace knows this one; `None` if it does not.
+    pub(super) fn namespace_number(&self, other: BorrowedFd<'_>) -> Result<Option<u32>, NetlinkError> {
+        let mut message = Message::new(RTM_GETNSID, NLM_F_ACK);
+        message.header(&[0; RTGENMSG]);
+        message.attribute(NETNSA_FD, &other.as_raw_fd().to_ne_bytes());
+        let replies = self.0.request(message, RTM_NEWNSID)?;
+        let numbers = replies.iter().flat_map(|reply| attributes(reply.get(RTGENMSG..).unwrap_or_default()));
+        let number = numbers.filter(|(type_, _)| *type_ == NETNSA_NSID).find_map(|(_, value)| u32_at(value, 0));
+        // it is negative (NETNSA_NSID_NOT_ASSIGNED)
+        Ok(number.filter(|number| i32::try_from(*number).is_ok()))
     }
 
     /// Adds a clsact qdisc; EEXIST if the interface has one.
