@@ -282,14 +282,17 @@ fn what_a_killed_command_left_is_shown_and_cleared() {
     };
     leave_unfinished();
     assert!(host.ok("status").contains("_new (unfinished)"));
-    assert!(host.fails("down xdp_classify").contains("_new"));
+    assert!(host.fails("down other").contains("_new"));
     assert!(host.ok(&format!("up {classify} --dev rx0")).contains("rx0"), "the next one has the interface");
     assert_eq!(host.up(), ["xdp_classify"]);
     host.ok("down xdp_classify");
 
-    leave_unfinished();
-    host.ok("down _new");
-    assert_eq!(host.up(), [""; 0]);
+    // by its name, too
+    for name in ["xdp_classify", "_new"] {
+        leave_unfinished();
+        host.ok(&format!("down {name}"));
+        assert_eq!(host.up(), [""; 0]);
+    }
 }
 
 #[test]

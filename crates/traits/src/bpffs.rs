@@ -225,7 +225,10 @@ pub fn require(root: &Path) -> Result<(), BpffsError> {
 /// Refuses a folder that is somebody else's; none is fine. The folder above it is one that was not refused.
 pub(crate) fn require_own(folder: &Path) -> Result<(), BpffsError> {
     let found = match fs::symlink_metadata(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // who may not look there may not use it either, which is said then
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            return Ok(());
+        }
         other => other.map_err(|source| BpffsError::Stat { root: folder.to_owned(), source })?,
     };
     let foreign = |what: String| Err(BpffsError::Foreign { path: folder.to_owned(), what });

@@ -51,7 +51,7 @@ Attaches every program to the hook that its block or section names, or attaches 
 command ends; `traits down NAME` detaches them.
 
 At a veth, where native XDP slows bulk TCP (docs/bench.md), auto is generic unless programs redirect or use hints; \
-anywhere, if an interface that a policy redirects to sends nothing for native XDP.
+elsewhere if a redirect needs it.
 
 A policy (FILE.traits, or what `traits compile` made of it) registers the keys that the registry lacks. `iif` and `oif` \
 compare names, so an interface may come later or be recreated; `redirect` requires one that is there. Programs of \
