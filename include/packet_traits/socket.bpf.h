@@ -60,12 +60,20 @@ enum trait_sender_next {
 	TRAIT_NEXT_BOUND, /* for `skb` */
 };
 
+/* Counts up with the layout of struct trait_sender: a program that was compiled with another one finds no storage. */
+#define TRAIT_SENDER_LAYOUT 2
+
+static __always_inline __u64 trait_sender_nonce(void)
+{
+	return ~trait_area.flow_nonce ^ TRAIT_SENDER_LAYOUT;
+}
+
 /*
  * The socket storage that `traits sockets attach` serves. A socket's own traits are there twice, so that readers need not
  * wait for a writer that was interrupted.
  */
 struct trait_sender {
-	__u64 nonce; /* ~trait_area.flow_nonce */
+	__u64 nonce; /* trait_sender_nonce() */
 	__u32 sequence; /* odd: `next` is being written */
 	__u32 state;
 	__u64 task;
@@ -122,7 +130,7 @@ struct sk_buff___traits_sk {
 /* Address of the storage of the socket at `sk`; 0 if it has none. Global, so that the verifier checks it once. */
 __weak __noinline __u64 trait_sender_of(__u64 sk)
 {
-	__u64 nonce = ~trait_area.flow_nonce, storage, node, data;
+	__u64 nonce = trait_sender_nonce(), storage, node, data;
 	__u8 state;
 	int i;
 

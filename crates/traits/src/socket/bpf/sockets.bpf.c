@@ -1447,7 +1447,7 @@ static __always_inline int set_sent(struct bpf_sockopt *ctx, struct bpf_sock *sk
 		set_next(ctx, send, all ? NULL : &change, revision);
 	else
 		set_own(ctx, send, all ? NULL : &change, revision);
-	send->nonce = ~trait_area.flow_nonce;
+	send->nonce = trait_sender_nonce();
 	return done(ctx);
 }
 

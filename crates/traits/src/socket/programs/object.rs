@@ -303,7 +303,8 @@ mod tests {
         }
     }
 
-    /// What [`STATE_VERSION`] 2 is. Another answer here takes another number there.
+    /// What [`STATE_VERSION`] 2 is. Another answer here takes another number there; of `trait_sender`, also another
+    /// TRAIT_SENDER_LAYOUT in `socket.bpf.h`.
     #[test]
     fn what_is_kept_of_sockets_is_laid_out_as_its_version_says() {
         let layout = [
