@@ -81,7 +81,7 @@ fn folders_that_others_made_are_refused() {
     assert!(said.contains("packet_traits is no folder"), "{said}");
 }
 
-/// A folder as /tmp is: everybody may write to it, and has only what is their own taken away.
+/// A folder like /tmp: every user may create files in it, and only the owner of a file may remove it.
 fn shared_folder(traits: &Traits) -> PathBuf {
     let folder = traits.folder.path().join("shared");
     fs::create_dir(&folder).unwrap();

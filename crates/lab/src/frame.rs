@@ -1,9 +1,6 @@
 //! Crafted frames with right lengths and checksums, for what a socket would not send. No system calls here.
 
-use std::{
-    iter::repeat_n,
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::end::{End, Family, Mac};
 use crate::vxlan::VXLAN_PORT;
@@ -33,8 +30,7 @@ const ETHERTYPE_TEB: u16 = 0x6558; // transparent Ethernet bridging, what Geneve
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_DESTINATION_OPTIONS: u8 = 60;
-// options: one byte of padding (RFC 8200 section 4.2), one that who does not know it skips (RFC 4727 section 3.6)
-const PAD1: u8 = 0;
+// a destination option that a node skips if it does not know it (RFC 4727 section 3.6)
 const EXPERIMENTAL: u8 = 0x1e;
 const HOP_LIMIT: u8 = 64;
 
@@ -110,20 +106,19 @@ impl Flow {
         if count > 0 {
             ip[6] = PROTOCOL_DESTINATION_OPTIONS;
         }
+        let units = len.checked_sub(8).filter(|more| more.is_multiple_of(8)).expect("8 bytes, or some times that") / 8;
+        let units = u8::try_from(units).expect("an extension header has up to 2048 bytes");
+        let mut options = vec![0; len - 2];
+        for option in options.chunks_mut(2 + 253) {
+            // a single byte that is left stays 0, which is padding (Pad1)
+            if let [kind, length, data @ ..] = option {
+                (*kind, *length) = (EXPERIMENTAL, data.len() as u8);
+            }
+        }
         for number in 1..=count {
             let next = if number == count { PROTOCOL_UDP } else { PROTOCOL_DESTINATION_OPTIONS };
-            let units =
-                len.checked_sub(8).filter(|more| more.is_multiple_of(8)).expect("8 bytes, or some times that") / 8;
-            headers.extend([next, u8::try_from(units).expect("an extension header has up to 2048 bytes")]);
-            let mut room = len - 2;
-            while room > 0 {
-                let data = room.saturating_sub(2).min(253);
-                match room {
-                    1 => headers.push(PAD1),
-                    _ => headers.extend([EXPERIMENTAL, data as u8].into_iter().chain(repeat_n(0, data))),
-                }
-                room -= (data + 2).min(room);
-            }
+            headers.extend([next, units]);
+            headers.extend(&options);
         }
         [&headers, datagram].concat()
     }

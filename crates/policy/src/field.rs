@@ -35,6 +35,12 @@ use crate::policy::{Layer, Type};
 /// (ip6_protocol_deliver_rcu in net/ipv6/ip6_input.c), the newest through 12 (IP6_MAX_EXT_HDRS_CNT in include/net/ipv6.h).
 pub const EXTENSION_HEADERS_MAX: usize = (1500 - 40) / 8;
 
+/// Whether this number is of an extension header of IPv6 that is skipped: hop-by-hop options, routing, fragment,
+/// authentication, destination options.
+pub(crate) const fn is_extension_header(protocol: u8) -> bool {
+    matches!(protocol, 0 | 43 | 44 | 51 | 60)
+}
+
 /// A field of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Field {

@@ -164,9 +164,9 @@ pub enum BpffsError {
         /// Its permissions.
         mode: u32,
     },
-    /// Somebody else made, or may change, the folder that everything is pinned in.
+    /// The folder with the pins belongs to another user, or other users may write to it.
     #[error(
-        "{} is {what}: what is in it may be somebody else's, so it is not used; look at it, and if nothing needs it, \
+        "{} is {what}: other users may have put there what is in it, so it is not used; look at it, and if nothing needs it, \
          `rm -r {}` takes it away",
         .path.display(), .path.display()
     )]
@@ -222,7 +222,8 @@ pub fn require(root: &Path) -> Result<(), BpffsError> {
     }
 }
 
-/// Refuses a folder that is somebody else's; none is fine. The folder above it is one that was not refused.
+/// Refuses a folder that another user owns or may write to. A missing folder is accepted. The caller has checked the folder
+/// above it.
 pub(crate) fn require_own(folder: &Path) -> Result<(), BpffsError> {
     let found = match fs::symlink_metadata(folder) {
         // who may not look there may not use it either, which is said then

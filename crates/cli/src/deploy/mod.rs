@@ -253,7 +253,7 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     }
     unused(command, &deployment).for_each(output::note);
     if let Some(manifest) = manifest.as_ref().filter(|_| has_native_xdp(&deployment)) {
-        policy::loses_redirects(manifest).into_iter().for_each(output::note);
+        policy::lost_redirects(manifest).into_iter().for_each(output::note);
     }
     for missing in manifest.iter().flat_map(policy::missing_interfaces) {
         output::note(format_args!("there is no interface {missing} now: rules that name it match once there is"));

@@ -5,7 +5,7 @@ use std::error::Error;
 
 use libbpf_rs::OpenObject;
 use packet_traits::{
-    attach::{LinkLayer, NetfilterFamily, NetfilterHook, NetfilterOptions, interface_name, loses_redirects as loses},
+    attach::{LinkLayer, NetfilterFamily, NetfilterHook, NetfilterOptions, interface_name, loses_redirects},
     core::KeyName,
     deployment::{Filter, FilterUse, Setup, Table},
     registry::{Description, KeySpec},
@@ -172,9 +172,9 @@ fn redirect_targets(manifest: &Manifest) -> impl Iterator<Item = (&str, u32)> {
 }
 
 /// What is to be said of interfaces that lose what XDP in native mode redirects to them.
-pub(super) fn loses_redirects(manifest: &Manifest) -> Option<String> {
+pub(super) fn lost_redirects(manifest: &Manifest) -> Option<String> {
     let names: Vec<&str> =
-        redirect_targets(manifest).filter(|(_, index)| loses(*index)).map(|(name, _)| name).collect();
+        redirect_targets(manifest).filter(|(_, index)| loses_redirects(*index)).map(|(name, _)| name).collect();
     (!names.is_empty()).then(|| {
         format!(
             "packets that native XDP redirects to {} are lost: its driver does not send them (a veth's does if its other end \

@@ -306,13 +306,7 @@ impl<'a> Journey<'a> {
             (0, _) => 0,
             // without padding
             (_, Ok(ip)) if !hook.sees_ethernet() => {
-                let word =
-                    |at: usize| ip.bytes.get(at..).and_then(<[u8]>::first_chunk).map(|word| u16::from_be_bytes(*word));
-                let total = match ip.family {
-                    Family::Ipv4 => word(2).map(usize::from),
-                    Family::Ipv6 => word(4).map(|payload| usize::from(payload) + 40),
-                };
-                total.unwrap_or(ip.length).min(ip.length).saturating_sub(seen.len())
+                stack::total(&ip).unwrap_or(ip.length).min(ip.length).saturating_sub(seen.len())
             }
             _ => cut,
         }

@@ -113,15 +113,19 @@ pub(crate) fn receive_ip<'a>(ip: &Datagram<'a>, is_loopback: bool) -> Result<&'a
 
 /// A packet as this host's stack has made it: a capture of its frame may have padding behind it.
 pub(crate) fn sent_ip<'a>(ip: &Datagram<'a>) -> &'a [u8] {
-    let total = match ip.family {
-        Family::Ipv4 => ip.bytes.first_chunk::<IPV4_LEN>().map(|header| ipv4_total(header, ip.length)),
-        Family::Ipv6 => ip.bytes.first_chunk::<IPV6_LEN>().map(|header| ipv6_total(header, ip.length)),
-    };
     let header = if ip.family == Family::Ipv4 { IPV4_LEN } else { IPV6_LEN };
-    match total {
+    match total(ip) {
         Some(total) if total >= header => trimmed(ip, total),
         // it is not the stack that has made it
         _ => ip.bytes,
+    }
+}
+
+/// How long the packet's header says that it is; `None` if that was not captured.
+pub(crate) fn total(ip: &Datagram<'_>) -> Option<usize> {
+    match ip.family {
+        Family::Ipv4 => ip.bytes.first_chunk::<IPV4_LEN>().map(|header| ipv4_total(header, ip.length)),
+        Family::Ipv6 => ip.bytes.first_chunk::<IPV6_LEN>().map(|header| ipv6_total(header, ip.length)),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Checker, constants::Expected, type_text};
 use crate::{
     diagnostic::{Code, Diagnostic, quoted},
-    field::{Field, FieldKind, Header},
+    field::{Field, FieldKind, Header, is_extension_header},
     hook::{Ability, Hook},
     policy::{Comparison, Condition, Interface, InterfaceDirection, InterfaceId, Layer, Operand, Presence, Test, Type},
     source::Span,
@@ -220,8 +220,7 @@ impl Checker<'_> {
         self.not_a_tag(looked.operand, low, high, span);
         let Operand::Field(Field { kind: FieldKind::Protocol, layer }) = looked.operand else { return };
         let of_ipv4 = looked.requires.is_some_and(|header| header.kind.header() == Header::Ipv4);
-        // hop-by-hop options, routing, fragment, authentication and destination options
-        if low != high || of_ipv4 || !matches!(low, 0 | 43 | 44 | 51 | 60) {
+        if low != high || of_ipv4 || !u8::try_from(low).is_ok_and(is_extension_header) {
             return;
         }
         let message = "in IPv6, `protocol` is what follows the extension headers, never one of these";

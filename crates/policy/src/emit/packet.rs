@@ -465,32 +465,12 @@ impl Parser<'_> {
                 self.complete(layer);
                 self.code.close();
             }
-            self.transport_header(
-                layer,
-                "4",
-                Header::Tcp,
-                &[
-                    (FieldKind::TcpSource, "pt_be16(header)"),
-                    (FieldKind::TcpDestination, "pt_be16(header + 2)"),
-                    (FieldKind::TransportSource, "pt_be16(header)"),
-                    (FieldKind::TransportDestination, "pt_be16(header + 2)"),
-                ],
-            );
+            self.ports(layer, Header::Tcp, Some((FieldKind::TcpSource, FieldKind::TcpDestination)));
             self.code.end_case();
         }
         if needs.udp(layer) {
             self.code.case("PT_UDP_PROTOCOL");
-            self.transport_header(
-                layer,
-                "4",
-                Header::Udp,
-                &[
-                    (FieldKind::UdpSource, "pt_be16(header)"),
-                    (FieldKind::UdpDestination, "pt_be16(header + 2)"),
-                    (FieldKind::TransportSource, "pt_be16(header)"),
-                    (FieldKind::TransportDestination, "pt_be16(header + 2)"),
-                ],
-            );
+            self.ports(layer, Header::Udp, Some((FieldKind::UdpSource, FieldKind::UdpDestination)));
             if layer == Layer::Outer && (needs.vxlan() || needs.geneve()) {
                 self.code.line("type = pt_be16(header + 2);");
             }
@@ -501,15 +481,7 @@ impl Parser<'_> {
             for number in ["PT_DCCP_PROTOCOL", "PT_SCTP_PROTOCOL", "PT_UDPLITE_PROTOCOL"] {
                 self.code.case(number);
             }
-            self.transport_header(
-                layer,
-                "4",
-                Header::OtherPorts,
-                &[
-                    (FieldKind::TransportSource, "pt_be16(header)"),
-                    (FieldKind::TransportDestination, "pt_be16(header + 2)"),
-                ],
-            );
+            self.ports(layer, Header::OtherPorts, None);
             self.complete(layer);
             self.code.end_case();
         }
@@ -554,6 +526,18 @@ impl Parser<'_> {
             self.code.end_case();
         }
         self.code.close();
+    }
+
+    /// The ports that a header begins with, as its own fields, if it has such, and as those of `th`.
+    fn ports(&mut self, layer: Layer, header: Header, own: Option<(FieldKind, FieldKind)>) {
+        self.load("at", "4");
+        self.there(layer, header);
+        for (source, destination) in
+            own.into_iter().chain([(FieldKind::TransportSource, FieldKind::TransportDestination)])
+        {
+            self.keep(layer, source, "pt_be16(header)");
+            self.keep(layer, destination, "pt_be16(header + 2)");
+        }
     }
 
     /// One case of the transport protocols.

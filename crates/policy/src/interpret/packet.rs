@@ -3,6 +3,7 @@
 use crate::{
     field::{
         EXTENSION_HEADERS_MAX, FRAGMENT_FIRST, FRAGMENT_LATER, FRAGMENT_NONE, Field, FieldKind, GENEVE_OPTIONS_MAX,
+        is_extension_header,
     },
     hash::FiveTuple,
     hook::Hook,
@@ -19,9 +20,9 @@ const HOP_BY_HOP: u8 = 0;
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const DCCP: u8 = 33;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
-const DCCP: u8 = 33;
 const GRE: u8 = 47;
 const AUTHENTICATION: u8 = 51;
 const ICMPV6: u8 = 58;
@@ -157,7 +158,7 @@ impl<'a> Packet<'a> {
         Packet { length: bytes.len(), outer, tunnel, inner }
     }
 
-    /// The same of a packet that has so many bytes more behind those that are given.
+    /// The same packet with `cut` more bytes, which are not given, at its end.
     pub fn with_cut(self, cut: usize) -> Packet<'a> {
         Packet { length: self.length + cut, ..self }
     }
@@ -341,7 +342,7 @@ impl<'a> Headers<'a> {
             (ICMP, 4) => rest.take().map(Transport::Icmp),
             (ICMPV6, 6) => rest.take().map(Transport::Icmpv6),
             _ => {
-                self.complete = version == 4 || !is_extension(protocol);
+                self.complete = version == 4 || !is_extension_header(protocol);
                 return;
             }
         };
@@ -448,11 +449,6 @@ impl<'a> Ip<'a> {
         *rest = behind;
         true
     }
-}
-
-/// Whether a header of IPv6 is one that is skipped.
-fn is_extension(protocol: u8) -> bool {
-    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
 }
 
 fn is_vlan(ether_type: u16) -> bool {

@@ -438,6 +438,15 @@ impl<'a> Parser<'a> {
     }
 
     fn pattern(&mut self, what: &str) -> Parsed<Pattern> {
+        self.pattern_of(what, false)
+    }
+
+    /// Flags of TCP, which nftables joins by `,`, too, and behind which `/` stands in front of a mask.
+    fn flags(&mut self, what: &str) -> Parsed<Pattern> {
+        self.pattern_of(what, true)
+    }
+
+    fn pattern_of(&mut self, what: &str, flags: bool) -> Parsed<Pattern> {
         let start = self.span();
         let first = self.literal(what)?;
         let kind = match self.peek() {
@@ -445,13 +454,13 @@ impl<'a> Parser<'a> {
                 self.next();
                 PatternKind::Range(first, self.literal("the end of the range")?)
             }
-            Token::Slash => {
+            Token::Slash if !flags => {
                 self.next();
                 PatternKind::Prefix(first, self.literal("the length of the prefix")?)
             }
-            Token::Pipe => {
+            token if token == Token::Pipe || flags && token == Token::Comma => {
                 let mut bits = vec![first];
-                while self.eat(Token::Pipe) {
+                while self.eat(Token::Pipe) || flags && self.eat(Token::Comma) {
                     if self.peek() == Token::Pipe {
                         return Err(self.expected_but("a flag", OR));
                     }
@@ -1078,30 +1087,6 @@ impl<'a> Parser<'a> {
         self.next();
         let mask = self.flags("the flags to look at")?;
         Ok(Test::Masked { subject, mask, negated, value })
-    }
-
-    /// Flags, which nftables joins by `,` or `|`; or another pattern that is no prefix.
-    fn flags(&mut self, what: &str) -> Parsed<Pattern> {
-        let start = self.span();
-        let first = self.literal(what)?;
-        let kind = match self.peek() {
-            Token::Minus => {
-                self.next();
-                PatternKind::Range(first, self.literal("the end of the range")?)
-            }
-            Token::Pipe | Token::Comma => {
-                let mut bits = vec![first];
-                while self.eat(Token::Pipe) || self.eat(Token::Comma) {
-                    if self.peek() == Token::Pipe {
-                        return Err(self.expected_but("a flag", OR));
-                    }
-                    bits.push(self.literal("a flag")?);
-                }
-                PatternKind::Bits(bits)
-            }
-            _ => PatternKind::One(first),
-        };
-        Ok(Pattern { kind, span: self.since(start) })
     }
 
     /// Refuses words that go on with the rule where a value must be: `ip saddr drop`.

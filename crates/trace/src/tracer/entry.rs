@@ -226,11 +226,15 @@ impl Tracer<'_> {
         let mut known = HashMap::new();
         for namespace in namespaces {
             let look = || -> io::Result<_> {
-                let numbers = namespaces.iter().filter_map(|other| {
+                let devices = devices()?;
+                // veths to containers say where their other ends are, too, which nobody asks for
+                let asked = devices.iter().any(|it| it.link_elsewhere.is_some() && ON_ONE.contains(&it.kind.as_str()));
+                let numbers = namespaces.iter().filter(|_| asked).filter_map(|other| {
                     let number = namespace_number(other.fd()).transpose()?;
                     Some(number.map(|number| (number, other.inode())))
                 });
-                Ok((devices()?, numbers.collect::<io::Result<HashMap<u32, u32>>>()?))
+                let numbers = numbers.collect::<io::Result<HashMap<u32, u32>>>()?;
+                Ok((devices, numbers))
             };
             let found = namespace.enter(look).and_then(|found| found);
             known.insert(namespace.inode(), found.map_err(system("list interfaces"))?);

@@ -39,7 +39,7 @@ impl Location {
         self.bpffs.join(ROOT).join(self.registry.as_str())
     }
 
-    /// Refuses folders that are somebody else's.
+    /// Refuses the folders of deployments if another user owns them or may write to them.
     pub(super) fn require_own(&self) -> Result<(), BpffsError> {
         bpffs::require_own(&self.bpffs.join(ROOT))?;
         bpffs::require_own(&self.root())

@@ -232,7 +232,7 @@ impl Deployment {
         let mut folder = if unfinished { location.root().join(name) } else { location.folder(name)? };
         bpffs::require(&location.bpffs)?;
         let lock = RootLock::take(location)?;
-        // whoever was making it does not any more
+        // the lock is held, so no process is making it any more
         let left = location.root().join(UNFINISHED);
         if !folder.exists() && version::name_of(&left).as_deref() == Some(name) {
             (unfinished, folder) = (true, left);

@@ -119,6 +119,14 @@ fn shared_lab(sockets: u32, sockets_per_user: u32) -> SocketLab {
     SocketLab::with(&Setup { options: Some(options), ..Setup::default() })
 }
 
+/// Turns RCV_TRAITS on, in a thread of that user; root has all privileges.
+fn turn_on(uid: u32, socket: &UdpSocket) -> Result<(), SocketError> {
+    match uid {
+        0 => set_receive(socket, true),
+        uid => as_user(uid, || set_receive(socket, true)),
+    }
+}
+
 /// How many of the places are whose.
 fn users(lab: &SocketLab) -> Vec<(u32, u32)> {
     let users = SocketPrograms::status(&lab.lab.registry).unwrap().unwrap().users;
@@ -134,10 +142,6 @@ fn a_user_has_its_part_of_the_places_and_leaves_the_others_theirs() {
     let lab = shared_lab(6, 2);
     let client = lab.udp_client(Family::V4);
     let local = || lab.inside(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
-    let turn_on = |uid, socket: &UdpSocket| match uid {
-        0 => set_receive(socket, true),
-        uid => as_user(uid, || set_receive(socket, true)),
-    };
     let refused = |uid, socket: &UdpSocket| {
         let error = turn_on(uid, socket).unwrap_err();
         assert!(matches!(error, SocketError::NoRoom { .. }), "{uid}: {error}");
@@ -192,11 +196,7 @@ fn users_together_leave_root_its_places() {
     let lab = shared_lab(16, 8);
     let on = |uid| {
         let socket = lab.inside(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
-        let turned_on = match uid {
-            0 => set_receive(&socket, true),
-            uid => as_user(uid, || set_receive(&socket, true)),
-        };
-        turned_on.map(|()| socket)
+        turn_on(uid, &socket).map(|()| socket)
     };
     let first: Vec<_> = (0..8).map(|_| on(NOBODY).unwrap()).collect();
     let second: Vec<_> = (0..6).map(|_| on(OTHER).unwrap()).collect();
