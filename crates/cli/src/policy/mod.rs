@@ -7,6 +7,7 @@ pub(crate) mod explain;
 mod frame;
 mod host;
 mod journey;
+mod options;
 mod stack;
 mod way;
 

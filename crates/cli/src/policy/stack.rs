@@ -4,8 +4,8 @@
 //! | between | what is looked at | where |
 //! |---|---|---|
 //! | `tc ingress` and `netfilter prerouting` | VLAN tags, the frame's address | `__netif_receive_skb_core` in net/core/dev.c, `eth_type_trans` in net/ethernet/eth.c |
-//! | | the IP header, lengths, IPv4's checksum | `ip_rcv_core` in net/ipv4/ip_input.c, `ip6_rcv_core` in net/ipv6/ip6_input.c |
-//! | `netfilter prerouting` and `input` | addresses that no packet may have, fragments | `ip_route_input_slow` in net/ipv4/route.c, `ip_local_deliver` |
+//! | | the IP header, lengths, IPv4's checksum, hop-by-hop options | `ip_rcv_core` in net/ipv4/ip_input.c, `ip6_rcv_core` in net/ipv6/ip6_input.c |
+//! | `netfilter prerouting` and `input` | addresses that no packet may have, IPv4 options, fragments | `ip_route_input_slow` in net/ipv4/route.c, `ip_rcv_options`, `ip_local_deliver` |
 //! | `netfilter prerouting` and `forward` | the same, and the time to live | `ip_forward` in net/ipv4/ip_forward.c, `ip6_forward` in net/ipv6/ip6_output.c |
 //!
 //! Routes, reverse path filters, IPsec and sockets are not looked at.
@@ -17,6 +17,7 @@ use packet_traits_policy::hook::Family;
 use super::{
     frame::{Datagram, Frame, IPV4_LEN, IPV6_LEN, NoIp, is_group},
     host::{Host, Vlan},
+    options,
 };
 
 /// Largest length that an IP header can say; longer packets are merged ones, whose headers say 0.
@@ -222,9 +223,15 @@ fn check_ipv6(ip: &Datagram<'_>, is_loopback: bool) -> Result<usize, Absent> {
         return Err(dropped(why, FUNCTION));
     }
     if header[6] == PROTOCOL_HOP_BY_HOP {
+        const FUNCTION: &str = "ipv6_parse_hopopts";
         let options_len = ip.bytes.get(IPV6_LEN + 1).map_or(8, |len| (usize::from(*len) + 1) * 8);
         if IPV6_LEN + options_len > total {
-            return Err(dropped("its hop-by-hop options do not end in the packet", "ipv6_parse_hopopts"));
+            return Err(dropped("its hop-by-hop options do not end in the packet", FUNCTION));
+        }
+        // what was not captured is taken for right
+        if let Some(whole) = ip.bytes.get(IPV6_LEN..IPV6_LEN + options_len) {
+            let judged = options::hop_by_hop(whole, number(&header[4..6]), ip.length);
+            judged.map_err(|why| dropped(why, FUNCTION))?;
         }
     }
     Ok(total)
@@ -261,7 +268,9 @@ pub(crate) fn route(ip: &Datagram<'_>, is_loopback: bool, host: Option<&Host>) -
         let why = format!("{source} is an address of this host, which the kernel takes only with accept_local");
         return Err(dropped(why, "fib_validate_source"));
     }
-    Ok(())
+    let header_len = ip.bytes.first().map_or(0, |first| usize::from(first & 0xf) * 4);
+    let options = ip.bytes.get(IPV4_LEN..header_len).unwrap_or_default();
+    options::ipv4(options).map_err(|why| dropped(why, "ip_rcv_options"))
 }
 
 /// A packet as `netfilter forward` sees it, or why it is not forwarded. Without padding, and one hop older: its time to
@@ -446,6 +455,32 @@ mod tests {
         let dropped = route(&datagram, false, Some(&here)).map_err(why).unwrap_err();
         assert!(dropped.starts_with("10.0.0.7 is an address of this host, "), "{dropped}");
         assert_eq!(route(&datagram, true, Some(&here)), Ok(()), "it goes to itself by the loopback interface");
+    }
+
+    #[test]
+    fn options_count_where_the_kernel_reads_them() {
+        let with = |option: &[u8]| {
+            let bytes = ipv4(&[(0, 0x46), (3, 32), (20, option[0]), (21, option[1]), (22, option[2]), (23, option[3])]);
+            [bytes, vec![0; 4]].concat()
+        };
+        let judged = |bytes: &[u8]| {
+            let datagram = Datagram { family: Family::Ipv4, bytes, length: 32 };
+            // netfilter prerouting sees it, the hooks behind do not
+            assert!(receive_ip(&datagram, false).is_ok());
+            route(&datagram, false, None).map_err(why)
+        };
+        assert_eq!(judged(&with(&[148, 4, 0, 0])), Ok(()));
+        let source_route =
+            "it has a source route, which the kernel takes only with accept_source_route (ip_rcv_options)";
+        assert_eq!(judged(&with(&[131, 3, 4, 0])), Err(source_route.to_owned()));
+        let bad = "bad IPv4 option 7, at byte 20 of its header (ip_rcv_options)";
+        assert_eq!(judged(&with(&[7, 9, 4, 0])), Err(bad.to_owned()));
+
+        let unknown = ipv6("fd00::1", "fd00::2", &[(6, 0), (40, 17), (41, 0), (42, 0x5e), (43, 4)]);
+        let expected =
+            "hop-by-hop option 94 is not known here, and says that the packet is dropped then (ipv6_parse_hopopts)";
+        assert_eq!(taken_in(Family::Ipv6, &unknown, 48).map_err(why), Err(expected.to_owned()));
+        assert_eq!(taken_in(Family::Ipv6, &unknown[..44], 48), Ok(44), "of which 44 were captured");
     }
 
     fn frame(to: [u8; 6], vlans: &[u16]) -> Frame<'static> {
