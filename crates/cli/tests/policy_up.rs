@@ -17,7 +17,7 @@ use std::{
 
 use common::{host::Host, text};
 use packet_traits_lab::{
-    Cgroup, Family, KernelFeature, TcpSink, kernel_has_for, number_of, recv_numbered, send_numbered, skipped,
+    Cgroup, Family, Feature, KernelFeature, TcpSink, kernel_has_for, number_of, recv_numbered, send_numbered, skipped,
     tcp_transfer, udp_socket,
 };
 use packet_traits_policy::{
@@ -816,7 +816,7 @@ fn what_is_redirected_to_a_veth_arrives_or_its_loss_is_said() {
     assert!(!arrives());
     host.ok("down redirect");
     if kernel_has_for(KernelFeature::XdpHints, "what a driver does with redirected packets") {
-        assert!(rx.netns().command("ethtool").args(["-K", "up8", "gro", "on"]).status().unwrap().success());
+        rx.netns().set_feature("up8", Feature::Gro, true).unwrap();
         assert!(host.ok(&format!("up {redirect} --dev rx0")).contains("xdp (native)"));
         assert!(arrives());
     }
