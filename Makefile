@@ -43,7 +43,7 @@ test: lint setup-kernel
 	$(CARGO) test --workspace --no-run --quiet --message-format=json | $(AS_ROOT) tools/test-kernels.py chosen
 
 # Every kernel test on each kernel of tools/kernels and on this machine's, which takes hours; writes docs/kernels.md. It
-# goes on where it was interrupted. KERNELS="6.1 newest" runs on these only, and writes nothing.
+# goes on where it was interrupted. KERNELS="6.1 newest" runs on these only, and leaves what is written of the others.
 test-kernels: setup-kernel
 	$(CARGO) test --workspace --profile emulated --no-run --quiet --message-format=json | \
 		$(AS_ROOT) tools/test-kernels.py all $(KERNELS)

@@ -5,11 +5,12 @@
     cargo test --workspace --profile emulated --no-run --message-format=json | sudo -E tools/test-kernels.py all [KERNEL...]
 
 Cargo says where it put them. `chosen` runs those of tools/test-kernels.chosen. `all` runs every kernel test of the
-workspace on each kernel and on this machine's ("host"), and writes docs/kernels.md. Which tests are kernel tests the
-test binaries say: with TRAITS_SKIP_KERNEL=1 these report that they are skipped.
+workspace on each kernel and on this machine's ("host"), or on those given, and writes docs/kernels.md. Which tests are
+kernel tests the test binaries say: with TRAITS_SKIP_KERNEL=1 these report that they are skipped.
 
 What came of each binary is kept in target/kernels/results, with its output: `all` runs again only what failed or was
-built since. A kernel that is not there is skipped by name; on Debian, which has them, that is a failure where CI is set.
+built since. What docs/kernels.md says is kept in docs/kernels.json, so that a run on some kernels leaves the others as
+they were. A kernel that is not there is skipped by name; on Debian, which has them, that is a failure where CI is set.
 """
 
 import concurrent.futures
@@ -32,6 +33,8 @@ PROJECT = TOOLS.parent
 KERNELS = Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target")).resolve() / "kernels"
 RESULTS = KERNELS / "results"
 DOCUMENT = PROJECT / "docs/kernels.md"
+# what is in it, by kernel
+SEEN = PROJECT / "docs/kernels.json"
 # the kernel that this runs on
 HOST = "host"
 # Seconds that a binary may take: far more than it does. One that hangs is to be seen before whoever waits gives up.
@@ -365,52 +368,83 @@ def run_all(tests, only):
     turns = itertools.zip_longest(*(on(kernel) for kernel in there if kernel != HOST))
     side_by_side(lambda boots: boots(), [boots for turn in turns for boots in turn if boots])
     outcomes = {kernel: {job.title(): kept(kernel, job) for job in jobs} for kernel in there}
-    if not only:
-        DOCUMENT.parent.mkdir(exist_ok=True)
-        DOCUMENT.write_text(document(jobs, outcomes))
-        say(f"wrote {DOCUMENT}")
+    seen = json.loads(SEEN.read_text()) if SEEN.exists() else {}
+    seen |= {kernel: described(kernel, by_job) for kernel, by_job in outcomes.items()}
+    SEEN.parent.mkdir(exist_ok=True)
+    SEEN.write_text(json.dumps(seen, indent=1) + "\n")
+    DOCUMENT.write_text(document({kernel: seen[kernel] for kernel in [HOST, *kernels()] if kernel in seen}))
+    say(f"wrote {DOCUMENT}")
     failed = sum(outcome.failed() for by_job in outcomes.values() for outcome in by_job.values())
     if failed:
         sys.exit(f"test-kernels: failures in {failed} binaries; their output is in {RESULTS}")
 
 
-def document(jobs, outcomes):
-    """What docs/kernels.md says."""
-    names = {kernel: ".".join(release(kernel).split(".")[:2]) for kernel in outcomes}
+def described(kernel, outcomes):
+    """What is kept of a run on a kernel: how many tests of each binary passed, and which did not."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True)
+    of = lambda outcome, what: {test: why for test, (result, why) in outcome.tests.items() if result == what}
+    return {
+        "release": release(kernel),
+        "commit": commit.stdout.strip(),
+        "date": str(datetime.date.today()),
+        "binaries": {
+            title: {
+                "passed": outcome.count("passed"),
+                "skipped": of(outcome, "skipped"),
+                "failed": of(outcome, "failed"),
+                "left_out": outcome.left_out,
+            }
+            for title, outcome in outcomes.items()
+        },
+    }
+
+
+def document(seen):
+    """What docs/kernels.md says: of each kernel what was seen last."""
+    names = {kernel: ".".join(run["release"].split(".")[:2]) for kernel, run in seen.items()}
+    titles = sorted({title for run in seen.values() for title in run["binaries"]})
     lines = [
         "# Kernel tests by kernel",
         "",
-        f"Written by `make test-kernels` on {datetime.date.today()}: every kernel test of the workspace, on this machine's",
-        "kernel (\"host\") and, in the emulated machine of `tools/on-kernel.sh`, on Debian's.",
+        "Written by `make test-kernels`: every kernel test of the workspace, on the kernel of the machine that it ran on",
+        "(\"host\") and, in the emulated machine of `tools/on-kernel.sh`, on Debian's.",
         "A number is of tests passed; \"skipped\" and \"failed\" are named below.",
         "",
-        "| kernel | version |",
-        "|---|---|",
-        *(f"| {names[kernel]}{' (host)' * (kernel == HOST)} | {release(kernel)} |" for kernel in outcomes),
-        "",
-        "| tests | " + " | ".join(names.values()) + " |",
-        "|---" * (len(names) + 1) + "|",
+        "| kernel | version | date | commit |",
+        "|---|---|---|---|",
     ]
-    for job in jobs:
+    for kernel, run in seen.items():
+        host = " (host)" if kernel == HOST else ""
+        lines.append(f"| {names[kernel]}{host} | {run['release']} | {run['date']} | {run['commit']} |")
+    lines += ["", "| tests | " + " | ".join(names.values()) + " |", "|---" * (len(names) + 1) + "|"]
+    for title in titles:
         cells = []
-        for by_job in outcomes.values():
-            outcome = by_job[job.title()]
-            others = [f"{count} {what}" for what in ("skipped", "failed") if (count := outcome.count(what))]
-            cells.append(", ".join([str(outcome.count("passed")), *others]))
-        lines.append(f"| {job.title()} | " + " | ".join(cells) + " |")
-    sums = [
-        [sum(outcome.count(what) for outcome in by_job.values()) for what in ("passed", "skipped", "failed")]
-        for by_job in outcomes.values()
-    ]
-    cells = [f"{passed} passed, {skipped} skipped, {failed} failed" for passed, skipped, failed in sums]
+        for run in seen.values():
+            outcome = run["binaries"].get(title)
+            if not outcome:
+                cells.append("-")
+                continue
+            others = [f"{len(outcome[what])} {what}" for what in ("skipped", "failed") if outcome[what]]
+            cells.append(", ".join([str(outcome["passed"]), *others]))
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    cells = []
+    for run in seen.values():
+        passed = sum(outcome["passed"] for outcome in run["binaries"].values())
+        others = [f"{sum(len(o[what]) for o in run['binaries'].values())} {what}" for what in ("skipped", "failed")]
+        cells.append(", ".join([f"{passed} passed", *others]))
     lines += ["| all | " + " | ".join(cells) + " |", ""]
 
-    def listed(title, entries):
+    def listed(heading, what):
         """Those for the same reason on the same kernels in one item."""
         by_reason = {}
-        for reason, where, test in entries:
-            by_reason.setdefault(reason, {}).setdefault(test, []).append(where)
-        lines.extend([f"## {title}", ""])
+        for kernel, run in seen.items():
+            for title, outcome in run["binaries"].items():
+                # what is left out may have several reasons
+                tests = outcome[what].items() if isinstance(outcome[what], dict) else outcome[what]
+                for test, why in tests:
+                    by_test = by_reason.setdefault(why or "an assertion", {})
+                    by_test.setdefault(f"{title} {test}", []).append(names[kernel])
+        lines.extend([f"## {heading}", ""])
         for reason, by_test in sorted(by_reason.items()):
             lines.append(f"- {reason}")
             by_where = {}
@@ -422,24 +456,9 @@ def document(jobs, outcomes):
             lines.append("None.")
         lines.append("")
 
-    every = [
-        (kernel, title, test, result, why)
-        for kernel, by_job in outcomes.items()
-        for title, outcome in by_job.items()
-        for test, (result, why) in outcome.tests.items()
-    ]
-    full = {(kernel, title, test): f"{title} {test}" for kernel, title, test, _, _ in every}
-    listed("Skipped", [(why, names[k], full[k, t, test]) for k, t, test, result, why in every if result == "skipped"])
-    listed(
-        "Left out by tests that passed",
-        [
-            (why, names[kernel], f"{title} {test}")
-            for kernel, by_job in outcomes.items()
-            for title, outcome in by_job.items()
-            for test, why in outcome.left_out
-        ],
-    )
-    listed("Failed", [(why or "an assertion", names[k], full[k, t, test]) for k, t, test, r, why in every if r == "failed"])
+    listed("Skipped", "skipped")
+    listed("Left out by tests that passed", "left_out")
+    listed("Failed", "failed")
     return "\n".join(lines).rstrip() + "\n"
 
 
