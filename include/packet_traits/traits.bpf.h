@@ -53,6 +53,8 @@
  *					byte behind
  *	trait_seal(ctx)			XDP: hides the packet region from GRO; 0; -EBUSY another program's metadata
  *					is below the area, which then stays open (readable, but GRO compares all of it)
+ *	trait_start_anew(ctx)		XDP, before XDP_PASS: if nothing was set, nothing counts that the packet had from elsewhere; see
+ *					"Interfaces in a row"
  *	trait_view(ctx, &view)		checks bounds and nonces once; 0; -ENOENT no traits here
  *	trait_view_get(&view, key, &value), trait_view_is_set(&view, key)
  *					as trait_get and trait_is_set, at the cost of a bit test and a load
@@ -77,6 +79,12 @@
  * used again, and user space is not told whether a packet has metadata: call trait_init for every packet that goes to
  * the socket, or let the application erase each frame it gives back (TraitsMut::erase), else it may take the traits of
  * an earlier packet for this one's.
+ *
+ * Interfaces in a row: a packet that goes over a veth, or comes to generic XDP of a bridge, a VLAN or a tunnel, may have traits
+ * from the interface before, perhaps of another network namespace. An XDP program sees none of them, and the first set starts
+ * anew. But if it attaches no metadata, the kernel leaves what is there, and the traits are read behind it (veth_xdp_rcv_skb in
+ * drivers/net/veth.c, bpf_prog_run_generic_xdp in net/core/dev.c). With trait_start_anew before XDP_PASS they are not: it
+ * attaches 4 bytes of zeroes to a packet that has no metadata. Native XDP of network cards need not call it.
  *
  * TC: trait_tc_get reads keys of the flow region directly from the metadata. trait_tc_set and trait_tc_del change keys
  * of the flow region; -EOPNOTSUPP for keep-first keys, after decapsulation, and where the packet has no area. From 6.18
@@ -1089,6 +1097,30 @@ static __always_inline int trait_seal(struct xdp_md *ctx)
 	footer->nonce = trait_area.packet_nonce | 1;
 	__trait_publish_new_headroom(ctx);
 	return bpf_xdp_adjust_meta(ctx, packet_len) ? -EOPNOTSUPP : 0;
+}
+
+/*
+ * Keeps a packet to which this program and those before it at the interface have attached nothing from having the traits of
+ * an interface before. Returns 0; -ENOSPC no room in the headroom; -EOPNOTSUPP no metadata here, and so nothing to keep off,
+ * or an unbound program.
+ */
+static __always_inline int trait_start_anew(struct xdp_md *ctx)
+{
+	const __u32 len = 4; /* the least; no region is as short */
+	void *meta;
+	int err;
+
+	if (!trait_area.flow_nonce)
+		return -EOPNOTSUPP;
+	if (__trait_ctx_ptr(struct xdp_md, ctx, data_meta) != __trait_ctx_ptr(struct xdp_md, ctx, data))
+		return 0;
+	err = __trait_xdp_adjust_meta(ctx, len);
+	if (err)
+		return err;
+	meta = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
+	if (meta + len <= __trait_ctx_ptr(struct xdp_md, ctx, data))
+		*(volatile __u32 *)meta = 0;
+	return 0;
 }
 
 /*

@@ -206,6 +206,8 @@ pub struct Block {
     pub name: String,
     /// Where it runs.
     pub hook: Hook,
+    /// A packet for which it sets no trait keeps those that it brought along from an interface before; at XDP only.
+    pub inherits: bool,
     /// Its rules in order.
     pub rules: Vec<Rule>,
     /// Its head, from the hook's name to the brace.

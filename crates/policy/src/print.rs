@@ -38,7 +38,8 @@ pub fn print(policy: &Policy) -> String {
         }
     }
     for (place, block) in policy.blocks.iter().enumerate() {
-        let _ = writeln!(text, "{} {} {{", block.hook, block.name);
+        let inherits = if block.inherits { format!(" {}", words::INHERIT) } else { String::new() };
+        let _ = writeln!(text, "{}{inherits} {} {{", block.hook, block.name);
         for rule in 0..block.rules.len() {
             let _ = writeln!(text, "    {}", print_rule(policy, place, rule));
         }

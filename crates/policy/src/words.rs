@@ -17,6 +17,9 @@ pub(crate) struct HeaderWord {
     pub(crate) fields: &'static [(&'static str, FieldKind)],
 }
 
+/// The word behind `xdp` by which a packet may keep the traits that it brought along.
+pub(crate) const INHERIT: &str = "inherit";
+
 /// The word in front of a Geneve option's class and type.
 pub(crate) const OPTION: &str = "option";
 

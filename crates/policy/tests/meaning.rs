@@ -61,7 +61,13 @@ fn policy(hook: Hook, rules: impl Into<Vec<Rule>>) -> Policy {
             Counter { name: "per_tenant".to_owned(), by: Some(Type::Unsigned(32)) },
         ],
         interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
-        blocks: vec![Block { name: "block".to_owned(), hook, rules: rules.into(), span: Span::default() }],
+        blocks: vec![Block {
+            name: "block".to_owned(),
+            hook,
+            inherits: false,
+            rules: rules.into(),
+            span: Span::default(),
+        }],
     }
 }
 

@@ -189,7 +189,13 @@ impl<'a> Checker<'a> {
             if !self.diagnostics.has_errors() {
                 reach::check(&self.policy, &rules, &tests, self.diagnostics);
             }
-            self.policy.blocks.push(Block { name, hook: block.hook, rules, span: block.span });
+            self.policy.blocks.push(Block {
+                name,
+                hook: block.hook,
+                inherits: block.inherits,
+                rules,
+                span: block.span,
+            });
         }
     }
 

@@ -10,6 +10,9 @@ use crate::{
     source::Sources,
 };
 
+/// The constant that says whether packets may bring traits along to the interface.
+pub(super) const BROUGHT_ALONG: &str = "pt_brought_along";
+
 /// How much the rules of one function may weigh, as [`Scope::weight`] does: some ten instructions for each unit.
 const PART_WEIGHT_MAX: usize = 2000;
 
@@ -262,13 +265,17 @@ fn program(code: &mut Code, scope: &Scope<'_>, block: &Block, first_rule: usize,
     code.close();
 }
 
-/// What is done before a packet goes on; `seals` unless it goes to an AF_XDP socket.
+/// What is done before a packet goes on; `seals` unless it goes to an AF_XDP socket, whose reader sees what is there.
 fn finish(code: &mut Code, scope: &Scope<'_>, seals: bool) {
     if !scope.needs.changed.is_empty() {
         code.line(format_args!("{}_store(ctx, t);", scope.block));
     }
     if seals && scope.seal && scope.place == Place::Xdp {
         code.line("trait_seal(ctx);");
+    }
+    if seals && scope.starts_anew {
+        code.line(format_args!("if ({BROUGHT_ALONG})"));
+        code.line("\ttrait_start_anew(ctx);");
     }
 }
 

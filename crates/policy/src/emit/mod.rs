@@ -30,7 +30,7 @@ use self::{block::one_line, code::Code, needs::Needs, place::Place, rules::Scope
 use crate::{
     hook::{Direction, Family, Hook},
     manifest::{self, Manifest},
-    policy::{Action, COUNTED_VALUES_MAX, Interface, InterfaceId, KeyId, Layer, Policy, Verdict},
+    policy::{Action, Block, COUNTED_VALUES_MAX, Interface, InterfaceId, KeyId, Layer, Policy, Verdict},
     source::Sources,
 };
 
@@ -132,6 +132,12 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
         code.line(format_args!("const volatile __u32 {} = 0;", packet::NO_LINK_HEADER));
         code.blank();
     }
+    let brings_along = policy.blocks.iter().any(starts_anew);
+    if brings_along {
+        code.comment("Whether packets may have traits of an interface before this one; filled in by the loader.");
+        code.line(format_args!("const volatile __u32 {} = 1;", block::BROUGHT_ALONG));
+        code.blank();
+    }
     maps(&mut code, policy, &needs);
     for (number, table) in tables.iter().enumerate() {
         if is_looked_up(&needs, number) {
@@ -151,7 +157,8 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
             place,
             needs,
             seal: options.seal,
-            finishes: !needs.changed.is_empty() || place == Place::Xdp && options.seal,
+            finishes: !needs.changed.is_empty() || place == Place::Xdp && options.seal || starts_anew(block),
+            starts_anew: starts_anew(block),
             is_part: false,
         };
         block::block(&mut code, &scope, block, policy.rule_numbers(number).start, sources);
@@ -189,9 +196,15 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
             .collect(),
         logs,
         sees_links,
+        brings_along,
         tests_ethernet: at_links(policy, &needs, |needs| needs.tests_ethernet(Layer::Outer)),
     };
     Ok(Emitted { source: code.into_text(), manifest })
+}
+
+/// Whether traits that a packet brought along do not count behind a block that sets none.
+fn starts_anew(block: &Block) -> bool {
+    block.hook == Hook::Xdp && !block.inherits
 }
 
 /// Whether a block where packets have their link header asks for something.

@@ -38,6 +38,8 @@ pub(super) struct Scope<'s> {
     pub(super) needs: &'s Needs,
     /// XDP seals the area of packets that go on.
     pub(super) seal: bool,
+    /// XDP keeps the traits that a packet brought along from counting, if it sets none.
+    pub(super) starts_anew: bool,
     /// The block has something to do before a packet goes on.
     pub(super) finishes: bool,
     /// The rules are in a function that returns what they decide, not in the program.

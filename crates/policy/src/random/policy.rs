@@ -85,7 +85,14 @@ pub fn policy(rng: &mut Rng, options: &PolicyOptions) -> Policy {
         let rules = rng.usize(options.rules.clone());
         let mut writer = Writer { rng, options, policy: &mut policy, hook: *hook };
         let rules = (0..rules).map(|_| writer.rule()).collect();
-        policy.blocks.push(Block { name: format!("block{number}"), hook: *hook, rules, span: Span::default() });
+        let inherits = *hook == Hook::Xdp && rng.u8(..4) == 0;
+        policy.blocks.push(Block {
+            name: format!("block{number}"),
+            hook: *hook,
+            inherits,
+            rules,
+            span: Span::default(),
+        });
     }
     policy
 }

@@ -122,6 +122,7 @@ pub(crate) enum LiteralKind {
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) hook: Hook,
+    pub(crate) inherits: bool,
     pub(crate) name: Option<Spanned<String>>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) span: Span,

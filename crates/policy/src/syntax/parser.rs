@@ -557,6 +557,10 @@ impl<'a> Parser<'a> {
             Some("steer") => (Hook::Steer, true),
             _ => (Hook::Xdp, false),
         };
+        let inherits = hook == Hook::Xdp && self.word() == Some(words::INHERIT);
+        if inherits {
+            self.next();
+        }
         let name = if self.peek() == Token::Word {
             Some(self.spanned_word("a name")?)
         } else if named {
@@ -567,6 +571,11 @@ impl<'a> Parser<'a> {
         if let Some(name) = name.as_ref().filter(|name| hook == Hook::Xdp && name.value == "frags") {
             let message = "`frags` names the program; nothing is chosen by it";
             let hint = "leave it out: packets in several buffers are taken without being asked for";
+            self.say(Diagnostic::new(Code::Misleading, name.span, message).hint(hint));
+        }
+        if let Some(name) = name.as_ref().filter(|name| hook != Hook::Xdp && name.value == words::INHERIT) {
+            let message = "`inherit` names the program; nothing is chosen by it";
+            let hint = "leave it out: only an `xdp` block starts anew";
             self.say(Diagnostic::new(Code::Misleading, name.span, message).hint(hint));
         }
         if let Some(name) = name.as_ref().filter(|name| foreign::looks_like_interface(&name.value)) {
@@ -605,7 +614,7 @@ impl<'a> Parser<'a> {
                 self.next();
             }
         }
-        Ok(Block { hook, name, rules, span })
+        Ok(Block { hook, inherits, name, rules, span })
     }
 
     fn direction(&mut self) -> Parsed<Direction> {

@@ -109,7 +109,7 @@ impl Draft {
 
     pub fn block(&mut self, name: &str, hook: Hook) {
         let span = self.say(&format!("{hook} {name} {{"));
-        self.policy.blocks.push(Block { name: name.to_owned(), hook, rules: Vec::new(), span });
+        self.policy.blocks.push(Block { name: name.to_owned(), hook, inherits: false, rules: Vec::new(), span });
     }
 
     /// A rule of the last block.

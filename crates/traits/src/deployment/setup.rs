@@ -13,7 +13,7 @@ use libbpf_rs::{
 
 use super::{DeployError, Setup, UpOptions, error::map_failed};
 use crate::{
-    attach::{XdpMode, is_veth, loses_redirects, redirect_map, xdp},
+    attach::{XdpMode, devices, is_veth, loses_redirects, redirect_map, xdp},
     bind::{BindError, BoundObject, LoadedObject},
     bpffs,
 };
@@ -23,6 +23,9 @@ const CONSTANTS: &str = ".rodata";
 
 /// The folder of a bpffs with the maps that all deployments share.
 const SHARED: &str = "packet_traits_shared";
+
+/// The index of the loopback interface (`LOOPBACK_IFINDEX` in include/net/flow.h).
+const LOOPBACK: u32 = 1;
 
 /// Frames that wait for a CPU, at most.
 const CPU_QUEUE: u32 = 2048;
@@ -44,6 +47,11 @@ pub(super) fn prepare(
     let setup = &options.setup;
     for (variable, value) in &setup.variables {
         set_variable(object, name, variable, value)?;
+    }
+    if let Some(variable) = &setup.brought_along
+        && !may_bring_along(options)?
+    {
+        set_variable(object, name, variable, &0u32.to_ne_bytes())?;
     }
     for map in &setup.cpu_maps {
         // by number, of which some may be left out
@@ -185,6 +193,16 @@ pub(super) fn xdp_mode(object: &BoundObject<'_>, options: &UpOptions) -> XdpMode
         }
         (mode, _) => mode,
     }
+}
+
+/// Whether packets come to the interface that XDP attached metadata to at another one. Native XDP of a network card is where they
+/// begin; what other drivers and generic XDP have may be a packet of the stack's.
+fn may_bring_along(options: &UpOptions) -> Result<bool, DeployError> {
+    let Some(interface) = options.interface else { return Ok(true) };
+    let is_card = devices().is_ok_and(|found| {
+        found.iter().any(|device| device.ifindex == interface && device.kind.is_empty() && interface != LOOPBACK)
+    });
+    Ok(!is_card || xdp::mode_on(interface, options.xdp_mode)? != XdpMode::Native)
 }
 
 /// Has programs of `xdp.frags` loaded as those of `xdp` are, if they are to run in generic mode. It has each packet in one
