@@ -5,6 +5,7 @@ mod compile_bpf;
 
 fn main() {
     compile_bpf::compile(&[
+        "src/border/bpf/border.bpf.c",
         "src/deployment/bpf/dispatch.bpf.c",
         "src/doctor/bpf/doctor.bpf.c",
         "src/doctor/bpf/room.bpf.c",

@@ -4,6 +4,7 @@
 
 mod bench;
 mod bind;
+mod border;
 mod clock;
 mod demo;
 mod deploy;
@@ -67,6 +68,9 @@ enum Command {
     /// Serve traits to applications by socket options, and look at their sockets
     #[command(subcommand)]
     Sockets(sockets::Command),
+    /// Keep traits from crossing links to network namespaces that are not trusted
+    #[command(subcommand)]
+    Border(border::Command),
     Check(policy::check::Options),
     Compile(policy::compile::Options),
     Explain(policy::explain::Options),
@@ -95,6 +99,7 @@ fn main() -> ExitCode {
         Command::Registry(command) => registry::run(command, &cli.global),
         Command::Keys(command) => keys::run(command, &cli.global),
         Command::Sockets(command) => sockets::run(command, &cli.global),
+        Command::Border(command) => border::run(command, &cli.global),
         Command::Check(command) => policy::check::run(command, &cli.global),
         Command::Compile(command) => policy::compile::run(command, &cli.global),
         Command::Explain(command) => policy::explain::run(command, &cli.global),

@@ -2,11 +2,12 @@
 //!
 //! A *trait* is a small typed value with a name (`tenant: u32`, `flow_id: u64`, `rx_ts`) that an XDP program attaches
 //! to a packet and that every later stage can read. This crate is the control side: the [`registry`] that names are
-//! given out from, [`bind`]ing a BPF object's keys to it, and [`attach`]ing programs to hooks; and the [`socket`] options
-//! by which applications read and set traits.
+//! given out from, [`bind`]ing a BPF object's keys to it, and [`attach`]ing programs to hooks; the [`socket`] options
+//! by which applications read and set traits; and [`border`]s, which keep them from others.
 
 pub mod attach;
 pub mod bind;
+pub mod border;
 pub mod bpffs;
 pub mod deployment;
 mod descriptor;

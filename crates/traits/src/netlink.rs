@@ -5,7 +5,9 @@
 //! whichever the calling thread is in later. Numbers are from include/uapi/linux/netlink.h.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 const NLM_F_REQUEST: u16 = 0x1;
 pub(crate) const NLM_F_ACK: u16 = 0x4;
@@ -88,6 +90,51 @@ impl NetlinkSocket {
                     _ if type_ == wanted => replies.push(payload.to_vec()),
                     _ => {}
                 }
+            }
+        }
+    }
+}
+
+impl NetlinkSocket {
+    /// Has the kernel send what it tells these groups.
+    pub(crate) fn subscribe(&self, groups: u32) -> io::Result<()> {
+        // SAFETY: any bytes are a valid `sockaddr_nl`.
+        let mut address: libc::sockaddr_nl = unsafe { mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        address.nl_groups = groups;
+        let len = size_of_val(&address) as libc::socklen_t;
+        // SAFETY: the address is a `sockaddr_nl`, and its length is given.
+        let result = unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), len) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Waits for messages and takes what there is, without reading them. `false`: nothing came in time.
+    pub(crate) fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: `poll` is one writable `pollfd`.
+        match unsafe { libc::poll(&mut poll, 1, timeout.as_millis().try_into().unwrap_or(libc::c_int::MAX)) } {
+            0 => return Ok(false),
+            found if found < 0 => {
+                let error = io::Error::last_os_error();
+                return if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) };
+            }
+            _ => {}
+        }
+        let mut buffer = [0u8; 4096];
+        loop {
+            // SAFETY: `buffer` is writable for the length given.
+            let received = unsafe {
+                libc::recv(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
+            };
+            if received >= 0 {
+                continue;
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EAGAIN) => return Ok(true),
+                // some were lost, so there were some
+                Some(libc::ENOBUFS | libc::EINTR) => {}
+                _ => return Err(error),
             }
         }
     }

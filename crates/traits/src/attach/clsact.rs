@@ -105,9 +105,10 @@ impl KeptFilter {
         made.map_err(|error| self.refused(error))
     }
 
-    /// Adds the filter behind those that are there. `name` is what `tc filter show` shows for it.
-    pub(crate) fn add(&self, program: BorrowedFd<'_>, name: &str) -> Result<(), AttachError> {
-        let add = |socket| add_filter(&socket, self.ifindex, self.direction, Order::Last, program, name);
+    /// Adds the filter behind those that are there, or before them. `name` is what `tc filter show` shows for it.
+    pub(crate) fn add(&self, program: BorrowedFd<'_>, name: &str, first: bool) -> Result<(), AttachError> {
+        let order = if first { Order::First } else { Order::Last };
+        let add = |socket| add_filter(&socket, self.ifindex, self.direction, order, program, name);
         RouteSocket::open().map_err(NetlinkError::from).and_then(add).map(drop).map_err(|error| self.refused(error))
     }
 

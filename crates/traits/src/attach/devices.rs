@@ -1,11 +1,11 @@
 //! Which interfaces there are, and which of them stand on others.
 
-use std::{io, os::fd::BorrowedFd};
+use std::{io, os::fd::BorrowedFd, time::Duration};
 
 use super::rtnetlink::RouteSocket;
 use crate::{
     doctor::netdev,
-    netlink::{attributes, u32_at},
+    netlink::{NetlinkSocket, attributes, u32_at},
 };
 
 // include/uapi/linux/if_link.h
@@ -14,6 +14,8 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
+// include/uapi/linux/rtnetlink.h
+const RTMGRP_LINK: u32 = 1;
 /// Bytes of `struct ifinfomsg`, include/uapi/linux/rtnetlink.h.
 const IFINFOMSG: usize = 16;
 
@@ -46,6 +48,30 @@ impl Device {
 pub fn devices() -> io::Result<Vec<Device>> {
     let replies = RouteSocket::open()?.links().map_err(|error| io::Error::from_raw_os_error(error.errno))?;
     Ok(replies.iter().filter_map(|reply| parse(reply)).collect())
+}
+
+/// Changes of the interfaces of the network namespace it was opened in: new ones, and such that were renamed, moved or removed.
+#[derive(Debug)]
+pub struct LinkChanges(NetlinkSocket);
+
+impl LinkChanges {
+    /// Those of the calling thread's network namespace, from now on.
+    ///
+    /// # Errors
+    /// The kernel gives no netlink socket.
+    pub fn open() -> io::Result<LinkChanges> {
+        let socket = NetlinkSocket::open(libc::NETLINK_ROUTE)?;
+        socket.subscribe(RTMGRP_LINK)?;
+        Ok(LinkChanges(socket))
+    }
+
+    /// Waits for one. `false`: there was none in time.
+    ///
+    /// # Errors
+    /// The socket fails.
+    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        self.0.wait(timeout)
+    }
 }
 
 /// The number by which the calling thread's network namespace knows another one; `None` if it does not.

@@ -18,6 +18,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use super::{
     DeployError,
     error::{failed, map_failed},
+    location::ROOTS,
     namespace::Namespace,
     version::{LINKS, children, file_name},
 };
@@ -53,6 +54,8 @@ pub(super) struct ClsactFilter {
     place: Place,
     map: MapHandle,
     state: State,
+    /// It is to run before the filters that are there.
+    first: bool,
 }
 
 /// What is known of a filter.
@@ -109,7 +112,12 @@ impl Place {
 impl ClsactFilter {
     /// A filter for an interface of the calling thread's network namespace, which is not there before it is
     /// [added](Self::add).
-    pub(super) fn new(dispatcher: OwnedFd, ifindex: u32, direction: Direction) -> Result<ClsactFilter, DeployError> {
+    pub(super) fn new(
+        dispatcher: OwnedFd,
+        ifindex: u32,
+        direction: Direction,
+        first: bool,
+    ) -> Result<ClsactFilter, DeployError> {
         let place = Place { namespace: Namespace::current(), ifindex, direction, made_qdisc: false };
         let options = libbpf_sys::bpf_map_create_opts {
             sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
@@ -118,7 +126,7 @@ impl ClsactFilter {
         let map = MapHandle::create(MapType::Array, Some(MAP), 4, Place::LEN as u32, 1, &options)
             .map_err(map_failed("make", MAP))?;
         let info = info(&dispatcher, place, Target::interface(ifindex));
-        let filter = ClsactFilter { info, dispatcher, place, map, state: State::New };
+        let filter = ClsactFilter { info, dispatcher, place, map, state: State::New, first };
         filter.write()?;
         Ok(filter)
     }
@@ -131,8 +139,14 @@ impl ClsactFilter {
         let raw = map.lookup(&[0; 4], MapFlags::ANY).map_err(|error| format!("{error:#}"))?;
         let place = Place::decode(&raw.unwrap_or_default()).ok_or("its place is of another version")?;
         let target = Target::Interface { ifindex: place.ifindex, name: None };
-        let mut filter =
-            ClsactFilter { info: info(&dispatcher, place, target), dispatcher, place, map, state: State::There };
+        let mut filter = ClsactFilter {
+            info: info(&dispatcher, place, target),
+            dispatcher,
+            place,
+            map,
+            state: State::There,
+            first: false,
+        };
         let kept = filter.kept();
         let found = place.namespace.enter(|| (kept.exists(), attach::interface_name(place.ifindex).is_some()));
         if let Some((Ok(false), interface)) = found {
@@ -164,7 +178,7 @@ impl ClsactFilter {
             self.place.made_qdisc = true;
             self.write()?;
         }
-        self.kept().add(self.dispatcher.as_fd(), name)?;
+        self.kept().add(self.dispatcher.as_fd(), name, self.first)?;
         self.state = State::There;
         Ok(())
     }
@@ -193,10 +207,11 @@ impl ClsactFilter {
 
     /// Whether another filter of a deployment is on this one's qdisc, and a deployment made that: the last one removes it.
     fn made_by_another(&self, folder: &Path) -> bool {
-        // <root>/<registry>/<deployment>
-        let Some(root) = folder.parent().and_then(Path::parent) else { return false };
+        // <bpffs>/<root>/<registry>/<deployment>
+        let Some(bpffs) = folder.ancestors().nth(3) else { return false };
         let below = |folder: &Path| children(folder).unwrap_or_default();
-        let deployments = below(root).into_iter().flat_map(|registry| below(&registry));
+        let registries = ROOTS.iter().flat_map(|root| below(&bpffs.join(root)));
+        let deployments = registries.flat_map(|registry| below(&registry));
         let mut filters = deployments.flat_map(|deployment| {
             let places = below(&deployment.join(PLACES)).into_iter();
             places.filter_map(|place| ClsactFilter::open(&deployment, &file_name(&place)).ok()).collect::<Vec<_>>()

@@ -74,7 +74,7 @@ impl Holder {
 
     /// The command `traits` with the options that lead to the deployment's registry.
     fn command(&self) -> impl fmt::Display {
-        let Location { bpffs, registry } = &self.location;
+        let Location { bpffs, registry, .. } = &self.location;
         let mut command = "traits".to_owned();
         if bpffs != Path::new(DEFAULT_ROOT) {
             command += &format!(" --bpffs {}", bpffs.display());

@@ -12,36 +12,53 @@ use crate::{
 };
 
 /// The folder of a bpffs that deployments are pinned in.
-const ROOT: &str = "packet_traits_up";
+const UP: &str = "packet_traits_up";
+
+/// The same for those that are [borders](crate::border).
+const BORDERS: &str = "packet_traits_borders";
+
+/// All of these.
+pub(super) const ROOTS: [&str; 2] = [UP, BORDERS];
 
 /// Where a registry's deployments are. They stay where they are, and can be taken down, when the registry is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     pub(super) bpffs: PathBuf,
     pub(super) registry: RegistryName,
+    folder: &'static str,
 }
 
 impl Location {
     /// The deployments of the registry of this name in this bpffs.
     pub fn new(bpffs: impl Into<PathBuf>, registry: RegistryName) -> Location {
-        Location { bpffs: bpffs.into(), registry }
+        Location { bpffs: bpffs.into(), registry, folder: UP }
+    }
+
+    /// Where the borders are that were attached with it.
+    pub(crate) fn of_borders(self) -> Location {
+        Location { folder: BORDERS, ..self }
     }
 
     /// Those of all registries in this bpffs that have deployments.
     pub(super) fn all(bpffs: &Path) -> Vec<Location> {
-        let folders = children(&bpffs.join(ROOT)).unwrap_or_default();
+        let folders = children(&bpffs.join(UP)).unwrap_or_default();
         let registry = |folder: &PathBuf| RegistryName::new(folder.file_name()?.to_str()?).ok();
         folders.iter().filter_map(registry).map(|registry| Location::new(bpffs, registry)).collect()
     }
 
-    /// The folder of the deployments, beside the folder of registries.
+    /// The folder of the deployments of all registries, beside the folder of registries.
+    fn parent(&self) -> PathBuf {
+        self.bpffs.join(self.folder)
+    }
+
+    /// The folder of the deployments.
     pub(super) fn root(&self) -> PathBuf {
-        self.bpffs.join(ROOT).join(self.registry.as_str())
+        self.parent().join(self.registry.as_str())
     }
 
     /// Refuses the folders of deployments if another user owns them or may write to them.
     pub(super) fn require_own(&self) -> Result<(), BpffsError> {
-        bpffs::require_own(&self.bpffs.join(ROOT))?;
+        bpffs::require_own(&self.parent())?;
         bpffs::require_own(&self.root())
     }
 
@@ -74,7 +91,7 @@ impl RootLock {
     pub(super) fn make(location: &Location) -> Result<RootLock, DeployError> {
         let root = location.root();
         loop {
-            make_dir(&location.bpffs.join(ROOT)).map_err(failed("make", &root))?;
+            make_dir(&location.parent()).map_err(failed("make", &root))?;
             location.require_own()?;
             match make_dir(&root) {
                 // Another process took its last deployment down, and the folder above with it.

@@ -76,6 +76,11 @@ use crate::{
     registry::{Registry, boot_time, longest_metadata},
 };
 
+/// Cookie of the calling thread's network namespace, which the kernel never gives twice.
+pub(crate) fn namespace_cookie() -> u64 {
+    Namespace::current().cookie
+}
+
 /// Programs that are attached and pinned under one name.
 #[derive(Debug)]
 pub struct Deployment {
@@ -141,8 +146,18 @@ impl Deployment {
         registry: &Registry,
         options: &UpOptions,
     ) -> Result<Deployment, DeployError> {
-        let location = Location::from(registry);
-        Deployment::try_up(name, object, registry, options, &location).map_err(|error| match error {
+        Deployment::up_at(name, object, registry, options, &Location::from(registry))
+    }
+
+    /// As [`up`](Self::up), in another place of the same bpffs.
+    pub(crate) fn up_at(
+        name: &str,
+        object: BoundObject<'_>,
+        registry: &Registry,
+        options: &UpOptions,
+        location: &Location,
+    ) -> Result<Deployment, DeployError> {
+        Deployment::try_up(name, object, registry, options, location).map_err(|error| match error {
             DeployError::Attach(error) => DeployError::Attach(holder::explain(error, &location.bpffs)),
             other => other,
         })

@@ -19,6 +19,8 @@ pub struct UpOptions {
     pub netfilter: Vec<(String, NetfilterOptions)>,
     /// TC programs become clsact filters even if the kernel has TCX. What they take over from stays as it is.
     pub force_clsact: bool,
+    /// Programs at TC ingress run before those that are there, instead of behind them.
+    pub ingress_first: bool,
     /// What is up under the same name is replaced, see [`Deployment::up`](super::Deployment::up).
     pub replace: bool,
     /// What else the object needs.

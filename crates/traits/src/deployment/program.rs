@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     attach::{
-        AttachmentInfo, CgroupHook, Direction, Hook, NetfilterOptions, Target, TcxOptions, XdpMode, cgroup, netfilter,
-        tcx, tracing, xdp,
+        AttachmentInfo, CgroupHook, Direction, Hook, NetfilterOptions, Position, Target, TcxOptions, XdpMode, cgroup,
+        netfilter, tcx, tracing, xdp,
     },
     bind::LoadedObject,
     registry::RegistryName,
@@ -40,7 +40,7 @@ pub(super) struct Program {
 /// A place for a program.
 pub(super) enum Place {
     Xdp { interface: u32, mode: XdpMode },
-    Tc { interface: u32, direction: Direction },
+    Tc { interface: u32, direction: Direction, first: bool },
     Netfilter(NetfilterOptions),
     Cgroup { path: PathBuf, hook: CgroupHook },
     Tracepoint,
@@ -107,7 +107,8 @@ impl Program {
     }
 
     fn tc(&self, options: &UpOptions, direction: Direction) -> Result<Place, DeployError> {
-        Ok(Place::Tc { interface: self.interface(options)?, direction })
+        let first = options.ingress_first && direction == Direction::Ingress;
+        Ok(Place::Tc { interface: self.interface(options)?, direction, first })
     }
 
     fn cgroup(&self, options: &UpOptions, hook: CgroupHook) -> Result<Place, DeployError> {
@@ -165,16 +166,21 @@ impl Placed<'_> {
                 let (attachment, mode) = xdp::attach(program, *interface, *mode)?;
                 (attachment.into(), None, Some(mode))
             }
-            Place::Tc { interface, direction } => {
+            Place::Tc { interface, direction, first } => {
+                let position = if *first { Position::First } else { Position::Last };
                 let link = match force_clsact {
                     true => None,
-                    false => tcx::attach_link(program, *interface, &TcxOptions::new(*direction))?,
+                    false => tcx::attach_link(program, *interface, &TcxOptions::new(*direction).position(position))?,
                 };
                 match link {
                     Some(attachment) => (attachment.into(), None, None),
                     None => {
                         let (dispatcher, slot) = dispatch::for_clsact(program, &self.program.attach_type)?;
-                        (Holder::Clsact(ClsactFilter::new(dispatcher, *interface, *direction)?), Some(slot), None)
+                        (
+                            Holder::Clsact(ClsactFilter::new(dispatcher, *interface, *direction, *first)?),
+                            Some(slot),
+                            None,
+                        )
                     }
                 }
             }
@@ -196,7 +202,7 @@ impl Placed<'_> {
                 same_namespace && interface == ifindex
             }
             (
-                Place::Tc { interface, direction },
+                Place::Tc { interface, direction, .. },
                 Hook::Tcx(found) | Hook::Clsact(found),
                 Target::Interface { ifindex, .. },
             ) => same_namespace && *direction == found && interface == ifindex,

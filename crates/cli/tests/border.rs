@@ -1,0 +1,143 @@
+//! `traits border`: borders are attached by name, found again, and taken away.
+
+mod common;
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
+use common::{host::Host, interrupt, soon, text};
+use serde_json::{Value, json};
+
+/// The interfaces that have a border, as `traits border status` tells.
+fn bordered(host: &Host) -> Vec<String> {
+    let status = host.json("border status --json");
+    let names = status["borders"].as_array().unwrap().iter().map(|border| &border["interface"]);
+    names.map(|name| name.as_str().unwrap_or("gone").to_owned()).collect()
+}
+
+#[test]
+fn borders_are_attached_by_name_and_taken_away() {
+    let Some(host) = Host::new() else { return };
+    let netns = host.pair.rx().netns();
+    netns.ip("link add pod1 type veth peer name pod1in\nlink add pod2 type veth peer name pod2in").unwrap();
+
+    assert_eq!(
+        host.ok("border status"),
+        "no interface has a border; `traits border attach --dev INTERFACE` gives it one\n"
+    );
+    assert_eq!(
+        host.ok("border attach --dev pod? --dev rx0"),
+        "rx0: border attached\npod1: border attached\npod2: border attached\n"
+    );
+    let mut all = bordered(&host);
+    all.sort();
+    assert_eq!(all, ["pod1", "pod2", "rx0"]);
+
+    // what comes and goes is counted
+    assert!(host.delivers(7013));
+    let of_rx0 = || {
+        let status = host.json("border status --json");
+        status["borders"].as_array().unwrap().iter().find(|border| border["interface"] == "rx0").unwrap().clone()
+    };
+    let border = of_rx0();
+    assert!(border["in"]["packets"].as_u64().unwrap() >= 1, "{border}");
+    assert_eq!(
+        (&border["whole"], &border["in"]["wiped"], &border["out"]["dropped"]),
+        (&json!(true), &json!(0), &json!(0))
+    );
+    assert_eq!(border["ifindex"], host.pair.rx().ifindex());
+
+    // attaching again keeps what was counted
+    assert_eq!(host.ok("border attach --dev rx0"), "rx0: has its border, with the programs of this build\n");
+    assert!(of_rx0()["in"]["packets"].as_u64() >= border["in"]["packets"].as_u64());
+    let shown = host.ok("border status");
+    assert!(shown.lines().any(|line| line.starts_with("rx0 ") && line.ends_with(" attached")), "{shown}");
+
+    // its programs are bound to the registry, which is not removed under them
+    assert!(host.fails("registry remove default").contains("border_in"));
+    // and a policy beside it is not disturbed
+    let policy = host.policy("edge", "key tenant u32\ntc ingress { udp dport 7014 drop }\n");
+    host.ok(&format!("up {policy} --dev rx0"));
+    assert!(!host.delivers(7014));
+    assert!(host.delivers(7013));
+    host.ok("down edge");
+
+    assert_eq!(
+        host.json("border detach --dev pod1 --json"),
+        json!({ "registry": "default", "detached": [{ "interface": "pod1", "ifindex": netns.ifindex("pod1").unwrap() }] })
+    );
+    netns.ip("link del pod2").unwrap();
+    let mut left = bordered(&host);
+    left.sort();
+    assert_eq!(left, ["gone", "rx0"]);
+    assert!(host.ok("border status").contains("gone; `traits border detach --all` forgets it"));
+    let gone = host.ok("border detach --all");
+    assert!(gone.contains("rx0: border taken away\n") && gone.contains("an interface that is gone: "), "{gone}");
+    assert_eq!(host.ok("border detach --all"), "there were no borders\n");
+    host.ok("registry remove default");
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_and_leaves_nothing() {
+    let Some(host) = Host::new() else { return };
+    for (command, expected) in [
+        ("attach --dev rx0 --dev nosuch", "there is no interface nosuch in this network namespace"),
+        ("attach --dev no*such", "no interface of this network namespace is called like no*such"),
+        ("detach --dev rx0", "no such interface of this network namespace has a border"),
+    ] {
+        let error = host.fails(&format!("border {command}"));
+        assert!(error.contains(expected), "{command}: {error}");
+        assert_eq!(bordered(&host), [""; 0], "{command}");
+    }
+    let nothing = host.run("border detach");
+    assert_eq!(nothing.status.code(), Some(2), "{nothing:?}");
+}
+
+#[test]
+fn who_answers_for_what_comes_in_is_said() {
+    let Some(host) = Host::new() else { return };
+    let policy = host.policy("edge", "key tenant u32\nxdp { udp set tenant = 7 }\n");
+    host.ok(&format!("up {policy} --dev rx0"));
+    let output = host.run("border attach --dev rx0");
+    let note = text(&output.stderr);
+    assert!(output.status.success() && note.contains("answers for what comes in"), "{note}");
+    // what the policy sets there stays
+    let reader = host.policy("reader", "key tenant u32\ntc ingress { trait tenant == 7 count known }\n");
+    host.ok(&format!("up {reader} --dev rx0"));
+    assert!(host.delivers(7013));
+    assert_eq!(host.counter("reader", "known"), 1);
+}
+
+#[test]
+fn interfaces_that_come_later_get_their_border() {
+    let Some(host) = Host::new() else { return };
+    let netns = host.pair.rx().netns();
+    let mut watch = host.command("border attach --dev pod* --watch");
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    soon("it waits", || {
+        let groups = std::fs::read_to_string(format!("/proc/{}/net/netlink", watch.id())).unwrap();
+        let pid = watch.id().to_string();
+        groups.lines().any(|line| line.split_whitespace().nth(2) == Some(&pid))
+    });
+    for name in ["pod1", "pod2"] {
+        netns.ip(&format!("link add {name} type veth peer name {name}in")).unwrap();
+        // the other end has its name, too
+        let mut said = vec![lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()];
+        said.sort();
+        assert_eq!(said, [format!("{name}: border attached"), format!("{name}in: border attached")]);
+    }
+    netns.ip("link add other type veth peer name otherin").unwrap();
+    netns.ip("link set other name pod3").unwrap();
+    assert_eq!(lines.next().unwrap().unwrap(), "pod3: border attached");
+    interrupt(&watch);
+    assert!(watch.wait().unwrap().success());
+    let mut all = bordered(&host);
+    all.sort();
+    assert_eq!(all, ["pod1", "pod1in", "pod2", "pod2in", "pod3"], "they stay");
+    let status: Value = host.json("border status --json");
+    assert_eq!(status["registry"], "default");
+    host.ok("border detach --all");
+}
