@@ -110,6 +110,34 @@ fn who_answers_for_what_comes_in_is_said() {
     assert_eq!(host.counter("reader", "known"), 1);
 }
 
+/// The namespace of a link's other end belongs to a user namespace of its own.
+#[test]
+fn the_doctor_tells_of_links_without_a_border() {
+    let Some(host) = Host::new() else { return };
+    let netns = host.pair.rx().netns();
+    let mut container = std::process::Command::new("unshare");
+    container.args(["--user", "--map-root-user", "--net", "sh", "-c", "echo up; exec sleep 600"]);
+    let mut container = container.stdout(Stdio::piped()).spawn().unwrap();
+    let mut up = String::new();
+    BufReader::new(container.stdout.take().unwrap()).read_line(&mut up).unwrap();
+    netns.ip(&format!("link add pod type veth peer name eth0 netns {}", container.id())).unwrap();
+
+    let borders = || {
+        let report: Value = serde_json::from_slice(&host.run("doctor --json --dev rx0").stdout).unwrap();
+        report["findings"].as_array().unwrap().iter().find(|found| found["check"] == "borders").unwrap().clone()
+    };
+    let open = borders();
+    let inode =
+        std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(format!("/proc/{}/ns/user", container.id())).unwrap());
+    assert_eq!(open["status"], "limited", "{open}");
+    assert_eq!(open["found"], format!("without a border: pod to user namespace {inode}"), "{open}");
+    assert!(open.to_string().contains("traits border attach --dev pod"), "{open}");
+    host.ok("border attach --dev pod");
+    assert_eq!(borders()["status"], "yes");
+    container.kill().unwrap();
+    container.wait().unwrap();
+}
+
 #[test]
 fn interfaces_that_come_later_get_their_border() {
     let Some(host) = Host::new() else { return };

@@ -15,7 +15,11 @@
 //! Not wiped are packets that do not pass TC egress: those that XDP redirects to the interface, and those that a program at TC
 //! hands to its other end (`bpf_redirect_peer`).
 
+mod links;
+
 use libbpf_rs::{MapCore, MapFlags};
+
+pub use self::links::{OpenLink, open_links};
 
 use crate::{
     attach::{Direction, Hook, Target},

@@ -41,7 +41,17 @@ impl Location {
 
     /// Those of all registries in this bpffs that have deployments.
     pub(super) fn all(bpffs: &Path) -> Vec<Location> {
-        let folders = children(&bpffs.join(UP)).unwrap_or_default();
+        Location::below(bpffs, UP)
+    }
+
+    /// Those of all registries in this bpffs that have borders.
+    pub(crate) fn with_borders(bpffs: &Path) -> Vec<Location> {
+        Location::below(bpffs, BORDERS)
+    }
+
+    /// Those of all registries that have a folder below this one.
+    fn below(bpffs: &Path, root: &str) -> Vec<Location> {
+        let folders = children(&bpffs.join(root)).unwrap_or_default();
         let registry = |folder: &PathBuf| RegistryName::new(folder.file_name()?.to_str()?).ok();
         folders.iter().filter_map(registry).map(|registry| Location::new(bpffs, registry)).collect()
     }

@@ -76,6 +76,8 @@ use crate::{
     registry::{Registry, boot_time, longest_metadata},
 };
 
+pub(crate) use self::namespace::all as network_namespaces;
+
 /// Cookie of the calling thread's network namespace, which the kernel never gives twice.
 pub(crate) fn namespace_cookie() -> u64 {
     Namespace::current().cookie

@@ -111,6 +111,17 @@ pub(super) fn by_cookie(mut wanted: HashSet<u64>) -> HashMap<u64, Found> {
     found
 }
 
+/// What `of` finds out of each network namespace that a path leads to, which it is given once.
+pub(crate) fn all<T>(of: impl Fn(&File) -> Option<T>) -> Vec<T> {
+    let mut seen = HashSet::new();
+    // a process or thread may end, and its paths with it, at any time
+    let files = paths().filter_map(|path| {
+        let found = fs::metadata(&path).ok()?;
+        seen.insert((found.dev(), found.ino())).then(|| File::open(path).ok())?
+    });
+    files.filter_map(|file| of(&file)).collect()
+}
+
 /// The calling thread's namespace.
 const CURRENT: &str = "/proc/thread-self/ns/net";
 

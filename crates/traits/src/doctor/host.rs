@@ -12,8 +12,9 @@ use super::{Finding, Probe};
 use crate::{
     attach::{
         cgroup::{CgroupTree, cgroup_tree},
-        kernel_release,
+        interface_name, kernel_release,
     },
+    border::{self, OpenLink},
     bpffs::{self, BpffsError},
     registry::{Registry, RegistryName},
 };
@@ -36,6 +37,7 @@ pub fn kernel() -> String {
 pub fn host(root: &Path) -> Vec<Finding> {
     let mut found = vec![privileges(), btf(), lockdown(), jit(), bpf_file_system(root)];
     found.extend(registries(root));
+    found.push(borders(root));
     found.push(cgroup());
     found
 }
@@ -155,6 +157,24 @@ fn registry(root: &Path, path: &PathBuf) -> Option<Finding> {
         }
         Err(error) => Finding { next: None, ..Finding::no(probe, format_args!("{name}: {error}")) },
     })
+}
+
+fn borders(root: &Path) -> Finding {
+    let probe = Probe::Borders;
+    let open = match border::open_links(root) {
+        Ok(open) => open,
+        Err(error) => return Finding::untried(probe, format_args!("the interfaces cannot be listed: {error}")),
+    };
+    if open.is_empty() {
+        return Finding::yes(probe, "no link to such a namespace is without a border");
+    }
+    let named = |link: &OpenLink| interface_name(link.ifindex).unwrap_or_else(|| format!("ifindex {}", link.ifindex));
+    let names: Vec<String> = open.iter().map(named).collect();
+    let to = |link: &OpenLink| format!("{} to user namespace {}", named(link), link.user_namespace);
+    let links: Vec<String> = open.iter().map(to).collect();
+    let devices: Vec<String> = names.iter().map(|name| format!("--dev {name}")).collect();
+    Finding::limited(probe, format!("without a border: {}", links.join(", ")))
+        .with_next(format!("`traits border attach {}` (docs/security.md)", devices.join(" ")))
 }
 
 fn cgroup() -> Finding {

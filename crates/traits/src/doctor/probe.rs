@@ -87,6 +87,8 @@ pub enum Probe {
     Bpffs,
     /// A registry on it.
     Registry,
+    /// Borders on links to namespaces of other users.
+    Borders,
     /// The cgroup v2 tree.
     Cgroup,
     /// The compiler that policies need.
@@ -193,7 +195,7 @@ impl Probe {
     pub fn all() -> impl Iterator<Item = Probe> {
         use Probe::*;
         const MODES: [XdpMode; 2] = [XdpMode::Native, XdpMode::Generic];
-        let host = [Privileges, Btf, Lockdown, Jit, Bpffs, Registry, Cgroup, Clang, Namespaces];
+        let host = [Privileges, Btf, Lockdown, Jit, Bpffs, Registry, Borders, Cgroup, Clang, Namespaces];
         let programs = [
             XdpFrags,
             Devmap,
@@ -234,7 +236,9 @@ impl Probe {
     pub fn subject(self) -> Subject {
         use Probe::*;
         match self {
-            Privileges | Btf | Lockdown | Jit | Bpffs | Registry | Cgroup | Clang | Namespaces => Subject::Host,
+            Privileges | Btf | Lockdown | Jit | Bpffs | Registry | Borders | Cgroup | Clang | Namespaces => {
+                Subject::Host
+            }
             Xdp(_) | XdpFrags | Devmap | Cpumap | Tcx | Clsact | Netfilter | CgroupSkb | CgroupGetSockOpt
             | CgroupSetSockOpt | CgroupSockRelease | SockOps | SocketFilter | SkSkb | SkReuseport | Lwt | TpBtf
             | Fentry => Subject::Programs,
@@ -257,6 +261,7 @@ impl Probe {
             Jit => "jit",
             Bpffs => "bpffs",
             Registry => "registry",
+            Borders => "borders",
             Cgroup => "cgroup",
             Clang => "clang",
             Namespaces => "namespaces",
@@ -334,6 +339,7 @@ impl Probe {
             Jit => "programs run as machine code",
             Bpffs => "registries and attached programs stay when the command ends",
             Registry => "keys and their places in a packet's metadata",
+            Borders => "traits stay on this side of links to other users' namespaces",
             Cgroup => "traits at sockets: `traits sockets`, cgroup blocks of policies",
             Clang => "policies are compiled on this host",
             Namespaces => "the probes below run in two namespaces of their own",
@@ -395,6 +401,7 @@ impl Probe {
             Jit => "`sysctl net.core.bpf_jit_enable=1`",
             Bpffs => "`mount -t bpf -o mode=0700 bpf /sys/fs/bpf`; `traits registry create` does that, too",
             Registry => "`traits registry create`",
+            Borders => "`traits border attach --dev INTERFACE` (docs/security.md)",
             Cgroup => "`mount -t cgroup2 cgroup2 /sys/fs/cgroup`, or beside cgroup v1 at /sys/fs/cgroup/unified",
             Clang => {
                 "install clang 14 or later and linux-libc-dev, or compile policies elsewhere with `traits compile`"
