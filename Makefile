@@ -75,6 +75,7 @@ bench: all
 	$(AS_ROOT) target/release/traits bench trace
 	$(AS_ROOT) target/release/traits bench policy
 	$(AS_ROOT) target/release/traits bench containers
+	$(AS_ROOT) target/release/traits bench border
 
 # As who you are: make && sudo make install
 install:

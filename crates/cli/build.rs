@@ -13,6 +13,7 @@ use std::{
 
 fn main() {
     compile_bpf::compile(&[
+        "src/bench/bpf/border.bpf.c",
         "src/bench/bpf/ops.bpf.c",
         "src/bench/bpf/sockets.bpf.c",
         "src/bench/bpf/trace.bpf.c",

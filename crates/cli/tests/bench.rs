@@ -207,6 +207,26 @@ fn bench_containers_reports_every_kind_of_traffic_against_its_links_first_case()
 }
 
 #[test]
+fn bench_border_reports_both_directions_against_an_empty_program() {
+    if !enabled() {
+        return;
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_traits"));
+    let few = ["bench", "border", "--rounds", "1", "--packets", "500", "--json"];
+    let report: Value = serde_json::from_str(&stdout_of(command.args(few).output().unwrap())).unwrap();
+    let cases = report["cases"].as_array().unwrap();
+    let found: Vec<_> =
+        cases.iter().map(|case| (case["direction"].as_str().unwrap(), case["at"].as_str().unwrap())).collect();
+    let at = ["nothing", "empty", "border"];
+    let expected: Vec<_> = ["out", "in"].into_iter().flat_map(|direction| at.map(|at| (direction, at))).collect();
+    assert_eq!(found, expected);
+    for case in cases {
+        assert!(case["ns"].as_f64().unwrap() > 0.0, "{case}");
+        assert!(case["at"] != "empty" || case["over_empty_ns"] == 0.0, "{case}");
+    }
+}
+
+#[test]
 fn bench_policy_reports_every_place_against_nftables() {
     if !enabled() {
         return;

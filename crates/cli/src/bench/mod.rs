@@ -1,5 +1,6 @@
 //! `traits bench`: measures traits on this machine, always against a baseline of the same run.
 
+mod border;
 mod containers;
 mod ops;
 mod policy;
@@ -8,6 +9,7 @@ mod rig;
 mod sockets;
 mod statistics;
 mod trace;
+mod traffic;
 
 use clap::Subcommand;
 
@@ -23,6 +25,7 @@ pub(crate) enum Command {
     Sockets(sockets::Options),
     Trace(trace::Options),
     Containers(containers::Options),
+    Border(border::Options),
 }
 
 pub(crate) fn run(command: &Command) -> Outcome {
@@ -32,5 +35,6 @@ pub(crate) fn run(command: &Command) -> Outcome {
         Command::Sockets(options) => sockets::run(options),
         Command::Trace(options) => trace::run(options),
         Command::Containers(options) => containers::run(options),
+        Command::Border(options) => border::run(options),
     }
 }

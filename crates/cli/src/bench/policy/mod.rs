@@ -6,7 +6,6 @@
 
 mod rules;
 mod subject;
-mod traffic;
 
 use std::error::Error;
 

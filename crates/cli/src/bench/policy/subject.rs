@@ -17,7 +17,10 @@ use packet_traits_policy::{
     manifest::Manifest,
 };
 
-use super::{rules::Shape, traffic::Traffic};
+use super::{
+    super::traffic::Traffic,
+    rules::{PORT, Shape},
+};
 use crate::deploy::{policy, statistics::Statistics};
 
 /// How often a measurement is tried.
@@ -77,7 +80,7 @@ impl Subject {
                 None
             }
         };
-        Ok(Subject { shape, size, place, traffic: Traffic::new(&pair)?, policy, pair })
+        Ok(Subject { shape, size, place, traffic: Traffic::new(pair.tx(), pair.rx(), PORT)?, policy, pair })
     }
 
     /// What one packet takes, by a time in which all of them were received and dropped. On a busy machine the receiver may

@@ -9,11 +9,9 @@ use std::{
 };
 
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder};
-use packet_traits_lab::{Family, Pair, frame::Flow};
+use packet_traits_lab::{End, Family, frame::Flow};
 
-use super::rules::PORT;
-
-/// The object compiled from `../bpf/traffic.bpf.c`.
+/// The object compiled from `bpf/traffic.bpf.c`.
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/traffic.bpf.o"));
 
 /// Frames that are sent before the receiver is polled; its ring has 256 places (`VETH_RING_SIZE` in drivers/net/veth.c).
@@ -25,20 +23,21 @@ const PAYLOAD: usize = 22;
 pub(super) struct Traffic {
     object: Object,
     frame: Vec<u8>,
-    pair: Pair,
+    from: End,
 }
 
 impl Traffic {
-    pub(super) fn new(pair: &Pair) -> Result<Traffic, Box<dyn Error>> {
+    /// From one end of a link to a port of the other.
+    pub(super) fn new(from: &End, to: &End, port: u16) -> Result<Traffic, Box<dyn Error>> {
         let mut object = ObjectBuilder::default().open_memory(OBJECT)?;
         let mut rodata = object
             .maps_mut()
             .find(|map| map.name().to_string_lossy().ends_with(".rodata"))
             .ok_or("traffic.bpf.o has no .rodata")?;
         let interface = rodata.initial_value_mut().and_then(|data| data.first_chunk_mut::<4>());
-        *interface.ok_or("traffic.bpf.o has no variable `interface`")? = pair.tx().ifindex().to_ne_bytes();
-        let flow = Flow::between(pair.tx(), pair.rx(), Family::V4, 4000, PORT);
-        Ok(Traffic { object: object.load()?, frame: flow.udp(&[0; PAYLOAD]), pair: pair.clone() })
+        *interface.ok_or("traffic.bpf.o has no variable `interface`")? = from.ifindex().to_ne_bytes();
+        let flow = Flow::between(from, to, Family::V4, 4000, port);
+        Ok(Traffic { object: object.load()?, frame: flow.udp(&[0; PAYLOAD]), from: from.clone() })
     }
 
     /// Sends `count` packets and returns how long it took from the first to the last. The last few, up to [`BATCH`], are received
@@ -48,7 +47,7 @@ impl Traffic {
         let fd = program.as_fd();
         self.set_run(Run { frames: count.into(), ..Run::default() })?;
         // the namespace in which the interface has its number
-        self.pair.tx().netns().enter(|| run(fd, &self.frame, count)).map_err(|error| {
+        self.from.netns().enter(|| run(fd, &self.frame, count)).map_err(|error| {
             format!("sending {count} frames by BPF_F_TEST_XDP_LIVE_FRAMES, which needs Linux 5.18: {error}")
         })?;
         let Run { frames, sent, started, ended } = self.run()?;
