@@ -194,7 +194,7 @@ pub enum RegistryError {
     /// Loaded programs are bound to the registry.
     #[error(
         "cannot remove registry '{registry}': it is used by {}; unload what uses it (`traits down NAME` does for what \
-         `traits status` lists), or remove it all the same with --force",
+         `traits status` lists, `traits border detach --all` for borders), or remove it all the same with --force",
         Programs(.programs)
     )]
     RegistryInUse {

@@ -200,8 +200,8 @@ static __always_inline _Bool has_xdp(struct __sk_buff *ctx)
 SEC("tc/ingress")
 int border_in(struct __sk_buff *ctx)
 {
-	_Bool has_metadata = __trait_ctx_ptr(struct __sk_buff, ctx, data_meta) !=
-			     __trait_ctx_ptr(struct __sk_buff, ctx, data);
+	_Bool has_metadata =
+		__trait_ctx_ptr(struct __sk_buff, ctx, data_meta) != __trait_ctx_ptr(struct __sk_buff, ctx, data);
 
 	return cross(ctx, 0, has_metadata && !has_xdp(ctx));
 }
