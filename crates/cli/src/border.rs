@@ -87,7 +87,7 @@ docs/json.md lists the members of what --json prints.";
 const STATUS_HELP: &str = "\
 Examples:
   traits border status
-  traits border status --json | jq '.borders[] | select(.out.dropped > 0).interface'
+  traits border status --json | jq '.borders[].out.dropped'
 
 IN and OUT: packets, those of them that were wiped, and those that could not be, and were dropped.
 
