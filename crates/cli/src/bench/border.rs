@@ -18,14 +18,14 @@ use packet_traits_lab::{Bpffs, Chain, End, Feature, VethOptions};
 use serde::Serialize;
 
 use super::{
-    progress,
     rig::{self, kernel_release, pin_to_cpu},
+    rounds,
     statistics::Summary,
-    traffic::Traffic,
+    traffic::{Traffic, set_interface, variables},
 };
 use crate::{
     Outcome,
-    interrupt::{Interrupt, Interrupted},
+    interrupt::Interrupt,
     output::{self, Table},
 };
 
@@ -63,8 +63,6 @@ docs/bench.md describes the cases, docs/json.md the JSON.";
 
 /// Rounds that do not count.
 const WARM_UP: u32 = 2;
-/// How often a measurement is tried.
-const TRIES: usize = 20;
 /// Where the packets go.
 const PORT: u16 = 4001;
 
@@ -160,26 +158,14 @@ impl Subject {
         Ok(Subject { direction, at, traffic, object, border, _attached: attached, _chain: chain })
     }
 
-    /// What one packet takes, by a time in which all of them came to their end; see `traits bench policy`.
     fn ns_per_packet(&self, packets: u32) -> Result<f64, Box<dyn Error>> {
-        let mut before = self.ended()?;
-        for _ in 0..TRIES {
-            let took = self.traffic.send(packets)?;
-            let now = self.ended()?;
-            if now - before == u64::from(packets) {
-                return Ok(took.as_nanos() as f64 / f64::from(packets));
-            }
-            before = now;
-        }
-        let (direction, at) = (direction_name(self.direction), self.at.name());
-        Err(format!("of {TRIES} times {packets} packets, {direction} with {at} never got all").into())
+        let name = format!("{} with {}", direction_name(self.direction), self.at.name());
+        self.traffic.ns_per_packet(packets, &name, || self.ended())
     }
 
+    /// How many packets came to their end.
     fn ended(&self) -> Result<u64, Box<dyn Error>> {
-        let mut maps = self.object.object().maps();
-        let variables =
-            maps.find(|map| map.name().to_string_lossy().ends_with(".bss")).ok_or("border.bpf.o has no .bss")?;
-        let raw = variables.lookup(&[0; 4], MapFlags::ANY)?.unwrap_or_default();
+        let raw = variables(self.object.object())?.lookup(&[0; 4], MapFlags::ANY)?.unwrap_or_default();
         Ok(raw.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes)))
     }
 }
@@ -197,13 +183,7 @@ impl Drop for Subject {
 /// Loads the programs; they pass packets on over this interface.
 fn load(registry: &Registry, interface: u32) -> Result<LoadedObject, Box<dyn Error>> {
     let mut object = BoundObject::from_bytes(OBJECT, "border.bpf.o", registry)?;
-    let mut constants = object
-        .open_object_mut()
-        .maps_mut()
-        .find(|map| map.name().to_string_lossy().ends_with(".rodata"))
-        .ok_or("border.bpf.o has no .rodata")?;
-    let place = constants.initial_value_mut().and_then(|data| data.first_chunk_mut::<4>());
-    *place.ok_or("border.bpf.o has no variable `interface`")? = interface.to_ne_bytes();
+    set_interface(object.open_object_mut(), interface)?;
     Ok(object.load()?)
 }
 
@@ -224,9 +204,8 @@ pub(super) fn run(options: &Options) -> Outcome {
             subjects.push(Subject::new(&registry, direction, at)?);
         }
     }
-    let rounds = measure(options, &subjects, &interrupt);
-    progress::hide();
-    let rounds = interrupt.over(rounds, Interrupted::NOTHING_LEFT)?;
+    let measure = |subject: &Subject| subject.ns_per_packet(options.packets);
+    let rounds = rounds::measure(&subjects, WARM_UP, options.rounds, &interrupt, measure)?;
     let report = report(options, &subjects, &rounds, cpu).ok_or("nothing was measured")?;
     if options.json {
         output::json(&report)?;
@@ -234,25 +213,6 @@ pub(super) fn run(options: &Options) -> Outcome {
         print(&report)?;
     }
     Ok(())
-}
-
-/// Measures the cases as often as asked for, or until it is interrupted.
-fn measure(options: &Options, subjects: &[Subject], interrupt: &Interrupt) -> Result<Vec<Vec<f64>>, Box<dyn Error>> {
-    let mut rounds = Vec::new();
-    for round in 0..WARM_UP + options.rounds {
-        progress::show(rounds.len(), options.rounds);
-        let mut ns = Vec::with_capacity(subjects.len());
-        for subject in subjects {
-            if interrupt.came() {
-                return Ok(rounds);
-            }
-            ns.push(subject.ns_per_packet(options.packets)?);
-        }
-        if round >= WARM_UP {
-            rounds.push(ns);
-        }
-    }
-    Ok(rounds)
 }
 
 fn report(options: &Options, subjects: &[Subject], rounds: &[Vec<f64>], cpu: usize) -> Option<Report> {

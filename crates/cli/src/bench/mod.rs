@@ -6,6 +6,7 @@ mod ops;
 mod policy;
 mod progress;
 mod rig;
+mod rounds;
 mod sockets;
 mod statistics;
 mod trace;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder};
+use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, OpenObject};
 use packet_traits_lab::{End, Family, frame::Flow};
 
 /// The object compiled from `bpf/traffic.bpf.c`.
@@ -16,6 +16,8 @@ static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/traffic.bpf.o")
 
 /// Frames that are sent before the receiver is polled; its ring has 256 places (`VETH_RING_SIZE` in drivers/net/veth.c).
 const BATCH: u32 = 64;
+/// How often a measurement is tried.
+const TRIES: usize = 20;
 /// Bytes of a datagram's payload.
 const PAYLOAD: usize = 22;
 
@@ -30,19 +32,34 @@ impl Traffic {
     /// From one end of a link to a port of the other.
     pub(super) fn new(from: &End, to: &End, port: u16) -> Result<Traffic, Box<dyn Error>> {
         let mut object = ObjectBuilder::default().open_memory(OBJECT)?;
-        let mut rodata = object
-            .maps_mut()
-            .find(|map| map.name().to_string_lossy().ends_with(".rodata"))
-            .ok_or("traffic.bpf.o has no .rodata")?;
-        let interface = rodata.initial_value_mut().and_then(|data| data.first_chunk_mut::<4>());
-        *interface.ok_or("traffic.bpf.o has no variable `interface`")? = from.ifindex().to_ne_bytes();
+        set_interface(&mut object, from.ifindex())?;
         let flow = Flow::between(from, to, Family::V4, 4000, port);
         Ok(Traffic { object: object.load()?, frame: flow.udp(&[0; PAYLOAD]), from: from.clone() })
     }
 
+    /// What one packet takes, by a time in which all of them arrived, which `arrived` counts. On a busy machine the receiver may
+    /// be put off until its ring is full: such a time is of something else, and is taken again. `name` stands for the case in errors.
+    pub(super) fn ns_per_packet(
+        &self,
+        packets: u32,
+        name: &str,
+        arrived: impl Fn() -> Result<u64, Box<dyn Error>>,
+    ) -> Result<f64, Box<dyn Error>> {
+        let mut now = arrived()?;
+        for _ in 0..TRIES {
+            let took = self.send(packets)?;
+            let before = now;
+            now = arrived()?;
+            if now - before == u64::from(packets) {
+                return Ok(took.as_nanos() as f64 / f64::from(packets));
+            }
+        }
+        Err(format!("of {TRIES} times {packets} packets, {name} never got all").into())
+    }
+
     /// Sends `count` packets and returns how long it took from the first to the last. The last few, up to [`BATCH`], are received
     /// after that.
-    pub(super) fn send(&self, count: u32) -> Result<Duration, Box<dyn Error>> {
+    fn send(&self, count: u32) -> Result<Duration, Box<dyn Error>> {
         let program = self.object.progs().next().ok_or("traffic.bpf.o has no program")?;
         let fd = program.as_fd();
         self.set_run(Run { frames: count.into(), ..Run::default() })?;
@@ -57,24 +74,34 @@ impl Traffic {
         }
     }
 
-    fn variables(&self) -> Result<libbpf_rs::Map<'_>, &'static str> {
-        let mut maps = self.object.maps();
-        maps.find(|map| map.name().to_string_lossy().ends_with(".bss")).ok_or("traffic.bpf.o has no .bss")
-    }
-
     fn set_run(&self, run: Run) -> Result<(), Box<dyn Error>> {
         let words = [run.frames, run.sent, run.started, run.ended].map(u64::to_ne_bytes);
-        Ok(self.variables()?.update(&[0; 4], words.as_flattened(), MapFlags::ANY)?)
+        Ok(variables(&self.object)?.update(&[0; 4], words.as_flattened(), MapFlags::ANY)?)
     }
 
     fn run(&self) -> Result<Run, Box<dyn Error>> {
-        let value = self.variables()?.lookup(&[0; 4], MapFlags::ANY)?.unwrap_or_default();
+        let value = variables(&self.object)?.lookup(&[0; 4], MapFlags::ANY)?.unwrap_or_default();
         let words: Vec<u64> = value.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
         match words[..] {
             [frames, sent, started, ended] => Ok(Run { frames, sent, started, ended }),
             _ => Err("traffic.bpf.o does not belong to this command".into()),
         }
     }
+}
+
+/// Sets the one constant of an object, the interface that its program sends to.
+pub(super) fn set_interface(object: &mut OpenObject, interface: u32) -> Result<(), &'static str> {
+    let mut maps = object.maps_mut();
+    let mut constants =
+        maps.find(|map| map.name().to_string_lossy().ends_with(".rodata")).ok_or("the object has no .rodata")?;
+    let place = constants.initial_value_mut().and_then(|data| data.first_chunk_mut::<4>());
+    *place.ok_or("the object has no variable `interface`")? = interface.to_ne_bytes();
+    Ok(())
+}
+
+/// The map of an object's variables.
+pub(super) fn variables(object: &Object) -> Result<libbpf_rs::Map<'_>, &'static str> {
+    object.maps().find(|map| map.name().to_string_lossy().ends_with(".bss")).ok_or("the object has no .bss")
 }
 
 /// `run` in `traffic.bpf.c`.

@@ -17,8 +17,8 @@ use self::{
     subject::{Place, Subject},
 };
 use super::{
-    progress,
     rig::{kernel_release, pin_to_cpu},
+    rounds,
     statistics::Summary,
 };
 use crate::{
@@ -103,33 +103,13 @@ fn subjects(options: &Options, interrupt: &Interrupt) -> Result<Vec<Subject>, Bo
     until.map(|(shape, size, place)| Subject::new(shape, size, place)).collect()
 }
 
-/// Measures the cases as often as asked for, or until it is interrupted.
-fn measure(options: &Options, subjects: &[Subject], interrupt: &Interrupt) -> Result<Vec<Vec<f64>>, Box<dyn Error>> {
-    let mut rounds = Vec::new();
-    for round in 0..WARM_UP + options.rounds {
-        progress::show(rounds.len(), options.rounds);
-        let mut ns = Vec::with_capacity(subjects.len());
-        for subject in subjects {
-            if interrupt.came() {
-                return Ok(rounds);
-            }
-            ns.push(subject.ns_per_packet(options.packets)?);
-        }
-        if round >= WARM_UP {
-            rounds.push(ns);
-        }
-    }
-    Ok(rounds)
-}
-
 /// Runs `traits bench policy`.
 pub(super) fn run(options: &Options) -> Outcome {
     let interrupt = Interrupt::catch()?;
     let cpu = pin_to_cpu()?;
     let subjects = interrupt.over(subjects(options, &interrupt), Interrupted::NOTHING_LEFT)?;
-    let rounds = measure(options, &subjects, &interrupt);
-    progress::hide();
-    let rounds = interrupt.over(rounds, Interrupted::NOTHING_LEFT)?;
+    let measure = |subject: &Subject| subject.ns_per_packet(options.packets);
+    let rounds = rounds::measure(&subjects, WARM_UP, options.rounds, &interrupt, measure)?;
     let report = report(options, &subjects, &rounds, cpu).ok_or("nothing was measured")?;
     if options.json {
         output::json(&report)?;

@@ -23,9 +23,6 @@ use super::{
 };
 use crate::deploy::{policy, statistics::Statistics};
 
-/// How often a measurement is tried.
-const TRIES: usize = 20;
-
 /// Where the rules are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -83,21 +80,9 @@ impl Subject {
         Ok(Subject { shape, size, place, traffic: Traffic::new(pair.tx(), pair.rx(), PORT)?, policy, pair })
     }
 
-    /// What one packet takes, by a time in which all of them were received and dropped. On a busy machine the receiver may
-    /// be put off until its ring is full: such a time is of something else, and is taken again.
     pub(super) fn ns_per_packet(&self, packets: u32) -> Result<f64, Box<dyn Error>> {
-        let mut dropped = self.dropped()?;
-        for _ in 0..TRIES {
-            let took = self.traffic.send(packets)?;
-            let before = dropped;
-            dropped = self.dropped()?;
-            if dropped - before == u64::from(packets) {
-                return Ok(took.as_nanos() as f64 / f64::from(packets));
-            }
-        }
-        let Subject { size, shape, place, .. } = self;
-        let (place, shape) = (place.name(), shape.name());
-        Err(format!("of {TRIES} times {packets} packets, {place} {shape} of size {size} never got all").into())
+        let name = format!("{} {} of size {}", self.place.name(), self.shape.name(), self.size);
+        self.traffic.ns_per_packet(packets, &name, || self.dropped())
     }
 
     /// How many packets the last rule has met, which drops them.
