@@ -1,7 +1,9 @@
 //! IP options of a received packet, as the kernel judges them: which of them has it dropped.
 
-/// The part of an IPv4 header that has a fixed length.
-const IPV4_FIXED: u8 = 20;
+use super::{
+    frame::{IPV4_LEN, IPV6_LEN},
+    stack::{IP_LENGTH_MAX, number},
+};
 
 // include/uapi/linux/ip.h
 const END: u8 = 0;
@@ -25,13 +27,11 @@ const IOAM: u8 = 49;
 const JUMBO: u8 = 194;
 /// `IP6_DEFAULT_MAX_HBH_OPTS_CNT` in include/net/ipv6.h; the setting is net.ipv6.max_hbh_opts_number.
 const HOP_BY_HOP_MAX: usize = 8;
-/// `IPV6_MAXPLEN`: a jumbo payload is longer.
-const PAYLOAD_MAX: usize = 65535;
 
 /// What is wrong with the options of an IPv4 header (`__ip_options_compile` in net/ipv4/ip_options.c, `ip_rcv_options`). What
 /// CIPSO says is not looked at.
 pub(super) fn ipv4(options: &[u8]) -> Result<(), String> {
-    let mut source_route = false;
+    let is_source_route = |kind: &u8| matches!(*kind, LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE);
     let mut seen = Vec::new();
     let mut at = 0;
     while let Some(&kind) = options.get(at) {
@@ -42,14 +42,13 @@ pub(super) fn ipv4(options: &[u8]) -> Result<(), String> {
             at += 1;
             continue;
         }
-        let bad = || Err(format!("bad IPv4 option {kind}, at byte {} of its header", at + usize::from(IPV4_FIXED)));
+        let bad = || Err(format!("bad IPv4 option {kind}, at byte {} of its header", at + IPV4_LEN));
         let len = options.get(at + 1).map_or(0, |len| usize::from(*len));
         let Some(option) = options.get(at..at + len).filter(|option| option.len() >= 2) else { return bad() };
         // where the next entry goes, counted from 1
         let pointer = option.get(2).map_or(0, |pointer| usize::from(*pointer));
-        let is_source_route = matches!(kind, LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE);
         let right = match kind {
-            LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => !source_route && pointer >= 4,
+            LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => !seen.iter().any(is_source_route) && pointer >= 4,
             RECORD_ROUTE => !seen.contains(&kind) && pointer >= 4 && (pointer > len || pointer + 3 <= len),
             TIMESTAMP => !seen.contains(&kind) && pointer >= 5 && has_right_timestamps(option, pointer),
             ROUTER_ALERT => len >= 4,
@@ -59,11 +58,10 @@ pub(super) fn ipv4(options: &[u8]) -> Result<(), String> {
         if !right {
             return bad();
         }
-        source_route |= is_source_route;
         seen.push(kind);
         at += len;
     }
-    match source_route {
+    match seen.iter().any(is_source_route) {
         true => Err("it has a source route, which the kernel takes only with accept_source_route".to_owned()),
         false => Ok(()),
     }
@@ -127,18 +125,15 @@ pub(super) fn hop_by_hop(options: &[u8], payload_len: usize, length: usize) -> R
     Ok(())
 }
 
-/// `ipv6_hop_jumbo`. `at` is where the option starts in the header of options.
+/// `ipv6_hop_jumbo`: a jumbo payload is longer than any other (`IPV6_MAXPLEN`). `at` is where the option starts in the header of options.
 fn check_jumbo(option: &[u8], at: usize, payload_len: usize, length: usize) -> Result<(), String> {
-    const IPV6_LEN: usize = 40;
     let bad = |what: String| Err(format!("bad jumbo payload option: {what}"));
     let jumbo = match option {
-        [_, _, jumbo @ ..] if jumbo.len() == 4 && at % 4 == 2 => {
-            jumbo.iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
-        }
+        [_, _, jumbo @ ..] if jumbo.len() == 4 && at % 4 == 2 => number(jumbo),
         _ => return bad("its length or its place".to_owned()),
     };
-    if jumbo <= PAYLOAD_MAX {
-        return bad(format!("{jumbo} bytes are not more than {PAYLOAD_MAX}"));
+    if jumbo <= IP_LENGTH_MAX {
+        return bad(format!("{jumbo} bytes are not more than {IP_LENGTH_MAX}"));
     }
     if payload_len != 0 {
         return bad("the IPv6 header has a payload length, too".to_owned());

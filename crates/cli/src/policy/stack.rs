@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Largest length that an IP header can say; longer packets are merged ones, whose headers say 0.
-const IP_LENGTH_MAX: usize = 65535;
+pub(super) const IP_LENGTH_MAX: usize = 65535;
 const PROTOCOL_HOP_BY_HOP: u8 = 0;
 const PROTOCOL_IGMP: u8 = 2;
 
@@ -134,7 +134,7 @@ fn trimmed<'a>(ip: &Datagram<'a>, total: usize) -> &'a [u8] {
     &ip.bytes[..total.min(ip.bytes.len())]
 }
 
-fn number(bytes: &[u8]) -> usize {
+pub(super) fn number(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
