@@ -93,9 +93,7 @@ impl NetlinkSocket {
             }
         }
     }
-}
 
-impl NetlinkSocket {
     /// Has the kernel send what it tells these groups.
     pub(crate) fn subscribe(&self, groups: u32) -> io::Result<()> {
         // SAFETY: any bytes are a valid `sockaddr_nl`.

@@ -1,4 +1,4 @@
-//! Links that lead to network namespaces of others: where a border belongs.
+//! Links to network namespaces that another user namespace owns: where a border belongs.
 
 use std::{
     collections::HashSet,
@@ -28,7 +28,7 @@ pub struct OpenLink {
     pub user_namespace: u64,
 }
 
-/// The links of the calling thread's network namespace that lead to others and have no border, of whatever registry of a bpffs.
+/// The links of the calling thread's network namespace without a border, of any registry of a bpffs.
 ///
 /// A namespace that no path leads to which this process may use is not looked at.
 ///
@@ -61,9 +61,7 @@ pub fn open_links(bpffs: &Path) -> io::Result<Vec<OpenLink>> {
 fn bordered(bpffs: &Path) -> HashSet<u32> {
     let borders =
         Location::with_borders(bpffs).into_iter().flat_map(|location| Border::list(&location).unwrap_or_default());
-    let here =
-        borders.filter(|border| border.namespace().is_some_and(|namespace| namespace.current) && border.is_whole());
-    here.filter_map(|border| Some(border.interface()?.0)).collect()
+    borders.filter(|border| border.is_here() && border.is_whole()).filter_map(|border| border.ifindex()).collect()
 }
 
 /// The inode number of the user namespace that owns a network namespace.

@@ -1,16 +1,16 @@
 //! Borders: at the host's end of a link to a network namespace that is not trusted, such as a container's.
 //!
-//! The traits of a packet lie in front of it in memory, and with it they cross a veth. Whoever rules the namespace there can
-//! read them with `tc`, and what authenticates them, and can change them in packets that come back. A border wipes the memory in
-//! front of every packet that goes out over the interface, and of every packet that comes in with XDP metadata; one that cannot
-//! be wiped is dropped, and counted.
+//! The traits of a packet lie in front of it in memory, and with it they cross a veth. Root of the namespace there can read them
+//! with `tc`, and the secrets that authenticate them, and can change them in packets that come back. A border wipes the memory in
+//! front of every packet that goes out over the interface, and of every packet that comes in with XDP metadata. It drops and counts
+//! packets that it cannot wipe.
 //!
 //! A border is two TC programs, `border_in`, which runs before the others at TC ingress, and `border_out`, which runs behind those
 //! that are there at TC egress. They are pinned in `<bpffs>/packet_traits_borders/<registry>/`, stay when the process ends, and
 //! go with the interface.
 //!
-//! What comes in is left alone where the interface has an XDP program: the metadata is of that. A policy's `xdp` block starts
-//! anew; another program that attaches nothing lets pass what came along, unless it calls `trait_start_anew`.
+//! If the interface has an XDP program, packets that come in are left to it: the metadata may be its own. A policy's `xdp` block
+//! drops inherited traits; another program that attaches nothing passes them on, unless it calls `trait_drop_inherited`.
 //!
 //! Not wiped are packets that do not pass TC egress: those that XDP redirects to the interface, and those that a program at TC
 //! hands to its other end (`bpf_redirect_peer`).
@@ -100,6 +100,16 @@ impl Border {
             Target::Interface { ifindex, name } if *ifindex != 0 => Some((*ifindex, name.as_deref())),
             _ => None,
         })
+    }
+
+    /// The interface's index in its namespace. `None`: the interface is gone.
+    pub fn ifindex(&self) -> Option<u32> {
+        self.interface().map(|(index, _)| index)
+    }
+
+    /// Whether the interface is in the calling thread's network namespace.
+    pub fn is_here(&self) -> bool {
+        self.namespace().is_some_and(|namespace| namespace.current)
     }
 
     /// The interface's network namespace, if a way into it was found.

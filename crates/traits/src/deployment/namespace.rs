@@ -94,15 +94,12 @@ impl Found {
 /// Finds the namespaces that have these cookies. Those that are gone, or that this process finds no way into, are left out.
 pub(super) fn by_cookie(mut wanted: HashSet<u64>) -> HashMap<u64, Found> {
     let mut found = HashMap::new();
-    let mut seen = HashSet::new();
     wanted.remove(&0);
-    let mut paths = [PathBuf::from(CURRENT)].into_iter().chain(paths());
+    let mut paths = distinct([PathBuf::from(CURRENT)].into_iter().chain(paths()));
     while !wanted.is_empty()
         && let Some(path) = paths.next()
     {
-        let Ok(metadata) = fs::metadata(&path) else { continue };
-        if seen.insert((metadata.dev(), metadata.ino()))
-            && let Some((cookie, namespace)) = Found::open(&path)
+        if let Some((cookie, namespace)) = Found::open(&path)
             && wanted.remove(&cookie)
         {
             found.insert(cookie, namespace);
@@ -111,15 +108,16 @@ pub(super) fn by_cookie(mut wanted: HashSet<u64>) -> HashMap<u64, Found> {
     found
 }
 
+/// The first path to each network namespace.
+fn distinct(paths: impl Iterator<Item = PathBuf>) -> impl Iterator<Item = PathBuf> {
+    let mut seen = HashSet::new();
+    paths.filter(move |path| fs::metadata(path).is_ok_and(|found| seen.insert((found.dev(), found.ino()))))
+}
+
 /// What `of` finds out of each network namespace that a path leads to, which it is given once.
 pub(crate) fn all<T>(of: impl Fn(&File) -> Option<T>) -> Vec<T> {
-    let mut seen = HashSet::new();
     // a process or thread may end, and its paths with it, at any time
-    let files = paths().filter_map(|path| {
-        let found = fs::metadata(&path).ok()?;
-        seen.insert((found.dev(), found.ino())).then(|| File::open(path).ok())?
-    });
-    files.filter_map(|file| of(&file)).collect()
+    distinct(paths()).filter_map(|path| of(&File::open(path).ok()?)).collect()
 }
 
 /// The calling thread's namespace.

@@ -17,7 +17,6 @@ TRAIT_KEY(flow_id, __u64, TRAIT_KEEP_FIRST);
 #define HEADROOM_MAX 1024
 
 struct sk_buff___test {
-	unsigned char *head;
 	unsigned char *data;
 } __attribute__((preserve_access_index));
 
@@ -58,7 +57,7 @@ SEC("tc")
 int look(struct __sk_buff *ctx)
 {
 	const void *skb = __trait_kern_ctx(ctx);
-	__u64 head = __trait_kernel_field(skb, struct sk_buff___test, head);
+	__u64 head = __trait_kernel_field(skb, struct sk_buff___traits, head);
 	__u64 headroom = __trait_kernel_field(skb, struct sk_buff___test, data) - head;
 	__u64 tenant_of = 0;
 	struct seen *kind;

@@ -23,12 +23,10 @@
 /* Where the type is in a frame with one VLAN tag. */
 #define TYPE_BEHIND_TAG (ETH_HLEN + 4 - 2)
 
+/* beside struct sk_buff___traits */
 struct sk_buff___border {
 	void *dev;
-	__u32 end;
-	__u16 mac_header;
 	__u16 network_header;
-	unsigned char *head;
 	unsigned char *data;
 } __attribute__((preserve_access_index));
 
@@ -109,7 +107,7 @@ static __always_inline __u32 headroom(struct __sk_buff *ctx)
 	const void *skb = __trait_kern_ctx(ctx);
 
 	return __trait_kernel_field(skb, struct sk_buff___border, data) -
-	       __trait_kernel_field(skb, struct sk_buff___border, head);
+	       __trait_kernel_field(skb, struct sk_buff___traits, head);
 }
 
 /* Wipes what is in front of the packet. Returns 0, or an error after which the packet may be damaged. */
@@ -118,8 +116,8 @@ static __noinline int wipe(struct __sk_buff *ctx)
 	const __u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
 	_Bool is_ip = ctx->protocol == bpf_htons(ETH_P_IP) || ctx->protocol == bpf_htons(ETH_P_IPV6);
 	const void *skb = __trait_kern_ctx(ctx);
-	__u64 head = __trait_kernel_field(skb, struct sk_buff___border, head);
-	__u64 shared = head + __trait_kernel_field(skb, struct sk_buff___border, end);
+	__u64 head = __trait_kernel_field(skb, struct sk_buff___traits, head);
+	__u64 shared = head + __trait_kernel_field(skb, struct sk_buff___traits, end);
 	__u32 room, visible;
 	__u16 type = 0;
 	int err;
@@ -132,7 +130,7 @@ static __noinline int wipe(struct __sk_buff *ctx)
 	}
 	if (!is_ip) {
 		__u16 link_len = __trait_kernel_field(skb, struct sk_buff___border, network_header) -
-				 __trait_kernel_field(skb, struct sk_buff___border, mac_header);
+				 __trait_kernel_field(skb, struct sk_buff___traits, mac_header);
 
 		if (link_len != ETH_HLEN)
 			return -EOPNOTSUPP;
