@@ -53,8 +53,8 @@
  *					byte behind
  *	trait_seal(ctx)			XDP: hides the packet region from GRO; 0; -EBUSY another program's metadata
  *					is below the area, which then stays open (readable, but GRO compares all of it)
- *	trait_start_anew(ctx)		XDP, before XDP_PASS: if nothing was set, nothing counts that the packet had from elsewhere; see
- *					"Interfaces in a row"
+ *	trait_drop_inherited(ctx)	XDP, before XDP_PASS: drops traits that the packet had from another interface, if
+ *					this program set none; see "Inherited traits"
  *	trait_view(ctx, &view)		checks bounds and nonces once; 0; -ENOENT no traits here
  *	trait_view_get(&view, key, &value), trait_view_is_set(&view, key)
  *					as trait_get and trait_is_set, at the cost of a bit test and a load
@@ -80,11 +80,11 @@
  * the socket, or let the application erase each frame it gives back (TraitsMut::erase), else it may take the traits of
  * an earlier packet for this one's.
  *
- * Interfaces in a row: a packet that goes over a veth, or comes to generic XDP of a bridge, a VLAN or a tunnel, may have traits
- * from the interface before, perhaps of another network namespace. An XDP program sees none of them, and the first set starts
- * anew. But if it attaches no metadata, the kernel leaves what is there, and the traits are read behind it (veth_xdp_rcv_skb in
- * drivers/net/veth.c, bpf_prog_run_generic_xdp in net/core/dev.c). With trait_start_anew before XDP_PASS they are not: it
- * attaches 4 bytes of zeroes to a packet that has no metadata. Native XDP of network cards need not call it.
+ * Inherited traits: a packet that crosses a veth, or reaches generic XDP of a bridge, a VLAN or a tunnel, may have traits from
+ * another interface, perhaps of another network namespace. An XDP program sees none of them, and its first set replaces them
+ * with an area of its own. But if it attaches no metadata, the kernel keeps the old, and later hooks read it (veth_xdp_rcv_skb in
+ * drivers/net/veth.c, bpf_prog_run_generic_xdp in net/core/dev.c). trait_drop_inherited before XDP_PASS prevents that: it
+ * attaches 4 bytes of zeroes to a packet without metadata. Native XDP of network cards does not need it.
  *
  * TC: trait_tc_get reads keys of the flow region directly from the metadata. trait_tc_set and trait_tc_del change keys
  * of the flow region; -EOPNOTSUPP for keep-first keys, after decapsulation, and where the packet has no area. From 6.18
@@ -1100,11 +1100,10 @@ static __always_inline int trait_seal(struct xdp_md *ctx)
 }
 
 /*
- * Keeps a packet to which this program and those before it at the interface have attached nothing from having the traits of
- * an interface before. Returns 0; -ENOSPC no room in the headroom; -EOPNOTSUPP no metadata here, and so nothing to keep off,
- * or an unbound program.
+ * Drops the traits that a packet has from another interface, if no program attached metadata to it at this one. Returns 0;
+ * -ENOSPC no room in the headroom; -EOPNOTSUPP no metadata here, and so nothing to drop, or an unbound program.
  */
-static __always_inline int trait_start_anew(struct xdp_md *ctx)
+static __always_inline int trait_drop_inherited(struct xdp_md *ctx)
 {
 	const __u32 len = 4; /* the least; no region is as short */
 	void *meta;

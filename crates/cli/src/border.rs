@@ -5,7 +5,7 @@ use std::{error::Error, time::Duration};
 use clap::Subcommand;
 use glob::Pattern;
 use packet_traits::{
-    attach::{Direction, LinkChanges, devices, interface_name, xdp},
+    attach::{Direction, LOOPBACK, LinkChanges, devices, interface_name, xdp},
     border::{Border, Crossed},
     deployment::Location,
     registry::Registry,
@@ -18,9 +18,6 @@ use crate::{
     output::{self, Table},
 };
 
-/// The index of the loopback interface (`LOOPBACK_IFINDEX` in include/net/flow.h).
-const LOOPBACK: u32 = 1;
-
 /// How often Ctrl-C is looked for while interfaces are waited for.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -29,7 +26,7 @@ pub(crate) enum Command {
     /// Give interfaces a border: what is in front of packets is wiped there
     #[command(after_help = ATTACH_HELP)]
     Attach {
-        /// Interface: the host's end of a link to somebody else's network namespace; `*`, `?` and `[…]` as in file names; may be
+        /// Interface: the host's end of a link to an untrusted network namespace; `*`, `?` and `[…]` as in file names; may be
         /// repeated
         #[arg(long, value_name = "INTERFACE", required = true)]
         dev: Vec<Pattern>,
@@ -40,7 +37,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Take borders away
+    /// Detach borders
     #[command(after_help = DETACH_HELP)]
     Detach {
         /// Interface of this network namespace, as for `attach`; may be repeated
@@ -68,12 +65,13 @@ Examples:
   traits border attach --dev 'veth*' --dev 'cali*'
   traits border attach --dev 'veth*' --watch
 
-Whoever rules the namespace at the other end can read the memory in front of the packets that come there, where traits are and \
-what authenticates them. A border wipes it in all that goes out, and in what comes in with XDP metadata, whatever it was; what \
-cannot be wiped is dropped and counted. Packets that XDP redirects, or TC hands to the other end, do not pass it.
+Root of the namespace at the other end can read the memory in front of its packets: traits, and the secrets that authenticate \
+them. A border wipes that memory in every packet that leaves, and in packets that arrive with XDP metadata. It drops and counts \
+packets that it cannot wipe. Packets that XDP redirects, or that TC hands to the other end, do not pass it.
 
-Where the interface has an XDP program, that answers for what comes in: an `xdp` block of a policy starts anew. A border stays \
-when the command ends, and goes with its interface. It needs a registry to be pinned with, and wipes traits of all.
+If the interface has an XDP program, a border leaves packets that arrive to it: an `xdp` block of a policy drops inherited \
+traits. A border stays attached when the command ends, and is removed with its interface. It requires a registry, and wipes the \
+traits of all registries.
 
 docs/security.md says against whom traits are protected. docs/json.md lists the members of what --json prints.";
 
@@ -135,7 +133,7 @@ struct CrossedJson {
     dropped: u64,
 }
 
-/// The borders that were taken away.
+/// The detached borders.
 #[derive(Serialize)]
 struct DetachedJson {
     registry: String,
@@ -162,7 +160,7 @@ impl From<&Border> for BorderJson {
             border.namespace().map(|namespace| NamespaceJson { inode: namespace.inode, name: namespace.name.clone() });
         BorderJson {
             interface: name_of(border),
-            ifindex: border.interface().map(|(index, _)| index),
+            ifindex: border.ifindex(),
             namespace,
             since: border.since().map(|since| since.to_string()),
             whole: border.is_whole(),
@@ -178,10 +176,6 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
         Command::Detach { dev, all, json } => detach(global, dev, *all, *json),
         Command::Status { json } => status(global, *json),
     }
-}
-
-fn location(global: &Global) -> Location {
-    Location::new(global.bpffs.clone(), global.registry.clone())
 }
 
 fn name_of(border: &Border) -> Option<String> {
@@ -242,18 +236,27 @@ fn attach(global: &Global, patterns: &[Pattern], watch: bool, json: bool) -> Out
         say_attached(name, before.contains(index))?;
     }
     let Some(changes) = changes else { return Ok(()) };
-    let mut known: Vec<u32> = wanted.into_iter().map(|(index, _)| index).collect();
+    let known = wanted.into_iter().map(|(index, _)| index).collect();
+    go_on(&registry, patterns, known, &changes, &interrupt)
+}
+
+/// Attaches borders to interfaces that come later, until Ctrl-C. The `known` ones have theirs.
+fn go_on(
+    registry: &Registry,
+    patterns: &[Pattern],
+    mut known: Vec<u32>,
+    changes: &LinkChanges,
+    interrupt: &Interrupt,
+) -> Outcome {
     while !interrupt.came() {
         if !changes.wait(TICK)? {
             continue;
         }
         let there = interfaces()?;
         known.retain(|index| there.iter().any(|(found, _)| found == index));
-        for (index, name) in named(patterns, &there, false).unwrap_or_default() {
-            if known.contains(&index) {
-                continue;
-            }
-            match Border::attach(&registry, index) {
+        let wanted = named(patterns, &there, false).unwrap_or_default();
+        for (index, name) in wanted.into_iter().filter(|(index, _)| !known.contains(index)).collect::<Vec<_>>() {
+            match Border::attach(registry, index) {
                 Ok(_) => {
                     known.push(index);
                     say_attached(&name, false)?;
@@ -271,15 +274,14 @@ fn attach(global: &Global, patterns: &[Pattern], watch: bool, json: bool) -> Out
 /// Indexes of the interfaces of this network namespace that have a border.
 fn here(registry: &Registry) -> Result<Vec<u32>, Box<dyn Error>> {
     let found = Border::list(&Location::from(registry))?;
-    let current = found.iter().filter(|border| border.namespace().is_some_and(|namespace| namespace.current));
-    Ok(current.filter_map(|border| Some(border.interface()?.0)).collect())
+    Ok(found.iter().filter(|border| border.is_here()).filter_map(Border::ifindex).collect())
 }
 
 /// Takes away those that were not there before.
 fn take_back(registry: &Registry, before: &[u32], attached: Vec<Border>) -> Outcome {
     tracing::debug!("taking {} borders of registry '{}' away again", attached.len(), registry.name());
     for border in attached {
-        if border.interface().is_none_or(|(index, _)| !before.contains(&index)) {
+        if border.ifindex().is_none_or(|index| !before.contains(&index)) {
             border.detach()?;
         }
     }
@@ -293,30 +295,29 @@ fn say_attached(name: &str, before: bool) -> std::io::Result<()> {
     })
 }
 
-/// Says who answers for what comes in.
+/// Notes that an XDP program is responsible for packets that arrive.
 fn note_xdp(index: u32, name: &str) {
     if let Some((program, _)) = xdp::attached(index) {
         output::note(format_args!(
-            "{name} has XDP program {program}, which answers for what comes in: an `xdp` block of a policy starts anew, another \
-             program must set a trait, or call trait_start_anew, before it lets a packet pass"
+            "{name} has XDP program {program}, which answers for what comes in: an `xdp` block of a policy drops inherited traits; \
+             another program must set a trait, or call trait_drop_inherited, before it passes a packet"
         ));
     }
 }
 
 fn detach(global: &Global, patterns: &[Pattern], all: bool, json: bool) -> Outcome {
-    let mut found = Border::list(&location(global))?;
+    let mut found = Border::list(&global.location())?;
     if !all {
-        found.retain(|border| border.namespace().is_some_and(|namespace| namespace.current));
+        found.retain(Border::is_here);
         let there: Vec<_> = found.iter().filter_map(|border| Some((border.interface()?.0, name_of(border)?))).collect();
         let wanted = named(patterns, &there, true).map_err(
             |_| "no such interface of this network namespace has a border: `traits border status` lists them",
         )?;
-        found.retain(|border| border.interface().is_some_and(|(index, _)| wanted.iter().any(|(one, _)| *one == index)));
+        found.retain(|border| border.ifindex().is_some_and(|index| wanted.iter().any(|(one, _)| *one == index)));
     }
     let mut detached = Vec::new();
     for border in found {
-        detached
-            .push(InterfaceJson { interface: name_of(&border), ifindex: border.interface().map(|(index, _)| index) });
+        detached.push(InterfaceJson { interface: name_of(&border), ifindex: border.ifindex() });
         border.detach()?;
     }
     if json {
@@ -343,7 +344,7 @@ fn shown(name: Option<&str>, index: Option<u32>) -> String {
 }
 
 fn status(global: &Global, json: bool) -> Outcome {
-    let found = Border::list(&location(global))?;
+    let found = Border::list(&global.location())?;
     if json {
         let borders = found.iter().map(BorderJson::from).collect();
         return Ok(output::json(&BordersJson { registry: global.registry.to_string(), borders })?);
@@ -367,7 +368,7 @@ fn status(global: &Global, json: bool) -> Outcome {
             Some(_) => "attached",
         };
         table.row(&[
-            &shown(name_of(border).as_deref(), border.interface().map(|(index, _)| index)),
+            &shown(name_of(border).as_deref(), border.ifindex()),
             &namespace,
             &inward.packets,
             &inward.wiped,

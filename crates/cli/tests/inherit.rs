@@ -1,4 +1,4 @@
-//! What a packet brought along from an interface before counts behind a policy's XDP block only if that says so.
+//! A policy's XDP block drops the traits that a packet has from another interface, unless it inherits.
 
 mod common;
 
@@ -56,7 +56,7 @@ fn found_behind(block: &str, mode: &str) -> Option<(u64, u64)> {
 }
 
 #[test]
-fn a_block_starts_anew() {
+fn a_block_drops_inherited_traits() {
     for mode in ["native", "generic"] {
         let Some(found) = found_behind("xdp", mode) else { return };
         assert_eq!(found, (0, PACKETS), "{mode}");
@@ -64,7 +64,7 @@ fn a_block_starts_anew() {
 }
 
 #[test]
-fn a_block_that_says_so_lets_packets_keep_what_they_brought() {
+fn a_block_that_inherits_keeps_them() {
     for mode in ["native", "generic"] {
         let Some(found) = found_behind("xdp inherit", mode) else { return };
         // where the block sets a trait, the area is its own

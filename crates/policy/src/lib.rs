@@ -75,9 +75,9 @@
 //! `netfilter [ip|ip6] prerouting|input|forward|output|postrouting priority N`, `cgroup ingress`, `cgroup egress`,
 //! `match NAME`, `steer NAME`; then an optional name (for `match` and `steer` it must be there), then `{ rules }`. One
 //! `xdp` block at most. A name may be given to any block; it is its program's name, else that is made from the hook's
-//! (`xdp`, `tc_ingress`, `nf_input`, `cgroup_egress`, and a number if that is taken). A packet that comes to the interface with
-//! traits of another one, as over a veth from another network namespace, has none of them behind an `xdp` block; with
-//! `inherit` it has, unless the block sets a trait, for which it always gets an area of its own. Netfilter has one program of a
+//! (`xdp`, `tc_ingress`, `nf_input`, `cgroup_egress`, and a number if that is taken). An `xdp` block drops the traits that a packet
+//! has from another interface, as over a veth from another network namespace; with `inherit` it keeps them, unless it sets a
+//! trait, which replaces them all. Netfilter has one program of a
 //! hook and priority, which no chain of nftables or iptables may have: theirs are -300 (`raw`), -150
 //! (`mangle`), -100 (`dstnat`), 0 (`filter`), 50 (`security`) and 100 (`srcnat`), and one beside it is as good.
 //!

@@ -36,10 +36,10 @@ pub struct Manifest {
     /// XDP and TC programs are attached to begin with their IP header, 0 if with an Ethernet header.
     #[serde(default)]
     pub sees_links: bool,
-    /// The object has the variable `pt_brought_along` in its `.rodata`, 4 bytes: 0 if no packet comes to the interface with
+    /// The object has the variable `pt_may_inherit` in its `.rodata`, 4 bytes: 0 if no packet comes to the interface with
     /// traits from another one.
     #[serde(default)]
-    pub brings_along: bool,
+    pub may_inherit: bool,
     /// Rules at XDP or TC test the Ethernet header or a VLAN tag, which packets of some interfaces do not have.
     #[serde(default)]
     pub tests_ethernet: bool,

@@ -206,7 +206,7 @@ pub struct Block {
     pub name: String,
     /// Where it runs.
     pub hook: Hook,
-    /// A packet for which it sets no trait keeps those that it brought along from an interface before; at XDP only.
+    /// A packet for which it sets no trait keeps those that it has from another interface; at XDP only.
     pub inherits: bool,
     /// Its rules in order.
     pub rules: Vec<Rule>,

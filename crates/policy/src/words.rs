@@ -17,7 +17,7 @@ pub(crate) struct HeaderWord {
     pub(crate) fields: &'static [(&'static str, FieldKind)],
 }
 
-/// The word behind `xdp` by which a packet may keep the traits that it brought along.
+/// The word behind `xdp` by which a packet keeps the traits that it has from another interface.
 pub(crate) const INHERIT: &str = "inherit";
 
 /// The word in front of a Geneve option's class and type.

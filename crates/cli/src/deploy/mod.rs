@@ -183,7 +183,7 @@ fn interface_index(name: &str) -> Result<u32, String> {
 
 impl Global {
     /// Where what is up is pinned. The registry need not be there.
-    fn location(&self) -> Location {
+    pub(crate) fn location(&self) -> Location {
         Location::new(&self.bpffs, self.registry.clone())
     }
 }

@@ -34,8 +34,8 @@ const INTERFACES: &str = "pt_interfaces";
 
 /// Whether packets have no link header.
 const NO_LINK_HEADER: &str = "pt_no_link_header";
-/// Variable that says whether packets may have traits of an interface before.
-const BROUGHT_ALONG: &str = "pt_brought_along";
+/// Whether packets may have traits from another interface.
+const MAY_INHERIT: &str = "pt_may_inherit";
 
 /// The keys to register.
 pub(crate) fn keys(manifest: &Manifest) -> Result<Vec<KeySpec>, Box<dyn Error>> {
@@ -108,7 +108,7 @@ pub(crate) fn setup(
         pinned_maps: pinned_maps.collect(),
         kept_maps: only(XSKS),
         device_bound: programs(|program| program.device_bound).collect(),
-        brought_along: manifest.brings_along.then(|| BROUGHT_ALONG.to_owned()),
+        may_inherit: manifest.may_inherit.then(|| MAY_INHERIT.to_owned()),
         redirects_to: redirect_targets(manifest).map(|(_, index)| index).collect(),
         filters: filters.collect(),
         notes: notes(manifest)?,

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The constant that says whether packets may bring traits along to the interface.
-pub(super) const BROUGHT_ALONG: &str = "pt_brought_along";
+pub(super) const MAY_INHERIT: &str = "pt_may_inherit";
 
 /// How much the rules of one function may weigh, as [`Scope::weight`] does: some ten instructions for each unit.
 const PART_WEIGHT_MAX: usize = 2000;
@@ -273,9 +273,9 @@ fn finish(code: &mut Code, scope: &Scope<'_>, seals: bool) {
     if seals && scope.seal && scope.place == Place::Xdp {
         code.line("trait_seal(ctx);");
     }
-    if seals && scope.starts_anew {
-        code.line(format_args!("if ({BROUGHT_ALONG})"));
-        code.line("\ttrait_start_anew(ctx);");
+    if seals && scope.drops_inherited {
+        code.line(format_args!("if ({MAY_INHERIT})"));
+        code.line("\ttrait_drop_inherited(ctx);");
     }
 }
 

@@ -132,10 +132,10 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
         code.line(format_args!("const volatile __u32 {} = 0;", packet::NO_LINK_HEADER));
         code.blank();
     }
-    let brings_along = policy.blocks.iter().any(starts_anew);
-    if brings_along {
-        code.comment("Whether packets may have traits of an interface before this one; filled in by the loader.");
-        code.line(format_args!("const volatile __u32 {} = 1;", block::BROUGHT_ALONG));
+    let may_inherit = policy.blocks.iter().any(drops_inherited);
+    if may_inherit {
+        code.comment("Whether packets may have traits from another interface; filled in by the loader.");
+        code.line(format_args!("const volatile __u32 {} = 1;", block::MAY_INHERIT));
         code.blank();
     }
     maps(&mut code, policy, &needs);
@@ -157,8 +157,8 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
             place,
             needs,
             seal: options.seal,
-            finishes: !needs.changed.is_empty() || place == Place::Xdp && options.seal || starts_anew(block),
-            starts_anew: starts_anew(block),
+            finishes: !needs.changed.is_empty() || place == Place::Xdp && options.seal || drops_inherited(block),
+            drops_inherited: drops_inherited(block),
             is_part: false,
         };
         block::block(&mut code, &scope, block, policy.rule_numbers(number).start, sources);
@@ -196,14 +196,14 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
             .collect(),
         logs,
         sees_links,
-        brings_along,
+        may_inherit,
         tests_ethernet: at_links(policy, &needs, |needs| needs.tests_ethernet(Layer::Outer)),
     };
     Ok(Emitted { source: code.into_text(), manifest })
 }
 
-/// Whether traits that a packet brought along do not count behind a block that sets none.
-fn starts_anew(block: &Block) -> bool {
+/// Whether a block drops the traits that a packet has from another interface, if it sets none.
+fn drops_inherited(block: &Block) -> bool {
     block.hook == Hook::Xdp && !block.inherits
 }
 

@@ -38,8 +38,8 @@ pub(super) struct Scope<'s> {
     pub(super) needs: &'s Needs,
     /// XDP seals the area of packets that go on.
     pub(super) seal: bool,
-    /// XDP keeps the traits that a packet brought along from counting, if it sets none.
-    pub(super) starts_anew: bool,
+    /// XDP drops the traits that a packet has from another interface, if it sets none.
+    pub(super) drops_inherited: bool,
     /// The block has something to do before a packet goes on.
     pub(super) finishes: bool,
     /// The rules are in a function that returns what they decide, not in the program.

@@ -224,7 +224,7 @@ impl<'a> Parser<'a> {
                 Token::End => return,
                 _ if self.at_item() && self.place > 0 && self.tokens[self.place - 1].0 == Token::Newline => return,
                 Token::Semicolon | Token::CloseBrace if open == 0 => return,
-                Token::Newline if open == 0 || self.starts_anew() => return,
+                Token::Newline if open == 0 || self.drops_inherited() => return,
                 Token::OpenBrace | Token::OpenParenthesis => open += 1,
                 Token::CloseBrace | Token::CloseParenthesis => open = open.saturating_sub(1),
                 _ => {}
@@ -234,7 +234,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Whether the line behind this line end, inside of brackets, starts a rule: a bracket was not closed.
-    fn starts_anew(&self) -> bool {
+    fn drops_inherited(&self) -> bool {
         let token = |place: Option<usize>| place.and_then(|place| self.tokens.get(place));
         let word = |place| match token(place) {
             Some((Token::Word, span)) => Some(self.slice(*span)),
@@ -575,7 +575,7 @@ impl<'a> Parser<'a> {
         }
         if let Some(name) = name.as_ref().filter(|name| hook != Hook::Xdp && name.value == words::INHERIT) {
             let message = "`inherit` names the program; nothing is chosen by it";
-            let hint = "leave it out: only an `xdp` block starts anew";
+            let hint = "leave it out: only an `xdp` block drops inherited traits";
             self.say(Diagnostic::new(Code::Misleading, name.span, message).hint(hint));
         }
         if let Some(name) = name.as_ref().filter(|name| foreign::looks_like_interface(&name.value)) {

@@ -19,6 +19,9 @@ const RTMGRP_LINK: u32 = 1;
 /// Bytes of `struct ifinfomsg`, include/uapi/linux/rtnetlink.h.
 const IFINFOMSG: usize = 16;
 
+/// The index of the loopback interface (`LOOPBACK_IFINDEX` in include/net/flow.h).
+pub const LOOPBACK: u32 = 1;
+
 /// An interface of a network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {

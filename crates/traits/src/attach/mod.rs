@@ -54,7 +54,7 @@ pub mod xdp;
 
 pub use attachment::{Attachment, AttachmentInfo};
 pub use cgroup::CgroupHook;
-pub use devices::{Device, LinkChanges, NATIVE_AT_VETH, devices, is_veth, loses_redirects, namespace_number};
+pub use devices::{Device, LOOPBACK, LinkChanges, NATIVE_AT_VETH, devices, is_veth, loses_redirects, namespace_number};
 pub use error::{AttachError, Attempt};
 pub use feature::Feature;
 pub use hook::{Direction, Hook};

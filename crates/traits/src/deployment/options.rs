@@ -51,7 +51,7 @@ pub struct Setup {
     pub device_bound: Vec<String>,
     /// A variable in `.rodata`, of 4 bytes, which becomes 0 if no packet comes to the interface with traits of an interface
     /// before it: in native mode at a network card.
-    pub brought_along: Option<String>,
+    pub may_inherit: Option<String>,
     /// Interfaces, of the calling thread's network namespace, that XDP programs redirect packets to: in auto mode these are
     /// generic if one of them [loses](crate::attach::loses_redirects) what native ones redirect.
     pub redirects_to: Vec<u32>,

@@ -13,7 +13,7 @@ use libbpf_rs::{
 
 use super::{DeployError, Setup, UpOptions, error::map_failed};
 use crate::{
-    attach::{XdpMode, devices, is_veth, loses_redirects, redirect_map, xdp},
+    attach::{Device, LOOPBACK, XdpMode, devices, is_veth, loses_redirects, redirect_map, xdp},
     bind::{BindError, BoundObject, LoadedObject},
     bpffs,
 };
@@ -23,9 +23,6 @@ const CONSTANTS: &str = ".rodata";
 
 /// The folder of a bpffs with the maps that all deployments share.
 const SHARED: &str = "packet_traits_shared";
-
-/// The index of the loopback interface (`LOOPBACK_IFINDEX` in include/net/flow.h).
-const LOOPBACK: u32 = 1;
 
 /// Frames that wait for a CPU, at most.
 const CPU_QUEUE: u32 = 2048;
@@ -48,11 +45,6 @@ pub(super) fn prepare(
     for (variable, value) in &setup.variables {
         set_variable(object, name, variable, value)?;
     }
-    if let Some(variable) = &setup.brought_along
-        && !may_bring_along(options)?
-    {
-        set_variable(object, name, variable, &0u32.to_ne_bytes())?;
-    }
     for map in &setup.cpu_maps {
         // by number, of which some may be left out
         let entries = online_cpus().into_iter().max().unwrap_or_default() + 1;
@@ -72,7 +64,19 @@ pub(super) fn prepare(
     for program in &setup.device_bound {
         bind_to_device(object, name, program, options)?;
     }
-    in_one_buffer(object, options)?;
+    let asks = setup.may_inherit.is_some() || object.progs().any(|program| program.section() == "xdp.frags");
+    let Some(interface) = options.interface.filter(|_| asks) else { return Ok(()) };
+    // once: before Linux 6.3 a program is attached to find out
+    let mode = xdp::mode_on(interface, options.xdp_mode)?;
+    if mode == XdpMode::Generic {
+        in_one_buffer(object, setup);
+    }
+    if let Some(variable) = &setup.may_inherit
+        && mode == XdpMode::Native
+        && is_card(interface)
+    {
+        set_variable(object, name, variable, &0u32.to_ne_bytes())?;
+    }
     Ok(())
 }
 
@@ -195,36 +199,26 @@ pub(super) fn xdp_mode(object: &BoundObject<'_>, options: &UpOptions) -> XdpMode
     }
 }
 
-/// Whether packets come to the interface that XDP attached metadata to at another one. Native XDP of a network card is where they
-/// begin; what other drivers and generic XDP have may be a packet of the stack's.
-fn may_bring_along(options: &UpOptions) -> Result<bool, DeployError> {
-    let Some(interface) = options.interface else { return Ok(true) };
-    let is_card = devices().is_ok_and(|found| {
-        found.iter().any(|device| device.ifindex == interface && device.kind.is_empty() && interface != LOOPBACK)
-    });
-    Ok(!is_card || xdp::mode_on(interface, options.xdp_mode)? != XdpMode::Native)
+/// Whether an interface is a network card, where packets begin: what other drivers receive may be a packet of the stack's, with
+/// metadata that XDP attached to it at another interface.
+fn is_card(interface: u32) -> bool {
+    let is_it = |device: &Device| device.ifindex == interface && device.kind.is_empty() && interface != LOOPBACK;
+    devices().is_ok_and(|found| found.iter().any(is_it))
 }
 
-/// Has programs of `xdp.frags` loaded as those of `xdp` are, if they are to run in generic mode. It has each packet in one
-/// buffer for them. For such as take several it copies a packet without the length of its link header, and TC programs
-/// behind find no header where they look (`skb_pp_cow_data` in net/core/skbuff.c, Linux 6.9 and later).
-fn in_one_buffer(object: &mut OpenObject, options: &UpOptions) -> Result<(), DeployError> {
+/// Has programs of `xdp.frags` loaded as those of `xdp` are, for generic mode. It has each packet in one buffer for them. For
+/// such as take several it copies a packet without the length of its link header, and TC programs behind find no header where
+/// they look (`skb_pp_cow_data` in net/core/skbuff.c, Linux 6.9 and later).
+fn in_one_buffer(object: &mut OpenObject, setup: &Setup) {
     let is_one = |program: &OpenProgramMut<'_>| {
-        let bound = options.setup.device_bound.iter().any(|name| program.name() == name.as_str());
+        let bound = setup.device_bound.iter().any(|name| program.name() == name.as_str());
         program.section() == "xdp.frags" && !bound
     };
-    let Some(interface) = options.interface else { return Ok(()) };
-    if !object.progs_mut().any(|program| is_one(&program))
-        || xdp::mode_on(interface, options.xdp_mode)? != XdpMode::Generic
-    {
-        return Ok(());
-    }
     for mut program in object.progs_mut().filter(is_one) {
         // with another type, libbpf forgets what the section says besides
         program.set_prog_type(ProgramType::SocketFilter);
         program.set_prog_type(ProgramType::Xdp);
     }
-    Ok(())
 }
 
 fn bind_to_device(object: &mut OpenObject, name: &str, program: &str, options: &UpOptions) -> Result<(), DeployError> {

@@ -95,7 +95,7 @@ int xdp_all(struct xdp_md *ctx)
 	seen.more = bpf_xdp_trait_is_set(ctx, 3) + bpf_xdp_trait_del(ctx, 3);
 	REPORT(&seen);
 	trait_seal(ctx);
-	trait_start_anew(ctx);
+	trait_drop_inherited(ctx);
 	return XDP_PASS;
 }
 
