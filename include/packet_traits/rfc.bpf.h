@@ -135,26 +135,34 @@ static __trait_outline int __trait_rfc_del(struct xdp_md *ctx, __u32 key)
 	return err;
 }
 
+/* Where a packet's traits are in kernel memory. */
+struct __trait_rfc_place {
+	__u64 head;
+	__u64 at; /* the packet data as XDP left it */
+	__u32 meta_len;
+};
+
 /*
- * Reads a key of the table at `at`, the address of the packet data. `size` is the size of the caller's buffer; values
+ * Reads a key of the table. `size` is the size of the caller's buffer; values
  * are copied in the size they have.
  */
-static __trait_outline int __trait_rfc_get(__u64 at, __u32 meta_len, __u32 key, __u64 *val, __u32 size)
+static __trait_outline int __trait_rfc_get(const struct __trait_rfc_place *from, __u32 key, __u64 *val, __u32 size)
 {
 	const volatile struct trait_slot *slot = &trait_slots.slot[key & (TRAITS_KEY_COUNT - 1)];
 	__u64 bit = 1ULL << (key & (TRAITS_KEY_COUNT - 1));
 	__u32 dist = slot->dist, held = slot->size;
+	__u64 at = from->at;
 	int err;
 
 	if (!(trait_slots.mask & bit))
 		return -ENOENT;
-	err = __trait_kernel_get(at, meta_len, bit, 0, slot->merge, (void *)0, 0);
+	err = __trait_kernel_get(from->head, at, from->meta_len, bit, 0, slot->merge, (void *)0, 0);
 	if (err)
 		return err;
 	if (size < held)
 		return -ENOSPC;
 	if (slot->merge == TRAIT_KEEP_FIRST)
-		at = __trait_packet_end(at, meta_len) + trait_area.flow_len;
+		at = __trait_packet_end(from->head, at, from->meta_len) + trait_area.flow_len;
 	switch (held) {
 	case 1:
 		__trait_copy_kernel(val, at - dist, 1);
@@ -206,26 +214,24 @@ static __always_inline void __trait_rfc_copy_out(void *val, __u64 val__sz, const
 
 static __always_inline int __trait_rfc_get_xdp(struct xdp_md *xdp, __u64 key, __u64 *value, __u64 size)
 {
-	__u32 meta_len;
-	__u64 at;
+	struct __trait_rfc_place from;
 
 	if (key >= TRAITS_KEY_COUNT)
 		return -EINVAL;
-	at = __trait_xdp_at(xdp, &meta_len);
-	return at ? __trait_rfc_get(at, meta_len, key, value, size) : -ENOENT;
+	from.at = __trait_xdp_at(xdp, &from.head, &from.meta_len);
+	return from.at ? __trait_rfc_get(&from, key, value, size) : -ENOENT;
 }
 
 static __always_inline int __trait_rfc_get_skb(struct __sk_buff *skb, __u64 key, __u64 *value, __u64 size)
 {
-	__u32 meta_len;
-	__u64 at;
+	struct __trait_rfc_place from;
 
 	if (key >= TRAITS_KEY_COUNT)
 		return -EINVAL;
 	if (!trait_area.flow_nonce)
 		return -ENOENT;
-	at = __trait_skb_anchor(__trait_skb_of_tc(skb), &meta_len);
-	return at ? __trait_rfc_get(at, meta_len, key, value, size) : -ENOENT;
+	from.at = __trait_skb_anchor(__trait_skb_of_tc(skb), &from.head, &from.meta_len);
+	return from.at ? __trait_rfc_get(&from, key, value, size) : -ENOENT;
 }
 
 static __always_inline int bpf_xdp_trait_set(struct xdp_md *xdp, __u64 key, const void *val, __u64 val__sz, __u64 flags)

@@ -250,7 +250,7 @@ static __always_inline __u32 __trait_sender_offset(const volatile struct trait_k
 
 	if (merge != TRAIT_KEEP_FIRST)
 		return flow_len - key->dist;
-	return flow_len - 16 + ((packet_len - 16 + 7) & ~7u) + 16 + flow_len - key->dist;
+	return flow_len - __TRAIT_FLOW_FOOTER + packet_len + flow_len - key->dist;
 }
 
 static __always_inline int __trait_sender_of_skb(const struct sk_buff *skb, const volatile struct trait_key_desc *key,

@@ -70,9 +70,9 @@
  * set and del in another program than XDP stop the compiler; by number (rfc.bpf.h) they are -EOPNOTSUPP there.
  *
  * When to seal: before XDP_PASS, so that keep-first keys do not stop GRO. Not before XDP_REDIRECT to an AF_XDP socket,
- * which then sees the whole area in front of the packet, and never before bpf_xdp_adjust_head(), which moves the visible
- * metadata only: keep-first keys then read as absent or, if the move is as long as the flow region or longer and another
- * packet was sealed there in the same buffer, as that packet's. A set or del on a sealed area opens it again.
+ * which then sees the whole area in front of the packet, and rather not before bpf_xdp_adjust_head(), which moves the visible
+ * metadata only: keep-first keys are read after bytes were taken off, and absent after bytes were added. A set or del on a
+ * sealed area opens it again; where the front was moved since, without the values of keep-first keys.
  *
  * Redirecting: a program in the entry of a DEVMAP or CPUMAP, and whoever gets the frame after it, reads what was set, in
  * native XDP; generic XDP loses all metadata there (bpf_prog_run_generic_xdp in net/core/dev.c). The memory of AF_XDP is
@@ -98,17 +98,24 @@
  * Programs at TC that push or pop bytes (bpf_skb_adjust_room, change_head, change_proto, vlan_push, vlan_pop), and heads
  * that the kernel reallocates:
  *	from 6.19	the visible metadata moves along, and a new head has it: keys of the flow region stay, of an open
- *			area all. The hidden region stays where it was: read after a pop of 4 or 8 bytes (a VLAN tag) or
- *			when what was popped is pushed again; else absent.
- *	to 6.18		a push writes over the metadata: all traits are absent. A pop leaves them to be read. A new head,
- *			also a clone's that is written to, has no metadata.
+ *			area all. The hidden region stays where it was: read after a pop, and when what was popped is pushed
+ *			again; after a push absent.
+ *	to 6.18		a push writes over the metadata: all traits are absent. A pop leaves them to be read as behind a
+ *			decapsulation. A new head, also a clone's that is written to, has no metadata.
  * Not covered:
  * - From 6.19, behind a decapsulation. There the kernel moves what is in front of the inner MAC header as if it were the
- *   metadata, and after a push or a pop by TC keys of the flow region may be read from the wrong bytes.
- * - If XDP pushes bytes onto some packets before it sets traits, TC must not push as many onto other packets, if that is as
- *   much as the area is long (from 6.19, as the packet region): what an earlier packet left in the buffer could be read.
- * The kernel's own removal of a VLAN tag is covered, in front of a tunnel and inside it. Inside, it may leave the traits
- * absent; so does a removal in front of tunnels of 58 bytes or more (VXLAN over IPv6).
+ *   metadata, and after a push by TC, also if a pop follows, keys of the flow region may be read from the wrong bytes.
+ * - To 6.18: if XDP pushes bytes onto some packets before it sets traits, TC must not push as many onto other packets, if that
+ *   is as much as the area is long: what an earlier packet left in the buffer could be read.
+ *
+ * Decapsulation: the area of a packet whose MAC header moved is read if it is certain to be this packet's, and not one that an
+ * earlier packet left in the buffer while an XDP program of someone else took headers off and left metadata: if such metadata
+ * would be over the area's nonce, or over the bytes that the check in the packet region is of.
+ *	sealed, 64 bytes of flow region		up to 94 bytes taken off: all common tunnels, over IPv6 too, one inside another not
+ *	sealed, a flow region of n bytes	up to n + 30, but of 38 at least where it is more than n - 8
+ *	open, an area of n bytes		up to n - 8
+ * The kernel's own removal of VLAN tags leaves a sealed area to be read: in front of a tunnel, if the packet had 38 bytes in
+ * front of the inner header; inside a tunnel, if its headers are as long as the flow region. An open area then is absent.
  *
  * Routes with an encapsulation (lwtunnel: bpf, mpls, seg6): from 7.1.5 the kernel drops the metadata before it
  * (net/core/lwtunnel.c), so lwt_* programs and what comes after them read nothing. Before, lwt_* programs read the traits,
@@ -116,15 +123,16 @@
  *
  * What is where (lower addresses left)
  *	| xdp_frame | headroom | foreign metadata | packet region | flow region | packet data |
- * Each region ends in a footer, `present` and `nonce`. A region counts only if it carries its registry's secret nonce,
- * so bytes from the wire, other programs' metadata and other registries' areas read as absent. A reader of an skb looks
- * in front of the MAC header, then, since decapsulation moves that header, at the headrooms XDP saw; never unless the
- * skb's metadata length says that XDP attached metadata to this very packet. A foreign program that reserves metadata
- * must write all of it, as it must for its own readers: the kernel does not clear it, and an area that an earlier packet
- * left in the same buffer could be taken for this packet's.
- * A foreign program that leaves metadata as long as the flow region or longer must not take as much off the packet's front,
- * and interfaces whose headrooms differ by a flow region or more should not share buffers with such programs: an old area
- * that is left below could be found as behind a decapsulation.
+ * Each region ends in a footer:
+ *	packet region	id, check, present, tag
+ *	flow region	stamp, present, nonce; without a packet region present, nonce
+ * A region counts only if it carries its registry's secret nonce or, once it is hidden, a tag that is made from secrets, this
+ * packet's id and the stamp: so bytes from the wire, other programs' metadata and other registries' areas read as absent, and a
+ * tag that is seen helps to make no other. The stamp is the headroom that XDP saw, by which the hidden region is found when the
+ * visible one is moved. A reader of an skb looks in front of the MAC header, then, since decapsulation moves that header, at
+ * the headrooms XDP saw; never unless the skb's metadata length says that XDP attached metadata to this very packet. A foreign
+ * program that reserves metadata must write all of it, as it must for its own readers: the kernel does not clear it, and an
+ * area that an earlier packet left in the same buffer could be taken for this packet's.
  *
  * Kernels: Linux 5.15 and later (tested from 6.1), netfilter programs from 6.4. What goes through the kernel's structures uses the casts
  * of 6.2 where they are, and bpf_probe_read_kernel elsewhere, which requires CAP_PERFMON (kernel.bpf.h). 64-bit hosts.
@@ -132,7 +140,7 @@
  * -fms-extensions (7.3), whose structures embed others by their tag, pass clang -fms-extensions -Wno-microsoft-anon-tag;
  * else it says "declaration does not declare anything", and members are missing.
  *
- * Version 1. TRAITS_ABI_VERSION changes when the descriptors below or the area's layout do.
+ * Version 2. TRAITS_ABI_VERSION changes when the descriptors below or the area's layout do.
  */
 #ifndef __PACKET_TRAITS_TRAITS_BPF_H
 #define __PACKET_TRAITS_TRAITS_BPF_H
@@ -141,9 +149,10 @@
 #include <bpf/bpf_helpers.h>
 #include <packet_traits/kernel.bpf.h>
 
-#define TRAITS_ABI_VERSION 1
+#define TRAITS_ABI_VERSION 2
 #define TRAITS_ANCHOR_COUNT 4
 #define TRAITS_ANCHOR_MAX 16
+#define TRAITS_CPU_MAX 512 /* a power of 2; CPUs from this number on share what lower ones have */
 
 /* uapi/asm-generic/errno-base.h and errno.h; vmlinux.h has no macros */
 #ifndef ENOENT
@@ -185,9 +194,11 @@ struct trait_area_desc {
 	__u32 flow_len;
 	__u32 packet_len;
 	__u64 flow_nonce; /* 0: not bound */
-	__u64 packet_nonce; /* even; with bit 0 set once the area is sealed */
+	__u64 packet_nonce; /* of open areas; even, so that it is no tag */
 	__u64 registry_id;
 	__u32 anchors[TRAITS_ANCHOR_COUNT]; /* headrooms known when it was bound */
+	__u64 tag_keys[2]; /* secret, odd; for tags of sealed areas */
+	__u64 check_keys[2]; /* secret, odd; for checks of packets' fronts */
 } __attribute__((aligned(16)));
 
 /* One declared key. */
@@ -210,17 +221,18 @@ const volatile struct trait_area_desc trait_area __TRAIT_SECTION __weak = {
 };
 
 /*
- * Headrooms seen in XDP (xdp_buff.data - data_hard_start) that are not among trait_area.anchors. Our loader puts the
- * registry's pinned map here; with another loader, give it `anchors` of the registry's folder for this map, or the
- * object keeps its own and finds traits after decapsulation only at headrooms known when it was bound.
+ * What programs learn of packets. The first entry: headrooms seen in XDP (xdp_buff.data - data_hard_start) that are not among
+ * trait_area.anchors. The others, by CPU: in the first 8 bytes the number of the packet that was sealed last. Our loader
+ * puts the registry's pinned map here; with another loader, give it `anchors` of the registry's folder for this map, or the
+ * object keeps its own, and finds traits after decapsulation only at headrooms known when it was bound.
  */
 struct trait_anchors {
 	__u32 headroom[TRAITS_ANCHOR_MAX]; /* 0: free; filled from the front */
-};
+} __attribute__((aligned(8)));
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 1 + TRAITS_CPU_MAX);
 	__type(key, __u32);
 	__type(value, struct trait_anchors);
 } pt_anchors SEC(".maps") __weak;
@@ -284,24 +296,33 @@ extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct b
 
 #define __TRAIT_ENOTSUPP 524 /* include/linux/errno.h */
 #define __TRAIT_META_MAX 252 /* xdp_metalen_invalid, include/net/xdp.h */
-#define __TRAIT_TUNNEL_MIN 38 /* the shortest headers around an Ethernet frame: Ethernet, IPv4 and GRE */
-#define __TRAIT_TUNNEL_L3_MIN 20 /* around an IP packet: IPv4 */
-#define __TRAIT_ETHERNET 14 /* an Ethernet header, whose last two bytes are its type */
-/* ETH_P_MACSEC of include/uapi/linux/if_ether.h, as it is in the header */
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define __TRAIT_MACSEC 0xe588
-#else
-#define __TRAIT_MACSEC 0x88e5
-#endif
-#define __TRAIT_MACSEC_MIN 8 /* what MACsec puts between two Ethernet headers, at least */
-#define __TRAIT_GRE 47 /* IPPROTO_GRE of include/uapi/linux/in.h */
-#define __TRAIT_TUNNEL_BARE_MIN 24 /* around an Ethernet frame, on a device without a link header: IPv4 and GRE */
+#define __TRAIT_TUNNEL_MIN 8 /* what MACsec puts between two Ethernet headers, at least */
+/* The bytes of a packet, as XDP saw it, that its check is over: the source of IPv6; of IPv4 the destination, and ports */
+#define __TRAIT_CHECK_FROM 30
+#define __TRAIT_CHECK_TO 38
 
-/* footer of a region */
+/* the end of a region's footer */
 struct __trait_footer {
 	__u64 present;
-	__u64 nonce;
+	__u64 nonce; /* of the packet region of a sealed area: its tag */
 };
+
+/* what the footer has in front of it: of the packet region */
+struct __trait_packet_mark {
+	__u64 id; /* unique on this host for long; 0 while the area is open */
+	__u64 check; /* over the packet's front; 0: it has none, or the area is open */
+	struct __trait_footer footer;
+};
+
+/* of the flow region, where there is a packet region */
+struct __trait_flow_mark {
+	__u64 stamp; /* the headroom in XDP when the area was made, or sealed */
+	struct __trait_footer footer;
+};
+
+/* bytes of the footers */
+#define __TRAIT_FLOW_FOOTER (trait_area.packet_len ? sizeof(struct __trait_flow_mark) : sizeof(struct __trait_footer))
+#define __TRAIT_PACKET_FOOTER sizeof(struct __trait_packet_mark)
 
 #define __trait_unlikely(condition) __builtin_expect(!!(condition), 0)
 
@@ -315,6 +336,7 @@ struct __trait_footer {
 		asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(__p) : "r"(ctx), "i"(__builtin_offsetof(type, field)));   \
 		__p;                                                                                                   \
 	})
+
 /* Copies a value of 0, 1, 2, 4, 8 or 16 bytes; `size` is a constant to clang or to the verifier. */
 static __always_inline void __trait_copy(void *to, const void *from, __u32 size)
 {
@@ -343,39 +365,74 @@ static __always_inline void __trait_copy(void *to, const void *from, __u32 size)
  * metadata in front of it.
  */
 
-/*
- * The end of the packet region, if it is authentic; else 0. It is in front of the flow region. But when the kernel takes
- * a VLAN tag of 4 bytes out of a packet, it moves the visible metadata along and leaves a hidden region where it was
- * (skb_reorder_vlan_header in net/core/skbuff.c), up to two times.
- */
-static __always_inline __u64 __trait_packet_end(__u64 at, __u32 meta_len)
+/* The tag of a sealed area. It tells of no other packet's, and is of this place only. */
+static __always_inline __u64 __trait_tag(__u64 id, __u64 stamp)
 {
-	__u64 end = at - trait_area.flow_len, nonce = trait_area.packet_nonce;
+	__u64 tag = (id ^ trait_area.packet_nonce ^ stamp << 40) * trait_area.tag_keys[0];
+
+	return ((tag ^ tag >> 32) * trait_area.tag_keys[1]) | 1;
+}
+
+/* The check over a packet's front, of the word there. */
+static __always_inline __u64 __trait_check(__u64 word)
+{
+	return (word ^ trait_area.check_keys[0]) * trait_area.check_keys[1];
+}
+
+/* Whether the packet region that ends there is of a sealed area with this stamp. */
+static __always_inline _Bool __trait_is_sealed(__u64 end, __u64 stamp)
+{
+	return __trait_kernel_word(end - 8, 0) == __trait_tag(__trait_kernel_word(end - 32, 0), stamp);
+}
+
+/*
+ * The end of a hidden region that is not in front of the flow region, or 0: the visible metadata was moved since, by
+ * bpf_xdp_adjust_head or because the kernel took out VLAN tags of 4 bytes (skb_reorder_vlan_header in net/core/skbuff.c).
+ * The stamp says where it is; but some drivers' skbs begin in front of what XDP took for the start (virtio_net's small
+ * buffers). Not static, so that the verifier goes through it once for a program.
+ */
+__weak __noinline __u64 trait_moved_region(__u64 head, __u64 at, __u64 stamp)
+{
+	__u32 flow_len = trait_area.flow_len;
+	__u64 end = head + stamp - flow_len;
+
+	/* what is visible may have been moved down over it */
+	if (stamp >= flow_len + trait_area.packet_len && end < at - flow_len && __trait_is_sealed(end, stamp))
+		return end;
+	end = at - flow_len - 4;
+	if (__trait_is_sealed(end, stamp))
+		return end;
+	return __trait_is_sealed(end - 4, stamp) ? end - 4 : 0;
+}
+
+/*
+ * The end of the packet region, if it is authentic; else 0. `head` is where the buffer begins: xdp_buff.data_hard_start or
+ * sk_buff.head.
+ */
+static __always_inline __u64 __trait_packet_end(__u64 head, __u64 at, __u32 meta_len)
+{
+	__u64 end = at - trait_area.flow_len, stamp;
 
 	if (!trait_area.packet_len)
 		return 0;
 	/* the metadata's length tells whether the area was sealed */
 	if (meta_len >= trait_area.area_len)
-		return __trait_kernel_word(end - 16, 1) == nonce ? end : 0;
+		return __trait_kernel_word(end - 8, 0) == trait_area.packet_nonce ? end : 0;
 	if (meta_len != trait_area.flow_len)
 		return 0;
-	nonce |= 1;
-	if (__trait_kernel_word(end - 16, 1) == nonce)
-		return end;
-	if (__trait_kernel_word(end - 4 - 16, 1) == nonce)
-		return end - 4;
-	return __trait_kernel_word(end - 8 - 16, 1) == nonce ? end - 8 : 0;
+	stamp = __trait_kernel_word(at - 24, 0);
+	return __trait_is_sealed(end, stamp) ? end : trait_moved_region(head, at, stamp);
 }
 
-static __always_inline int __trait_kernel_get(__u64 at, __u32 meta_len, __u64 bit, __u32 dist, __u8 merge, void *val,
-					      __u32 size)
+static __always_inline int __trait_kernel_get(__u64 head, __u64 at, __u32 meta_len, __u64 bit, __u32 dist, __u8 merge,
+					      void *val, __u32 size)
 {
 	__u64 end = at;
 
 	if (__trait_kernel_word(at - 16, 1) != trait_area.flow_nonce)
 		return -ENOENT;
 	if (merge == TRAIT_KEEP_FIRST) {
-		end = __trait_packet_end(at, meta_len);
+		end = __trait_packet_end(head, at, meta_len);
 		if (!end)
 			return -ENOENT;
 		dist -= trait_area.flow_len;
@@ -410,8 +467,7 @@ static __always_inline __u64 __trait_word_between(const struct __trait_words *pa
 
 /*
  * Where the flow region ends if XDP saw this headroom: there or, after VLAN tags were taken out, 4 or 8 bytes on; 0 if it
- * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts. The result
- * is the place times 16, plus the bytes it was moved.
+ * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts.
  * Free of branches, because the verifier would follow each in every place this is called from.
  */
 static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_header)
@@ -428,65 +484,42 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 		__u64 in_front = __trait_sign_mask(place - mac_header);
 		__u64 too_near = __trait_sign_mask(place - trait_area.flow_len);
 
-		found |= (place << 4 | moved) & same & in_front & ~too_near;
+		found |= place & same & in_front & ~too_near;
 	}
 	return found;
 }
 
-/* Whether the kernel moved bytes from here on: then the first of them are still where they were, too. */
-static __trait_outline _Bool __trait_moved_behind(__u64 head, __u32 from, __u32 moved)
-{
-	__u64 word = __trait_kernel_word(head + from, 0);
-
-	if ((__u32)word == word >> 32)
-		return 1;
-	return moved == 8 && __trait_kernel_word(head + from - 4, 0) == __trait_kernel_word(head + from - 4, 1);
-}
-
 /*
- * Whether the kernel moved the metadata to this place while it lay in front of the MAC header, so that all of it was
- * moved. It moves as many bytes as the metadata is long from in front of the MAC header, whatever they are: when it takes a
- * VLAN tag out of a packet inside a tunnel, the end of our area and the tunnel's headers. Then the first bytes of what it
- * moved are still where they were, too: 4, or 8 if it took out both tags at once.
+ * Whether the area of a packet for which XDP saw this headroom is the one that ends at `place`: not one that an earlier
+ * packet left in the buffer, while an XDP program of someone else took the headers off this packet and left metadata of its
+ * own. That program's metadata ends at the MAC header. If it would be over the area's nonce, there is none. Else the check
+ * tells, if its bytes would be under that metadata. They are where they were, or 4 or 8 bytes on, if the kernel took VLAN tags
+ * out inside the tunnel.
  */
-static __always_inline _Bool __trait_moved_whole(__u64 head, __u32 place, __u32 moved, __u32 mac_header, __u32 meta_len)
+static __trait_outline _Bool __trait_is_own(__u64 head, __u32 headroom, __u32 place, __u32 mac_header, __u32 meta_len)
 {
-	__u32 tunnel = mac_header - place, flow_len = trait_area.flow_len;
+	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len;
+	__u64 at = head + place, end, check;
+	struct __trait_words front;
 
-	/* right in front of it is the hidden region, which is never moved: so nothing was, XDP saw another headroom */
-	if (trait_area.packet_len && meta_len == flow_len &&
-	    __trait_kernel_word(head + place - flow_len - 16, 1) == (trait_area.packet_nonce | 1))
-		return 1;
-	if (tunnel < __TRAIT_MACSEC_MIN)
-		return 1;
-	if (meta_len < 8 + __TRAIT_TUNNEL_BARE_MIN + 4 && tunnel >= __TRAIT_TUNNEL_BARE_MIN) {
-		/*
-		 * It reaches the area from behind these only, and others may follow: MACsec; GRE without a remote, which
-		 * has the outer IP header for the MAC header; GRE around Ethernet, on a device without a link header.
-		 */
-		if (__trait_kernel_load(__u16, head + place + __TRAIT_ETHERNET - 2) == __TRAIT_MACSEC)
-			return 0;
-		if ((__trait_kernel_load(__u8, head + place + __TRAIT_ETHERNET + 9) == __TRAIT_GRE ||
-		     __trait_kernel_load(__u8, head + place + __TRAIT_ETHERNET + 6) == __TRAIT_GRE) &&
-		    __trait_moved_behind(head, place + __TRAIT_ETHERNET - 4 - meta_len, moved))
-			return 0;
-		tunnel = __TRAIT_TUNNEL_BARE_MIN;
-	} else if (tunnel >= __TRAIT_TUNNEL_MIN + __TRAIT_TUNNEL_L3_MIN) {
-		/* in two tunnels, it may have moved what was in front of the inner one's headers */
+	if (meta_len != flow_len && meta_len != trait_area.area_len)
 		return 0;
-	}
-	/* the metadata is too short to reach the area from behind it */
-	if (meta_len < 8 + tunnel)
+	if (packet_len && __trait_kernel_word(at - 24, 0) != headroom)
+		return 0;
+	/* no tunnel is as short: TC popped a tag without the metadata */
+	if (place == headroom ? mac_header - place + 8 <= meta_len : mac_header - place < __TRAIT_TUNNEL_MIN)
 		return 1;
-	return !__trait_moved_behind(head, place + tunnel - 4 - meta_len, moved);
-}
-
-/* The higher of two places, without a branch. */
-static __always_inline __u32 __trait_higher(__u32 one, __u32 other)
-{
-	__u64 more = (__u64)other - one;
-
-	return one + (more & ~__trait_sign_mask(more));
+	if (!packet_len || meta_len != flow_len)
+		return 0;
+	if (mac_header < headroom + __TRAIT_CHECK_TO || mac_header > headroom + __TRAIT_CHECK_FROM + meta_len)
+		return 0;
+	end = head + headroom - flow_len;
+	if (!__trait_is_sealed(end, headroom))
+		return 0;
+	check = __trait_kernel_word(end - 24, 0);
+	front = __trait_kernel_pair(head + headroom + __TRAIT_CHECK_FROM);
+	return check == __trait_check(front.word[0]) || check == __trait_check(__trait_word_between(&front, 4)) ||
+	       check == __trait_check(front.word[1]);
 }
 
 /*
@@ -496,38 +529,30 @@ static __always_inline __u32 __trait_higher(__u32 one, __u32 other)
 __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header, __u32 meta_len)
 {
 	struct trait_anchors *seen;
-	__u32 zero = 0, found, place, moved;
+	__u32 zero = 0, headroom, place;
 	int i;
 
-	/*
-	 * Of several the highest is this packet's: XDP that takes off more than an area's length may leave an earlier
-	 * packet's below. Nearer to the MAC header than a flow region, that would have been written over. Drivers with
-	 * native XDP all leave the same headroom, which binding puts first.
-	 */
-	found = __trait_seek(head, trait_area.anchors[0], mac_header);
-	if (found && mac_header - (found >> 4) <= trait_area.flow_len - 8)
-		goto judge;
 #pragma unroll
-	for (i = 1; i < TRAITS_ANCHOR_COUNT; i++)
-		if (trait_area.anchors[i])
-			found = __trait_higher(found, __trait_seek(head, trait_area.anchors[i], mac_header));
+	for (i = 0; i < TRAITS_ANCHOR_COUNT; i++) {
+		headroom = trait_area.anchors[i];
+		if (!headroom)
+			continue;
+		place = __trait_seek(head, headroom, mac_header);
+		if (place && __trait_is_own(head, headroom, place, mac_header, meta_len))
+			return head + place;
+	}
 	seen = bpf_map_lookup_elem(&pt_anchors, &zero);
-	if (seen)
-		for (i = 0; i < TRAITS_ANCHOR_MAX; i++) {
-			__u32 headroom = *(volatile __u32 *)&seen->headroom[i];
-
-			if (!headroom)
-				break;
-			found = __trait_higher(found, __trait_seek(head, headroom, mac_header));
-		}
-judge:
-	if (!found)
+	if (!seen)
 		return 0;
-	place = (found >> 4) & 0xffff;
-	moved = found & 15;
-	if (moved && !__trait_moved_whole(head, place, moved, mac_header, meta_len))
-		return 0;
-	return head + place;
+	for (i = 0; i < TRAITS_ANCHOR_MAX; i++) {
+		headroom = *(volatile __u32 *)&seen->headroom[i];
+		if (!headroom)
+			break;
+		place = __trait_seek(head, headroom, mac_header);
+		if (place && __trait_is_own(head, headroom, place, mac_header, meta_len))
+			return head + place;
+	}
+	return 0;
 }
 
 /* What leads to an skb's metadata. */
@@ -557,8 +582,11 @@ static __trait_outline int __trait_copy_skb_head(const struct sk_buff *skb, stru
 	return 0;
 }
 
-/* Address of the packet data as XDP left it, if an authentic flow region is in front of it; else 0. */
-static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u32 *meta_len)
+/*
+ * Address of the packet data as XDP left it, if an authentic flow region is in front of it; else 0. Also where the skb's
+ * head is, and the length of its metadata.
+ */
+static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u64 *head_at, __u32 *meta_len)
 {
 	const struct sk_buff___traits *s = (const void *)skb;
 	__u64 head, nonce = trait_area.flow_nonce;
@@ -578,6 +606,7 @@ static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u32
 	}
 	if (*meta_len < trait_area.flow_len)
 		return 0;
+	*head_at = head;
 	mac_header = __trait_can_cast() ? s->mac_header : copy.mac_header;
 	if (__trait_kernel_word(head + mac_header - 16, 1) == nonce)
 		return head + mac_header;
@@ -588,11 +617,11 @@ static __always_inline int __trait_skb_get(const struct sk_buff *skb, const vola
 					   __u8 merge, void *val, __u32 size)
 {
 	__u32 meta_len;
-	__u64 at = __trait_skb_anchor(skb, &meta_len);
+	__u64 head, at = __trait_skb_anchor(skb, &head, &meta_len);
 
 	if (!at)
 		return -ENOENT;
-	return __trait_kernel_get(at, meta_len, key->bit, key->dist, merge, val, size);
+	return __trait_kernel_get(head, at, meta_len, key->bit, key->dist, merge, val, size);
 }
 
 static __always_inline struct sk_buff *__trait_skb_of_tc(struct __sk_buff *ctx)
@@ -692,7 +721,7 @@ static __always_inline struct __trait_footer *__trait_area_footer(void *area, __
 }
 
 /* Address of the packet data in kernel memory, if the metadata in front of it is long enough for a flow region; else 0. */
-static __always_inline __u64 __trait_xdp_at(struct xdp_md *ctx, __u32 *meta_len)
+static __always_inline __u64 __trait_xdp_at(struct xdp_md *ctx, __u64 *head, __u32 *meta_len)
 {
 	const void *xdp;
 	__u64 data;
@@ -706,15 +735,16 @@ static __always_inline __u64 __trait_xdp_at(struct xdp_md *ctx, __u32 *meta_len)
 	if (len < (long)trait_area.flow_len)
 		return 0;
 	*meta_len = len;
+	*head = __trait_kernel_field(xdp, struct xdp_buff___traits, data_hard_start);
 	return data;
 }
 
 static __trait_outline int __trait_xdp_get_slow(struct xdp_md *ctx, __u64 bit, __u32 dist_merge, void *val, __u32 size)
 {
 	__u32 meta_len;
-	__u64 at = __trait_xdp_at(ctx, &meta_len);
+	__u64 head, at = __trait_xdp_at(ctx, &head, &meta_len);
 
-	return at ? __trait_kernel_get(at, meta_len, bit, dist_merge >> 8, dist_merge, val, size) : -ENOENT;
+	return at ? __trait_kernel_get(head, at, meta_len, bit, dist_merge >> 8, dist_merge, val, size) : -ENOENT;
 }
 
 static __always_inline int __trait_get_xdp(struct xdp_md *ctx, const volatile struct trait_key_desc *key, __u8 merge,
@@ -816,11 +846,31 @@ __weak __noinline int trait_publish_headroom(struct xdp_md *ctx)
 	return 0;
 }
 
-/* The same, at the cost of a few loads if it is the usual headroom. */
-static __always_inline void __trait_publish_new_headroom(struct xdp_md *ctx)
+/* The headroom, published; at the cost of a few loads if it is the usual one. */
+static __always_inline __u32 __trait_published_headroom(struct xdp_md *ctx)
 {
-	if (__trait_headroom(ctx) != trait_area.anchors[0])
+	__u32 headroom = __trait_headroom(ctx);
+
+	if (headroom != trait_area.anchors[0])
 		trait_publish_headroom(ctx);
+	return headroom;
+}
+
+/* The number of this CPU, and of the packet on it. */
+static __always_inline __u64 __trait_next_id(void)
+{
+	__u32 cpu = bpf_get_smp_processor_id(), entry = 1 + (cpu & (TRAITS_CPU_MAX - 1));
+	volatile __u64 *last = (void *)bpf_map_lookup_elem(&pt_anchors, &entry);
+	__u64 number;
+
+	if (!last)
+		return 0;
+	number = *last + 1;
+	/* begins anywhere: an object that is not given the registry's map should not repeat the ids of others */
+	if (__trait_unlikely(number == 1))
+		number = (__u64)bpf_get_prandom_u32() << 12 | 1;
+	*last = number;
+	return (__u64)cpu << 48 | (number & 0xffffffffffff);
 }
 
 static __always_inline int __trait_xdp_adjust_meta(struct xdp_md *ctx, __u32 len)
@@ -895,7 +945,8 @@ static __always_inline void *__trait_xdp_area_at(struct xdp_md *ctx, __u32 offse
 __weak __noinline int trait_xdp_open(struct xdp_md *ctx)
 {
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len, area_len = trait_area.area_len;
-	__u32 meta_len, below;
+	__u32 meta_len, below, headroom = 0;
+	struct __trait_packet_mark *mark;
 	void *meta, *data, *area;
 	_Bool have_flow;
 	int err;
@@ -926,21 +977,29 @@ __weak __noinline int trait_xdp_open(struct xdp_md *ctx)
 	}
 	if (err)
 		return err;
+	if (!have_flow)
+		headroom = __trait_published_headroom(ctx);
 	area = __trait_xdp_area_at(ctx, below);
 	if (!area)
 		return -ENOSPC;
 	if (!have_flow) {
 		__trait_zero(area, area_len);
 		((struct __trait_footer *)(area + (area_len - 16)))->nonce = trait_area.flow_nonce;
-	} else if (below ||
-		   ((struct __trait_footer *)(area + (packet_len - 16)))->nonce != (trait_area.packet_nonce | 1)) {
-		/* a hidden region is taken back only if nothing has grown over it */
-		__trait_zero(area, packet_len);
+		if (packet_len)
+			((struct __trait_flow_mark *)(area + (area_len - 24)))->stamp = headroom;
 	}
-	if (packet_len)
-		((struct __trait_footer *)(area + (packet_len - 16)))->nonce = trait_area.packet_nonce;
-	if (!have_flow)
-		__trait_publish_new_headroom(ctx);
+	if (packet_len) {
+		mark = area + (packet_len - 32);
+		/* a hidden region is taken back only if it is this one, and nothing has grown over it */
+		if (have_flow &&
+		    (below ||
+		     mark->footer.nonce !=
+			     __trait_tag(mark->id, ((struct __trait_flow_mark *)(area + (area_len - 24)))->stamp)))
+			__trait_zero(area, packet_len);
+		mark->id = 0;
+		mark->check = 0;
+		mark->footer.nonce = trait_area.packet_nonce;
+	}
 	return below;
 }
 
@@ -1044,10 +1103,16 @@ static __always_inline int __trait_del_xdp(struct xdp_md *ctx, const volatile st
 
 static __always_inline void __trait_area_clear(void *area)
 {
-	/* all of each region but its nonce */
-	__trait_zero(area + trait_area.packet_len, trait_area.flow_len - 8);
-	if (trait_area.packet_len)
-		__trait_zero(area, trait_area.packet_len - 8);
+	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len;
+
+	/* all of each region but its nonce, and the stamp */
+	if (!packet_len) {
+		__trait_zero(area, flow_len - 8);
+		return;
+	}
+	__trait_zero(area + packet_len, flow_len - 24);
+	((struct __trait_footer *)(area + packet_len + (flow_len - 16)))->present = 0;
+	__trait_zero(area, packet_len - 8);
 }
 
 /* Deletes every trait of the packet; the area stays reserved. Returns 0 or an errno. */
@@ -1082,20 +1147,31 @@ static __always_inline int trait_init(struct xdp_md *ctx)
  */
 static __always_inline int trait_seal(struct xdp_md *ctx)
 {
-	__u32 packet_len = trait_area.packet_len, meta_len;
-	struct __trait_footer *footer;
-	void *area;
+	__u32 packet_len = trait_area.packet_len, area_len = trait_area.area_len, meta_len, headroom;
+	struct __trait_packet_mark *mark;
+	__u64 id, check = 0;
+	void *area, *data;
 
 	if (!packet_len)
 		return 0;
 	area = __trait_xdp_area(ctx);
 	if (!area)
 		return __trait_xdp_flow(ctx, &meta_len) && meta_len != trait_area.flow_len ? -EBUSY : 0;
-	footer = __trait_area_footer(area, TRAIT_KEEP_FIRST);
-	if (!footer) /* metadata as long as the packet region is over it */
+	if (!__trait_area_footer(area, TRAIT_KEEP_FIRST)) /* metadata as long as the packet region is over it */
 		return -EBUSY;
-	footer->nonce = trait_area.packet_nonce | 1;
-	__trait_publish_new_headroom(ctx);
+	headroom = __trait_published_headroom(ctx);
+	id = __trait_next_id();
+	area = __trait_xdp_area(ctx);
+	if (!area)
+		return -EBUSY;
+	data = __trait_ctx_ptr(struct xdp_md, ctx, data);
+	if (data + __TRAIT_CHECK_TO <= __trait_ctx_ptr(struct xdp_md, ctx, data_end))
+		check = __trait_check(*(__u64 *)(data + __TRAIT_CHECK_FROM));
+	mark = area + (packet_len - 32);
+	mark->id = id;
+	mark->check = check;
+	mark->footer.nonce = __trait_tag(id, headroom);
+	((struct __trait_flow_mark *)(area + (area_len - 24)))->stamp = headroom;
 	return bpf_xdp_adjust_meta(ctx, packet_len) ? -EOPNOTSUPP : 0;
 }
 
@@ -1208,7 +1284,7 @@ struct trait_view {
 	__u64 packet_present; /* 0 if the packet region is not authentic */
 };
 
-static __always_inline int __trait_view_kernel(__u64 at, __u32 meta_len, struct trait_view *view)
+static __always_inline int __trait_view_kernel(__u64 head, __u64 at, __u32 meta_len, struct trait_view *view)
 {
 	view->direct = 0;
 	view->end = (void *)0;
@@ -1218,7 +1294,7 @@ static __always_inline int __trait_view_kernel(__u64 at, __u32 meta_len, struct 
 	if (__trait_kernel_word(at - 16, 1) != trait_area.flow_nonce)
 		return -ENOENT;
 	view->flow_present = __trait_kernel_word(at - 16, 0);
-	view->packet_end = __trait_packet_end(at, meta_len);
+	view->packet_end = __trait_packet_end(head, at, meta_len);
 	if (view->packet_end)
 		view->packet_present = __trait_kernel_word(view->packet_end - 16, 0);
 	return 0;
@@ -1227,9 +1303,9 @@ static __always_inline int __trait_view_kernel(__u64 at, __u32 meta_len, struct 
 static __always_inline int __trait_view_skb(const struct sk_buff *skb, struct trait_view *view)
 {
 	__u32 meta_len;
-	__u64 at = __trait_skb_anchor(skb, &meta_len);
+	__u64 head, at = __trait_skb_anchor(skb, &head, &meta_len);
 
-	return at ? __trait_view_kernel(at, meta_len, view) : -ENOENT;
+	return at ? __trait_view_kernel(head, at, meta_len, view) : -ENOENT;
 }
 
 static __always_inline int __trait_view_ctx(struct __sk_buff *ctx, struct trait_view *view)
@@ -1256,7 +1332,7 @@ static __always_inline int __trait_view_xdp(struct xdp_md *ctx, struct trait_vie
 {
 	struct __trait_footer *footer;
 	__u32 meta_len;
-	__u64 at;
+	__u64 head, at;
 
 	view->end = __trait_xdp_area_end(ctx);
 	if (view->end) {
@@ -1271,8 +1347,8 @@ static __always_inline int __trait_view_xdp(struct xdp_md *ctx, struct trait_vie
 		}
 		return 0;
 	}
-	at = __trait_xdp_at(ctx, &meta_len);
-	return at ? __trait_view_kernel(at, meta_len, view) : -ENOENT;
+	at = __trait_xdp_at(ctx, &head, &meta_len);
+	return at ? __trait_view_kernel(head, at, meta_len, view) : -ENOENT;
 }
 
 static __always_inline int __trait_view_get(const struct trait_view *view, const volatile struct trait_key_desc *key,

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{CommandFactory, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory, Subcommand, error::ErrorKind};
 use packet_traits::{
     attach::Feature,
-    core::{Layout, Region, layout::FOOTER_LEN},
-    registry::{KeyEntry, Registry, RegistryName, Utc},
+    core::{Layout, Region},
+    registry::{KeyEntry, Migration, Registry, RegistryName, RegistryOptions, Utc},
 };
 use serde::Serialize;
 
@@ -15,6 +15,39 @@ use crate::{
     output::{self, KeyJson, ProgramJson, Table},
 };
 
+/// Sizes of an area's regions.
+#[derive(Args)]
+pub(crate) struct Sizes {
+    /// Bytes of the flow region, a multiple of 8; 24 of them are its footer [default: 64, or what fits]
+    #[arg(long, value_name = "BYTES")]
+    flow: Option<usize>,
+    /// Bytes of the packet region, a multiple of 8; 32 of them are its footer; 0 for none [default: 80, or what fits]
+    #[arg(long, value_name = "BYTES")]
+    packet: Option<usize>,
+    /// Allow more than 216 bytes together, which native XDP on veth has no headroom for
+    #[arg(long)]
+    allow_oversize: bool,
+}
+
+impl Sizes {
+    /// Whether neither region's is given.
+    fn is_default(&self) -> bool {
+        self.flow.is_none() && self.packet.is_none()
+    }
+
+    /// Adds them to the options; ends the program if there is no such layout.
+    fn of(&self, options: RegistryOptions) -> RegistryOptions {
+        let options = options.allow_oversize(self.allow_oversize);
+        if self.is_default() {
+            return options;
+        }
+        let len = |given: Option<usize>, region| given.unwrap_or(Layout::DEFAULT.region_len(region));
+        let layout = Layout::new(len(self.flow, Region::Flow), len(self.packet, Region::Packet))
+            .unwrap_or_else(|why| Cli::command().error(ErrorKind::ValueValidation, why).exit());
+        options.layout(layout)
+    }
+}
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Create a registry; mounts /sys/fs/bpf if it is not
@@ -22,15 +55,19 @@ pub(crate) enum Command {
     Create {
         /// Name: a letter from a to z, then at most 30 of a-z, 0-9, '_' and '-' [default: --registry]
         name: Option<RegistryName>,
-        /// Bytes of the flow region, a multiple of 8; 16 of them are its footer [default: 64, or what fits]
-        #[arg(long, value_name = "BYTES")]
-        flow: Option<usize>,
-        /// Bytes of the packet region, a multiple of 4; 16 of them are its footer; 0 for none [default: 64, or what fits]
-        #[arg(long, value_name = "BYTES")]
-        packet: Option<usize>,
-        /// Allow more than 216 bytes together, which native XDP on veth has no headroom for
+        #[command(flatten)]
+        sizes: Sizes,
+        /// Print the registry as JSON
         #[arg(long)]
-        allow_oversize: bool,
+        json: bool,
+    },
+    /// Make a registry of an earlier version one of this version, with the same keys
+    #[command(after_help = MIGRATE_HELP)]
+    Migrate {
+        /// The registry's name [default: --registry]
+        name: Option<RegistryName>,
+        #[command(flatten)]
+        sizes: Sizes,
         /// Print the registry as JSON
         #[arg(long)]
         json: bool,
@@ -65,6 +102,17 @@ Examples:
 
 With --json, it prints what `traits registry show --json` prints; docs/json.md lists the members.";
 
+const MIGRATE_HELP: &str = "\
+Examples:
+  traits registry migrate
+  traits registry migrate lab --flow 104
+
+The registry keeps its keys and, unless sizes are given, as much room for values. Its \
+secrets are new, and keys may have other numbers and places: compile and bind objects \
+again. Fails if programs are bound to it; take these down first.
+
+docs/json.md lists the members of what --json prints.";
+
 const SHOW_HELP: &str = "\
 Examples:
   traits registry show
@@ -92,6 +140,13 @@ struct RegistryJson {
 }
 
 #[derive(Serialize)]
+struct MigratedJson {
+    /// The version it had; null if there was nothing to do.
+    from: Option<u32>,
+    registry: RegistryJson,
+}
+
+#[derive(Serialize)]
 struct RegionJson {
     region: String,
     len: usize,
@@ -111,22 +166,32 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
     let chosen = |name: &Option<RegistryName>| name.clone().unwrap_or_else(|| global.registry.clone());
     let options = |name| global.options().name(chosen(name));
     match command {
-        Command::Create { name, flow, packet, allow_oversize, json } => {
-            let mut options = options(name).allow_oversize(*allow_oversize);
-            if flow.is_some() || packet.is_some() {
-                let len = |given: Option<usize>, region| given.unwrap_or(Layout::DEFAULT.region_len(region));
-                let layout = Layout::new(len(*flow, Region::Flow), len(*packet, Region::Packet))
-                    .unwrap_or_else(|why| Cli::command().error(ErrorKind::ValueValidation, why).exit());
-                options = options.layout(layout);
-            }
-            let registry = options.create()?;
-            if flow.is_none() && packet.is_none() {
+        Command::Create { name, sizes, json } => {
+            let registry = sizes.of(options(name)).create()?;
+            if sizes.is_default() {
                 note_short_area(registry.layout());
             }
             if *json {
                 output::json(&describe(&registry)?)?;
             } else {
                 output::line(format_args!("created registry '{}' at {}", registry.name(), registry.dir().display()))?;
+            }
+        }
+        Command::Migrate { name, sizes, json } => {
+            let Migration { registry, from } = sizes.of(options(name)).migrate()?;
+            if *json {
+                output::json(&MigratedJson { from, registry: describe(&registry)? })?;
+            } else {
+                let (name, dir) = (registry.name(), registry.dir().display());
+                match from {
+                    Some(version) => {
+                        let keys = output::counted(registry.list()?.len() as u64, "key");
+                        output::line(format_args!(
+                            "migrated registry '{name}' at {dir} from version {version}: {keys}"
+                        ))?;
+                    }
+                    None => output::line(format_args!("registry '{name}' at {dir} is of this version: nothing to do"))?,
+                }
             }
         }
         Command::Show { name, json } => {
@@ -238,7 +303,7 @@ fn layout_map(layout: Layout, keys: &[KeyEntry]) -> Table {
                 table.row(&[&region, &format!("{first}-{last}"), &holds]);
             }
         };
-        let footer = layout.region_end(region) + FOOTER_LEN;
+        let footer = layout.region_end(region) + layout.footer_len(region);
         let mut next = layout.region_end(region) + layout.region_len(region);
         for entry in slots {
             let slot = entry.key.slot();

@@ -19,7 +19,7 @@ fn members(value: &Value) -> Vec<&str> {
 fn a_registry_is_created_shown_and_removed() {
     let Some(traits) = Traits::on(&[KernelFeature::LongMetadata]) else { return };
     assert!(traits.fails("registry show", 1).contains("create it with `traits registry create default`"));
-    assert!(traits.ok("registry create --flow 48 --packet 32").contains("created registry 'default'"));
+    assert!(traits.ok("registry create --flow 56 --packet 48").contains("created registry 'default'"));
     assert!(traits.fails("registry create", 1).contains("already exists"));
     traits.ok("keys add tenant u32");
     traits.ok("keys add flow_id u64 --merge keep-first");
@@ -27,12 +27,12 @@ fn a_registry_is_created_shown_and_removed() {
 
     let shown = traits.ok("registry show");
     for row in [
-        "packet  80-73  free",
-        "packet  72-65  flow_id (u64)",
-        "packet  64-49  footer",
-        "flow    48-21  free",
-        "flow    20-17  tenant (u32)",
-        "flow    16-1   footer",
+        "packet  104-97  free",
+        "packet  96-89   flow_id (u64)",
+        "packet  88-57   footer",
+        "flow    56-29   free",
+        "flow    28-25   tenant (u32)",
+        "flow    24-1    footer",
         "in the footers only: seen",
         "headroom  none seen yet",
         "No programs are bound.",
@@ -48,11 +48,11 @@ fn a_registry_is_created_shown_and_removed() {
     assert_eq!(
         shown["regions"],
         json!([
-            {"region": "flow", "len": 48, "footer": 16, "used": 4, "free": 28},
-            {"region": "packet", "len": 32, "footer": 16, "used": 8, "free": 8},
+            {"region": "flow", "len": 56, "footer": 24, "used": 4, "free": 28},
+            {"region": "packet", "len": 48, "footer": 32, "used": 8, "free": 8},
         ])
     );
-    assert_eq!((&shown["registry"], &shown["area_len"]), (&json!("default"), &json!(80)));
+    assert_eq!((&shown["registry"], &shown["area_len"]), (&json!("default"), &json!(104)));
     assert_eq!(shown["keys"].as_array().unwrap().len(), 3);
     assert_eq!(shown["programs"], json!([]));
 
@@ -149,7 +149,7 @@ fn wrong_usage_is_told_apart_from_failure() {
         assert!(error.contains("64 bytes") && error.contains("Linux 6.8"), "{error}");
         return;
     }
-    let oversize = "registry create --flow 128 --packet 124";
+    let oversize = "registry create --flow 128 --packet 120";
     assert!(traits.fails(oversize, 1).contains("--allow-oversize"));
     assert!(!traits.dir("default").exists());
     traits.ok(&format!("{oversize} --allow-oversize"));
@@ -175,7 +175,8 @@ fn nonces_are_never_printed() {
     for line in ["registry show", "registry show --json", "-vv keys list", "-vv registry show --json"] {
         let output = traits.run(line);
         let all = text(&output.stdout) + &text(&output.stderr);
-        for nonce in [nonces.flow, nonces.packet, nonces.packet_sealed()] {
+        let [tag, check] = [nonces.tag_keys(), nonces.check_keys()];
+        for nonce in [nonces.flow, nonces.packet, tag[0], tag[1], check[0], check[1]] {
             for form in [format!("{nonce}"), format!("{nonce:x}"), format!("{nonce:X}")] {
                 assert!(!all.contains(&form), "{line} prints a nonce");
             }

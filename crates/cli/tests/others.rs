@@ -112,10 +112,10 @@ fn bytes_that_are_no_text_end_no_process() {
     assert!(refused >= 3, "{refused}");
 }
 
-/// Both nonces, from a bound object.
-fn nonces(bound: &[u8]) -> [u64; 2] {
+/// Both nonces and the keys for tags and checks, from a bound object.
+fn nonces(bound: &[u8]) -> [u64; 6] {
     let area = bound.windows(7).position(|window| window == b"PTRAREA").unwrap();
-    [24, 32].map(|at| u64::from_ne_bytes(*bound[area + at..].first_chunk().unwrap()))
+    [24, 32, 64, 72, 80, 88].map(|at| u64::from_ne_bytes(*bound[area + at..].first_chunk().unwrap()))
 }
 
 /// A program that compares what it reads with the nonce, as all do, and then reads where it may not.

@@ -3,16 +3,34 @@
 //! The area sits directly in front of the packet data, inside the XDP metadata:
 //!
 //! ```text
-//! | packet region: slots …, present, nonce | flow region: slots …, present, nonce | packet data
+//! | packet region: slots …, id, check, present, tag | flow region: slots …, stamp, present, nonce | packet data
 //! ```
+//!
+//! Each region ends in its footer, words of 8 bytes:
+//!
+//! - `present`: bit *k* is set if key *k* has a value in this region.
+//! - `nonce`: the secret of the registry that says that the region is authentic.
+//! - `stamp`: the headroom, in bytes, that XDP saw when the area was made or sealed, and so the place of the packet region
+//!   once it is hidden. An area without a packet region has no stamp.
+//! - `tag`: the packet region's nonce while the area is open. Once it is sealed, a number made from secrets, `id` and
+//!   `stamp`, which is odd.
+//! - `id`: the packet's number on this host, 0 while the area is open.
+//! - `check`: a number made from secrets and bytes 30 to 37 of the packet as XDP saw it, by which a reader behind a
+//!   decapsulation knows that the area is of this packet; 0 while the area is open, and if the packet is shorter.
 //!
 //! Every place in it is named by its *distance*: the number of bytes from the packet data back to the first byte.
 //! Region sizes are fixed when a registry is created, so every distance is a constant.
 
 use core::fmt;
 
-/// Bytes of a region's footer: `present` (u64, bit *k* set: key *k* has a value), then `nonce` (u64).
-pub const FOOTER_LEN: usize = 16;
+/// Bytes of the flow region's footer in an area that has a packet region: `stamp`, `present`, `nonce`.
+pub const FLOW_FOOTER_LEN: usize = 24;
+
+/// Bytes of the flow region's footer in an area that has no packet region: `present`, `nonce`.
+pub const SHORT_FLOW_FOOTER_LEN: usize = 16;
+
+/// Bytes of the packet region's footer: `id`, `check`, `present`, `tag`.
+pub const PACKET_FOOTER_LEN: usize = 32;
 
 /// How many keys a registry has: one bit of a footer's `present` word each.
 pub const KEY_COUNT: usize = 64;
@@ -48,7 +66,7 @@ impl fmt::Display for Region {
 pub enum LayoutError {
     /// The flow region is not a multiple of 8 or has no room for its footer.
     Flow(usize),
-    /// The packet region is not a multiple of 4 or, unless it is empty, has no room for its footer.
+    /// The packet region is not a multiple of 8 or, unless it is empty, has no room for its footer.
     Packet(usize),
     /// Together they are longer than [`AREA_LEN_MAX`].
     TooLong(usize),
@@ -58,10 +76,17 @@ impl fmt::Display for LayoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LayoutError::Flow(len) => {
-                write!(f, "a flow region of {len} bytes: it must be a multiple of 8 and at least {FOOTER_LEN}")
+                write!(
+                    f,
+                    "a flow region of {len} bytes: it must be a multiple of 8 and at least {FLOW_FOOTER_LEN}, or \
+                     {SHORT_FLOW_FOOTER_LEN} without a packet region"
+                )
             }
             LayoutError::Packet(len) => {
-                write!(f, "a packet region of {len} bytes: it must be 0, or a multiple of 4 and at least {FOOTER_LEN}")
+                write!(
+                    f,
+                    "a packet region of {len} bytes: it must be 0, or a multiple of 8 and at least {PACKET_FOOTER_LEN}"
+                )
             }
             LayoutError::TooLong(len) => {
                 write!(f, "an area of {len} bytes: the kernel allows {AREA_LEN_MAX} bytes of XDP metadata")
@@ -80,18 +105,19 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// 64 bytes for each region, the default of a new registry.
-    pub const DEFAULT: Layout = Layout { flow: 64, packet: 64 };
+    /// 64 bytes for the flow region and 80 for the packet region, the default of a new registry.
+    pub const DEFAULT: Layout = Layout { flow: 64, packet: 80 };
 
     /// A layout of `flow` and `packet` bytes, footers included.
     ///
-    /// `flow` is a multiple of 8 and at least 16 (its footer authenticates the whole area); `packet` is 0 for no
-    /// packet region, or a multiple of 4 and at least 16.
+    /// `flow` is a multiple of 8 and at least [`FLOW_FOOTER_LEN`] (its footer authenticates the whole area); `packet` is
+    /// a multiple of 8 and at least [`PACKET_FOOTER_LEN`], or 0 for no packet region, in which case `flow` is at least
+    /// [`SHORT_FLOW_FOOTER_LEN`].
     pub const fn new(flow: usize, packet: usize) -> Result<Layout, LayoutError> {
-        if flow < FOOTER_LEN || !flow.is_multiple_of(8) {
+        if flow < flow_footer_len(packet) || !flow.is_multiple_of(8) {
             return Err(LayoutError::Flow(flow));
         }
-        if packet != 0 && packet < FOOTER_LEN || !packet.is_multiple_of(4) {
+        if packet != 0 && packet < PACKET_FOOTER_LEN || !packet.is_multiple_of(8) {
             return Err(LayoutError::Packet(packet));
         }
         if flow > AREA_LEN_MAX || packet > AREA_LEN_MAX || flow + packet > AREA_LEN_MAX {
@@ -107,8 +133,8 @@ impl Layout {
             if (len as usize) < room { len as usize } else { room }
         }
         let flow = shorter(Self::DEFAULT.flow, longest / 8 * 8);
-        let packet = shorter(Self::DEFAULT.packet, (longest - flow) / 4 * 4);
-        match Layout::new(flow, if packet < FOOTER_LEN { 0 } else { packet }) {
+        let packet = shorter(Self::DEFAULT.packet, (longest - flow) / 8 * 8);
+        match Layout::new(flow, if packet < PACKET_FOOTER_LEN { 0 } else { packet }) {
             Ok(layout) => Some(layout),
             Err(_) => None,
         }
@@ -137,24 +163,48 @@ impl Layout {
         self.flow as usize + self.packet as usize
     }
 
+    /// Bytes of a region's footer; of the packet region also if the layout has none.
+    #[inline]
+    pub const fn footer_len(&self, region: Region) -> usize {
+        match region {
+            Region::Flow => flow_footer_len(self.packet as usize),
+            Region::Packet => PACKET_FOOTER_LEN,
+        }
+    }
+
     /// Bytes of a region that slots can use.
     #[inline]
     pub const fn slot_space(&self, region: Region) -> usize {
-        self.region_len(region).saturating_sub(FOOTER_LEN)
+        self.region_len(region).saturating_sub(self.footer_len(region))
+    }
+
+    /// The layout with as much room for values in the two regions, or a little more; without a packet region if that has none.
+    pub const fn for_slot_space(flow: usize, packet: usize) -> Result<Layout, LayoutError> {
+        let packet = if packet == 0 { 0 } else { packet.next_multiple_of(8) + PACKET_FOOTER_LEN };
+        Layout::new(flow.next_multiple_of(8) + flow_footer_len(packet), packet)
+    }
+
+    /// Bytes of an area like this one, at least, in which `region` had room for `size` more bytes of values.
+    pub const fn longer_area_len(&self, region: Region, size: usize) -> usize {
+        let footers = match region {
+            Region::Packet if self.packet == 0 => PACKET_FOOTER_LEN + FLOW_FOOTER_LEN - SHORT_FLOW_FOOTER_LEN,
+            _ => 0,
+        };
+        self.area_len() + footers + size
     }
 
     /// The slot of `size` bytes at `distance` from the packet data, if it lies in `region`, is aligned to its size up
     /// to 8 and does not touch the footer. A flag (size 0) has distance 0.
     #[inline]
     pub const fn slot(&self, region: Region, size: usize, distance: usize) -> Option<Slot> {
-        if !matches!(size, 0 | 1 | 2 | 4 | 8 | 16) || self.region_len(region) < FOOTER_LEN {
+        if !matches!(size, 0 | 1 | 2 | 4 | 8 | 16) || self.region_len(region) == 0 {
             return None;
         }
         if size == 0 {
             return if distance == 0 { Some(Slot { region, size: 0, distance: 0 }) } else { None };
         }
         let align = if size > 8 { 8 } else { size };
-        let lowest = self.region_end(region) + FOOTER_LEN + size;
+        let lowest = self.region_end(region) + self.footer_len(region) + size;
         let highest = self.region_end(region) + self.region_len(region);
         if distance < lowest || distance > highest || !distance.is_multiple_of(align) {
             return None;
@@ -167,6 +217,10 @@ impl Layout {
         let layout = *self;
         (0..=layout.area_len()).filter_map(move |distance| layout.slot(region, size, distance))
     }
+}
+
+const fn flow_footer_len(packet: usize) -> usize {
+    if packet == 0 { SHORT_FLOW_FOOTER_LEN } else { FLOW_FOOTER_LEN }
 }
 
 impl Default for Layout {
@@ -215,10 +269,11 @@ impl Slot {
 
 /// The secrets that authenticate the two regions of one registry's areas.
 ///
-/// A nonce is never 0 and always even. The last bit of the packet region's nonce says how it was left: even while the
-/// area is open (the region is inside the XDP metadata), odd once it is sealed (hidden below it). A reader knows from
-/// the metadata's length which one to expect, so a foreign program that grows its metadata over a hidden region makes
-/// the region invalid, even if it writes nothing there.
+/// A nonce is never 0 and always even. The packet region ends in its nonce while the area is open (the region is inside the
+/// XDP metadata), and once it is sealed (hidden below it) in a [`tag`](Self::tag), which is odd. A reader knows from the
+/// metadata's length which one to expect, so a foreign program that grows its metadata over a hidden region makes the
+/// region invalid, even if it writes nothing there. A tag is of one packet and one place: seen where metadata is
+/// not wiped, it helps to make no other.
 ///
 /// The last two bytes of the flow region's nonce, as they lie in memory, are 0, so a guess is right once in 2^47. They
 /// touch the Ethernet header, and the kernel zeroes them when it forwards a packet to a neighbour whose header it has
@@ -245,10 +300,30 @@ impl Nonces {
         Nonces { flow, packet: even(packet) }
     }
 
-    /// The packet region's nonce once the area is sealed.
-    pub const fn packet_sealed(&self) -> u64 {
-        self.packet | 1
+    /// The secret factors of [`tag`](Self::tag). Odd.
+    pub const fn tag_keys(&self) -> [u64; 2] {
+        [derived(self.packet, 1) | 1, derived(self.packet, 2) | 1]
     }
+
+    /// The secret term and factor of a packet's check: `(word ^ term) * factor`. Odd.
+    pub const fn check_keys(&self) -> [u64; 2] {
+        [derived(self.packet, 3) | 1, derived(self.packet, 4) | 1]
+    }
+
+    /// What the packet region of a sealed area ends in, if it has this `id` and the flow region this `stamp`.
+    pub const fn tag(&self, id: u64, stamp: u64) -> u64 {
+        let [first, second] = self.tag_keys();
+        let tag = (id ^ self.packet ^ stamp << 40).wrapping_mul(first);
+        (tag ^ tag >> 32).wrapping_mul(second) | 1
+    }
+}
+
+/// A number that a secret determines and that tells nothing of it to who does not know it: the output of SplitMix64.
+const fn derived(secret: u64, number: u64) -> u64 {
+    let z = secret.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
 }
 
 impl fmt::Debug for Nonces {
@@ -276,11 +351,12 @@ mod tests {
     fn layout_refuses_what_the_kernel_would() {
         assert_eq!(Layout::new(8, 0), Err(LayoutError::Flow(8)));
         assert_eq!(Layout::new(20, 0), Err(LayoutError::Flow(20)));
-        assert_eq!(Layout::new(64, 8), Err(LayoutError::Packet(8)));
-        assert_eq!(Layout::new(64, 66), Err(LayoutError::Packet(66)));
+        assert_eq!(Layout::new(16, 32), Err(LayoutError::Flow(16)));
+        assert_eq!(Layout::new(64, 24), Err(LayoutError::Packet(24)));
+        assert_eq!(Layout::new(64, 36), Err(LayoutError::Packet(36)));
         assert_eq!(Layout::new(128, 128), Err(LayoutError::TooLong(256)));
-        assert_eq!(Layout::new(usize::MAX - 7, 16), Err(LayoutError::TooLong(usize::MAX)));
-        assert_eq!(Layout::new(64, 188).unwrap().area_len(), AREA_LEN_MAX);
+        assert_eq!(Layout::new(usize::MAX - 7, 32), Err(LayoutError::TooLong(usize::MAX)));
+        assert_eq!(Layout::new(64, 184).unwrap().area_len(), 248);
         assert_eq!(Layout::new(16, 0).unwrap().slot_space(Region::Packet), 0);
     }
 
@@ -290,11 +366,12 @@ mod tests {
         assert_eq!(within(15), None);
         assert_eq!(within(32), Some((32, 0)));
         assert_eq!(within(79), Some((64, 0)));
-        assert_eq!(within(102), Some((64, 36)));
+        assert_eq!(within(95), Some((64, 0)));
+        assert_eq!(within(102), Some((64, 32)));
         for longest in 16..=AREA_LEN_MAX {
             let layout = Layout::default_within(longest).unwrap();
             assert!(layout.area_len() <= longest);
-            assert!(longest < 128 || layout == Layout::DEFAULT);
+            assert!(longest < 144 || layout == Layout::DEFAULT);
         }
     }
 
@@ -307,7 +384,7 @@ mod tests {
                 let mut places = 0;
                 for slot in layout.places(region, size) {
                     assert!(slot.distance().is_multiple_of(size.min(8)));
-                    assert!(slot.distance() - size >= end + FOOTER_LEN);
+                    assert!(slot.distance() - size >= end + layout.footer_len(region));
                     assert!(slot.distance() <= end + layout.region_len(region));
                     places += 1;
                 }
@@ -322,11 +399,11 @@ mod tests {
     fn overlap_is_sharing_a_byte() {
         let layout = Layout::DEFAULT;
         let at = |size, distance| layout.slot(Region::Flow, size, distance).unwrap();
-        assert!(at(8, 32).overlaps(&at(4, 28)));
-        assert!(!at(8, 32).overlaps(&at(4, 36)));
-        assert!(!at(8, 32).overlaps(&at(8, 24)));
-        assert!(!at(8, 32).overlaps(&at(0, 0)));
-        assert_eq!(at(8, 32).distances(), 25..=32);
+        assert!(at(8, 40).overlaps(&at(4, 36)));
+        assert!(!at(8, 40).overlaps(&at(4, 44)));
+        assert!(!at(8, 40).overlaps(&at(8, 32)));
+        assert!(!at(8, 40).overlaps(&at(0, 0)));
+        assert_eq!(at(8, 40).distances(), 33..=40);
     }
 
     #[test]
@@ -334,7 +411,7 @@ mod tests {
         for n in [0, 1, 2, 3, u64::MAX] {
             let nonces = Nonces::from_random(n, n);
             assert!(nonces.flow != 0 && nonces.flow.is_multiple_of(2));
-            assert!(nonces.packet != 0 && nonces.packet != nonces.packet_sealed());
+            assert!(nonces.packet != 0 && nonces.packet.is_multiple_of(2));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! use packet_traits_core::{Key, KeyName, KeyType, Layout, Nonces, Region, TraitsMut, TypedKey};
 //!
 //! let (layout, nonces) = (Layout::DEFAULT, Nonces::from_random(0x1234_5678, 0x9abc_def0));
-//! let slot = layout.slot(Region::Flow, 4, 20).unwrap();
+//! let slot = layout.slot(Region::Flow, 4, 28).unwrap();
 //! let tenant = Key::new(0, KeyName::new("tenant")?, KeyType::U32, slot).unwrap();
 //!
 //! let tenant: TypedKey<u32> = tenant.typed()?;

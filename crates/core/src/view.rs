@@ -8,13 +8,13 @@ use core::{fmt, ops::Range};
 
 use crate::{
     key::{Key, KeyName},
-    layout::{FOOTER_LEN, Layout, Nonces, Region},
+    layout::{Layout, Nonces, Region},
     typed::{TraitValue, TypeMismatch, TypedKey},
     value::Value,
 };
 
-/// Bytes of the footer's last word.
-const NONCE_LEN: usize = 8;
+/// Bytes of each of a footer's words.
+const WORD: usize = 8;
 
 /// Why bytes are not a trait area of a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ pub enum PacketRegion {
     Open,
     /// It is hidden below the XDP metadata, which is the flow region and nothing else.
     Sealed,
-    /// The layout has none, or its nonce is not the one that the metadata's length calls for. Its keys are not set.
+    /// The layout has none, or it does not end in what the metadata's length calls for. Its keys are not set.
     Absent,
 }
 
@@ -120,7 +120,7 @@ impl<'a> TraitsView<'a> {
     ///
     /// `in_front_of_packet` may reach further down than the area. `metadata_len` is the length of the visible XDP
     /// metadata in bytes (`data - data_meta`): the packet region is open if the metadata covers the whole area, sealed
-    /// if it is exactly the flow region, and absent otherwise. In both cases its nonce must say the same.
+    /// if it is exactly the flow region, and absent otherwise. In both cases its last word must say the same.
     ///
     /// [`ViewError`] if there is no valid flow region.
     pub fn new_checked(
@@ -196,7 +196,6 @@ pub struct TraitsMut<'a> {
     /// The regions that are valid, up to the packet data.
     area: &'a mut [u8],
     layout: Layout,
-    nonces: Nonces,
     packet_region: PacketRegion,
 }
 
@@ -222,7 +221,7 @@ impl<'a> TraitsMut<'a> {
                 }
             }
         }
-        Ok(TraitsMut { area, layout: *layout, nonces: *nonces, packet_region })
+        Ok(TraitsMut { area, layout: *layout, packet_region })
     }
 
     /// Checks the bytes that end at the packet data, as [`TraitsView::new_checked`] does.
@@ -233,7 +232,7 @@ impl<'a> TraitsMut<'a> {
         metadata_len: usize,
     ) -> Result<TraitsMut<'a>, ViewError> {
         let (packet_region, area) = check(in_front_of_packet, layout, nonces, metadata_len)?;
-        Ok(TraitsMut { area: &mut in_front_of_packet[area], layout: *layout, nonces: *nonces, packet_region })
+        Ok(TraitsMut { area: &mut in_front_of_packet[area], layout: *layout, packet_region })
     }
 
     /// Checks the bytes in front of a packet whose metadata is visible in full, as [`TraitsView::open`] does.
@@ -280,12 +279,14 @@ impl<'a> TraitsMut<'a> {
         was_set
     }
 
-    /// Takes the values of all keys away and zeroes their slots, in the regions that are valid. The nonces stay.
+    /// Takes the values of all keys away and zeroes their slots, in the regions that are valid. The area stays as it is
+    /// otherwise.
     pub fn clear(&mut self) {
         for region in [Region::Flow, Region::Packet] {
-            if let Some(nonce) = nonce_range(self.area.len(), &self.layout, region) {
+            if let Some(present) = present_range(self.area.len(), &self.layout, region) {
                 let start = self.area.len() - self.layout.region_end(region) - self.layout.region_len(region);
-                self.area[start..nonce.start].fill(0);
+                self.area[start..start + self.layout.slot_space(region)].fill(0);
+                self.area[present].fill(0);
             }
         }
     }
@@ -302,20 +303,6 @@ impl<'a> TraitsMut<'a> {
                 in_front_of_packet[nonce].fill(0);
             }
         }
-    }
-
-    /// Seals the area, so that the packet region is valid only below the XDP metadata.
-    ///
-    /// Returns the `metadata_len` in bytes that the packet must have from now on: the flow region's. An area without a
-    /// valid packet region, or one that is sealed already, is not changed.
-    pub fn seal(&mut self) -> usize {
-        if self.packet_region == PacketRegion::Open
-            && let Some(range) = nonce_range(self.area.len(), &self.layout, Region::Packet)
-        {
-            self.area[range].copy_from_slice(&self.nonces.packet_sealed().to_ne_bytes());
-            self.packet_region = PacketRegion::Sealed;
-        }
-        self.layout.region_len(Region::Flow)
     }
 
     fn update_present(&mut self, region: Region, update: impl FnOnce(u64) -> u64) {
@@ -352,8 +339,11 @@ fn check(
     }
     let (state, nonce) = if metadata_len >= layout.area_len() {
         (PacketRegion::Open, nonces.packet)
-    } else if metadata_len == flow_len {
-        (PacketRegion::Sealed, nonces.packet_sealed())
+    } else if metadata_len == flow_len
+        && let Some(id) = id_range(bytes.len(), layout)
+    {
+        let stamp = word(bytes, stamp_range(bytes.len()));
+        (PacketRegion::Sealed, nonces.tag(word(bytes, id), stamp))
     } else {
         return Ok((PacketRegion::Absent, flow));
     };
@@ -384,14 +374,25 @@ fn present_range(len: usize, layout: &Layout, region: Region) -> Option<Range<us
     if region_len == 0 || len < layout.region_end(region) + region_len {
         return None;
     }
-    let start = len - layout.region_end(region) - FOOTER_LEN;
-    Some(start..start + FOOTER_LEN - NONCE_LEN)
+    let start = len - layout.region_end(region) - 2 * WORD;
+    Some(start..start + WORD)
 }
 
 /// Where a region's nonce lies in `len` bytes that end at the packet data, if they hold the whole region.
 fn nonce_range(len: usize, layout: &Layout, region: Region) -> Option<Range<usize>> {
     let present = present_range(len, layout, region)?;
-    Some(present.end..present.end + NONCE_LEN)
+    Some(present.end..present.end + WORD)
+}
+
+/// Where the packet region's `id` lies in `len` bytes that end at the packet data, if they hold the whole region.
+fn id_range(len: usize, layout: &Layout) -> Option<Range<usize>> {
+    let present = present_range(len, layout, Region::Packet)?;
+    Some(present.start - 2 * WORD..present.start - WORD)
+}
+
+/// Where the flow region's `stamp` lies in `len` bytes that end at the packet data and hold the whole area.
+fn stamp_range(len: usize) -> Range<usize> {
+    len - 3 * WORD..len - 2 * WORD
 }
 
 /// Where a key's value lies in `len` bytes of valid regions that end at the packet data.

@@ -28,8 +28,8 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn layout() -> impl Strategy<Value = Layout> {
-    (2usize..16, 0usize..28).prop_map(|(flow, packet)| {
-        let packet = if packet < 4 { 0 } else { packet * 4 };
+    (3usize..16, 0usize..15).prop_map(|(flow, packet)| {
+        let packet = if packet < 4 { 0 } else { packet * 8 };
         Layout::new(flow * 8, packet).unwrap()
     })
 }
@@ -59,6 +59,18 @@ fn registry() -> impl Strategy<Value = (Layout, Vec<Key>)> {
 /// A value of a key's type.
 fn value_of(key: &Key, bits: u128) -> Value {
     Value::from_bytes(key.key_type(), &bits.to_ne_bytes()[..key.key_type().size()]).unwrap()
+}
+
+/// Seals the area in front of a packet as XDP programs do. Returns the length of the metadata from then on.
+fn seal(bytes: &mut [u8], layout: &Layout, nonces: &Nonces) -> usize {
+    let (flow_len, end, id, stamp) = (layout.region_len(Region::Flow), bytes.len(), 7 << 48 | 1234, 256);
+    let mut put = |at: usize, word: u64| bytes[at..at + 8].copy_from_slice(&word.to_ne_bytes());
+    if layout.region_len(Region::Packet) != 0 {
+        put(end - 24, stamp);
+        put(end - flow_len - 32, id);
+        put(end - flow_len - 8, nonces.tag(id, stamp));
+    }
+    flow_len
 }
 
 fn other_type_than(key: &Key) -> Value {
@@ -114,6 +126,10 @@ proptest! {
         TraitsMut::init(&mut bytes, &layout, &nonces).unwrap();
 
         for op in &ops {
+            if matches!(op, Op::Seal) && !sealed {
+                prop_assert_eq!(seal(&mut bytes, &layout, &nonces), flow_len);
+                sealed = layout.region_len(Region::Packet) != 0;
+            }
             let metadata_len = if sealed { flow_len } else { bytes.len() };
             let mut traits = TraitsMut::new_checked(&mut bytes, &layout, &nonces, metadata_len).unwrap();
             match *op {
@@ -143,10 +159,6 @@ proptest! {
                 Op::Clear => {
                     traits.clear();
                     model.clear();
-                }
-                Op::Seal => {
-                    prop_assert_eq!(traits.seal(), flow_len);
-                    sealed = layout.region_len(Region::Packet) != 0;
                 }
                 _ => {}
             }
@@ -271,24 +283,25 @@ fn key(number: usize, key_type: KeyType, region: Region, distance: usize) -> Key
 const FLOW_NONCE: [u8; 8] = [0x12, 0x22, 0x33, 0x44, 0x55, 0x66, 0, 0];
 const NONCES: Nonces = Nonces::from_random(u64::from_ne_bytes(FLOW_NONCE), 0x99aa_bbcc_ddee_ff00);
 
-/// The area's bytes, written by hand from the design: slots, `present`, nonce.
+/// The area's bytes, written by hand from the design: slots, `id`, `check`, `present`, nonce; slots, `stamp`, `present`, nonce.
 #[test]
 fn area_has_the_documented_bytes() {
-    let mut bytes = [0xee; 140];
-    let tenant: TypedKey<u32> = key(0, KeyType::U32, Region::Flow, 20).typed().unwrap();
-    let flow_id: TypedKey<u64> = key(63, KeyType::U64, Region::Packet, 128).typed().unwrap();
+    let mut bytes = [0xee; 156];
+    let tenant: TypedKey<u32> = key(0, KeyType::U32, Region::Flow, 28).typed().unwrap();
+    let flow_id: TypedKey<u64> = key(63, KeyType::U64, Region::Packet, 144).typed().unwrap();
     let mut traits = TraitsMut::init(&mut bytes, &Layout::DEFAULT, &NONCES).unwrap();
     traits.set(&tenant, 0x0102_0304).unwrap();
     traits.set(&flow_id, 5).unwrap();
-    assert_eq!(traits.seal(), 64);
     let expected = [
         &[0xee; 12][..],
         &5u64.to_ne_bytes(),
         &[0; 40],
+        &[0; 16],
         &(1u64 << 63).to_ne_bytes(),
-        &0x99aa_bbcc_ddee_ff01u64.to_ne_bytes(),
-        &[0; 44],
+        &0x99aa_bbcc_ddee_ff00u64.to_ne_bytes(),
+        &[0; 36],
         &0x0102_0304u32.to_ne_bytes(),
+        &[0; 8],
         &1u64.to_ne_bytes(),
         &FLOW_NONCE,
     ];
@@ -297,12 +310,12 @@ fn area_has_the_documented_bytes() {
 
 #[test]
 fn erased_bytes_are_no_area() {
-    let mut bytes = [0xee; 140];
+    let mut bytes = [0xee; 156];
     TraitsMut::init(&mut bytes, &Layout::DEFAULT, &NONCES).unwrap();
     TraitsMut::erase(&mut bytes, &Layout::DEFAULT);
     assert_eq!(TraitsView::open(&bytes, &Layout::DEFAULT, &NONCES).unwrap_err(), ViewError::Nonce);
     // the packet region neither: an area that has only its flow region copied over it does not revive it
-    bytes[132..].copy_from_slice(&FLOW_NONCE);
+    bytes[148..].copy_from_slice(&FLOW_NONCE);
     let view = TraitsView::open(&bytes, &Layout::DEFAULT, &NONCES).unwrap();
     assert_eq!(view.packet_region(), PacketRegion::Absent);
     TraitsMut::erase(&mut bytes[..8], &Layout::DEFAULT);
@@ -311,14 +324,14 @@ fn erased_bytes_are_no_area() {
 
 #[test]
 fn what_was_deleted_or_cleared_leaves_no_byte() {
-    let (tenant, flow_id) = (key(0, KeyType::U32, Region::Flow, 20), key(1, KeyType::U64, Region::Packet, 88));
+    let (tenant, flow_id) = (key(0, KeyType::U32, Region::Flow, 28), key(1, KeyType::U64, Region::Packet, 104));
     let values = [(&tenant, Value::U32(7)), (&flow_id, Value::U64(8))];
     for sealed in [false, true] {
         let fresh = |bytes: &mut [u8]| {
-            let mut traits = TraitsMut::init(bytes, &Layout::DEFAULT, &NONCES).unwrap();
-            if sealed { traits.seal() } else { Layout::DEFAULT.area_len() }
+            TraitsMut::init(bytes, &Layout::DEFAULT, &NONCES).unwrap();
+            if sealed { seal(bytes, &Layout::DEFAULT, &NONCES) } else { Layout::DEFAULT.area_len() }
         };
-        let mut empty = [0; 128];
+        let mut empty = [0; 144];
         let metadata_len = fresh(&mut empty);
         let mut bytes = empty;
         let mut traits = TraitsMut::new_checked(&mut bytes, &Layout::DEFAULT, &NONCES, metadata_len).unwrap();
@@ -344,11 +357,11 @@ fn what_was_deleted_or_cleared_leaves_no_byte() {
 #[test]
 fn grown_metadata_does_not_revive_a_sealed_packet_region() {
     let mut bytes = [0; 200];
-    let (tenant, flow_id) = (key(0, KeyType::U32, Region::Flow, 20), key(1, KeyType::U64, Region::Packet, 88));
+    let (tenant, flow_id) = (key(0, KeyType::U32, Region::Flow, 28), key(1, KeyType::U64, Region::Packet, 104));
     let mut traits = TraitsMut::init(&mut bytes, &Layout::DEFAULT, &NONCES).unwrap();
     traits.set_value(&tenant, &Value::U32(7)).unwrap();
     traits.set_value(&flow_id, &Value::U64(8)).unwrap();
-    traits.seal();
+    seal(&mut bytes, &Layout::DEFAULT, &NONCES);
     for metadata_len in 65..=200 {
         let mut traits = TraitsMut::new_checked(&mut bytes, &Layout::DEFAULT, &NONCES, metadata_len).unwrap();
         assert!(traits.as_view().is_set(&tenant));
@@ -363,20 +376,20 @@ fn grown_metadata_does_not_revive_a_sealed_packet_region() {
 
 #[test]
 fn nonces_of_zero_are_refused() {
-    let mut bytes = [0; 128];
+    let mut bytes = [0; 144];
     let flow_zero = Nonces { flow: 0, packet: 2 };
     let packet_zero = Nonces { flow: 2, packet: 0 };
     for nonces in [flow_zero, packet_zero] {
         assert_eq!(TraitsView::open(&bytes, &Layout::DEFAULT, &nonces).unwrap_err(), ViewError::ZeroNonce);
         assert_eq!(TraitsMut::init(&mut bytes, &Layout::DEFAULT, &nonces).unwrap_err(), ViewError::ZeroNonce);
     }
-    assert_eq!(bytes, [0; 128]);
+    assert_eq!(bytes, [0; 144]);
     assert!(TraitsMut::init(&mut bytes, &Layout::new(64, 0).unwrap(), &packet_zero).is_ok());
 }
 
 #[test]
 fn debug_output_does_not_show_the_nonces() {
-    let mut bytes = [0; 128];
+    let mut bytes = [0; 144];
     let traits = TraitsMut::init(&mut bytes, &Layout::DEFAULT, &NONCES).unwrap();
     let text = format!("{traits:?}");
     assert_eq!(text, format!("{:?}", traits.as_view()));

@@ -13,7 +13,7 @@ use packet_traits_policy::{
 
 /// A registry with little room, for those policies whose names start with `registry`.
 fn registry() -> RegistryKeys {
-    let layout = Layout::new(40, 24).unwrap();
+    let layout = Layout::for_slot_space(24, 8).unwrap();
     let held = |name, key_type: KeyType, merge: Merge, distance| HeldKey {
         name: KeyName::new(name).unwrap(),
         key_type,
@@ -26,9 +26,9 @@ fn registry() -> RegistryKeys {
         name: Some("edge".to_owned()),
         layout,
         keys: vec![
-            held("tenant", KeyType::U16, Merge::Block, 18),
-            held("zone", KeyType::U64, Merge::Block, 32),
-            held("rx_ts", KeyType::U64, Merge::KeepFirst, packet + 24),
+            held("tenant", KeyType::U16, Merge::Block, 26),
+            held("zone", KeyType::U64, Merge::Block, 40),
+            held("rx_ts", KeyType::U64, Merge::KeepFirst, packet + 40),
         ],
         longest_metadata: None,
     }

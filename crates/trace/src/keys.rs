@@ -1,7 +1,7 @@
 //! The registry's keys as events carry them: which bytes behind an event are whose value.
 
 use packet_traits::{
-    core::{KeyType, Region, Value, layout::FOOTER_LEN},
+    core::{KeyType, Region, Value},
     registry::{KeyEntry, Registry, RegistryError},
 };
 
@@ -50,7 +50,7 @@ impl Keys {
         let layout = registry.layout();
         let key = |entry: KeyEntry| {
             let slot = entry.key.slot();
-            let end = layout.region_end(slot.region()) + FOOTER_LEN + layout.slot_space(slot.region());
+            let end = layout.region_end(slot.region()) + layout.region_len(slot.region());
             // flags have no slot
             TracedKey { offset: end.saturating_sub(slot.distance()), entry }
         };

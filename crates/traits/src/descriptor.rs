@@ -11,13 +11,16 @@ use packet_traits_core::layout::KEY_COUNT;
 pub(crate) const SECTION: &str = ".rodata.packet_traits";
 
 /// Version of this format; `TRAITS_ABI_VERSION` in the header.
-pub(crate) const ABI_VERSION: u32 = 1;
+pub(crate) const ABI_VERSION: u32 = 2;
 
 /// How many headroom anchors a program carries; `TRAITS_ANCHOR_COUNT` in the header.
 pub(crate) const ANCHOR_COUNT: usize = 4;
 
 /// How many headroom anchors the registry's map holds; `TRAITS_ANCHOR_MAX` in the header.
 pub(crate) const ANCHOR_MAX: usize = 16;
+
+/// How many CPUs have an entry of their own in that map; `TRAITS_CPU_MAX` in the header.
+pub(crate) const CPU_MAX: usize = 512;
 
 const STEP: usize = 16;
 const AREA_MAGIC: [u8; 8] = *b"PTRAREA\0";
@@ -38,6 +41,10 @@ pub(crate) struct AreaDescriptor {
     pub(crate) registry_id: u64,
     /// Headroom seen in XDP (`data - data_hard_start`), in bytes; 0: none.
     pub(crate) anchors: [u32; ANCHOR_COUNT],
+    /// [`Nonces::tag_keys`](packet_traits_core::Nonces::tag_keys).
+    pub(crate) tag_keys: [u64; 2],
+    /// [`Nonces::check_keys`](packet_traits_core::Nonces::check_keys).
+    pub(crate) check_keys: [u64; 2],
 }
 
 /// `struct trait_key_desc`: one key the program declares.
@@ -99,9 +106,9 @@ impl Descriptors {
         let mut offset = 0;
         while let Some(rest) = section.get(offset..).filter(|rest| rest.len() >= 8) {
             let magic = &rest[..8];
-            let len = if magic == AREA_MAGIC && rest.len() >= AreaDescriptor::LEN {
+            let len = if magic == AREA_MAGIC && rest.len() >= AreaDescriptor::len(rest) {
                 found.areas.push(At { offset, value: AreaDescriptor::read(rest) });
-                AreaDescriptor::LEN
+                AreaDescriptor::len(rest)
             } else if magic == KEY_MAGIC && rest.len() >= KeyDescriptor::LEN {
                 found.keys.push(At { offset, value: KeyDescriptor::read(rest) });
                 KeyDescriptor::LEN
@@ -118,9 +125,22 @@ impl Descriptors {
 }
 
 impl AreaDescriptor {
-    const LEN: usize = 64;
+    const LEN: usize = 96;
+
+    /// Bytes in version 1, which had no keys for tags and checks.
+    const LEN_1: usize = 64;
+
+    /// Bytes of the descriptor that `raw` begins with. Of programs that were loaded by an earlier version is told, too, which
+    /// registry they use.
+    fn len(raw: &[u8]) -> usize {
+        match raw.get(8..12) {
+            Some(abi) if abi == 1u32.to_ne_bytes() => Self::LEN_1,
+            _ => Self::LEN,
+        }
+    }
 
     fn read(raw: &[u8]) -> AreaDescriptor {
+        let is_old = Self::len(raw) == Self::LEN_1;
         let mut from = Cursor { raw, at: 8 };
         AreaDescriptor {
             abi: from.u32(),
@@ -131,6 +151,8 @@ impl AreaDescriptor {
             packet_nonce: from.u64(),
             registry_id: from.u64(),
             anchors: std::array::from_fn(|_| from.u32()),
+            tag_keys: if is_old { [0; 2] } else { std::array::from_fn(|_| from.u64()) },
+            check_keys: if is_old { [0; 2] } else { std::array::from_fn(|_| from.u64()) },
         }
     }
 
@@ -146,6 +168,9 @@ impl AreaDescriptor {
         to.put(&self.registry_id.to_ne_bytes());
         for anchor in self.anchors {
             to.put(&anchor.to_ne_bytes());
+        }
+        for key in self.tag_keys.into_iter().chain(self.check_keys) {
+            to.put(&key.to_ne_bytes());
         }
     }
 }
@@ -250,8 +275,8 @@ mod tests {
     fn section() -> Vec<u8> {
         let mut raw = vec![0; 16 + AreaDescriptor::LEN + KeyDescriptor::LEN + SlotsDescriptor::LEN];
         raw[16..24].copy_from_slice(&AREA_MAGIC);
-        raw[80..88].copy_from_slice(&KEY_MAGIC);
-        raw[144..152].copy_from_slice(&SLOTS_MAGIC);
+        raw[112..120].copy_from_slice(&KEY_MAGIC);
+        raw[176..184].copy_from_slice(&SLOTS_MAGIC);
         raw
     }
 
@@ -259,14 +284,16 @@ mod tests {
     fn what_is_written_is_parsed_again() {
         let mut raw = section();
         let area = AreaDescriptor {
-            abi: 1,
-            area_len: 128,
+            abi: 2,
+            area_len: 144,
             flow_len: 64,
-            packet_len: 64,
+            packet_len: 80,
             flow_nonce: 2,
             packet_nonce: 4,
             registry_id: 9,
             anchors: [256, 0, 0, 1],
+            tag_keys: [3, 5],
+            check_keys: [7, u64::MAX],
         };
         let key = KeyDescriptor {
             bit: 8,
@@ -280,14 +307,26 @@ mod tests {
         let mut slots = SlotsDescriptor { mask: 8, slots: [SlotEntry::default(); KEY_COUNT] };
         slots.slots[3] = SlotEntry { distance: 24, size: 4, merge: 1 };
         area.write(&mut raw[16..]);
-        key.write(&mut raw[80..]);
-        slots.write(&mut raw[144..]);
+        key.write(&mut raw[112..]);
+        slots.write(&mut raw[176..]);
 
         let found = Descriptors::parse(&raw);
         let (a, s) = (found.areas[0], found.slots[0]);
         assert_eq!((a.offset, a.value), (16, area));
-        assert_eq!((found.keys[0].offset, found.keys[0].value), (80, key));
-        assert_eq!((s.offset, s.value), (144, slots));
+        assert_eq!((found.keys[0].offset, found.keys[0].value), (112, key));
+        assert_eq!((s.offset, s.value), (176, slots));
+    }
+
+    #[test]
+    fn descriptors_of_programs_of_the_version_before_are_found() {
+        let mut raw = vec![0; AreaDescriptor::LEN_1 + KeyDescriptor::LEN];
+        raw[..8].copy_from_slice(&AREA_MAGIC);
+        raw[8..12].copy_from_slice(&1u32.to_ne_bytes());
+        raw[40..48].copy_from_slice(&9u64.to_ne_bytes());
+        raw[64..72].copy_from_slice(&KEY_MAGIC);
+        let found = Descriptors::parse(&raw);
+        assert_eq!((found.areas[0].value.abi, found.areas[0].value.registry_id), (1, 9));
+        assert_eq!(found.keys[0].offset, 64);
     }
 
     #[test]
@@ -295,8 +334,8 @@ mod tests {
         let raw = section();
         for len in 0..raw.len() {
             let found = Descriptors::parse(&raw[..len]);
-            assert_eq!(found.areas.len(), usize::from(len >= 80));
-            assert_eq!(found.keys.len(), usize::from(len >= 144));
+            assert_eq!(found.areas.len(), usize::from(len >= 112));
+            assert_eq!(found.keys.len(), usize::from(len >= 176));
             assert!(found.slots.is_empty());
         }
     }

@@ -112,7 +112,7 @@ fn of_two_registries_on_one_packet_the_nearer_is_read_and_the_other_is_absent() 
         return;
     }
     // together no more than native veth has room for
-    let layout = Layout::new(24, 52).unwrap();
+    let layout = Layout::new(32, 72).unwrap();
     let lab = Lab::empty(layout);
     lab.register_record_keys();
     let other = lab.another("other", layout);
@@ -196,7 +196,7 @@ fn foreign_metadata_below_an_area_stays_intact_and_keeps_it_open() {
         set_global(writer, "seal", 1);
         {
             let _xdp = link.attach_xdp(&unbound_program(foreign, "foreign"), mode);
-            for len in [0, 4, 8, 16, 32, 64, 68, 88] {
+            for len in [0, 4, 8, 16, 32, 64, 68, 72] {
                 shared.foreign(len, len);
                 set_global(writer, "seal_error", 0);
                 set_global(writer, "sealed", 0);
@@ -212,7 +212,7 @@ fn foreign_metadata_below_an_area_stays_intact_and_keeps_it_open() {
         set_next(writer.object(), Some(&unbound_program(foreign, "foreign")));
         set_global(writer, "seal", 0);
         let _xdp = link.attach_xdp(&program(writer, "assign_next"), mode);
-        for len in [0, 4, 8, 16, 32, 64, 68, 88] {
+        for len in [0, 4, 8, 16, 32, 64, 68, 72] {
             shared.foreign(len, len);
             link.deliver(0..PACKETS);
             assert_all(&records(&link.readers, &[writer]), &STAGES, 0..PACKETS);
@@ -234,7 +234,8 @@ fn foreign_metadata_over_a_hidden_region_leaves_the_flow_region() {
     for mode in BOTH_MODES {
         let _xdp = link.attach_xdp(&program(writer, "assign_next"), mode);
         // written in full, in part and not at all
-        for len in [0, 4, 32, 60, 64, 68, 88, 128, 152] {
+        // 80 is the packet region's length
+        for len in [0, 4, 32, 60, 64, 72, 76, 80, 84, 128, 152] {
             for written in [len, len / 8 * 4, 0] {
                 set_next(foreign, None);
                 shared.foreign(len, written);
@@ -246,7 +247,7 @@ fn foreign_metadata_over_a_hidden_region_leaves_the_flow_region() {
                     0 => assert_all(&read, &STAGES, 0..PACKETS),
                     _ => assert_flow_and(&read, &STAGES, 0..PACKETS, 0),
                 }
-                if len > 88 {
+                if len > 72 {
                     continue; // no room for a packet region below the flow region
                 }
                 // a later program of ours opens the area again: the packet region is a new one
@@ -310,8 +311,8 @@ fn what_an_earlier_packet_left_in_the_buffer_is_absent() {
         let _xdp = link.attach_xdp(&program(writer, "assign_next"), mode);
         for seal in [0, 1] {
             set_global(writer, "seal", seal);
-            // 64 is the flow region's length, 128 the area's
-            for len in [0, 4, 60, 64, 68, 124, 128, 152] {
+            // 64 is the flow region's length, 144 the area's
+            for len in [0, 4, 60, 64, 68, 140, 144, 152] {
                 shared.foreign(len, len);
                 forget_old_areas(writer, "stale");
                 // buffers come back when the capture has received its copies
@@ -378,7 +379,7 @@ fn bytes_from_the_wire_that_imitate_an_area_are_absent_without_the_nonce() {
     ]);
     for mode in BOTH_MODES {
         let _xdp = link.attach_xdp(&unbound_program(foreign, "foreign"), mode);
-        for len in [64, 128] {
+        for len in [64, 144] {
             shared.foreign(len, 0);
             // who knows the nonces is believed: this is what the rest is refused for
             send(&imitation(&lab.registry, &right, 5));
@@ -387,7 +388,7 @@ fn bytes_from_the_wire_that_imitate_an_area_are_absent_without_the_nonce() {
                 let found: Vec<_> = read.at(stage).collect();
                 assert_eq!(found.len(), 1, "{mode}, {len} bytes, {stage:?}");
                 assert_eq!(found[0].traits.tenant, tenant_of(5));
-                assert_eq!(found[0].present & HAS_SEQ != 0, len == 128, "a sealed region has another nonce: {stage:?}");
+                assert_eq!(found[0].present & HAS_SEQ != 0, len == 144, "a hidden region has a tag: {stage:?}");
             }
             for (flow, packet) in guesses.clone() {
                 send(&imitation(&lab.registry, &Nonces { flow, packet }, 5));
@@ -421,8 +422,8 @@ fn an_area_inside_a_packet_is_never_taken_for_one_in_front_of_it() {
     let (writer, foreign) = (lab.load("areas"), load_unbound("foreign"));
     set_next(&foreign, None);
     set_global(&writer, "seal", 1);
-    set_counter(&foreign, "reserve", 128);
-    set_counter(&foreign, "written", 128);
+    set_counter(&foreign, "reserve", 144);
+    set_counter(&foreign, "written", 144);
     // with the right nonces, as if they had leaked: wherever it begins, it is behind the inner MAC header
     let area = imitation(&lab.registry, &lab.registry.nonces(), 5);
     let inner = Flow::between(overlay.tx(), rx, Family::V4, 4000, TEST_PORT);

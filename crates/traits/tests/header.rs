@@ -226,7 +226,7 @@ const SENDER_SECTIONS: [&str; 5] =
 
 fn every_call_loads(compiler: &str) {
     let layout = |flow, packet| Layout::new(flow, packet).unwrap();
-    let labs = [Layout::DEFAULT, layout(40, 176), layout(176, 40)].map(every_key);
+    let labs = [Layout::DEFAULT, layout(48, 168), layout(160, 56)].map(every_key);
     let registries = labs.each_ref().map(|lab| &lab.registry);
     for ((name, sections), cpu) in EVERY_CALL.iter().flat_map(|call| cpus(compiler).iter().map(move |cpu| (call, cpu)))
     {

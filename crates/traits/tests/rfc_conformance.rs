@@ -290,9 +290,9 @@ fn sizes() -> [(KeyType, Layout, u64); 8] {
         (KeyType::Flag, layout(16, 0), 64),
         (KeyType::U8, layout(80, 0), 64),
         (KeyType::U16, layout(144, 0), 64),
-        (KeyType::U16, layout(80, 80), 64),
+        (KeyType::U16, layout(88, 96), 64),
         (KeyType::U32, layout(216, 0), 50),
-        (KeyType::U32, layout(112, 104), 46),
+        (KeyType::U32, layout(112, 104), 40),
         (KeyType::U64, layout(216, 0), 25),
         (KeyType::U128, layout(216, 0), 12),
     ]
@@ -336,10 +336,10 @@ fn the_selftest_passes_by_name_for_every_value_size() {
         (KeyType::U128, Merge::KeepFirst, Some("type16")),
     ] {
         let keys = if key_type.size() <= 2 { 64 } else { 8 };
-        let space = keys as usize * key_type.size() + 16;
+        let space = keys as usize * key_type.size();
         let layout = match merge {
-            Merge::Block => Layout::new(space, 0),
-            Merge::KeepFirst => Layout::new(16, space),
+            Merge::Block => Layout::for_slot_space(space, 0),
+            Merge::KeepFirst => Layout::for_slot_space(0, space.max(8)),
         };
         let lab = Lab::empty(layout.unwrap());
         for key in 0..keys {
@@ -503,7 +503,7 @@ fn without_headroom_for_the_area_set_answers_no_space_and_changes_nothing() {
         return;
     }
     // native XDP has 256 bytes of headroom less struct xdp_frame (40)
-    for (layout, fits) in [((112, 104), true), ((112, 108), false), ((216, 0), true), ((224, 0), false)] {
+    for (layout, fits) in [((112, 104), true), ((112, 112), false), ((216, 0), true), ((224, 0), false)] {
         let lab = Lab::empty(Layout::new(layout.0, layout.1).unwrap());
         let merge = if layout.1 == 0 { Merge::Block } else { Merge::KeepFirst };
         lab.registry.register(&spec("k0", KeyType::U64, merge)).unwrap();
@@ -559,6 +559,9 @@ fn deleted_keys_leave_no_byte() {
         for (region, own) in [(packet, nonces.packet), (flow, nonces.flow)].iter().filter(|region| !region.0.is_empty())
         {
             let (rest, nonce) = region.split_at(region.len() - 8);
+            // a stamp is in front of the flow region's presence bits
+            let stamp = if *own == nonces.flow && !packet.is_empty() { rest.len() - 16..rest.len() - 8 } else { 0..0 };
+            let rest = [&rest[..stamp.start], &rest[stamp.end..]].concat();
             assert!(rest.iter().all(|byte| *byte == 0), "{key_type}: {rest:x?}");
             assert_eq!(nonce, own.to_ne_bytes());
         }

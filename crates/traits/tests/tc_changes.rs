@@ -187,7 +187,7 @@ fn tc_cannot_set_where_there_is_no_area_of_ours() {
         start(changer.object(), Action::Set);
         link.deliver(0..PACKETS);
         assert_returned(changer.object(), ABSENT, PACKETS);
-        for len in [8, 64, 128, 200] {
+        for len in [8, 64, 144, 200] {
             let _xdp = link.attach_xdp(&unbound_program(&foreign, "foreign"), mode);
             for (variable, to) in [("reserve", len), ("written", len), ("intact", 0), ("damaged", 0)] {
                 set_counter(&foreign, variable, to);

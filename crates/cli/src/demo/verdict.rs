@@ -445,7 +445,7 @@ mod tests {
             lost: 0,
             reasons: &reason,
             xdp_mode,
-            area_len: 128,
+            area_len: 144,
             stages: &Stage::ALL,
         })
     }
@@ -488,7 +488,7 @@ mod tests {
             lost: 0,
             reasons: &reason,
             xdp_mode,
-            area_len: 128,
+            area_len: 144,
             stages: &stages,
         };
         let verdict = judge(&evidence);
@@ -608,7 +608,7 @@ mod tests {
             lost: 0,
             reasons: &reason,
             xdp_mode,
-            area_len: 128,
+            area_len: 144,
             stages: &Stage::ALL,
         })
         .servers;

@@ -1,9 +1,6 @@
 //! Declarations of keys, and whether a registry can take them.
 
-use packet_traits_core::{
-    KeyName, KeyType, Layout, Merge, Region, Slot,
-    layout::{FOOTER_LEN, KEY_COUNT},
-};
+use packet_traits_core::{KeyName, KeyType, Layout, Merge, Region, Slot, layout::KEY_COUNT};
 
 use super::{Checker, Declared};
 use crate::{
@@ -37,9 +34,8 @@ impl RegistryKeys {
             Region::Flow => (Region::Packet, Merge::KeepFirst, "flow"),
             Region::Packet => (Region::Flow, Merge::Block, "packet"),
         };
-        let footer = if self.layout.region_len(region) == 0 { FOOTER_LEN } else { 0 };
         let larger = match self.longest_metadata {
-            Some(longest) if self.layout.area_len() + footer + size > longest => {
+            Some(longest) if self.layout.longer_area_len(region, size) > longest => {
                 format!("a larger area needs Linux 6.8: this kernel takes {longest} bytes of XDP metadata")
             }
             _ => format!("`traits registry create NAME --{option} BYTES` makes a larger one"),

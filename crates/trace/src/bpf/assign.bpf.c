@@ -125,6 +125,16 @@ static __always_inline void move_tc_id(struct saved *old, const struct trait_vie
 	*(volatile __u64 *)(flow_end - 16) &= ~(config.tc_id_bit | config.tc_entered_bit);
 }
 
+/* Whether the word at an offset in an area has values, or says which there are. */
+static __always_inline _Bool is_of_values(__u32 at)
+{
+	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len, end = packet_len + flow_len;
+
+	if (at < packet_len)
+		return at + __TRAIT_PACKET_FOOTER + 8 <= packet_len || at + 16 == packet_len;
+	return at + __TRAIT_FLOW_FOOTER + 8 <= end || at + 16 == end;
+}
+
 /* What a packet brought along. */
 enum {
 	BROUGHT_NOTHING,
@@ -157,10 +167,10 @@ static __always_inline int carry_over(struct xdp_md *ctx, const void *skb)
 	area = __trait_xdp_area_at(ctx, offset);
 	if (!area)
 		return BROUGHT_NOTHING;
-	/* all but the nonces: those are in place */
+	/* all but what is this place's and this area's: it is in place */
 #pragma unroll
 	for (i = 0; i < AREA_MAX / 8; i++)
-		if (8 * i + 8 <= packet_len + flow_len && 8 * i + 8 != packet_len && 8 * i + 8 != packet_len + flow_len)
+		if (is_of_values(8 * i))
 			((volatile __u64 *)area)[i] = old->word[i];
 	return id ? BROUGHT_ID : BROUGHT_TRAITS;
 }

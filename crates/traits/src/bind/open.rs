@@ -206,6 +206,8 @@ pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> 
         packet_nonce: nonces.packet,
         registry_id: registry.id(),
         anchors: known_anchors(registry.anchors()?),
+        tag_keys: nonces.tag_keys(),
+        check_keys: nonces.check_keys(),
     };
     for area in &found.areas {
         filled.write(&mut section[area.offset..]);

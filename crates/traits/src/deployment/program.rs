@@ -260,9 +260,9 @@ mod tests {
         let xdp = open(include_bytes!(concat!(env!("OUT_DIR"), "/metadata.bpf.o")));
         let other = open(include_bytes!(concat!(env!("OUT_DIR"), "/dispatch.bpf.o")));
         let refuse = |object, longest| refuse_long_area(&RegistryName::default(), Layout::DEFAULT, object, longest);
-        assert!(refuse(&xdp, 128).is_ok() && refuse(&other, 32).is_ok());
+        assert!(refuse(&xdp, 144).is_ok() && refuse(&other, 32).is_ok());
         let error = refuse(&xdp, 32).unwrap_err();
-        assert!(matches!(error, DeployError::TooLong { area_len: 128, longest: 32, .. }), "{error}");
+        assert!(matches!(error, DeployError::TooLong { area_len: 144, longest: 32, .. }), "{error}");
         assert!(error.to_string().contains("traits registry create default"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, OpenObject};
 
 use crate::{
     attach::{XdpMode, xdp},
-    core::{Layout, Region, layout::FOOTER_LEN},
+    core::{Layout, Region},
 };
 
 use super::{Finding, Ground, Probe, route::Route};
@@ -103,7 +103,7 @@ impl Measured {
                 Finding::limited(probe, text).with_next(format!(
                     "make a registry whose area fits: `traits registry create --flow {flow} --packet {packet}`, which has \
                      room for {} bytes of values",
-                    flow - FOOTER_LEN
+                    fits.slot_space(Region::Flow) + fits.slot_space(Region::Packet)
                 ))
             }
             None => Finding::no(probe, text).with_next(match mode {

@@ -121,8 +121,8 @@ mod tests {
     }
 
     fn layouts() -> impl Strategy<Value = Layout> {
-        (2usize..=15, prop_oneof![Just(0usize), 4usize..=31])
-            .prop_map(|(flow, packet)| Layout::new(flow * 8, packet * 4))
+        (3usize..=15, prop_oneof![Just(0usize), 4usize..=15])
+            .prop_map(|(flow, packet)| Layout::new(flow * 8, packet * 8))
             .prop_filter_map("the kernel's limit", Result::ok)
     }
 

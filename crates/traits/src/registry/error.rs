@@ -56,6 +56,22 @@ pub enum RegistryError {
         /// What is wrong with it.
         why: String,
     },
+    /// The registry was made by an earlier version of this software. Nothing was changed.
+    #[error(
+        "registry '{name}' at {} has format version {found}, this program knows version {known}; nothing was changed. \
+         `traits registry migrate {name}` makes it one of this version, with the same keys",
+        .dir.display()
+    )]
+    Older {
+        /// The registry's name.
+        name: RegistryName,
+        /// Where it is.
+        dir: PathBuf,
+        /// Its format version.
+        found: u32,
+        /// The version this software knows.
+        known: u32,
+    },
     /// The registry was made by a later version of this software. Nothing was changed.
     #[error(
         "registry '{name}' at {} has format version {found}, this program knows version {known}; nothing was changed. \
@@ -272,7 +288,7 @@ impl RegistryError {
             RegistryError::Exists { .. } => libc::EEXIST,
             RegistryError::Gone { .. } => libc::ESTALE,
             RegistryError::Damaged { .. } => libc::EUCLEAN,
-            RegistryError::Newer { .. } => libc::EPROTONOSUPPORT,
+            RegistryError::Older { .. } | RegistryError::Newer { .. } => libc::EPROTONOSUPPORT,
             RegistryError::Oversize { .. } | RegistryError::TooLong { .. } | RegistryError::OtherLayout { .. } => {
                 libc::EINVAL
             }

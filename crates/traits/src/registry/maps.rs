@@ -12,12 +12,12 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use packet_traits_core::layout::KEY_COUNT;
 
 use super::{
-    RegistryName,
+    KeySpec, RegistryName,
     allocate::Stamps,
     error::RegistryError,
-    table::{self, Header, State},
+    table::{self, Header, OldHeader, State},
 };
-use crate::descriptor::ANCHOR_MAX;
+use crate::descriptor::{ANCHOR_MAX, CPU_MAX};
 
 /// What one of the pinned maps must look like. All are arrays with 4-byte keys.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,8 @@ const HEADER: Shape = Shape { pin: "header", kernel_name: "pt_header", value_siz
 const STATE: Shape = Shape { pin: "state", kernel_name: "pt_state", value_size: State::LEN, max_entries: 1 };
 const KEYS: Shape = Shape { pin: "keys", kernel_name: "pt_keys", value_size: table::KEY_LEN, max_entries: KEY_COUNT };
 const FREED: Shape = Shape { pin: "freed", kernel_name: "pt_freed", value_size: table::STAMPS_LEN, max_entries: 1 };
-const ANCHORS: Shape = Shape { pin: "anchors", kernel_name: "pt_anchors", value_size: 4 * ANCHOR_MAX, max_entries: 1 };
+const ANCHORS: Shape =
+    Shape { pin: "anchors", kernel_name: "pt_anchors", value_size: 4 * ANCHOR_MAX, max_entries: 1 + CPU_MAX };
 
 const SHAPES: [Shape; 5] = [HEADER, STATE, KEYS, FREED, ANCHORS];
 
@@ -170,6 +171,34 @@ pub(super) fn create(dir: &Path, header: &Header) -> Result<(), RegistryError> {
     Ok(())
 }
 
+/// What is to be known of a registry of [`table::OLD_VERSION`].
+pub(super) struct Old {
+    pub(super) header: OldHeader,
+    pub(super) keys: Vec<KeySpec>,
+}
+
+/// Reads it.
+pub(super) fn read_old(name: &RegistryName, dir: &Path) -> Result<Old, RegistryError> {
+    let open = |shape| -> Result<Table, RegistryError> {
+        let table = Table::open(name, dir, shape)?;
+        table.check_sizes(name, shape)?;
+        Ok(table)
+    };
+    let header = open(Shape { value_size: OldHeader::LEN, ..HEADER })?;
+    let (state, records) = (open(STATE)?, open(KEYS)?);
+    let damaged = |path: &Path, why: String| RegistryError::Damaged { name: name.clone(), path: path.to_owned(), why };
+    let live = State::decode(&state.read(0)?)
+        .ok_or_else(|| damaged(&state.path, "its checksum does not match".to_owned()))?
+        .live;
+    let mut keys = Vec::new();
+    for number in (0..KEY_COUNT).filter(|number| live & 1 << number != 0) {
+        let key = table::old_key(&records.read(number)?)
+            .map_err(|why| damaged(&records.path, format!("the record of key {number} is not valid: {why}")))?;
+        keys.push(key);
+    }
+    Ok(Old { header: OldHeader::decode(&header.read(0)?), keys })
+}
+
 /// Opens the maps of a registry, and refuses what is not one of this version.
 pub(super) fn open(name: &RegistryName, dir: &Path) -> Result<(Header, Maps), RegistryError> {
     let header = Table::open(name, dir, HEADER)?;
@@ -188,16 +217,14 @@ pub(super) fn open(name: &RegistryName, dir: &Path) -> Result<(Header, Maps), Re
     if magic != table::MAGIC {
         return Err(damaged(&header.path, "it does not begin as a registry's header".to_owned()));
     }
-    if version > table::VERSION {
-        return Err(RegistryError::Newer {
-            name: name.clone(),
-            dir: dir.to_owned(),
-            found: version,
-            known: table::VERSION,
-        });
-    }
-    if version == 0 {
-        return Err(damaged(&header.path, "its format version is 0".to_owned()));
+    let (found, known) = (version, table::VERSION);
+    match version {
+        0 => return Err(damaged(&header.path, "its format version is 0".to_owned())),
+        table::VERSION => {}
+        _ if found < known => {
+            return Err(RegistryError::Older { name: name.clone(), dir: dir.to_owned(), found, known });
+        }
+        _ => return Err(RegistryError::Newer { name: name.clone(), dir: dir.to_owned(), found, known }),
     }
 
     header.check_sizes(name, HEADER)?;

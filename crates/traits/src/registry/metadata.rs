@@ -72,10 +72,10 @@ mod tests {
         let layout = |flow, packet| Layout::new(flow, packet).unwrap();
         assert_eq!(fitting(&name, None, AREA_LEN_MAX).unwrap(), Layout::DEFAULT);
         assert_eq!(fitting(&name, None, 32).unwrap(), layout(32, 0));
-        assert_eq!(fitting(&name, Some(layout(16, 16)), 32).unwrap(), layout(16, 16));
-        let error = fitting(&name, Some(layout(32, 16)), 32).unwrap_err();
-        assert!(matches!(error, RegistryError::TooLong { area_len: 48, longest: 32, .. }), "{error}");
-        for says in ["48 bytes", "32 bytes", "Linux 6.8", "make the regions smaller"] {
+        assert_eq!(fitting(&name, Some(layout(24, 0)), 32).unwrap(), layout(24, 0));
+        let error = fitting(&name, Some(layout(32, 32)), 32).unwrap_err();
+        assert!(matches!(error, RegistryError::TooLong { area_len: 64, longest: 32, .. }), "{error}");
+        for says in ["64 bytes", "32 bytes", "Linux 6.8", "make the regions smaller"] {
             assert!(error.to_string().contains(says), "{error}");
         }
         assert!(matches!(fitting(&name, None, 0), Err(RegistryError::TooLong { .. })));

@@ -9,7 +9,7 @@
 //! | `state` | which keys there are, and how many changes there were |
 //! | `keys` | a record for each of the 64 keys |
 //! | `freed` | when each key number and each byte of the area was freed last |
-//! | `anchors` | headroom values that BPF programs have seen in XDP |
+//! | `anchors` | headroom values that BPF programs have seen in XDP, and numbers of packets |
 //! | `sockets` | a folder: what [`SocketPrograms::attach`](crate::socket::programs::SocketPrograms::attach) pins |
 //!
 //! **Writers** take a lock on the directory that the kernel releases when they die, and change the table so that it is
@@ -38,6 +38,7 @@ mod error;
 mod lock;
 mod maps;
 mod metadata;
+mod migrate;
 mod options;
 mod provisional;
 mod table;
@@ -51,13 +52,14 @@ use std::{
 };
 
 use libbpf_rs::MapHandle;
-use packet_traits_core::{Key, KeyName, KeyType, Layout, Nonces, Region, Slot, layout::FOOTER_LEN};
+use packet_traits_core::{Key, KeyName, Layout, Nonces, Slot};
 
 pub(crate) use self::lock::DirLock;
 pub use self::{
     entry::{DESCRIPTION_LEN_MAX, Description, DescriptionError, KeyEntry, KeySpec, Owner},
     error::RegistryError,
     metadata::longest as longest_metadata,
+    migrate::Migration,
     options::{RegistryName, RegistryNameError, RegistryOptions},
     provisional::ProvisionalKeys,
     users::BoundProgram,
@@ -142,8 +144,9 @@ impl Registry {
         self.header.created_at
     }
 
-    /// The pinned map `anchors`: one entry of sixteen `u32`, headroom values (`data - data_hard_start`, in bytes) that
-    /// BPF programs have seen in XDP; 0 is free. In the kernel its name is `pt_anchors`.
+    /// The pinned map `anchors`, entries of 64 bytes. The first has sixteen `u32`: headroom values (`data -
+    /// data_hard_start`, in bytes) that BPF programs have seen in XDP; 0 is free. The other 512 are by CPU: a `u64`, the number
+    /// of the packet whose area was sealed last. In the kernel its name is `pt_anchors`.
     pub fn anchors_map(&self) -> &MapHandle {
         self.maps.anchors.map()
     }
@@ -194,12 +197,6 @@ impl Registry {
         Ok(self.register_or_find(spec)?.0)
     }
 
-    /// Bytes of an area like this one, at least, in which `region` had room for one more value.
-    fn longer_area_len(&self, region: Region, key_type: KeyType) -> usize {
-        let footer = if self.layout().region_len(region) == 0 { FOOTER_LEN } else { 0 };
-        self.layout().area_len() + footer + key_type.size()
-    }
-
     /// The key, and whether it is new.
     fn register_or_find(&self, spec: &KeySpec) -> Result<(KeyEntry, bool), RegistryError> {
         let lock = self.lock(DirLock::exclusive)?;
@@ -234,7 +231,7 @@ impl Registry {
                 space: self.layout().slot_space(region),
                 layout: self.layout(),
                 holders: table.keys.iter().filter(|entry| entry.key.slot().region() == region).cloned().collect(),
-                longest: metadata::in_the_way(self.longer_area_len(region, spec.key_type)),
+                longest: metadata::in_the_way(self.layout().longer_area_len(region, spec.key_type.size())),
             })?;
         let next = State { live: table.state.live | key.bit(), seq: table.state.seq + 1 };
         let entry = KeyEntry {

@@ -14,7 +14,7 @@ use std::{
 use packet_traits_core::{Layout, Nonces, layout::AREA_LEN_PORTABLE};
 
 use super::{
-    Registry,
+    KeyEntry, Registry,
     error::RegistryError,
     lock::{DirId, DirLock},
     maps, metadata,
@@ -79,9 +79,9 @@ impl FromStr for RegistryName {
 /// Says which registry is meant, and for creating it what it is to be like. Made by [`Registry::options`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryOptions {
-    name: RegistryName,
+    pub(super) name: RegistryName,
     root: PathBuf,
-    layout: Option<Layout>,
+    pub(super) layout: Option<Layout>,
     allow_oversize: bool,
 }
 
@@ -124,7 +124,7 @@ impl RegistryOptions {
         self.parent().join(self.name.as_str())
     }
 
-    fn parent(&self) -> PathBuf {
+    pub(super) fn parent(&self) -> PathBuf {
         self.root.join(PARENT)
     }
 
@@ -134,10 +134,7 @@ impl RegistryOptions {
     /// [`RegistryError::Exists`], [`RegistryError::Oversize`], [`RegistryError::TooLong`]; and whatever stands in the way of opening it if there
     /// is something else under its name.
     pub fn create(&self) -> Result<Registry, RegistryError> {
-        let area_len = self.layout.unwrap_or_default().area_len();
-        if area_len > AREA_LEN_PORTABLE && !self.allow_oversize {
-            return Err(RegistryError::Oversize { name: self.name.clone(), area_len });
-        }
+        self.refuse_oversize(self.layout.unwrap_or_default())?;
         bpffs::ensure(&self.root)?;
         let layout = metadata::fitting(&self.name, self.layout, metadata::longest()?)?;
         let (parent, dir) = (self.parent(), self.dir());
@@ -159,11 +156,20 @@ impl RegistryOptions {
         self.open()
     }
 
+    /// Refuses an area that native XDP on veth has no room for, unless it is allowed.
+    pub(super) fn refuse_oversize(&self, layout: Layout) -> Result<(), RegistryError> {
+        let area_len = layout.area_len();
+        if area_len > AREA_LEN_PORTABLE && !self.allow_oversize {
+            return Err(RegistryError::Oversize { name: self.name.clone(), area_len });
+        }
+        Ok(())
+    }
+
     /// Opens the registry.
     ///
     /// # Errors
-    /// [`RegistryError::NotFound`]; [`RegistryError::Damaged`] or [`RegistryError::Newer`] if what is pinned is not a
-    /// registry of this version; [`RegistryError::OtherLayout`] if [`layout`](Self::layout) was given and differs.
+    /// [`RegistryError::NotFound`]; [`RegistryError::Damaged`], [`RegistryError::Older`] or [`RegistryError::Newer`] if what
+    /// is pinned is not a registry of this version; [`RegistryError::OtherLayout`] if [`layout`](Self::layout) was given and differs.
     pub fn open(&self) -> Result<Registry, RegistryError> {
         let registry = self.connect()?;
         if let Some(wanted) = self.layout.filter(|wanted| *wanted != registry.layout()) {
@@ -238,7 +244,8 @@ impl RegistryOptions {
         // No key is registered and no loader checks its binding while this is held.
         let lock = DirLock::exclusive(&dir).map_err(io_error("lock", &dir))?;
         if !force {
-            self.refuse_if_used(&dir, &lock)?;
+            let registry = self.connect()?;
+            self.refuse_if_used(&dir, registry.id(), || Ok(registry.snapshot_locked(&lock)?.keys))?;
         }
         let old = parent.join("_old");
         clear(&old)?;
@@ -248,13 +255,18 @@ impl RegistryOptions {
         Ok(())
     }
 
-    fn refuse_if_used(&self, dir: &Path, lock: &DirLock) -> Result<(), RegistryError> {
-        let registry = self.connect()?;
+    /// Refuses if anything needs the registry with this id and these keys.
+    pub(super) fn refuse_if_used(
+        &self,
+        dir: &Path,
+        id: u64,
+        keys: impl FnOnce() -> Result<Vec<KeyEntry>, RegistryError>,
+    ) -> Result<(), RegistryError> {
         if exists(&dir.join(SOCKETS))? {
             return Err(RegistryError::SocketsAttached { registry: self.name.clone() });
         }
-        let keys = registry.snapshot_locked(lock)?.keys;
-        let programs = users::scan(registry.id()).map_err(|source| RegistryError::Programs { source })?;
+        let keys = keys()?;
+        let programs = users::scan(id).map_err(|source| RegistryError::Programs { source })?;
         if !programs.is_empty() {
             return Err(RegistryError::RegistryInUse {
                 registry: self.name.clone(),
@@ -276,7 +288,7 @@ impl RegistryOptions {
     }
 }
 
-fn new_header(name: &RegistryName, layout: Layout) -> Result<Header, RegistryError> {
+pub(super) fn new_header(name: &RegistryName, layout: Layout) -> Result<Header, RegistryError> {
     Ok(Header {
         layout,
         id: random()?,
@@ -310,12 +322,12 @@ fn exists(path: &Path) -> Result<bool, RegistryError> {
 }
 
 /// Makes a directory for root only; one that is there is fine.
-fn make_dir(path: &Path) -> Result<(), RegistryError> {
+pub(super) fn make_dir(path: &Path) -> Result<(), RegistryError> {
     bpffs::make_dir(path).map_err(io_error("make the directory", path))
 }
 
 /// Removes a directory with all it holds; none is fine.
-fn clear(path: &Path) -> Result<(), RegistryError> {
+pub(super) fn clear(path: &Path) -> Result<(), RegistryError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(io_error("clear away", path)),

@@ -1,7 +1,7 @@
 //! The records in the registry's pinned maps, byte for byte. Native-endian; all lengths are fixed by [`VERSION`].
 //!
 //! Reading and updating an array map from user space is a plain memory copy in the kernel (`copy_map_value`), which
-//! another process's copy may overlap. [`State`] and key records therefore end in a checksum: what does not match it
+//! another process's copy may overlap. [`Header`], [`State`] and key records therefore end in a checksum: what does not match it
 //! was caught in the middle of an update, or is damaged.
 
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use packet_traits_core::{Key, KeyName, KeyType, Layout, Merge, Nonces, Region};
 
 use super::{
     allocate::{DISTANCE_COUNT, Stamps},
-    entry::{DESCRIPTION_LEN_MAX, Description, KeyEntry, Owner},
+    entry::{DESCRIPTION_LEN_MAX, Description, KeyEntry, KeySpec, Owner},
     utc,
 };
 use packet_traits_core::layout::KEY_COUNT;
@@ -19,7 +19,10 @@ use packet_traits_core::layout::KEY_COUNT;
 pub(super) const MAGIC: [u8; 8] = *b"PTRREGS\0";
 
 /// Version of the whole format: maps, sizes and meanings.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
+
+/// The version before: its areas have no stamps, tags and checks, and its header no checksum.
+pub(super) const OLD_VERSION: u32 = 1;
 
 /// Bytes of the header record that every version has: magic, version.
 pub(super) const PREFIX_LEN: usize = 12;
@@ -36,7 +39,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) const LEN: usize = PREFIX_LEN + 4 + 4 + 4 + 8 + 8 + 8 + 8 + 32;
+    pub(super) const LEN: usize = PREFIX_LEN + 4 + 4 + 4 + 8 + 8 + 8 + 8 + 32 + 8;
 
     pub(super) fn encode(&self) -> [u8; Self::LEN] {
         let mut raw = Writer::new();
@@ -50,7 +53,7 @@ impl Header {
         raw.put(&self.nonces.packet.to_ne_bytes());
         raw.put(&utc::nanos(self.created_at).to_ne_bytes());
         raw.put(&self.name);
-        raw.finish()
+        raw.finish_with_checksum()
     }
 
     /// Magic and version, which [`PREFIX_LEN`] bytes of any version's header begin with.
@@ -61,7 +64,8 @@ impl Header {
 
     /// Reads the rest; magic and version are already checked.
     pub(super) fn decode(raw: &[u8; Self::LEN]) -> Result<Header, String> {
-        let mut raw = Reader(&raw[PREFIX_LEN..]);
+        let body = checked(raw).ok_or("its checksum does not match")?;
+        let mut raw = Reader(&body[PREFIX_LEN..]);
         let (flow, packet) = (raw.u32(), raw.u32());
         let layout = Layout::new(flow as usize, packet as usize).map_err(|e| format!("it describes {e}"))?;
         let [_, _, _, _] = raw.take();
@@ -117,25 +121,81 @@ pub(super) fn encode_key(entry: &KeyEntry) -> [u8; KEY_LEN] {
     raw.finish_with_checksum()
 }
 
+/// A key record, taken apart.
+struct KeyRecord {
+    name: KeyName,
+    key_type: KeyType,
+    merge: Merge,
+    description: Description,
+    owner: Owner,
+    generation: u64,
+    registered_at: SystemTime,
+    size: usize,
+    distance: usize,
+}
+
+impl KeyRecord {
+    fn decode(raw: &[u8; KEY_LEN]) -> Result<KeyRecord, String> {
+        let mut raw = Reader(checked(raw).ok_or("its checksum does not match")?);
+        let name = KeyName::from_padded(&raw.take()).map_err(|e| e.to_string())?;
+        let description: [u8; DESCRIPTION_LEN_MAX + 1] = raw.take();
+        let description = Description::new(&text(&description)).map_err(|e| e.to_string())?;
+        let [type_code, merge_code, size, distance] = raw.take();
+        let key_type = KeyType::from_code(type_code).ok_or_else(|| format!("type code {type_code} is unknown"))?;
+        let merge = Merge::from_code(merge_code).ok_or_else(|| format!("merge code {merge_code} is unknown"))?;
+        let uid = raw.u32();
+        let generation = raw.u64();
+        let registered_at = utc::from_nanos(raw.u64());
+        let comm: [u8; 16] = raw.take();
+        let comm = text(&comm).replace(char::is_control, "?");
+        Ok(KeyRecord {
+            name,
+            key_type,
+            merge,
+            description,
+            owner: Owner { comm, uid },
+            generation,
+            registered_at,
+            size: size.into(),
+            distance: distance.into(),
+        })
+    }
+}
+
 /// The key with this number, or what is wrong with its record.
 pub(super) fn decode_key(number: usize, layout: Layout, raw: &[u8; KEY_LEN]) -> Result<KeyEntry, String> {
-    let mut raw = Reader(checked(raw).ok_or("its checksum does not match")?);
-    let name = KeyName::from_padded(&raw.take()).map_err(|e| e.to_string())?;
-    let description: [u8; DESCRIPTION_LEN_MAX + 1] = raw.take();
-    let description = Description::new(&text(&description)).map_err(|e| e.to_string())?;
-    let [type_code, merge_code, size, distance] = raw.take();
-    let key_type = KeyType::from_code(type_code).ok_or_else(|| format!("type code {type_code} is unknown"))?;
-    let merge = Merge::from_code(merge_code).ok_or_else(|| format!("merge code {merge_code} is unknown"))?;
+    let KeyRecord { name, key_type, merge, description, owner, generation, registered_at, size, distance } =
+        KeyRecord::decode(raw)?;
     let key = layout
-        .slot(merge.region(), size.into(), distance.into())
+        .slot(merge.region(), size, distance)
         .and_then(|slot| Key::new(number, name, key_type, slot))
         .ok_or_else(|| format!("{size} bytes at distance {distance} are no place for a {key_type} in this layout"))?;
-    let uid = raw.u32();
-    let generation = raw.u64();
-    let registered_at = utc::from_nanos(raw.u64());
-    let comm: [u8; 16] = raw.take();
-    let comm = text(&comm).replace(char::is_control, "?");
-    Ok(KeyEntry { key, merge, description, owner: Owner { comm, uid }, generation, registered_at })
+    Ok(KeyEntry { key, merge, description, owner, generation, registered_at })
+}
+
+/// What a header of [`OLD_VERSION`] says.
+pub(super) struct OldHeader {
+    pub(super) id: u64,
+    /// Bytes for values in the flow and in the packet region.
+    pub(super) slot_space: [usize; 2],
+}
+
+impl OldHeader {
+    pub(super) const LEN: usize = Header::LEN - 8;
+
+    pub(super) fn decode(raw: &[u8; Self::LEN]) -> OldHeader {
+        const FOOTER: usize = 16;
+        let mut raw = Reader(&raw[PREFIX_LEN..]);
+        let slot_space = [raw.u32(), raw.u32()].map(|len| (len as usize).saturating_sub(FOOTER));
+        let [_, _, _, _] = raw.take();
+        OldHeader { id: raw.u64(), slot_space }
+    }
+}
+
+/// A key as a record of [`OLD_VERSION`] has it, but for its place.
+pub(super) fn old_key(raw: &[u8; KEY_LEN]) -> Result<KeySpec, String> {
+    let record = KeyRecord::decode(raw)?;
+    Ok(KeySpec::new(record.name, record.key_type).merge(record.merge).description(record.description))
 }
 
 /// Bytes of the record of [`Stamps`].
@@ -234,7 +294,7 @@ mod tests {
     use super::*;
 
     fn entry() -> KeyEntry {
-        let slot = Layout::DEFAULT.slot(Region::Packet, 8, 96).unwrap();
+        let slot = Layout::DEFAULT.slot(Region::Packet, 8, 104).unwrap();
         KeyEntry {
             key: Key::new(5, KeyName::new("flow_id").unwrap(), KeyType::U64, slot).unwrap(),
             merge: Merge::KeepFirst,
@@ -281,7 +341,7 @@ mod tests {
             raw[byte] ^= 1;
             assert!(decode_key(5, Layout::DEFAULT, &raw).is_err(), "byte {byte}");
         }
-        let elsewhere = Layout::new(64, 16).unwrap();
+        let elsewhere = Layout::new(64, 32).unwrap();
         assert!(decode_key(5, elsewhere, &encode_key(&entry())).unwrap_err().contains("no place"));
     }
 }

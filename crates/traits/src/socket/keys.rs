@@ -176,15 +176,15 @@ pub(super) mod tests {
         }
     }
 
-    /// A layout of 64 and 44 bytes: the slots of the packet region have 28 bytes of 32 in the values.
+    /// A layout of 64 and 64 bytes: 40 and 32 of them are for values.
     fn state() -> traits_receive {
-        traits_receive { traits_len: 16 + 48 + 32, flow_len: 64, packet_len: 44, ..Default::default() }
+        traits_receive { traits_len: 16 + 40 + 32, flow_len: 64, packet_len: 64, ..Default::default() }
     }
 
     fn table() -> Vec<traits_key> {
         vec![
-            raw(9, "hop", KeyType::U16, Merge::KeepFirst, 80 - 2, 80 + 2),
-            raw(0, "tenant", KeyType::U32, Merge::Block, 48 - 4, 16 + 4),
+            raw(9, "hop", KeyType::U16, Merge::KeepFirst, 72 - 2, 96 + 2),
+            raw(0, "tenant", KeyType::U32, Merge::Block, 40 - 4, 24 + 4),
             raw(63, "seen", KeyType::Flag, Merge::KeepFirst, 0, 0),
             raw(2, "flow_id", KeyType::U64, Merge::Block, 0, 64),
         ]
@@ -198,10 +198,10 @@ pub(super) mod tests {
     #[test]
     fn keys_are_found_by_name_and_number() {
         let keys = keys();
-        assert_eq!(keys.layout(), Layout::new(64, 44).unwrap());
+        assert_eq!(keys.layout(), Layout::new(64, 64).unwrap());
         assert_eq!(keys.iter().map(Key::number).collect::<Vec<_>>(), [0, 2, 9, 63]);
         assert_eq!(keys.get("hop"), keys.numbered(9));
-        assert_eq!(keys.get("hop").unwrap().slot().distance(), 82);
+        assert_eq!(keys.get("hop").unwrap().slot().distance(), 98);
         assert_eq!((keys.get("nobody"), keys.numbered(1)), (None, None));
         assert_eq!(keys.typed::<u32>("tenant").unwrap().key().number(), 0);
     }
@@ -227,7 +227,7 @@ pub(super) mod tests {
             change(&mut key);
             refused(&state(), &[key])
         };
-        assert!(change(|key| key.offset = 40).contains("said to be at 40, not 44"));
+        assert!(change(|key| key.offset = 40).contains("said to be at 40, not 36"));
         assert!(change(|key| key.distance = 18).contains("no place"));
         assert!(change(|key| key.key_type = 99).contains("unknown type 99"));
         assert!(change(|key| key.key_type = KeyType::U64 as u8).contains("of type u64"));

@@ -1,7 +1,6 @@
 //! Where a key's value lies among the values that the socket options give: [`traits::values`](super::abi::traits).
 //!
-//! They are the slots of the flow region and then those of the packet region, both without their footers. The packet
-//! region's part is a multiple of 8 bytes; a region that is not ends where its part ends.
+//! They are the slots of the flow region and then those of the packet region, both without their footers.
 
 use std::ops::Range;
 
@@ -9,16 +8,10 @@ use crate::core::{Layout, Region, Slot};
 
 use super::abi::TRAITS_HEADER_LEN;
 
-/// Bytes of the part that a region's slots have.
-#[inline]
-const fn part_len(layout: &Layout, region: Region) -> usize {
-    layout.slot_space(region).next_multiple_of(8)
-}
-
 /// Bytes of a [`traits`](super::abi::traits) that are used with a layout, header included. A multiple of 8.
 #[inline]
 pub(super) const fn traits_len(layout: &Layout) -> usize {
-    TRAITS_HEADER_LEN + part_len(layout, Region::Flow) + part_len(layout, Region::Packet)
+    TRAITS_HEADER_LEN + layout.slot_space(Region::Flow) + layout.slot_space(Region::Packet)
 }
 
 /// Where a slot's value lies in the values. `None` if it is not a slot of this layout.
@@ -32,8 +25,8 @@ pub(super) fn range(layout: &Layout, slot: Slot) -> Option<Range<usize>> {
     let slots_end =
         layout.region_end(slot.region()) + layout.region_len(slot.region()) - layout.slot_space(slot.region());
     let part_end = match slot.region() {
-        Region::Flow => part_len(layout, Region::Flow),
-        Region::Packet => part_len(layout, Region::Flow) + part_len(layout, Region::Packet),
+        Region::Flow => layout.slot_space(Region::Flow),
+        Region::Packet => layout.slot_space(Region::Flow) + layout.slot_space(Region::Packet),
     };
     let start = part_end + slots_end - slot.distance();
     Some(start..start + slot.size())
@@ -53,8 +46,8 @@ mod tests {
         let mut slots = 0;
         for layout in layouts() {
             let (flow_len, packet_len) = (layout.region_len(Region::Flow), layout.region_len(Region::Packet));
-            let flow = flow_len - 16;
-            let packet = if packet_len == 0 { 0 } else { (packet_len - 16).next_multiple_of(8) };
+            let flow = flow_len - if packet_len == 0 { 16 } else { 24 };
+            let packet = if packet_len == 0 { 0 } else { packet_len - 32 };
             assert_eq!(traits_len(&layout), 16 + flow + packet);
             assert!(flow + packet <= TRAITS_VALUES_MAX);
             for size in [1, 2, 4, 8, 16] {
@@ -65,7 +58,7 @@ mod tests {
                     slots += 1;
                 }
                 for slot in layout.places(Region::Packet, size) {
-                    let start = flow + packet + 16 + flow_len - slot.distance();
+                    let start = flow + packet + 32 + flow_len - slot.distance();
                     assert_eq!(range(&layout, slot), Some(start..start + size));
                     assert!(start >= flow && start + size <= flow + packet);
                     slots += 1;

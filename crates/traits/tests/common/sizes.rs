@@ -36,7 +36,7 @@ pub const LAYOUTS: [(usize, usize, Merge, Merge); 6] = [
     (64, 64, Merge::KeepFirst, Merge::KeepFirst),
     (64, 64, Merge::KeepFirst, Merge::Block),
     (64, 64, Merge::Block, Merge::KeepFirst),
-    (64, 20, Merge::KeepFirst, Merge::Block),
+    (64, 40, Merge::KeepFirst, Merge::Block),
     (64, 0, Merge::Block, Merge::Block),
     (216, 0, Merge::Block, Merge::Block),
 ];

@@ -13,10 +13,10 @@ use libbpf_rs::RingBufferBuilder;
 use packet_traits::{
     attach::{Attachment, Direction, XdpMode},
     bind::LoadedObject,
-    core::{KeyType, Merge, layout::FOOTER_LEN},
+    core::{KeyType, Merge, Region},
     socket::programs::{AttachOptions, SocketPrograms},
 };
-use packet_traits_lab::{Cgroup, Family, KernelFeature, Pair, RECV_TIMEOUT, VethOptions, udp_socket};
+use packet_traits_lab::{Cgroup, Family, Pair, RECV_TIMEOUT, VethOptions, udp_socket};
 
 use super::{Keys, Lab, TEST_PORT, attach_tc, attach_xdp, record::global, sockopt};
 
@@ -176,7 +176,8 @@ impl SocketLab {
 
     /// Bytes of a datagram's values: the regions without their footers.
     pub fn values_len(&self) -> usize {
-        self.lab.registry.layout().area_len() - if KernelFeature::LongMetadata.is_here() { 2 } else { 1 } * FOOTER_LEN
+        let layout = self.lab.registry.layout();
+        layout.slot_space(Region::Flow) + layout.slot_space(Region::Packet)
     }
 
     /// How many UDP sockets receive traits: places are taken by RCV_TRAITS and given back when the socket is closed.

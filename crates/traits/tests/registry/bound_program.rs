@@ -39,13 +39,13 @@ impl BoundProgram {
 fn area(registry: &Registry) -> Vec<u8> {
     let (layout, nonces) = (registry.layout(), registry.nonces());
     let mut raw = b"PTRAREA\0".to_vec();
-    for word in [1, layout.area_len(), layout.region_len(Region::Flow), layout.region_len(Region::Packet)] {
+    for word in [2, layout.area_len(), layout.region_len(Region::Flow), layout.region_len(Region::Packet)] {
         raw.extend((word as u32).to_ne_bytes());
     }
     for word in [nonces.flow, nonces.packet, registry.id()] {
         raw.extend(word.to_ne_bytes());
     }
-    raw.extend([0; 16]);
+    raw.extend([0; 48]);
     raw
 }
 

@@ -57,7 +57,7 @@ fn dying_writers_leave_a_whole_table() {
     if let (Some(bpffs), Ok(which)) = (env::var_os(BPFFS), env::var(WRITER)) {
         return write(&Registry::options().bpffs(bpffs).open().unwrap(), &which);
     }
-    let Some((_bpffs, registry)) = registry(104, 112) else { return };
+    let Some((_bpffs, registry)) = registry(80, 80) else { return };
     let permanent = permanent().map(|spec| registry.register(&spec).unwrap());
     let stop = AtomicBool::new(false);
     let reads = AtomicU64::new(0);

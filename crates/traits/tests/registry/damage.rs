@@ -18,7 +18,7 @@ use packet_traits_lab::Bpffs;
 use super::{bound_program, options, registry, spec};
 
 /// What every pin holds, byte for byte; of what is not a map, only that it is there.
-fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let read = |path: &Path| {
         let map = MapHandle::from_pinned_path(path).ok()?;
         let entries = (0..map.max_entries().min(64)).map(|i| map.lookup(&i.to_ne_bytes(), MapFlags::ANY));
@@ -33,7 +33,7 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// A registry with a key in it, spoilt by `spoil`. Every way to use it must fail as `expected` says.
 fn refused(spoil: impl FnOnce(&Registry), expected: impl Fn(&RegistryError) -> bool) {
-    let Some((bpffs, registry)) = registry(64, 64) else { return };
+    let Some((bpffs, registry)) = registry(48, 48) else { return };
     registry.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
     spoil(&registry);
     let before = contents(registry.dir());
@@ -66,14 +66,14 @@ fn damaged(pin: &'static str, what: &'static str) -> impl Fn(&RegistryError) -> 
     }
 }
 
-fn update(registry: &Registry, pin: &str, index: u32, change: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn update(registry: &Registry, pin: &str, index: u32, change: impl FnOnce(&mut Vec<u8>)) {
     let map = MapHandle::from_pinned_path(registry.dir().join(pin)).unwrap();
     let mut value = map.lookup(&index.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
     change(&mut value);
     map.update(&index.to_ne_bytes(), &value, MapFlags::ANY).unwrap();
 }
 
-fn replace(registry: &Registry, pin: &str, kind: MapType, key_size: u32, value_size: u32, entries: u32) {
+pub(super) fn replace(registry: &Registry, pin: &str, kind: MapType, key_size: u32, value_size: u32, entries: u32) {
     let path = registry.dir().join(pin);
     fs::remove_file(&path).unwrap();
     let opts = libbpf_sys::bpf_map_create_opts {
@@ -86,8 +86,8 @@ fn replace(registry: &Registry, pin: &str, kind: MapType, key_size: u32, value_s
 #[test]
 fn a_newer_version_is_refused() {
     refused(
-        |registry| update(registry, "header", 0, |value| value[8..12].copy_from_slice(&2u32.to_ne_bytes())),
-        |error| matches!(error, RegistryError::Newer { found: 2, known: 1, .. }),
+        |registry| update(registry, "header", 0, |value| value[8..12].copy_from_slice(&3u32.to_ne_bytes())),
+        |error| matches!(error, RegistryError::Newer { found: 3, known: 2, .. }),
     );
 }
 
@@ -106,8 +106,19 @@ fn a_newer_version_is_told_whatever_its_sizes() {
 #[test]
 fn a_foreign_header_is_refused() {
     refused(|r| update(r, "header", 0, |value| value[0] ^= 1), damaged("header", "does not begin"));
-    refused(|r| update(r, "header", 0, |value| value[12] = 3), damaged("header", "flow region of 3 bytes"));
-    refused(|r| update(r, "header", 0, |value| value[32..48].fill(0)), damaged("header", "nonces"));
+    refused(|r| update(r, "header", 0, |value| value[12] = 3), damaged("header", "checksum"));
+    refused(|r| update(r, "header", 0, |value| value[32..48].fill(0)), damaged("header", "checksum"));
+}
+
+#[test]
+fn an_earlier_version_is_told_with_what_to_do() {
+    refused(
+        |registry| update(registry, "header", 0, |value| value[8..12].copy_from_slice(&1u32.to_ne_bytes())),
+        |error| {
+            matches!(error, RegistryError::Older { found: 1, .. })
+                && error.to_string().contains("traits registry migrate")
+        },
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{name, options, registry, spec};
 
 #[test]
 fn registering_again_gives_the_same_key() {
-    let Some((bpffs, registry)) = registry(64, 64) else { return };
+    let Some((bpffs, registry)) = registry(48, 48) else { return };
     let tenant = spec("tenant", KeyType::U32, Merge::Block).description(Description::new("who pays").unwrap());
     let first = registry.register(&tenant).unwrap();
     let again = registry.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
@@ -30,7 +30,7 @@ fn registering_again_gives_the_same_key() {
 
 #[test]
 fn another_spec_is_refused_and_names_the_holder() {
-    let Some((_bpffs, registry)) = registry(64, 64) else { return };
+    let Some((_bpffs, registry)) = registry(48, 48) else { return };
     let held = registry.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
     for other in [spec("tenant", KeyType::U64, Merge::Block), spec("tenant", KeyType::U32, Merge::KeepFirst)] {
         let error = registry.register(&other).unwrap_err();
@@ -46,7 +46,7 @@ fn another_spec_is_refused_and_names_the_holder() {
 
 #[test]
 fn a_full_region_lists_who_holds_what() {
-    let Some((_bpffs, registry)) = registry(32, 32) else { return };
+    let Some((_bpffs, registry)) = registry(16, 16) else { return };
     registry.register(&spec("first", KeyType::U64, Merge::Block)).unwrap();
     registry.register(&spec("second", KeyType::U32, Merge::Block)).unwrap();
     registry.register(&spec("other-region", KeyType::U64, Merge::KeepFirst)).unwrap();
@@ -62,7 +62,7 @@ fn a_full_region_lists_who_holds_what() {
 
 #[test]
 fn a_registry_without_a_packet_region_has_no_keep_first_keys() {
-    let Some((_bpffs, registry)) = registry(64, 0) else { return };
+    let Some((_bpffs, registry)) = registry(48, 0) else { return };
     for key_type in [KeyType::U8, KeyType::Flag] {
         let error = registry.register(&spec("key", key_type, Merge::KeepFirst)).unwrap_err();
         assert!(matches!(error, RegistryError::RegionFull { space: 0, .. }), "{error:?}");
@@ -73,7 +73,7 @@ fn a_registry_without_a_packet_region_has_no_keep_first_keys() {
 
 #[test]
 fn no_larger_area_is_advised_than_the_kernel_takes() {
-    let Some((_bpffs, registry)) = registry(32, 0) else { return };
+    let Some((_bpffs, registry)) = registry(16, 0) else { return };
     registry.register(&spec("holder", KeyType::Uuid, Merge::Block)).unwrap();
     for (merge, region) in [(Merge::Block, "flow"), (Merge::KeepFirst, "packet")] {
         let text = registry.register(&spec("key", KeyType::U32, merge)).unwrap_err().to_string();
@@ -87,7 +87,7 @@ fn no_larger_area_is_advised_than_the_kernel_takes() {
 
 #[test]
 fn the_sixty_fifth_key_is_refused_with_a_list() {
-    let Some((_bpffs, registry)) = registry(64, 64) else { return };
+    let Some((_bpffs, registry)) = registry(48, 48) else { return };
     for i in 0..64 {
         let entry = registry.register(&spec(&format!("flag{i}"), KeyType::Flag, Merge::Block)).unwrap();
         assert_eq!(entry.key.number(), i);
@@ -104,7 +104,7 @@ fn the_sixty_fifth_key_is_refused_with_a_list() {
 
 #[test]
 fn slots_lie_in_the_region_of_their_policy_and_never_overlap() {
-    let Some((_bpffs, registry)) = registry(104, 112) else { return };
+    let Some((_bpffs, registry)) = registry(80, 80) else { return };
     for (i, key_type) in KeyType::ALL.into_iter().enumerate() {
         for merge in Merge::ALL {
             let key = spec(&format!("k{i}-{merge}"), key_type, merge);
@@ -123,7 +123,7 @@ fn slots_lie_in_the_region_of_their_policy_and_never_overlap() {
 
 #[test]
 fn a_freed_key_is_reused_last() {
-    let Some((_bpffs, registry)) = registry(48, 0) else { return };
+    let Some((_bpffs, registry)) = registry(32, 0) else { return };
     let add = |key: &str| registry.register(&spec(key, KeyType::U64, Merge::Block)).unwrap();
     let place = |key: &packet_traits::registry::KeyEntry| (key.key.number(), key.key.slot().distance());
     let (a, b) = (add("a"), add("b"));
@@ -146,7 +146,7 @@ fn a_freed_key_is_reused_last() {
 
 #[test]
 fn a_key_that_is_gone_is_no_longer_valid() {
-    let Some((bpffs, registry)) = registry(64, 64) else { return };
+    let Some((bpffs, registry)) = registry(48, 48) else { return };
     let tenant = registry.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
     let bound = [(tenant.key.number(), tenant.generation)];
     assert!(registry.still_valid(&bound).unwrap());
@@ -169,7 +169,7 @@ fn a_key_that_is_gone_is_no_longer_valid() {
 
 #[test]
 fn keys_for_something_that_fails_are_taken_back() {
-    let Some((_bpffs, registry)) = registry(32, 32) else { return };
+    let Some((_bpffs, registry)) = registry(16, 16) else { return };
     let before = registry.register(&spec("before", KeyType::U64, Merge::Block)).unwrap();
     let wanted = [spec("new", KeyType::U32, Merge::Block), spec("before", KeyType::U64, Merge::Block)];
     let keys = registry.register_provisionally(&wanted).unwrap();

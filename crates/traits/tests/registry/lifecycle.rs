@@ -20,7 +20,7 @@ fn a_registry_keeps_what_it_was_created_with() {
     assert!(matches!(error, RegistryError::NotFound { .. }), "{error}");
     assert!(error.to_string().contains("traits registry create default"), "{error}");
 
-    let (flow, packet) = if KernelFeature::LongMetadata.is_here() { (96, 32) } else { (32, 0) };
+    let (flow, packet) = if KernelFeature::LongMetadata.is_here() { (96, 40) } else { (32, 0) };
     let layout = Layout::new(flow, packet).unwrap();
     let made = options(&bpffs).layout(layout).create().unwrap();
     let opened = options(&bpffs).open().unwrap();
@@ -36,7 +36,7 @@ fn a_registry_keeps_what_it_was_created_with() {
 
 #[test]
 fn registries_of_other_names_are_separate() {
-    let Some((bpffs, first)) = registry(64, 64) else { return };
+    let Some((bpffs, first)) = registry(48, 48) else { return };
     let second = options(&bpffs).name(registry_name("lab-2")).open_or_create().unwrap();
     assert_ne!(first.id(), second.id());
     assert_ne!(first.nonces(), second.nonces());
@@ -54,15 +54,15 @@ fn an_oversize_area_must_be_asked_for() {
     if !kernel_has(KernelFeature::LongMetadata) {
         return;
     }
-    let oversize = options(&bpffs).layout(Layout::new(128, 92).unwrap());
-    assert!(matches!(oversize.create(), Err(RegistryError::Oversize { area_len: 220, .. })));
+    let oversize = options(&bpffs).layout(Layout::new(128, 96).unwrap());
+    assert!(matches!(oversize.create(), Err(RegistryError::Oversize { area_len: 224, .. })));
     assert!(matches!(oversize.open(), Err(RegistryError::NotFound { .. })));
-    assert_eq!(oversize.allow_oversize(true).create().unwrap().layout().area_len(), 220);
+    assert_eq!(oversize.allow_oversize(true).create().unwrap().layout().area_len(), 224);
 }
 
 #[test]
 fn what_a_killed_creator_left_is_cleared() {
-    let Some((bpffs, _)) = registry(64, 64) else { return };
+    let Some((bpffs, _)) = registry(48, 48) else { return };
     let parent = bpffs.path().join("packet_traits");
     for left in ["_new", "_old"] {
         let dir = options(&bpffs).name(registry_name("half")).create().unwrap().dir().to_owned();
@@ -78,7 +78,7 @@ fn what_a_killed_creator_left_is_cleared() {
 
 #[test]
 fn what_others_pinned_is_not_removed_unasked() {
-    let Some((bpffs, registry)) = registry(64, 64) else { return };
+    let Some((bpffs, registry)) = registry(48, 48) else { return };
     fs::create_dir_all(registry.dir().join("links/eth0")).unwrap();
     let error = options(&bpffs).remove(false).unwrap_err();
     assert_eq!(error.errno(), libc::ENOTEMPTY);
@@ -90,10 +90,10 @@ fn what_others_pinned_is_not_removed_unasked() {
 
 #[test]
 fn anchors_are_what_programs_published() {
-    let Some((_bpffs, registry)) = registry(64, 64) else { return };
+    let Some((_bpffs, registry)) = registry(48, 48) else { return };
     assert_eq!(registry.anchors().unwrap(), [0; 16]);
     let map = registry.anchors_map();
-    assert_eq!((map.name().to_str(), map.value_size(), map.max_entries()), (Some("pt_anchors"), 64, 1));
+    assert_eq!((map.name().to_str(), map.value_size(), map.max_entries()), (Some("pt_anchors"), 64, 513));
     let mut published = [0u32; 16];
     published[..2].copy_from_slice(&[256, 192]);
     let value: Vec<u8> = published.into_iter().flat_map(u32::to_ne_bytes).collect();

@@ -5,6 +5,7 @@ mod concurrency;
 mod damage;
 mod keys;
 mod lifecycle;
+mod migrate;
 mod users;
 
 use packet_traits::{
@@ -32,14 +33,15 @@ fn options(bpffs: &Bpffs) -> RegistryOptions {
     Registry::options().bpffs(bpffs.path())
 }
 
-/// A bpffs and a registry on it with regions of these sizes; `None` if kernel tests are switched off, or the kernel has no
+/// A bpffs and a registry on it whose regions have room for so many bytes of values; `None` if kernel tests are switched off, or the kernel has no
 /// room for it.
 fn registry(flow: usize, packet: usize) -> Option<(Bpffs, Registry)> {
     let bpffs = bpffs()?;
-    if flow + packet > SHORT && !kernel_has(KernelFeature::LongMetadata) {
+    let layout = Layout::for_slot_space(flow, packet).unwrap();
+    if layout.area_len() > SHORT && !kernel_has(KernelFeature::LongMetadata) {
         return None;
     }
-    let registry = options(&bpffs).layout(Layout::new(flow, packet).unwrap()).create().unwrap();
+    let registry = options(&bpffs).layout(layout).create().unwrap();
     Some((bpffs, registry))
 }
 

@@ -11,7 +11,7 @@ use super::{bound_program::BoundProgram, name, options, registry, registry_name,
 
 #[test]
 fn a_key_of_a_loaded_program_is_not_given_up() {
-    let Some((_bpffs, registry)) = registry(64, 64) else { return };
+    let Some((_bpffs, registry)) = registry(48, 48) else { return };
     let tenant = registry.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
     registry.register(&spec("unused", KeyType::U32, Merge::Block)).unwrap();
     assert_eq!(registry.programs().unwrap(), []);
@@ -41,7 +41,7 @@ fn a_key_of_a_loaded_program_is_not_given_up() {
 
 #[test]
 fn a_program_with_the_slot_table_uses_every_key_in_it() {
-    let Some((_bpffs, registry)) = registry(64, 64) else { return };
+    let Some((_bpffs, registry)) = registry(48, 48) else { return };
     let inside = registry.register(&spec("inside", KeyType::U32, Merge::Block)).unwrap();
     registry.register(&spec("outside", KeyType::U32, Merge::Block)).unwrap();
     let _program = BoundProgram::load(&registry, &[], Some(inside.key.bit()));
@@ -51,7 +51,7 @@ fn a_program_with_the_slot_table_uses_every_key_in_it() {
 
 #[test]
 fn a_program_of_an_earlier_generation_uses_nothing() {
-    let Some((_bpffs, registry)) = registry(64, 64) else { return };
+    let Some((_bpffs, registry)) = registry(48, 48) else { return };
     let old = registry.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
     let _program = BoundProgram::load(&registry, &[&old], None);
     registry.unregister(&name("tenant"), true).unwrap();
@@ -66,7 +66,7 @@ fn a_program_of_an_earlier_generation_uses_nothing() {
 
 #[test]
 fn programs_of_another_registry_do_not_count() {
-    let Some((bpffs, mine)) = registry(64, 64) else { return };
+    let Some((bpffs, mine)) = registry(48, 48) else { return };
     let other = options(&bpffs).name(registry_name("other")).create().unwrap();
     mine.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
     let theirs = other.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
@@ -78,7 +78,7 @@ fn programs_of_another_registry_do_not_count() {
 
 #[test]
 fn a_registry_with_bound_programs_is_not_removed_unasked() {
-    let Some((bpffs, registry)) = registry(64, 64) else { return };
+    let Some((bpffs, registry)) = registry(48, 48) else { return };
     let program = BoundProgram::load(&registry, &[], None);
     let error = options(&bpffs).remove(false).unwrap_err();
     assert_eq!(error.errno(), libc::EBUSY);

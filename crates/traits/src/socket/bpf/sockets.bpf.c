@@ -233,8 +233,8 @@ struct bpf_sockopt_kern___pt {
 
 #define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___pt, field)
 
-#define FLOW_WORDS ((trait_area.flow_len - 16) / 8)
-#define PACKET_WORDS (trait_area.packet_len ? (trait_area.packet_len - 16 + 7) / 8 : 0)
+#define FLOW_WORDS ((trait_area.flow_len - __TRAIT_FLOW_FOOTER) / 8)
+#define PACKET_WORDS (trait_area.packet_len ? (trait_area.packet_len - __TRAIT_PACKET_FOOTER) / 8 : 0)
 #define VALUE_WORDS (FLOW_WORDS + PACKET_WORDS)
 #define TRAITS_LEN (TRAITS_HEADER_LEN + 8 * VALUE_WORDS)
 #define SLOT_LEN ((16 + TRAITS_LEN + 63) & ~63u)
@@ -268,12 +268,9 @@ static __always_inline void copy_values(const struct trait_view *view, __u64 *wo
 	copy_kernel(word, view->flow_end - trait_area.flow_len, FLOW_WORDS);
 	word += FLOW_WORDS;
 	if (view->packet_end)
-		copy_kernel(word, view->packet_end - 16 - 8 * PACKET_WORDS, PACKET_WORDS);
+		copy_kernel(word, view->packet_end - __TRAIT_PACKET_FOOTER - 8 * PACKET_WORDS, PACKET_WORDS);
 	else
 		zero_words(word, PACKET_WORDS);
-	/* a region of an odd number of 4 bytes: what is in front of it is not the packet's */
-	if (trait_area.packet_len & 4)
-		*(__u32 *)word = 0;
 }
 
 static __always_inline void copy_words(__u64 *to, const __u64 *from, __u32 words)
@@ -696,7 +693,8 @@ static __always_inline __u32 place_of(const struct key_record *record)
 {
 	__u32 of_packet = -(__u32)(record->merge == TRAIT_KEEP_FIRST), has_value = -(__u32)(record->size != 0);
 
-	return (trait_area.flow_len - record->distance + ((8 * VALUE_WORDS + 16) & of_packet)) & has_value;
+	return (trait_area.flow_len - record->distance + ((8 * VALUE_WORDS + __TRAIT_PACKET_FOOTER) & of_packet)) &
+	       has_value;
 }
 
 /* Where the value of a registered key is. Returns 0, or -EINVAL. */

@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_slot_has_room_for_the_layouts_values() {
-        for (flow, packet, len) in [(64, 64, 128), (64, 0, 128), (24, 0, 64), (24, 20, 64), (120, 96, 256)] {
+        for (flow, packet, len) in [(64, 80, 128), (64, 0, 128), (24, 0, 64), (32, 40, 64), (120, 96, 192)] {
             assert_eq!(slot_len(Layout::new(flow, packet).unwrap()), len, "{flow} + {packet}");
         }
     }
