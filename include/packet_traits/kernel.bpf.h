@@ -144,6 +144,8 @@ struct sk_buff___traits {
 	__u16 mac_header; /* 0xffff: unset (skb_mac_header_was_set) */
 	__u32 end; /* offset from head: 64-bit kernels (NET_SKBUFF_DATA_USES_OFFSET) */
 	unsigned char *head;
+	unsigned int len;
+	unsigned char *data;
 } __attribute__((preserve_access_index));
 
 #endif /* __PACKET_TRAITS_KERNEL_BPF_H */

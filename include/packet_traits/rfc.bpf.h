@@ -93,7 +93,7 @@ static __trait_outline int __trait_rfc_set(struct xdp_md *ctx, __u32 key, const 
 	if (!area)
 		return -ENOSPC;
 	/* the two regions apart: the verifier does not know which one it is */
-	if (merge == TRAIT_KEEP_FIRST) {
+	if (merge != TRAIT_BLOCK) {
 		if (!trait_area.packet_len)
 			return -ENOSPC;
 		return __trait_area_set(area, bit, 0, TRAIT_KEEP_FIRST, (void *)0, 0);
@@ -121,7 +121,7 @@ static __trait_outline int __trait_rfc_del(struct xdp_md *ctx, __u32 key)
 	if (!area)
 		return -ENOENT;
 	/* the two regions apart, as above */
-	if (merge != TRAIT_KEEP_FIRST)
+	if (merge == TRAIT_BLOCK)
 		err = __trait_area_del(area, bit, TRAIT_BLOCK);
 	else if (trait_area.packet_len)
 		err = __trait_area_del(area, bit, TRAIT_KEEP_FIRST);
@@ -140,6 +140,7 @@ struct __trait_rfc_place {
 	__u64 head;
 	__u64 at; /* the packet data as XDP left it */
 	__u32 meta_len;
+	_Bool merged; /* keys to discard are absent */
 };
 
 /*
@@ -156,12 +157,14 @@ static __trait_outline int __trait_rfc_get(const struct __trait_rfc_place *from,
 
 	if (!(trait_slots.mask & bit))
 		return -ENOENT;
+	if (slot->merge == TRAIT_DISCARD && from->merged)
+		return -ENOENT;
 	err = __trait_kernel_get(from->head, at, from->meta_len, bit, 0, slot->merge, (void *)0, 0);
 	if (err)
 		return err;
 	if (size < held)
 		return -ENOSPC;
-	if (slot->merge == TRAIT_KEEP_FIRST)
+	if (slot->merge != TRAIT_BLOCK)
 		at = __trait_packet_end(from->head, at, from->meta_len) + trait_area.flow_len;
 	switch (held) {
 	case 1:
@@ -219,18 +222,25 @@ static __always_inline int __trait_rfc_get_xdp(struct xdp_md *xdp, __u64 key, __
 	if (key >= TRAITS_KEY_COUNT)
 		return -EINVAL;
 	from.at = __trait_xdp_at(xdp, &from.head, &from.meta_len);
+	from.merged = 0;
 	return from.at ? __trait_rfc_get(&from, key, value, size) : -ENOENT;
 }
 
 static __always_inline int __trait_rfc_get_skb(struct __sk_buff *skb, __u64 key, __u64 *value, __u64 size)
 {
 	struct __trait_rfc_place from;
+	__u64 packet_end;
 
 	if (key >= TRAITS_KEY_COUNT)
 		return -EINVAL;
 	if (!trait_area.flow_nonce)
 		return -ENOENT;
 	from.at = __trait_skb_anchor(__trait_skb_of_tc(skb), &from.head, &from.meta_len);
+	from.merged = 0;
+	if (trait_area.discard && from.at) {
+		packet_end = __trait_packet_end(from.head, from.at, from.meta_len);
+		from.merged = !packet_end || !__trait_is_whole(__trait_skb_of_tc(skb), from.at, packet_end);
+	}
 	return from.at ? __trait_rfc_get(&from, key, value, size) : -ENOENT;
 }
 

@@ -248,7 +248,7 @@ static __always_inline __u32 __trait_sender_offset(const volatile struct trait_k
 {
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len;
 
-	if (merge != TRAIT_KEEP_FIRST)
+	if (merge == TRAIT_BLOCK)
 		return flow_len - key->dist;
 	return flow_len - __TRAIT_FLOW_FOOTER + packet_len + flow_len - key->dist;
 }

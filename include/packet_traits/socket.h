@@ -122,7 +122,7 @@ struct traits_key {
 	__u8 number;
 	__u8 type; /* enum traits_type */
 	__u8 size; /* bytes of a value; 0: a flag */
-	__u8 merge; /* 0 block, 1 keep-first */
+	__u8 merge; /* 0 block, 1 keep-first, 2 discard */
 	__u16 offset; /* of the value in traits.values */
 	__u16 distance; /* of the slot, in the packet's area: bytes back from the packet data */
 };

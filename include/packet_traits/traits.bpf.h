@@ -38,8 +38,10 @@
  *	TRAIT_KEY(name, type [, merge])			key `name` with a value of C type `type` (1, 2, 4, 8 or 16 bytes)
  *	TRAIT_KEY_NAMED(ident, "na-me", type [, merge])	the same where the key's name is not a C identifier
  *	TRAIT_FLAG(name [, merge])			a key without a value: set or not set
- * merge: TRAIT_BLOCK (default; GRO does not merge packets whose values differ) or TRAIT_KEEP_FIRST (GRO merges freely
- * and the first packet's value stays). Type and merge must be those of the registry, else binding fails.
+ * merge: TRAIT_BLOCK (default; GRO does not merge packets whose values differ), TRAIT_KEEP_FIRST (GRO merges freely
+ * and the first packet's value stays) or TRAIT_DISCARD (GRO merges freely, and no value is read of a packet that GRO, or the
+ * reassembly of fragments, made of several). Keys of the last two, in the packet region, are here called keep-first. Type and
+ * merge must be those of the registry, else binding fails.
  *
  * Calls; `key` is the name or identifier given above
  *	trait_get(ctx, key, &value)	size of the value; -ENOENT not set
@@ -173,6 +175,7 @@
 
 #define TRAIT_BLOCK 0
 #define TRAIT_KEEP_FIRST 1
+#define TRAIT_DISCARD 2
 
 struct xdp_md;
 struct __sk_buff;
@@ -199,6 +202,7 @@ struct trait_area_desc {
 	__u32 anchors[TRAITS_ANCHOR_COUNT]; /* headrooms known when it was bound */
 	__u64 tag_keys[2]; /* secret, odd; for tags of sealed areas */
 	__u64 check_keys[2]; /* secret, odd; for checks of packets' fronts */
+	__u64 discard; /* bits of the keys with TRAIT_DISCARD */
 } __attribute__((aligned(16)));
 
 /* One declared key. */
@@ -300,6 +304,8 @@ extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct b
 /* The bytes of a packet, as XDP saw it, that its check is over: the source of IPv6; of IPv4 the destination, and ports */
 #define __TRAIT_CHECK_FROM 30
 #define __TRAIT_CHECK_TO 38
+#define __TRAIT_LEN_BITS 17 /* of the packet's length; a longer one counts as the longest */
+#define __TRAIT_LEN_MAX ((1U << __TRAIT_LEN_BITS) - 1)
 
 /* the end of a region's footer */
 struct __trait_footer {
@@ -310,7 +316,7 @@ struct __trait_footer {
 /* what the footer has in front of it: of the packet region */
 struct __trait_packet_mark {
 	__u64 id; /* unique on this host for long; 0 while the area is open */
-	__u64 check; /* over the packet's front; 0: it has none, or the area is open */
+	__u64 check; /* over the packet's front, and in the low bits its length; 0: the area is open */
 	struct __trait_footer footer;
 };
 
@@ -373,10 +379,10 @@ static __always_inline __u64 __trait_tag(__u64 id, __u64 stamp)
 	return ((tag ^ tag >> 32) * trait_area.tag_keys[1]) | 1;
 }
 
-/* The check over a packet's front, of the word there. */
+/* The check over a packet's front, of the word there; the bits of the length are 0. */
 static __always_inline __u64 __trait_check(__u64 word)
 {
-	return (word ^ trait_area.check_keys[0]) * trait_area.check_keys[1];
+	return (word ^ trait_area.check_keys[0]) * trait_area.check_keys[1] & ~(__u64)__TRAIT_LEN_MAX;
 }
 
 /* Whether the packet region that ends there is of a sealed area with this stamp. */
@@ -431,7 +437,7 @@ static __always_inline int __trait_kernel_get(__u64 head, __u64 at, __u32 meta_l
 
 	if (__trait_kernel_word(at - 16, 1) != trait_area.flow_nonce)
 		return -ENOENT;
-	if (merge == TRAIT_KEEP_FIRST) {
+	if (merge != TRAIT_BLOCK) {
 		end = __trait_packet_end(head, at, meta_len);
 		if (!end)
 			return -ENOENT;
@@ -516,7 +522,7 @@ static __trait_outline _Bool __trait_is_own(__u64 head, __u32 headroom, __u32 pl
 	end = head + headroom - flow_len;
 	if (!__trait_is_sealed(end, headroom))
 		return 0;
-	check = __trait_kernel_word(end - 24, 0);
+	check = __trait_kernel_word(end - 24, 0) & ~(__u64)__TRAIT_LEN_MAX;
 	front = __trait_kernel_pair(head + headroom + __TRAIT_CHECK_FROM);
 	return check == __trait_check(front.word[0]) || check == __trait_check(__trait_word_between(&front, 4)) ||
 	       check == __trait_check(front.word[1]);
@@ -613,6 +619,19 @@ static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u64
 	return trait_decap_anchor(head, mac_header, *meta_len);
 }
 
+/*
+ * Whether the packet is as long as XDP saw it, at most: then it is not made of several. `at` is where it began for XDP,
+ * `packet_end` the end of its packet region. An area that is not sealed does not say how long the packet was.
+ */
+static __always_inline _Bool __trait_is_whole(const struct sk_buff *skb, __u64 at, __u64 packet_end)
+{
+	__u32 was = __trait_kernel_word(packet_end - 24, 0) & __TRAIT_LEN_MAX;
+	__s64 is = __trait_kernel_field(skb, struct sk_buff___traits, len);
+
+	is += __trait_kernel_field(skb, struct sk_buff___traits, data) - at;
+	return was && was != __TRAIT_LEN_MAX && is <= was;
+}
+
 static __always_inline int __trait_skb_get(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
 					   __u8 merge, void *val, __u32 size)
 {
@@ -621,6 +640,12 @@ static __always_inline int __trait_skb_get(const struct sk_buff *skb, const vola
 
 	if (!at)
 		return -ENOENT;
+	if (merge == TRAIT_DISCARD) {
+		__u64 packet_end = __trait_packet_end(head, at, meta_len);
+
+		if (!packet_end || !__trait_is_whole(skb, at, packet_end))
+			return -ENOENT;
+	}
 	return __trait_kernel_get(head, at, meta_len, key->bit, key->dist, merge, val, size);
 }
 
@@ -714,7 +739,7 @@ static __always_inline struct __trait_footer *__trait_area_footer(void *area, __
 {
 	struct __trait_footer *footer;
 
-	if (merge != TRAIT_KEEP_FIRST)
+	if (merge == TRAIT_BLOCK)
 		return area + (trait_area.area_len - 16);
 	footer = area + (trait_area.packet_len - 16);
 	return footer->nonce == trait_area.packet_nonce ? footer : (void *)0;
@@ -763,7 +788,7 @@ static __always_inline int __trait_get_xdp(struct xdp_md *ctx, const volatile st
 		return ret;
 	}
 	footer = (struct __trait_footer *)end - 1;
-	if (merge == TRAIT_KEEP_FIRST) {
+	if (merge != TRAIT_BLOCK) {
 		footer = __trait_packet_footer(end);
 		if (footer->nonce != trait_area.packet_nonce)
 			return -ENOENT;
@@ -1060,15 +1085,15 @@ static __always_inline int __trait_set_xdp(struct xdp_md *ctx, const volatile st
 	struct __trait_footer *footer;
 
 	/* no area; or not open: another program's metadata, as long as the packet region, is over it */
-	if (__trait_unlikely(!end || (merge == TRAIT_KEEP_FIRST &&
-				      __trait_packet_footer(end)->nonce != trait_area.packet_nonce))) {
+	if (__trait_unlikely(!end ||
+			     (merge != TRAIT_BLOCK && __trait_packet_footer(end)->nonce != trait_area.packet_nonce))) {
 		/* as in __trait_get_xdp */
 		__u64 slow[2] = {};
 
 		__trait_copy(slow, val, size);
 		return __trait_xdp_set_slow(ctx, key, slow, size);
 	}
-	footer = merge == TRAIT_KEEP_FIRST ? __trait_packet_footer(end) : (struct __trait_footer *)end - 1;
+	footer = merge != TRAIT_BLOCK ? __trait_packet_footer(end) : (struct __trait_footer *)end - 1;
 	footer->present |= key->bit;
 	if (size)
 		__trait_copy(end - key->dist, val, size);
@@ -1149,8 +1174,8 @@ static __always_inline int trait_seal(struct xdp_md *ctx)
 {
 	__u32 packet_len = trait_area.packet_len, area_len = trait_area.area_len, meta_len, headroom;
 	struct __trait_packet_mark *mark;
-	__u64 id, check = 0;
-	void *area, *data;
+	__u64 check, len;
+	void *area, *data, *end;
 
 	if (!packet_len)
 		return 0;
@@ -1160,17 +1185,16 @@ static __always_inline int trait_seal(struct xdp_md *ctx)
 	if (!__trait_area_footer(area, TRAIT_KEEP_FIRST)) /* metadata as long as the packet region is over it */
 		return -EBUSY;
 	headroom = __trait_published_headroom(ctx);
-	id = __trait_next_id();
-	area = __trait_xdp_area(ctx);
-	if (!area)
-		return -EBUSY;
-	data = __trait_ctx_ptr(struct xdp_md, ctx, data);
-	if (data + __TRAIT_CHECK_TO <= __trait_ctx_ptr(struct xdp_md, ctx, data_end))
-		check = __trait_check(*(__u64 *)(data + __TRAIT_CHECK_FROM));
 	mark = area + (packet_len - 32);
-	mark->id = id;
+	mark->id = __trait_next_id();
+	mark->footer.nonce = __trait_tag(mark->id, headroom);
+	data = __trait_ctx_ptr(struct xdp_md, ctx, data);
+	end = __trait_ctx_ptr(struct xdp_md, ctx, data_end);
+	len = end - data;
+	check = len < __TRAIT_LEN_MAX ? len : __TRAIT_LEN_MAX;
+	if (data + __TRAIT_CHECK_TO <= end)
+		check |= __trait_check(*(__u64 *)(data + __TRAIT_CHECK_FROM));
 	mark->check = check;
-	mark->footer.nonce = __trait_tag(id, headroom);
 	((struct __trait_flow_mark *)(area + (area_len - 24)))->stamp = headroom;
 	return bpf_xdp_adjust_meta(ctx, packet_len) ? -EOPNOTSUPP : 0;
 }
@@ -1215,7 +1239,7 @@ static __always_inline int __trait_tc_get(struct __sk_buff *ctx, const volatile 
 	__u32 meta_len;
 	void *flow;
 
-	if (merge == TRAIT_KEEP_FIRST)
+	if (merge != TRAIT_BLOCK)
 		return __trait_get_ctx(ctx, key, merge, val, size);
 	flow = __trait_tc_flow(ctx, &meta_len);
 	if (!flow)
@@ -1247,7 +1271,7 @@ static __trait_outline int __trait_tc_change(struct __sk_buff *ctx, const volati
 	struct __trait_footer *footer;
 	void *flow;
 
-	if (key->merge == TRAIT_KEEP_FIRST)
+	if (key->merge != TRAIT_BLOCK)
 		return -EOPNOTSUPP;
 	flow = __trait_tc_flow(ctx, &meta_len);
 	if (!flow)
@@ -1281,7 +1305,7 @@ struct trait_view {
 	__u64 flow_end; /* not direct: the regions' ends in kernel memory */
 	__u64 packet_end;
 	__u64 flow_present;
-	__u64 packet_present; /* 0 if the packet region is not authentic */
+	__u64 packet_present; /* 0 if the packet region is not authentic; of a merged packet without keys to discard */
 };
 
 static __always_inline int __trait_view_kernel(__u64 head, __u64 at, __u32 meta_len, struct trait_view *view)
@@ -1305,7 +1329,11 @@ static __always_inline int __trait_view_skb(const struct sk_buff *skb, struct tr
 	__u32 meta_len;
 	__u64 head, at = __trait_skb_anchor(skb, &head, &meta_len);
 
-	return at ? __trait_view_kernel(head, at, meta_len, view) : -ENOENT;
+	if (!at || __trait_view_kernel(head, at, meta_len, view))
+		return -ENOENT;
+	if (trait_area.discard & view->packet_present && !__trait_is_whole(skb, at, view->packet_end))
+		view->packet_present &= ~trait_area.discard;
+	return 0;
 }
 
 static __always_inline int __trait_view_ctx(struct __sk_buff *ctx, struct trait_view *view)
@@ -1354,7 +1382,7 @@ static __always_inline int __trait_view_xdp(struct xdp_md *ctx, struct trait_vie
 static __always_inline int __trait_view_get(const struct trait_view *view, const volatile struct trait_key_desc *key,
 					    __u8 merge, void *val, __u32 size)
 {
-	__u64 present = merge == TRAIT_KEEP_FIRST ? view->packet_present : view->flow_present;
+	__u64 present = merge != TRAIT_BLOCK ? view->packet_present : view->flow_present;
 
 	if (!(present & key->bit))
 		return -ENOENT;
@@ -1364,8 +1392,8 @@ static __always_inline int __trait_view_get(const struct trait_view *view, const
 		__trait_copy(val, view->end - key->dist, size);
 	else
 		__trait_copy_kernel(val,
-				    merge == TRAIT_KEEP_FIRST ? view->packet_end - (key->dist - trait_area.flow_len)
-							      : view->flow_end - key->dist,
+				    merge != TRAIT_BLOCK ? view->packet_end - (key->dist - trait_area.flow_len)
+							 : view->flow_end - key->dist,
 				    size);
 	return size;
 }

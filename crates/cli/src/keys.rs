@@ -22,8 +22,8 @@ pub(crate) enum Command {
         /// flag, u8, u16, u32, u64, u128, i64, ipv4, ipv6, mac, uuid or timestamp
         #[arg(value_name = "TYPE")]
         key_type: KeyType,
-        /// What GRO does with packets whose values differ: block (they stay apart) or keep-first (they are merged and
-        /// keep the first one's value)
+        /// What GRO does with packets whose values differ: block (they stay apart), keep-first (they are merged and
+        /// keep the first one's value) or discard (they are merged and have none)
         #[arg(long, default_value_t)]
         merge: Merge,
         /// What the key means, one line of at most 127 bytes

@@ -75,7 +75,7 @@ pub(crate) struct KeyJson {
     /// `flag`, `u8`, … `timestamp`.
     #[serde(rename = "type")]
     key_type: &'static str,
-    /// `block` or `keep-first`.
+    /// `block`, `keep-first` or `discard`.
     merge: &'static str,
     /// `flow` or `packet`.
     region: String,

@@ -120,17 +120,21 @@ pub enum Merge {
     Block = 0,
     /// They are merged, and the merged packet keeps the first one's value. For values that differ per packet.
     KeepFirst = 1,
+    /// They are merged, and the merged packet has no value: for values that are of one packet only. So has a packet that was
+    /// made of fragments.
+    Discard = 2,
 }
 
 impl Merge {
-    /// Both policies.
-    pub const ALL: [Merge; 2] = [Merge::Block, Merge::KeepFirst];
+    /// All policies.
+    pub const ALL: [Merge; 3] = [Merge::Block, Merge::KeepFirst, Merge::Discard];
 
-    /// The policy's name: `block` or `keep-first`.
+    /// The policy's name: `block`, `keep-first` or `discard`.
     pub const fn name(self) -> &'static str {
         match self {
             Merge::Block => "block",
             Merge::KeepFirst => "keep-first",
+            Merge::Discard => "discard",
         }
     }
 
@@ -138,7 +142,7 @@ impl Merge {
     pub const fn region(self) -> Region {
         match self {
             Merge::Block => Region::Flow,
-            Merge::KeepFirst => Region::Packet,
+            Merge::KeepFirst | Merge::Discard => Region::Packet,
         }
     }
 
@@ -158,7 +162,7 @@ impl FromStr for Merge {
     type Err = UnknownWord;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|m| m.name() == s).ok_or(UnknownWord { expected: "block or keep-first" })
+        Self::ALL.into_iter().find(|m| m.name() == s).ok_or(UnknownWord { expected: "block, keep-first or discard" })
     }
 }
 

@@ -15,8 +15,9 @@
 //! - `tag`: the packet region's nonce while the area is open. Once it is sealed, a number made from secrets, `id` and
 //!   `stamp`, which is odd.
 //! - `id`: the packet's number on this host, 0 while the area is open.
-//! - `check`: a number made from secrets and bytes 30 to 37 of the packet as XDP saw it, by which a reader behind a
-//!   decapsulation knows that the area is of this packet; 0 while the area is open, and if the packet is shorter.
+//! - `check`: 47 bits made from secrets and bytes 30 to 37 of the packet as XDP saw it, by which a reader behind a
+//!   decapsulation knows that the area is of this packet, 0 if the packet is shorter; in the low 17 bits the packet's length, of one
+//!   in several buffers the first one's. 0 while the area is open.
 //!
 //! Every place in it is named by its *distance*: the number of bytes from the packet data back to the first byte.
 //! Region sizes are fixed when a registry is created, so every distance is a constant.

@@ -86,7 +86,7 @@ impl NetfilterHook {
 pub enum Ability {
     /// Set or delete a trait whose merge policy is `block`.
     ChangeBlockKey,
-    /// Set or delete a trait whose merge policy is `keep-first`.
+    /// Set or delete a trait whose merge policy is `keep-first` or `discard`.
     ChangeKeepFirstKey,
     /// Set the mark or the priority.
     MarkAndPriority,

@@ -24,7 +24,7 @@
 //! include "common.traits"           # relative to this file; a file is taken in once
 //!
 //! key tenant u32 "who the packet belongs to"
-//! key rx_ts  timestamp keep-first   # merge policy: block (default) or keep-first
+//! key rx_ts  timestamp keep-first   # merge policy: block (default), keep-first or discard
 //!
 //! define ssh = 22
 //! define admin = { $ssh, 443, 8000-8100 }

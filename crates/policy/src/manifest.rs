@@ -85,7 +85,7 @@ pub struct Key {
     /// Its type's name (`packet_traits_core::KeyType`).
     #[serde(rename = "type")]
     pub key_type: String,
-    /// `block` or `keep-first`.
+    /// `block`, `keep-first` or `discard`.
     pub merge: String,
     /// May be empty.
     pub description: String,

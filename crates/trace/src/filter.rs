@@ -288,7 +288,7 @@ impl Condition {
             mask: words(&vec![0xff; len]),
             flip,
             dist: key.entry.key.slot().distance() as u32,
-            merge: if key.entry.merge == Merge::KeepFirst { 1 } else { 0 },
+            merge: key.entry.merge as u8,
             operator,
             negate,
             ..Default::default()

@@ -45,6 +45,8 @@ pub(crate) struct AreaDescriptor {
     pub(crate) tag_keys: [u64; 2],
     /// [`Nonces::check_keys`](packet_traits_core::Nonces::check_keys).
     pub(crate) check_keys: [u64; 2],
+    /// Bits of the keys with the merge policy `discard`.
+    pub(crate) discard: u64,
 }
 
 /// `struct trait_key_desc`: one key the program declares.
@@ -125,7 +127,7 @@ impl Descriptors {
 }
 
 impl AreaDescriptor {
-    const LEN: usize = 96;
+    const LEN: usize = 112;
 
     /// Bytes in version 1, which had no keys for tags and checks.
     const LEN_1: usize = 64;
@@ -153,6 +155,7 @@ impl AreaDescriptor {
             anchors: std::array::from_fn(|_| from.u32()),
             tag_keys: if is_old { [0; 2] } else { std::array::from_fn(|_| from.u64()) },
             check_keys: if is_old { [0; 2] } else { std::array::from_fn(|_| from.u64()) },
+            discard: if is_old { 0 } else { from.u64() },
         }
     }
 
@@ -172,6 +175,7 @@ impl AreaDescriptor {
         for key in self.tag_keys.into_iter().chain(self.check_keys) {
             to.put(&key.to_ne_bytes());
         }
+        to.put(&self.discard.to_ne_bytes());
     }
 }
 
@@ -275,8 +279,8 @@ mod tests {
     fn section() -> Vec<u8> {
         let mut raw = vec![0; 16 + AreaDescriptor::LEN + KeyDescriptor::LEN + SlotsDescriptor::LEN];
         raw[16..24].copy_from_slice(&AREA_MAGIC);
-        raw[112..120].copy_from_slice(&KEY_MAGIC);
-        raw[176..184].copy_from_slice(&SLOTS_MAGIC);
+        raw[128..136].copy_from_slice(&KEY_MAGIC);
+        raw[192..200].copy_from_slice(&SLOTS_MAGIC);
         raw
     }
 
@@ -294,6 +298,7 @@ mod tests {
             anchors: [256, 0, 0, 1],
             tag_keys: [3, 5],
             check_keys: [7, u64::MAX],
+            discard: 6,
         };
         let key = KeyDescriptor {
             bit: 8,
@@ -307,14 +312,14 @@ mod tests {
         let mut slots = SlotsDescriptor { mask: 8, slots: [SlotEntry::default(); KEY_COUNT] };
         slots.slots[3] = SlotEntry { distance: 24, size: 4, merge: 1 };
         area.write(&mut raw[16..]);
-        key.write(&mut raw[112..]);
-        slots.write(&mut raw[176..]);
+        key.write(&mut raw[128..]);
+        slots.write(&mut raw[192..]);
 
         let found = Descriptors::parse(&raw);
         let (a, s) = (found.areas[0], found.slots[0]);
         assert_eq!((a.offset, a.value), (16, area));
-        assert_eq!((found.keys[0].offset, found.keys[0].value), (112, key));
-        assert_eq!((s.offset, s.value), (176, slots));
+        assert_eq!((found.keys[0].offset, found.keys[0].value), (128, key));
+        assert_eq!((s.offset, s.value), (192, slots));
     }
 
     #[test]
@@ -334,8 +339,8 @@ mod tests {
         let raw = section();
         for len in 0..raw.len() {
             let found = Descriptors::parse(&raw[..len]);
-            assert_eq!(found.areas.len(), usize::from(len >= 112));
-            assert_eq!(found.keys.len(), usize::from(len >= 176));
+            assert_eq!(found.areas.len(), usize::from(len >= 128));
+            assert_eq!(found.keys.len(), usize::from(len >= 192));
             assert!(found.slots.is_empty());
         }
     }

@@ -384,10 +384,10 @@ fn descriptors_of_another_version_are_refused() {
     let (lab, folder) = (tenant_lab(), Folder::new("version"));
     let mut bytes = std::fs::read(folder.compile("tenant", &tenant_source(), &[])).unwrap();
     let magic = bytes.windows(8).position(|window| window == b"PTRAREA\0").unwrap();
-    bytes[magic + 8..magic + 12].copy_from_slice(&2u32.to_ne_bytes());
+    bytes[magic + 8..magic + 12].copy_from_slice(&3u32.to_ne_bytes());
     let error =
-        refused(&folder, &folder.write("newer.o", &bytes), &lab.registry, &["version 2", "version 1", "header"]);
-    assert!(matches!(error, BindError::Version { found: 2, .. }));
+        refused(&folder, &folder.write("newer.o", &bytes), &lab.registry, &["version 3", "version 2", "header"]);
+    assert!(matches!(error, BindError::Version { found: 3, .. }));
 }
 
 #[test]

@@ -125,6 +125,8 @@ fn nothing_is_left(lab: &Lab, mode: XdpMode, held_by_others: bool) {
     }
 
     let border = host.enter(|| Border::attach(&lab.registry, outer)).unwrap();
+    // what was behind the border when it was attached has come
+    send_each_kind(&containers);
     let before = seen(&object);
     send_each_kind(&containers);
     send_bulk(&containers);

@@ -109,7 +109,7 @@ impl Input {
 
 fn forget_keep_first(policy: &Policy, context: &mut Context) {
     for (key, value) in policy.keys.iter().zip(&mut context.traits) {
-        if key.merge == Merge::KeepFirst {
+        if key.merge.region() == Region::Packet {
             *value = None;
         }
     }
@@ -225,7 +225,7 @@ pub fn same_traits(
     // What is not in the bytes given cannot be compared.
     let hidden = sealed && view.is_some_and(|view| view.packet_region() == PacketRegion::Absent);
     for ((key, declared), expected) in loaded.keys.iter().zip(&policy.keys).zip(&outcome.traits) {
-        if hidden && declared.merge == Merge::KeepFirst {
+        if hidden && declared.merge.region() == Region::Packet {
             continue;
         }
         let found = view.and_then(|view| view.value(key)).map(|value| from_value(&value));

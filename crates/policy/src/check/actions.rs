@@ -173,7 +173,7 @@ impl Checker<'_> {
         let what = format!("{doing} `{}`, a key with merge policy {merge},", declaration.name);
         let ability = match merge {
             Merge::Block => Ability::ChangeBlockKey,
-            Merge::KeepFirst => Ability::ChangeKeepFirstKey,
+            Merge::KeepFirst | Merge::Discard => Ability::ChangeKeepFirstKey,
         };
         self.can(hook, ability, &what, span).then_some(())
     }

@@ -91,7 +91,7 @@ impl<'a> Checker<'a> {
                 if known.is_none() {
                     let message = format!("{} is not a merge policy", quoted(&merge.value));
                     let hint = "block (default): packets whose values differ are not merged; \
-                                keep-first: the merged packet has the first one's value";
+                                keep-first: the merged packet has the first one's value; discard: it has none";
                     self.error(Diagnostic::new(Code::UnknownWord, merge.span, message).hint(hint));
                 }
                 known

@@ -14,6 +14,7 @@ pub(super) fn declarations(code: &mut Code, policy: &Policy, names: &[String], u
         let merge = match key.merge {
             Merge::Block => "TRAIT_BLOCK",
             Merge::KeepFirst => "TRAIT_KEEP_FIRST",
+            Merge::Discard => "TRAIT_DISCARD",
         };
         if !key.description.is_empty() {
             code.comment(&key.description);

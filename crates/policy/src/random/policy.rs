@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use fastrand::Rng;
-use packet_traits_core::{KeyName, KeyType, Merge};
+use packet_traits_core::{KeyName, KeyType, Merge, Region};
 
 use super::numbers::{GENEVE_OPTIONS, chance, highest, of_operand, of_type, pick};
 use crate::{
@@ -102,7 +102,7 @@ fn declare_keys(rng: &mut Rng, policy: &mut Policy) {
     for number in 0..rng.usize(2..12) {
         let key_type = *pick(rng, &KeyType::ALL);
         let merge = *pick(rng, &Merge::ALL);
-        let used = &mut used[usize::from(merge == Merge::KeepFirst)];
+        let used = &mut used[usize::from(merge.region() == Region::Packet)];
         if *used + key_type.size() > REGION_BYTES {
             continue;
         }
@@ -356,7 +356,7 @@ impl Writer<'_> {
         let can = |merge| {
             self.hook.can(match merge {
                 Merge::Block => Ability::ChangeBlockKey,
-                Merge::KeepFirst => Ability::ChangeKeepFirstKey,
+                Merge::KeepFirst | Merge::Discard => Ability::ChangeKeepFirstKey,
             })
         };
         let keys: Vec<usize> = (0..self.policy.keys.len()).filter(|key| can(self.policy.keys[*key].merge)).collect();

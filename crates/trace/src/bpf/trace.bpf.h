@@ -436,7 +436,7 @@ static __always_inline _Bool headers_hold(const struct headers *h)
 /* Address of a key's value in a view that is not of XDP; 0 if the packet has none. */
 static __always_inline __u64 slot_in(const struct trait_view *view, __u64 bit, __u32 dist, __u8 merge)
 {
-	if (merge == TRAIT_KEEP_FIRST)
+	if (merge != TRAIT_BLOCK)
 		return view->packet_present & bit ? view->packet_end - (dist - trait_area.flow_len) : 0;
 	return view->flow_present & bit ? view->flow_end - dist : 0;
 }

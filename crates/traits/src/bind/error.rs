@@ -108,7 +108,7 @@ pub enum BindError {
     },
     /// A declared merge policy is not the registered one.
     #[error("{object} declares key {key} as {declared}, registry {registry} has it as {registered}; say {macro_name} in TRAIT_KEY",
-        macro_name = match registered { Merge::Block => "TRAIT_BLOCK (or nothing)", Merge::KeepFirst => "TRAIT_KEEP_FIRST" })]
+        macro_name = match registered { Merge::Block => "TRAIT_BLOCK (or nothing)", Merge::KeepFirst => "TRAIT_KEEP_FIRST", Merge::Discard => "TRAIT_DISCARD" })]
     MergePolicy {
         /// The object.
         object: String,

@@ -208,6 +208,10 @@ pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> 
         anchors: known_anchors(registry.anchors()?),
         tag_keys: nonces.tag_keys(),
         check_keys: nonces.check_keys(),
+        discard: entries
+            .iter()
+            .filter(|entry| entry.merge == Merge::Discard)
+            .fold(0, |bits, entry| bits | entry.key.bit()),
     };
     for area in &found.areas {
         filled.write(&mut section[area.offset..]);

@@ -52,7 +52,7 @@ use std::{
 };
 
 use libbpf_rs::MapHandle;
-use packet_traits_core::{Key, KeyName, Layout, Nonces, Slot};
+use packet_traits_core::{Key, KeyName, Layout, Merge, Nonces, Slot};
 
 pub(crate) use self::lock::DirLock;
 pub use self::{
@@ -233,7 +233,11 @@ impl Registry {
                 holders: table.keys.iter().filter(|entry| entry.key.slot().region() == region).cloned().collect(),
                 longest: metadata::in_the_way(self.layout().longer_area_len(region, spec.key_type.size())),
             })?;
-        let next = State { live: table.state.live | key.bit(), seq: table.state.seq + 1 };
+        let next = State {
+            live: table.state.live | key.bit(),
+            seq: table.state.seq + 1,
+            discard: table.state.discard | if spec.merge == Merge::Discard { key.bit() } else { 0 },
+        };
         let entry = KeyEntry {
             key,
             merge: spec.merge,
@@ -283,7 +287,11 @@ impl Registry {
                 return Err(RegistryError::KeyInUse { registry: self.name.clone(), key: *name, programs });
             }
         }
-        let next = State { live: table.state.live & !entry.key.bit(), seq: table.state.seq + 1 };
+        let next = State {
+            live: table.state.live & !entry.key.bit(),
+            seq: table.state.seq + 1,
+            discard: table.state.discard & !entry.key.bit(),
+        };
         let mut stamps = table::decode_stamps(&self.maps.freed.read(0)?);
         stamps.free(entry.key.number(), entry.key.slot(), next.seq);
         self.maps.freed.write(0, &table::encode_stamps(&stamps))?;

@@ -85,22 +85,25 @@ pub(super) struct State {
     pub(super) live: u64,
     /// How many changes there were.
     pub(super) seq: u64,
+    /// Bit *k*: key *k* is registered with the merge policy `discard`.
+    pub(super) discard: u64,
 }
 
 impl State {
-    pub(super) const LEN: usize = 24;
+    pub(super) const LEN: usize = 32;
 
     pub(super) fn encode(&self) -> [u8; Self::LEN] {
         let mut raw = Writer::new();
         raw.put(&self.live.to_ne_bytes());
         raw.put(&self.seq.to_ne_bytes());
+        raw.put(&self.discard.to_ne_bytes());
         raw.finish_with_checksum()
     }
 
     /// `None`: the checksum does not match.
     pub(super) fn decode(raw: &[u8; Self::LEN]) -> Option<State> {
         let mut raw = Reader(checked(raw)?);
-        Some(State { live: raw.u64(), seq: raw.u64() })
+        Some(State { live: raw.u64(), seq: raw.u64(), discard: raw.u64() })
     }
 }
 
@@ -308,7 +311,7 @@ mod tests {
     #[test]
     fn records_round_trip() {
         assert_eq!(decode_key(5, Layout::DEFAULT, &encode_key(&entry())), Ok(entry()));
-        let state = State { live: 1 << 63 | 1, seq: 77 };
+        let state = State { live: 1 << 63 | 1, seq: 77, discard: 1 << 63 };
         assert_eq!(State::decode(&state.encode()), Some(state));
         let mut stamps = Stamps::NONE;
         stamps.free(63, entry().key.slot(), 4);
@@ -329,7 +332,8 @@ mod tests {
 
     #[test]
     fn a_torn_or_damaged_record_is_told() {
-        let (old, new) = (State { live: 1, seq: 1 }, State { live: 0x1_0000_0003, seq: 0x1_0000_0002 });
+        let (old, new) =
+            (State { live: 1, seq: 1, discard: 0 }, State { live: 0x1_0000_0003, seq: 0x1_0000_0002, discard: 2 });
         for cut in 1..State::LEN {
             let mut torn = old.encode();
             torn[..cut].copy_from_slice(&new.encode()[..cut]);

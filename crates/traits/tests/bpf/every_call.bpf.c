@@ -20,7 +20,7 @@ struct mac {
 
 TRAIT_KEY(tenant, __u32);
 TRAIT_KEY(flow_id, __u64, TRAIT_KEEP_FIRST);
-TRAIT_KEY(src, struct in6_addr, TRAIT_KEEP_FIRST);
+TRAIT_KEY(src, struct in6_addr, TRAIT_DISCARD);
 TRAIT_KEY(gateway, struct mac);
 TRAIT_KEY_NAMED(tos, "ip.tos", __u8);
 TRAIT_FLAG(sampled);

@@ -200,7 +200,7 @@ pub const RECORD_KEYS: Keys = &[
 pub const EVERY_KEY: Keys = &[
     ("tenant", KeyType::U32, Merge::Block),
     ("flow_id", KeyType::U64, Merge::KeepFirst),
-    ("src", KeyType::Ipv6, Merge::KeepFirst),
+    ("src", KeyType::Ipv6, Merge::Discard),
     ("gateway", KeyType::Mac, Merge::Block),
     ("ip.tos", KeyType::U8, Merge::Block),
     ("sampled", KeyType::Flag, Merge::Block),

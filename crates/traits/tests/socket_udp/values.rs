@@ -287,7 +287,7 @@ fn offset(case: &Case, key: &traits_key) -> usize {
     let distance = usize::from(key.distance);
     match Merge::from_code(key.merge).unwrap() {
         Merge::Block => flow - distance,
-        Merge::KeepFirst => slots(case).0 + packet + flow - distance,
+        Merge::KeepFirst | Merge::Discard => slots(case).0 + packet + flow - distance,
     }
 }
 

@@ -64,6 +64,7 @@ struct key_record {
 struct state_record {
 	__u64 live;
 	__u64 seq;
+	__u64 discard; /* keys whose merge policy that is */
 	__u64 checksum;
 };
 
@@ -296,6 +297,24 @@ static __always_inline __u64 key_revision(void)
 	return state ? state->seq : 0;
 }
 
+/* A view of a packet's traits. trait_view knows of those keys to discard only that there were when it was bound. */
+#define VIEW(ctx, skb, view)                                                                                           \
+	({                                                                                                             \
+		int __viewed = trait_view(ctx, view);                                                                  \
+                                                                                                                       \
+		if (!__viewed)                                                                                         \
+			discard(skb, view);                                                                            \
+		__viewed;                                                                                              \
+	})
+
+static __always_inline void discard(const void *skb, struct trait_view *view)
+{
+	struct state_record *state = key_state();
+
+	if (state && state->discard & view->packet_present && !__trait_is_whole(skb, view->flow_end, view->packet_end))
+		view->packet_present &= ~state->discard;
+}
+
 /* The traits of a packet; none if `err`, which trait_view gave. */
 static __always_inline void keep(struct trait_sender_values *kept, const struct trait_view *view, int err)
 {
@@ -347,7 +366,7 @@ static __always_inline __u32 take_slot(struct __sk_buff *ctx, const struct recei
 	struct slot *slot;
 	int err;
 
-	err = trait_view(ctx, &view);
+	err = VIEW(ctx, __trait_kern_ctx(ctx), &view);
 	if (err && !ctx->mark)
 		return HANDLE_PLAIN;
 	if (will_be_dropped(__trait_kern_ctx(ctx)))
@@ -440,7 +459,7 @@ static __always_inline void save_syn(struct __sk_buff *ctx, const void *skb)
 	key.sport = segment.sport;
 	key.dport = segment.dport;
 	key.sequence = segment.sequence;
-	err = trait_view(ctx, &view);
+	err = VIEW(ctx, skb, &view);
 	keep(&values, &view, err);
 	bpf_map_update_elem(&pt_syns, &key, &values, BPF_ANY);
 }
@@ -475,7 +494,7 @@ static __always_inline _Bool is_taken(const struct receive *receive, const struc
 		struct trait_view __view;                                                                              \
                                                                                                                        \
 		if (__to) {                                                                                            \
-			int __err = trait_view(ctx, &__view);                                                          \
+			int __err = VIEW(ctx, skb, &__view);                                                           \
                                                                                                                        \
 			keep(&__to->values, &__view, __err);                                                           \
 			__sync_fetch_and_add(&(receive)->last_sequence, 1);                                            \
@@ -691,7 +710,7 @@ static __always_inline __u64 live_keys(void)
 /* Offset of a key's value in traits.values; 0 for a flag. Without branches: see give_keys. */
 static __always_inline __u32 place_of(const struct key_record *record)
 {
-	__u32 of_packet = -(__u32)(record->merge == TRAIT_KEEP_FIRST), has_value = -(__u32)(record->size != 0);
+	__u32 of_packet = -(__u32)(record->merge != TRAIT_BLOCK), has_value = -(__u32)(record->size != 0);
 
 	return (trait_area.flow_len - record->distance + ((8 * VALUE_WORDS + __TRAIT_PACKET_FOOTER) & of_packet)) &
 	       has_value;

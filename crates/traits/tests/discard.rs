@@ -1,0 +1,160 @@
+//! `discard` keys: read of a packet that is as XDP saw it, absent of one that GRO or the reassembly of fragments made of
+//! several.
+
+mod common;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{
+    Keys, Lab, attach_cgroup, attach_tc, attach_xdp,
+    record::{read_variable, set_global},
+    register,
+    sockets::{Setup, SocketLab},
+};
+use packet_traits::{
+    attach::{CgroupHook, Direction, XdpMode},
+    bind::LoadedObject,
+    core::{KeyType, Layout, Merge},
+    registry::Registry,
+    socket::{ReceiverOptions, Ring},
+};
+use packet_traits_lab::{
+    End, Family, Overlay, Pair, RECV_TIMEOUT, VethOptions, VxlanOptions, frame::Flow, recv_numbered, send_numbered,
+    send_together, udp_socket,
+};
+
+const KEYS: Keys = &[
+    ("flow", KeyType::U64, Merge::Block),
+    ("first", KeyType::U64, Merge::KeepFirst),
+    ("only", KeyType::U64, Merge::Discard),
+];
+const PORT: u16 = common::TEST_PORT;
+const SEGMENTS: u32 = 8;
+
+/// `struct read`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Read {
+    whole: u64,
+    discarded: u64,
+    wrong: u64,
+    longest: u64,
+}
+
+fn read_at(object: &LoadedObject, stage: &str) -> Read {
+    let raw = read_variable(object.object(), stage, 32);
+    let (words, _) = raw.as_chunks();
+    let [whole, discarded, wrong, longest] = std::array::from_fn(|i| u64::from_ne_bytes(words[i]));
+    Read { whole, discarded, wrong, longest }
+}
+
+fn load(lab: &Lab) -> LoadedObject {
+    register(&lab.registry, KEYS);
+    let object = lab.load("discard");
+    let number = lab.registry.lookup(&common::name("only")).unwrap().unwrap().key.number();
+    set_global(&object, "only_number", number as u64);
+    object
+}
+
+/// What TC reads of a burst of segments of one flow, whose receiver merges packets or not.
+fn burst(gro: bool, unsealed: bool, tunnelled: bool) -> Read {
+    let lab = Lab::empty(Layout::DEFAULT);
+    let object = load(&lab);
+    set_global(&object, "unsealed", unsealed.into());
+    let pair = Pair::with(&VethOptions::new().gro(gro)).unwrap();
+    let overlay = tunnelled.then(|| Overlay::over(pair.clone(), &VxlanOptions::new(Family::V4)).unwrap());
+    let stack_side: &End = overlay.as_ref().map_or(pair.rx(), |overlay| overlay.rx());
+    let _xdp = attach_xdp(&object, "number", pair.rx(), XdpMode::Native);
+    let _tc = attach_tc(&object, "look_tc", stack_side, Direction::Ingress);
+    let mut frames = Flow::between(pair.tx(), pair.rx(), Family::V4, 40000, PORT).tcp_burst(1, SEGMENTS, 1000);
+    if let Some(overlay) = &overlay {
+        let outer = Flow::between(pair.tx(), pair.rx(), Family::V4, 40000, packet_traits_lab::VXLAN_PORT);
+        let inner = Flow::between(overlay.tx(), overlay.rx(), Family::V4, 40000, PORT).tcp_burst(1, SEGMENTS, 1000);
+        frames = inner.iter().map(|inner| outer.vxlan(overlay.vni(), inner)).collect();
+    }
+    if gro {
+        send_together(pair.tx(), pair.rx(), &frames).unwrap();
+    } else {
+        for frame in &frames {
+            packet_traits_lab::send_frame(pair.tx().netns(), pair.tx().ifindex(), frame).unwrap();
+        }
+    }
+    let deadline = Instant::now() + RECV_TIMEOUT;
+    loop {
+        let read = read_at(&object, "at_tc");
+        let packets = read.whole + read.discarded + read.wrong;
+        if packets >= SEGMENTS.into() || read.longest > 7000 || Instant::now() > deadline {
+            return read;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn of_merged_packets_nothing_is_read() {
+    if !common::area_enabled() {
+        return;
+    }
+    for tunnelled in [false, true] {
+        let merged = burst(true, false, tunnelled);
+        assert_eq!((merged.whole, merged.discarded, merged.wrong), (0, 1, 0), "{merged:?}");
+        let apart = burst(false, false, tunnelled);
+        assert_eq!((apart.whole, apart.discarded, apart.wrong), (SEGMENTS.into(), 0, 0), "{apart:?}");
+    }
+    // how long the packet was is known of a sealed area only
+    let open = burst(false, true, false);
+    assert_eq!((open.whole, open.discarded, open.wrong), (0, SEGMENTS.into(), 0), "{open:?}");
+}
+
+#[test]
+fn of_reassembled_packets_nothing_is_read() {
+    if !common::area_enabled() {
+        return;
+    }
+    let lab = Lab::empty(Layout::DEFAULT);
+    let object = load(&lab);
+    let pair = Pair::new().unwrap();
+    let _cgroup = attach_cgroup(&object, "look_cgroup", CgroupHook::Ingress);
+    for (mode, family) in common::BOTH_MODES.into_iter().flat_map(|mode| Family::BOTH.map(|family| (mode, family))) {
+        let _xdp = attach_xdp(&object, "number", pair.rx(), mode);
+        let receiver = udp_socket(pair.rx().netns(), pair.rx().addr(family, PORT)).unwrap();
+        let sender = udp_socket(pair.tx().netns(), pair.tx().addr(family, 0)).unwrap();
+        // the last fits just so, and must not be taken for more than it was
+        for (size, whole) in [(100, true), (3000, false), (1400, true), (8000, false), (18, true)] {
+            let before = read_at(&object, "at_cgroup");
+            send_numbered(&sender, pair.rx().addr(family, PORT), 5..6, size).unwrap();
+            assert_eq!(recv_numbered(&receiver).unwrap(), 5);
+            let after = read_at(&object, "at_cgroup");
+            let read = (after.whole - before.whole, after.discarded - before.discarded, after.wrong);
+            assert_eq!(read, (whole.into(), (!whole).into(), 0), "{mode}, {family:?}, {size} bytes");
+        }
+    }
+}
+
+/// Also of a key that came after the programs which serve sockets.
+#[test]
+fn an_application_gets_no_value_of_a_reassembled_datagram() {
+    if !common::area_enabled() {
+        return;
+    }
+    let lab = SocketLab::with(&Setup { xdp: None, ..Setup::default() });
+    let object = load(&lab.lab);
+    let _xdp = attach_xdp(&object, "number", lab.pair.rx(), XdpMode::Native);
+    let (client, socket) = (lab.udp_client(Family::V4), lab.udp(Family::V4));
+    for by_ring in [true, false] {
+        let ring = Ring::open_in(&Registry::options().bpffs(lab.lab.bpffs().path())).unwrap();
+        let options = ReceiverOptions::new();
+        let options = if by_ring { options.ring(&ring) } else { options.without_ring() };
+        let receiver = options.build(socket.try_clone().unwrap()).unwrap();
+        let keys = receiver.keys();
+        let (first, only) = (keys.typed::<u64>("first").unwrap(), keys.typed::<u64>("only").unwrap());
+        for (size, whole) in [(100, true), (3000, false)] {
+            send_numbered(&client, lab.addr(Family::V4), 0..1, size).unwrap();
+            let (_, _, traits) = receiver.recv(&mut [0; 4000]).unwrap();
+            let number = traits.get(&first).expect("a number");
+            assert_eq!(traits.get(&only), whole.then_some(number), "{size} bytes, by ring {by_ring}");
+        }
+    }
+}
