@@ -114,10 +114,10 @@
  * earlier packet left in the buffer while an XDP program of someone else took headers off and left metadata: if such metadata
  * would be over the area's nonce, or over the bytes that the check in the packet region is of.
  *	sealed, 64 bytes of flow region		up to 94 bytes taken off: all common tunnels, over IPv6 too, one inside another not
- *	sealed, a flow region of n bytes	up to n + 30, but of 38 at least where it is more than n - 8
- *	open, an area of n bytes		up to n - 8
- * The kernel's own removal of VLAN tags leaves a sealed area to be read: in front of a tunnel, if the packet had 38 bytes in
- * front of the inner header; inside a tunnel, if its headers are as long as the flow region. An open area then is absent.
+ *	else, n bytes of visible metadata	up to n + 30, but of 38 at least where it is more than n - 8
+ *	an area of 32 bytes			any number; it has no check, and such a program may not leave 32 bytes
+ * The kernel's own removal of VLAN tags leaves an area to be read: in front of a tunnel, if the packet had 38 bytes in front of
+ * the inner header; inside a tunnel, if its headers are as long as the visible metadata; else it is absent.
  *
  * Routes with an encapsulation (lwtunnel: bpf, mpls, seg6): from 7.1.5 the kernel drops the metadata before it
  * (net/core/lwtunnel.c), so lwt_* programs and what comes after them read nothing. Before, lwt_* programs read the traits,
@@ -127,7 +127,7 @@
  *	| xdp_frame | headroom | foreign metadata | packet region | flow region | packet data |
  * Each region ends in a footer:
  *	packet region	id, check, present, tag
- *	flow region	stamp, present, nonce; without a packet region present, nonce
+ *	flow region	stamp, present, nonce; without a packet region check, present, nonce, in 32 bytes present, nonce
  * A region counts only if it carries its registry's secret nonce or, once it is hidden, a tag that is made from secrets, this
  * packet's id and the stamp: so bytes from the wire, other programs' metadata and other registries' areas read as absent, and a
  * tag that is seen helps to make no other. The stamp is the headroom that XDP saw, by which the hidden region is found when the
@@ -316,18 +316,23 @@ struct __trait_footer {
 /* what the footer has in front of it: of the packet region */
 struct __trait_packet_mark {
 	__u64 id; /* unique on this host for long; 0 while the area is open */
-	__u64 check; /* over the packet's front, and in the low bits its length; 0: the area is open */
+	__u64 check; /* over the packet's front; in the low bits the packet's length, 0 while the area is open */
 	struct __trait_footer footer;
 };
 
-/* of the flow region, where there is a packet region */
+/* of the flow region, unless that is the whole area and no longer than kernels before 6.8 take */
 struct __trait_flow_mark {
-	__u64 stamp; /* the headroom in XDP when the area was made, or sealed */
+	union {
+		__u64 stamp; /* where there is a packet region: the headroom in XDP when the area was made, or sealed */
+		__u64 check; /* else: over the packet's front */
+	};
 	struct __trait_footer footer;
 };
+#define __TRAIT_SHORT_MAX 32
+#define __trait_has_flow_mark() (trait_area.packet_len || trait_area.flow_len > __TRAIT_SHORT_MAX)
 
 /* bytes of the footers */
-#define __TRAIT_FLOW_FOOTER (trait_area.packet_len ? sizeof(struct __trait_flow_mark) : sizeof(struct __trait_footer))
+#define __TRAIT_FLOW_FOOTER (__trait_has_flow_mark() ? sizeof(struct __trait_flow_mark) : sizeof(struct __trait_footer))
 #define __TRAIT_PACKET_FOOTER sizeof(struct __trait_packet_mark)
 
 #define __trait_unlikely(condition) __builtin_expect(!!(condition), 0)
@@ -473,7 +478,8 @@ static __always_inline __u64 __trait_word_between(const struct __trait_words *pa
 
 /*
  * Where the flow region ends if XDP saw this headroom: there or, after VLAN tags were taken out, 4 or 8 bytes on; 0 if it
- * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts.
+ * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts. The result
+ * is the place times 65536, plus the headroom.
  * Free of branches, because the verifier would follow each in every place this is called from.
  */
 static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_header)
@@ -490,7 +496,7 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 		__u64 in_front = __trait_sign_mask(place - mac_header);
 		__u64 too_near = __trait_sign_mask(place - trait_area.flow_len);
 
-		found |= place & same & in_front & ~too_near;
+		found |= (place << 16 | (headroom & 0xffff)) & same & in_front & ~too_near;
 	}
 	return found;
 }
@@ -515,17 +521,35 @@ static __trait_outline _Bool __trait_is_own(__u64 head, __u32 headroom, __u32 pl
 	/* no tunnel is as short: TC popped a tag without the metadata */
 	if (place == headroom ? mac_header - place + 8 <= meta_len : mac_header - place < __TRAIT_TUNNEL_MIN)
 		return 1;
-	if (!packet_len || meta_len != flow_len)
-		return 0;
+	/* a short area has no check; what is moved inside the tunnel does not reach it */
+	if (!__trait_has_flow_mark())
+		return place == headroom || mac_header - place >= meta_len;
 	if (mac_header < headroom + __TRAIT_CHECK_TO || mac_header > headroom + __TRAIT_CHECK_FROM + meta_len)
 		return 0;
-	end = head + headroom - flow_len;
-	if (!__trait_is_sealed(end, headroom))
-		return 0;
-	check = __trait_kernel_word(end - 24, 0) & ~(__u64)__TRAIT_LEN_MAX;
+	if (!packet_len) {
+		check = __trait_kernel_word(at - 24, 0);
+	} else if (meta_len == flow_len) {
+		end = head + headroom - flow_len;
+		if (!__trait_is_sealed(end, headroom))
+			return 0;
+		check = __trait_kernel_word(end - 24, 0) & ~(__u64)__TRAIT_LEN_MAX;
+	} else {
+		end = at - flow_len;
+		if (__trait_kernel_word(end - 8, 0) != trait_area.packet_nonce)
+			return 0;
+		check = __trait_kernel_word(end - 24, 0);
+	}
 	front = __trait_kernel_pair(head + headroom + __TRAIT_CHECK_FROM);
 	return check == __trait_check(front.word[0]) || check == __trait_check(__trait_word_between(&front, 4)) ||
 	       check == __trait_check(front.word[1]);
+}
+
+/* The higher of two numbers, without a branch. */
+static __always_inline __u32 __trait_higher(__u32 one, __u32 other)
+{
+	__u64 more = (__u64)other - one;
+
+	return one + (more & ~__trait_sign_mask(more));
 }
 
 /*
@@ -535,30 +559,35 @@ static __trait_outline _Bool __trait_is_own(__u64 head, __u32 headroom, __u32 pl
 __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header, __u32 meta_len)
 {
 	struct trait_anchors *seen;
-	__u32 zero = 0, headroom, place;
+	__u32 zero = 0, found, place;
 	int i;
 
+	/*
+	 * Of several the highest is this packet's: an earlier packet's that is higher would be written over by this packet's
+	 * front. Nearer to the MAC header than a flow region, there is none higher. Drivers with native XDP all leave the same
+	 * headroom, which binding puts first.
+	 */
+	found = __trait_seek(head, trait_area.anchors[0], mac_header);
+	if (found && mac_header - (found >> 16) <= trait_area.flow_len - 8)
+		goto judge;
 #pragma unroll
-	for (i = 0; i < TRAITS_ANCHOR_COUNT; i++) {
-		headroom = trait_area.anchors[i];
-		if (!headroom)
-			continue;
-		place = __trait_seek(head, headroom, mac_header);
-		if (place && __trait_is_own(head, headroom, place, mac_header, meta_len))
-			return head + place;
-	}
+	for (i = 1; i < TRAITS_ANCHOR_COUNT; i++)
+		if (trait_area.anchors[i])
+			found = __trait_higher(found, __trait_seek(head, trait_area.anchors[i], mac_header));
 	seen = bpf_map_lookup_elem(&pt_anchors, &zero);
-	if (!seen)
+	if (seen)
+		for (i = 0; i < TRAITS_ANCHOR_MAX; i++) {
+			__u32 headroom = *(volatile __u32 *)&seen->headroom[i];
+
+			if (!headroom)
+				break;
+			found = __trait_higher(found, __trait_seek(head, headroom, mac_header));
+		}
+judge:
+	if (!found)
 		return 0;
-	for (i = 0; i < TRAITS_ANCHOR_MAX; i++) {
-		headroom = *(volatile __u32 *)&seen->headroom[i];
-		if (!headroom)
-			break;
-		place = __trait_seek(head, headroom, mac_header);
-		if (place && __trait_is_own(head, headroom, place, mac_header, meta_len))
-			return head + place;
-	}
-	return 0;
+	place = found >> 16;
+	return __trait_is_own(head, found & 0xffff, place, mac_header, meta_len) ? head + place : 0;
 }
 
 /* What leads to an skb's metadata. */
@@ -963,6 +992,22 @@ static __always_inline void *__trait_xdp_area_at(struct xdp_md *ctx, __u32 offse
 	return area + trait_area.area_len > data ? (void *)0 : area;
 }
 
+/* The check over the packet's front; 0 if the packet is shorter. */
+static __always_inline __u64 __trait_front_check(struct xdp_md *ctx)
+{
+	void *data = __trait_ctx_ptr(struct xdp_md, ctx, data);
+
+	if (data + __TRAIT_CHECK_TO > __trait_ctx_ptr(struct xdp_md, ctx, data_end))
+		return 0;
+	return __trait_check(*(__u64 *)(data + __TRAIT_CHECK_FROM));
+}
+
+/* What is in front of the flow region's footer in an open area. */
+static __always_inline struct __trait_flow_mark *__trait_flow_mark(void *area)
+{
+	return (struct __trait_flow_mark *)(area + trait_area.area_len) - 1;
+}
+
 /*
  * Makes sure that there is an open area in front of the packet data: reserves it, or opens it if it was sealed.
  * Returns its offset from data_meta (the length of foreign metadata below it), or an errno.
@@ -1010,19 +1055,16 @@ __weak __noinline int trait_xdp_open(struct xdp_md *ctx)
 	if (!have_flow) {
 		__trait_zero(area, area_len);
 		((struct __trait_footer *)(area + (area_len - 16)))->nonce = trait_area.flow_nonce;
-		if (packet_len)
-			((struct __trait_flow_mark *)(area + (area_len - 24)))->stamp = headroom;
+		if (__trait_has_flow_mark())
+			__trait_flow_mark(area)->stamp = packet_len ? headroom : __trait_front_check(ctx);
 	}
 	if (packet_len) {
 		mark = area + (packet_len - 32);
 		/* a hidden region is taken back only if it is this one, and nothing has grown over it */
-		if (have_flow &&
-		    (below ||
-		     mark->footer.nonce !=
-			     __trait_tag(mark->id, ((struct __trait_flow_mark *)(area + (area_len - 24)))->stamp)))
+		if (have_flow && (below || mark->footer.nonce != __trait_tag(mark->id, __trait_flow_mark(area)->stamp)))
 			__trait_zero(area, packet_len);
 		mark->id = 0;
-		mark->check = 0;
+		mark->check = __trait_front_check(ctx);
 		mark->footer.nonce = trait_area.packet_nonce;
 	}
 	return below;
@@ -1130,14 +1172,13 @@ static __always_inline void __trait_area_clear(void *area)
 {
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len;
 
-	/* all of each region but its nonce, and the stamp */
-	if (!packet_len) {
-		__trait_zero(area, flow_len - 8);
-		return;
-	}
-	__trait_zero(area + packet_len, flow_len - 24);
+	/* the footers stay, but for what is present */
+	__trait_zero(area + packet_len, flow_len - __TRAIT_FLOW_FOOTER);
 	((struct __trait_footer *)(area + packet_len + (flow_len - 16)))->present = 0;
-	__trait_zero(area, packet_len - 8);
+	if (packet_len) {
+		__trait_zero(area, packet_len - __TRAIT_PACKET_FOOTER);
+		((struct __trait_footer *)(area + (packet_len - 16)))->present = 0;
+	}
 }
 
 /* Deletes every trait of the packet; the area stays reserved. Returns 0 or an errno. */
@@ -1172,10 +1213,10 @@ static __always_inline int trait_init(struct xdp_md *ctx)
  */
 static __always_inline int trait_seal(struct xdp_md *ctx)
 {
-	__u32 packet_len = trait_area.packet_len, area_len = trait_area.area_len, meta_len, headroom;
+	__u32 packet_len = trait_area.packet_len, meta_len, headroom;
 	struct __trait_packet_mark *mark;
-	__u64 check, len;
-	void *area, *data, *end;
+	void *area;
+	__u64 len;
 
 	if (!packet_len)
 		return 0;
@@ -1188,14 +1229,9 @@ static __always_inline int trait_seal(struct xdp_md *ctx)
 	mark = area + (packet_len - 32);
 	mark->id = __trait_next_id();
 	mark->footer.nonce = __trait_tag(mark->id, headroom);
-	data = __trait_ctx_ptr(struct xdp_md, ctx, data);
-	end = __trait_ctx_ptr(struct xdp_md, ctx, data_end);
-	len = end - data;
-	check = len < __TRAIT_LEN_MAX ? len : __TRAIT_LEN_MAX;
-	if (data + __TRAIT_CHECK_TO <= end)
-		check |= __trait_check(*(__u64 *)(data + __TRAIT_CHECK_FROM));
-	mark->check = check;
-	((struct __trait_flow_mark *)(area + (area_len - 24)))->stamp = headroom;
+	len = __trait_ctx_ptr(struct xdp_md, ctx, data_end) - __trait_ctx_ptr(struct xdp_md, ctx, data);
+	mark->check = __trait_front_check(ctx) | (len < __TRAIT_LEN_MAX ? len : __TRAIT_LEN_MAX);
+	__trait_flow_mark(area)->stamp = headroom;
 	return bpf_xdp_adjust_meta(ctx, packet_len) ? -EOPNOTSUPP : 0;
 }
 

@@ -11,7 +11,7 @@
 //! - `present`: bit *k* is set if key *k* has a value in this region.
 //! - `nonce`: the secret of the registry that says that the region is authentic.
 //! - `stamp`: the headroom, in bytes, that XDP saw when the area was made or sealed, and so the place of the packet region
-//!   once it is hidden. An area without a packet region has no stamp.
+//!   once it is hidden. An area without a packet region has a check in its place, one of at most 32 bytes neither.
 //! - `tag`: the packet region's nonce while the area is open. Once it is sealed, a number made from secrets, `id` and
 //!   `stamp`, which is odd.
 //! - `id`: the packet's number on this host, 0 while the area is open.
@@ -24,11 +24,14 @@
 
 use core::fmt;
 
-/// Bytes of the flow region's footer in an area that has a packet region: `stamp`, `present`, `nonce`.
+/// Bytes of the flow region's footer: `stamp`, `present`, `nonce`.
 pub const FLOW_FOOTER_LEN: usize = 24;
 
-/// Bytes of the flow region's footer in an area that has no packet region: `present`, `nonce`.
+/// Bytes of the flow region's footer in an area that is no longer than [`SHORT_AREA_LEN`]: `present`, `nonce`.
 pub const SHORT_FLOW_FOOTER_LEN: usize = 16;
+
+/// The longest area that kernels before 6.8 let XDP reserve (`xdp_metalen_invalid` in include/net/xdp.h).
+pub const SHORT_AREA_LEN: usize = 32;
 
 /// Bytes of the packet region's footer: `id`, `check`, `present`, `tag`.
 pub const PACKET_FOOTER_LEN: usize = 32;
@@ -112,10 +115,10 @@ impl Layout {
     /// A layout of `flow` and `packet` bytes, footers included.
     ///
     /// `flow` is a multiple of 8 and at least [`FLOW_FOOTER_LEN`] (its footer authenticates the whole area); `packet` is
-    /// a multiple of 8 and at least [`PACKET_FOOTER_LEN`], or 0 for no packet region, in which case `flow` is at least
+    /// a multiple of 8 and at least [`PACKET_FOOTER_LEN`], or 0 for no packet region, in which case `flow` may be
     /// [`SHORT_FLOW_FOOTER_LEN`].
     pub const fn new(flow: usize, packet: usize) -> Result<Layout, LayoutError> {
-        if flow < flow_footer_len(packet) || !flow.is_multiple_of(8) {
+        if flow < flow_footer_len(flow, packet) || !flow.is_multiple_of(8) {
             return Err(LayoutError::Flow(flow));
         }
         if packet != 0 && packet < PACKET_FOOTER_LEN || !packet.is_multiple_of(8) {
@@ -168,7 +171,7 @@ impl Layout {
     #[inline]
     pub const fn footer_len(&self, region: Region) -> usize {
         match region {
-            Region::Flow => flow_footer_len(self.packet as usize),
+            Region::Flow => flow_footer_len(self.flow as usize, self.packet as usize),
             Region::Packet => PACKET_FOOTER_LEN,
         }
     }
@@ -182,16 +185,19 @@ impl Layout {
     /// The layout with as much room for values in the two regions, or a little more; without a packet region if that has none.
     pub const fn for_slot_space(flow: usize, packet: usize) -> Result<Layout, LayoutError> {
         let packet = if packet == 0 { 0 } else { packet.next_multiple_of(8) + PACKET_FOOTER_LEN };
-        Layout::new(flow.next_multiple_of(8) + flow_footer_len(packet), packet)
+        let short = flow.next_multiple_of(8) + SHORT_FLOW_FOOTER_LEN;
+        let flow =
+            if packet == 0 && short <= SHORT_AREA_LEN { short } else { flow.next_multiple_of(8) + FLOW_FOOTER_LEN };
+        Layout::new(flow, packet)
     }
 
     /// Bytes of an area like this one, at least, in which `region` had room for `size` more bytes of values.
     pub const fn longer_area_len(&self, region: Region, size: usize) -> usize {
-        let footers = match region {
-            Region::Packet if self.packet == 0 => PACKET_FOOTER_LEN + FLOW_FOOTER_LEN - SHORT_FLOW_FOOTER_LEN,
+        let footer = match region {
+            Region::Packet if self.packet == 0 => PACKET_FOOTER_LEN,
             _ => 0,
         };
-        self.area_len() + footers + size
+        self.area_len() - self.footer_len(Region::Flow) + FLOW_FOOTER_LEN + footer + size
     }
 
     /// The slot of `size` bytes at `distance` from the packet data, if it lies in `region`, is aligned to its size up
@@ -220,8 +226,8 @@ impl Layout {
     }
 }
 
-const fn flow_footer_len(packet: usize) -> usize {
-    if packet == 0 { SHORT_FLOW_FOOTER_LEN } else { FLOW_FOOTER_LEN }
+const fn flow_footer_len(flow: usize, packet: usize) -> usize {
+    if packet == 0 && flow <= SHORT_AREA_LEN { SHORT_FLOW_FOOTER_LEN } else { FLOW_FOOTER_LEN }
 }
 
 impl Default for Layout {

@@ -19,7 +19,7 @@ use libc::{EBUSY, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP};
 use packet_traits::{
     attach::{Direction, socket},
     bind::{BoundObject, LoadedObject},
-    core::{KeyType, Layout, Merge, Region, TraitsView},
+    core::{KeyType, Layout, Merge, Region, TraitsView, layout::FLOW_FOOTER_LEN},
     registry::{Registry, RegistryError},
 };
 use packet_traits_lab::{
@@ -288,12 +288,12 @@ fn sizes() -> [(KeyType, Layout, u64); 8] {
     let layout = |flow, packet| Layout::new(flow, packet).unwrap();
     [
         (KeyType::Flag, layout(16, 0), 64),
-        (KeyType::U8, layout(80, 0), 64),
-        (KeyType::U16, layout(144, 0), 64),
+        (KeyType::U8, layout(88, 0), 64),
+        (KeyType::U16, layout(152, 0), 64),
         (KeyType::U16, layout(88, 96), 64),
-        (KeyType::U32, layout(216, 0), 50),
+        (KeyType::U32, layout(216, 0), 48),
         (KeyType::U32, layout(112, 104), 40),
-        (KeyType::U64, layout(216, 0), 25),
+        (KeyType::U64, layout(216, 0), 24),
         (KeyType::U128, layout(216, 0), 12),
     ]
 }
@@ -528,7 +528,7 @@ fn nothing_is_set_until_something_is_and_reading_reserves_nothing() {
     if !common::area_enabled() {
         return;
     }
-    let full = Full::of(KeyType::U16, Layout::new(144, 0).unwrap());
+    let full = Full::of(KeyType::U16, Layout::new(152, 0).unwrap());
     let object = full.load(&[]);
     let mut script = Script::default();
     script.check(64, 2, |_| None);
@@ -559,8 +559,9 @@ fn deleted_keys_leave_no_byte() {
         for (region, own) in [(packet, nonces.packet), (flow, nonces.flow)].iter().filter(|region| !region.0.is_empty())
         {
             let (rest, nonce) = region.split_at(region.len() - 8);
-            // a stamp is in front of the flow region's presence bits
-            let stamp = if *own == nonces.flow && !packet.is_empty() { rest.len() - 16..rest.len() - 8 } else { 0..0 };
+            // what is in front of the presence bits: a stamp, or a check
+            let has_mark = *own == nonces.packet || layout.footer_len(Region::Flow) == FLOW_FOOTER_LEN;
+            let stamp = if has_mark { rest.len() - 16..rest.len() - 8 } else { 0..0 };
             let rest = [&rest[..stamp.start], &rest[stamp.end..]].concat();
             assert!(rest.iter().all(|byte| *byte == 0), "{key_type}: {rest:x?}");
             assert_eq!(nonce, own.to_ne_bytes());

@@ -21,7 +21,7 @@ use common::{
 };
 use packet_traits::{
     attach::XdpMode,
-    core::{KeyType, Merge},
+    core::{KeyType, Layout, Merge},
     socket::programs::SocketPrograms,
 };
 use packet_traits_lab::{Family, Netns, left_out, number_of, send_numbered};
@@ -231,7 +231,9 @@ const EVERY_TYPE: Keys = &[
 ];
 
 fn prints_every_type(command: &Command) {
-    let lab = SocketLab::with(&Setup { keys: EVERY_TYPE, xdp: None, ..Setup::default() });
+    // 91 bytes of values
+    let layout = Some(Layout::new(72, 80).unwrap());
+    let lab = SocketLab::with(&Setup { keys: EVERY_TYPE, xdp: None, layout, ..Setup::default() });
     let server = start(&lab, command, Family::V4, &[]);
     let client = lab.udp_client(Family::V4);
     let peer = client.local_addr().unwrap();

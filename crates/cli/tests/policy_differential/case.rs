@@ -2,7 +2,7 @@
 
 use std::{io, ops::RangeInclusive};
 
-use packet_traits::core::{Merge, PacketRegion, Region, TraitsMut, TraitsView};
+use packet_traits::core::{PacketRegion, Region, TraitsMut, TraitsView};
 use packet_traits_policy::{
     hook::{Direction, Family, Hook, NetfilterHook},
     interpret::{self, Context, Decision, Outcome, from_value, to_value},

@@ -17,7 +17,7 @@ struct mac {
 
 TRAIT_KEY(tenant, __u32);
 TRAIT_KEY(flow_id, __u64, TRAIT_KEEP_FIRST);
-TRAIT_KEY(src, struct address, TRAIT_KEEP_FIRST);
+TRAIT_KEY(src, struct address, TRAIT_DISCARD);
 TRAIT_KEY(gateway, struct mac);
 TRAIT_KEY_NAMED(ip_tos, "ip.tos", __u8);
 TRAIT_FLAG(sampled);

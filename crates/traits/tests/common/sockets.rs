@@ -13,7 +13,7 @@ use libbpf_rs::RingBufferBuilder;
 use packet_traits::{
     attach::{Attachment, Direction, XdpMode},
     bind::LoadedObject,
-    core::{KeyType, Merge, Region},
+    core::{KeyType, Layout, Merge, Region},
     socket::programs::{AttachOptions, SocketPrograms},
 };
 use packet_traits_lab::{Cgroup, Family, Pair, RECV_TIMEOUT, VethOptions, udp_socket};
@@ -37,13 +37,21 @@ pub struct Setup {
     /// Where `assign` of `sockets.bpf.c` is attached at the receiver. `None`: it is not.
     pub xdp: Option<XdpMode>,
     pub veth: VethOptions,
+    /// Sizes of the registry's area. `None`: the default, as far as the kernel has room for it.
+    pub layout: Option<Layout>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
         let options =
             AttachOptions { sockets: Some(8), slots: Some(64), pending_syns: Some(1024), ..AttachOptions::default() };
-        Setup { keys: SOCKET_KEYS, options: Some(options), xdp: Some(XdpMode::Native), veth: VethOptions::new() }
+        Setup {
+            keys: SOCKET_KEYS,
+            options: Some(options),
+            xdp: Some(XdpMode::Native),
+            veth: VethOptions::new(),
+            layout: None,
+        }
     }
 }
 
@@ -67,7 +75,7 @@ impl SocketLab {
     }
 
     pub fn with(setup: &Setup) -> SocketLab {
-        let lab = Lab::fitting();
+        let lab = setup.layout.map_or_else(Lab::fitting, Lab::empty);
         lab.register_fitting(setup.keys);
         let (pair, cgroup) = (Pair::with(&setup.veth).unwrap(), Cgroup::new().unwrap());
         let object = lab.load("sockets");

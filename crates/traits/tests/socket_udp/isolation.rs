@@ -38,7 +38,7 @@ const SLOTS: u32 = 64;
 
 /// Bytes of a datagram's values.
 fn values_len() -> usize {
-    if KernelFeature::LongMetadata.is_here() { 96 } else { 16 }
+    if KernelFeature::LongMetadata.is_here() { 88 } else { 16 }
 }
 
 /// What is said of a datagram that is not found.

@@ -66,7 +66,9 @@ fn every_value() -> Vec<Value> {
 }
 
 fn every_type_lab() -> SocketLab {
-    SocketLab::with(&Setup { keys: EVERY_TYPE, xdp: None, ..Setup::default() })
+    // 91 bytes of values
+    let layout = Some(Layout::new(72, 80).unwrap());
+    SocketLab::with(&Setup { keys: EVERY_TYPE, xdp: None, layout, ..Setup::default() })
 }
 
 #[test]
@@ -294,7 +296,7 @@ fn offset(case: &Case, key: &traits_key) -> usize {
 /// Bytes for values in the flow region and in the packet region.
 fn slots(case: &Case) -> (usize, usize) {
     match case.layout {
-        (flow, 0) => (flow - 16, 0),
+        (flow, 0) => (flow - 24, 0),
         (flow, packet) => (flow - 24, packet - 32),
     }
 }
