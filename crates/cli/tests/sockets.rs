@@ -521,6 +521,26 @@ fn what_cannot_be_done_is_said() {
     }
 }
 
+#[test]
+fn what_is_attached_for_a_damaged_registry_can_be_detached() {
+    let Some(host) = Host::new() else { return };
+    for damage in ["header", "state"] {
+        host.attach(&host.cgroup, "");
+        assert!(is_served(&host.cgroup));
+        let map = MapHandle::from_pinned_path(host.traits.dir("default").join(damage)).unwrap();
+        let whole = map.lookup(&[0; 4], MapFlags::ANY).unwrap().unwrap();
+        let mut broken = whole.clone();
+        *broken.last_mut().unwrap() ^= 1;
+        map.update(&[0; 4], &broken, MapFlags::ANY).unwrap();
+        assert!(host.traits.fails("sockets detach", 1).contains("checksum"));
+        assert!(host.traits.ok("sockets detach --all").contains("socket options are no longer served"));
+        assert!(!is_served(&host.cgroup) && !host.pins().exists());
+        map.update(&[0; 4], &whole, MapFlags::ANY).unwrap();
+    }
+    let error = host.traits.fails("--registry nowhere sockets detach --all", 1);
+    assert!(error.contains("`traits registry create nowhere`"), "{error}");
+}
+
 /// A server that knows nothing of traits but what its third argument has it do.
 struct Server {
     process: Child,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use packet_traits::{
-    registry::{Registry, Utc},
+    registry::{Registry, RegistryName, Utc},
     socket::programs::{AttachOptions, Attached, SocketCgroup, SocketPrograms},
 };
 use serde::Serialize;
@@ -289,13 +289,18 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
             attach(&global.options().open()?, &options, *json)
         }
         Command::Detach { cgroup, all, json } => {
+            if *all {
+                // also of a registry that is damaged, or of another version
+                let detached = SocketPrograms::detach_all_of(&global.options())?;
+                return print_detached(&global.registry, &detached, false, *json);
+            }
             let registry = global.options().open()?;
             let detached = match cgroup {
-                _ if *all => SocketPrograms::detach_all(&registry)?,
                 Some(cgroup) => vec![SocketPrograms::detach(&registry, cgroup)?],
                 None => vec![SocketPrograms::detach(&registry, &packet_traits::attach::cgroup::cgroup_root()?)?],
             };
-            print_detached(&registry, &detached, *json)
+            let left = SocketPrograms::status(&registry)?.is_some();
+            print_detached(registry.name(), &detached, left, *json)
         }
         Command::Status { json } => {
             let registry = global.options().open()?;
@@ -348,18 +353,19 @@ fn attach(registry: &Registry, options: &AttachOptions, json: bool) -> Outcome {
     Ok(())
 }
 
-fn print_detached(registry: &Registry, detached: &[SocketCgroup], json: bool) -> Outcome {
+/// `left`: socket programs of the registry are attached to other cgroups.
+fn print_detached(registry: &RegistryName, detached: &[SocketCgroup], left: bool, json: bool) -> Outcome {
     if json {
         let cgroup = |cgroup: &SocketCgroup| DetachedCgroupJson { id: cgroup.id, path: cgroup.path.clone() };
         let detached = detached.iter().map(cgroup).collect();
-        output::json(&DetachedJson { registry: registry.name().to_string(), detached })?;
+        output::json(&DetachedJson { registry: registry.to_string(), detached })?;
     } else if detached.is_empty() {
-        output::line(format_args!("no socket programs of registry '{}' were attached", registry.name()))?;
+        output::line(format_args!("no socket programs of registry '{registry}' were attached"))?;
     } else {
         for cgroup in detached {
             output::line(format_args!("{cgroup}: socket options are no longer served"))?;
         }
-        if SocketPrograms::status(registry)?.is_none() {
+        if !left {
             output::line("which sockets asked for traits is forgotten: after another attach they have to ask again")?;
         }
     }

@@ -1,17 +1,15 @@
 //! Making a registry of an earlier version one of this version.
 
-use std::path::Path;
-
 use packet_traits_core::{
     Layout,
     layout::{FLOW_FOOTER_LEN, PACKET_FOOTER_LEN},
 };
 
 use super::{
-    KeySpec, Registry, RegistryError, RegistryOptions,
-    lock::{DirId, DirLock},
+    Registry, RegistryError, RegistryOptions,
+    lock::DirLock,
     maps, metadata,
-    options::{clear, io_error, make_dir, new_header},
+    options::{clear, clear_later, io_error},
     table,
 };
 use crate::bpffs;
@@ -43,26 +41,19 @@ impl RegistryOptions {
             Err(error) => return Err(error),
         }
         let (parent, dir) = (self.parent(), self.dir());
-        {
-            let _lock = DirLock::exclusive(&parent).map_err(io_error("lock", &parent))?;
-            // nobody registers a key, or checks its binding, while this is held
-            let _old_lock = DirLock::exclusive(&dir).map_err(io_error("lock", &dir))?;
-            let old = maps::read_old(&self.name, &dir)?;
-            self.refuse_if_used(&dir, old.header.id, || Ok(Vec::new()))?;
-            let layout = self.layout_for(old.header.slot_space)?;
-            let new = parent.join("_new");
-            clear(&new)?;
-            make_dir(&new)?;
-            maps::create(&new, &new_header(&self.name, layout)?)?;
-            if let Err(error) = self.register_all(&new, &old.keys) {
-                clear(&new)?;
-                return Err(error);
-            }
-            bpffs::exchange(&new, &dir).map_err(io_error("exchange", &dir))?;
-            clear(&new)?;
-        }
+        let _lock = DirLock::exclusive(&parent).map_err(io_error("lock", &parent))?;
+        // nobody registers a key, or checks its binding, while this is held
+        let _old_lock = DirLock::exclusive(&dir).map_err(io_error("lock", &dir))?;
+        let old = maps::read_old(&self.name, &dir)?;
+        self.refuse_if_used(&dir, old.header.id, || Ok(Vec::new()))?;
+        let layout = self.layout_for(old.header.slot_space)?;
+        let registry = self.make(layout, &old.keys, |new| {
+            bpffs::exchange(new, &dir).map_err(io_error("exchange", &dir))?;
+            clear_later(new, clear(new));
+            Ok(())
+        })?;
         tracing::debug!("migrated registry '{}' at {}", self.name, dir.display());
-        Ok(Migration { registry: self.open()?, from: Some(table::OLD_VERSION) })
+        Ok(Migration { registry, from: Some(table::OLD_VERSION) })
     }
 
     fn layout_for(&self, [flow, packet]: [usize; 2]) -> Result<Layout, RegistryError> {
@@ -78,12 +69,5 @@ impl RegistryOptions {
         };
         self.refuse_oversize(layout)?;
         metadata::fitting(&self.name, Some(layout), longest)
-    }
-
-    fn register_all(&self, dir: &Path, keys: &[KeySpec]) -> Result<(), RegistryError> {
-        let identity = DirId::of(dir).map_err(io_error("open", dir))?;
-        let (header, maps) = maps::open(&self.name, dir)?;
-        let registry = Registry { name: self.name.clone(), dir: dir.to_owned(), identity, header, maps };
-        keys.iter().try_for_each(|key| registry.register(key).map(drop))
     }
 }

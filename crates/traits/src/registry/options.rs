@@ -14,7 +14,7 @@ use std::{
 use packet_traits_core::{Layout, Nonces, layout::AREA_LEN_PORTABLE};
 
 use super::{
-    KeyEntry, Registry,
+    KeyEntry, KeySpec, Registry,
     error::RegistryError,
     lock::{DirId, DirLock},
     maps, metadata,
@@ -124,6 +124,24 @@ impl RegistryOptions {
         self.parent().join(self.name.as_str())
     }
 
+    /// Where the registry's maps are pinned, if there is such a registry, whatever state it is in.
+    pub(crate) fn found_dir(&self) -> Result<PathBuf, RegistryError> {
+        let dir = self.own_dir()?;
+        if !exists(&dir)? {
+            return Err(RegistryError::NotFound { name: self.name.clone(), dir });
+        }
+        Ok(dir)
+    }
+
+    /// Where they are, or would be, if that is on a bpffs and root's.
+    fn own_dir(&self) -> Result<PathBuf, RegistryError> {
+        bpffs::require(&self.root)?;
+        bpffs::require_own(&self.parent())?;
+        let dir = self.dir();
+        bpffs::require_own(&dir)?;
+        Ok(dir)
+    }
+
     pub(super) fn parent(&self) -> PathBuf {
         self.root.join(PARENT)
     }
@@ -140,20 +158,40 @@ impl RegistryOptions {
         let (parent, dir) = (self.parent(), self.dir());
         make_dir(&parent)?;
         bpffs::require_own(&parent)?;
-        {
-            let _lock = DirLock::exclusive(&parent).map_err(io_error("lock", &parent))?;
-            if exists(&dir)? {
-                self.connect()?.list()?;
-                return Err(RegistryError::Exists { name: self.name.clone(), dir });
-            }
-            let new = parent.join("_new");
+        let _lock = DirLock::exclusive(&parent).map_err(io_error("lock", &parent))?;
+        if exists(&dir)? {
+            self.connect()?.list()?;
+            return Err(RegistryError::Exists { name: self.name.clone(), dir });
+        }
+        let registry = self.make(layout, &[], |new| {
+            fs::rename(new, &dir).map_err(io_error("name the new registry", &dir))?;
+            Ok(())
+        })?;
+        tracing::debug!("created registry '{}' at {}", self.name, dir.display());
+        Ok(registry)
+    }
+
+    /// Makes a registry with these keys beside the others, and has it `publish`ed, after which nothing can fail. If something
+    /// does before, nothing is left of it.
+    pub(super) fn make(
+        &self,
+        layout: Layout,
+        keys: &[KeySpec],
+        publish: impl FnOnce(&Path) -> Result<(), RegistryError>,
+    ) -> Result<Registry, RegistryError> {
+        let new = self.parent().join("_new");
+        let make = || {
             clear(&new)?;
             make_dir(&new)?;
             maps::create(&new, &new_header(&self.name, layout)?)?;
-            fs::rename(&new, &dir).map_err(io_error("name the new registry", &dir))?;
-        }
-        tracing::debug!("created registry '{}' at {}", self.name, dir.display());
-        self.open()
+            let identity = DirId::of(&new).map_err(io_error("open", &new))?;
+            let (header, maps) = maps::open(&self.name, &new)?;
+            let registry = Registry { name: self.name.clone(), dir: new.clone(), identity, header, maps };
+            keys.iter().try_for_each(|key| registry.register(key).map(drop))?;
+            publish(&new)?;
+            Ok(Registry { dir: self.dir(), ..registry })
+        };
+        make().inspect_err(|_| drop(clear(&new)))
     }
 
     /// Refuses an area that native XDP on veth has no room for, unless it is allowed.
@@ -181,11 +219,8 @@ impl RegistryOptions {
 
     /// Opens the registry, whatever its layout, without a look at its table.
     fn connect(&self) -> Result<Registry, RegistryError> {
-        bpffs::require(&self.root)?;
-        let dir = self.dir();
-        bpffs::require_own(&self.parent())?;
         loop {
-            bpffs::require_own(&dir)?;
+            let dir = self.own_dir()?;
             let before = DirId::of(&dir).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound => RegistryError::NotFound { name: self.name.clone(), dir: dir.clone() },
                 _ => RegistryError::Io { action: "open", path: dir.clone(), source },
@@ -250,7 +285,7 @@ impl RegistryOptions {
         let old = parent.join("_old");
         clear(&old)?;
         fs::rename(&dir, &old).map_err(io_error("move away", &dir))?;
-        clear(&old)?;
+        clear_later(&old, clear(&old));
         tracing::debug!("removed registry '{}' at {}", self.name, dir.display());
         Ok(())
     }
@@ -288,7 +323,7 @@ impl RegistryOptions {
     }
 }
 
-pub(super) fn new_header(name: &RegistryName, layout: Layout) -> Result<Header, RegistryError> {
+fn new_header(name: &RegistryName, layout: Layout) -> Result<Header, RegistryError> {
     Ok(Header {
         layout,
         id: random()?,
@@ -322,7 +357,7 @@ fn exists(path: &Path) -> Result<bool, RegistryError> {
 }
 
 /// Makes a directory for root only; one that is there is fine.
-pub(super) fn make_dir(path: &Path) -> Result<(), RegistryError> {
+fn make_dir(path: &Path) -> Result<(), RegistryError> {
     bpffs::make_dir(path).map_err(io_error("make the directory", path))
 }
 
@@ -331,6 +366,13 @@ pub(super) fn clear(path: &Path) -> Result<(), RegistryError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(io_error("clear away", path)),
+    }
+}
+
+/// What no longer counts is cleared away by the next command at the latest.
+pub(super) fn clear_later(path: &Path, cleared: Result<(), RegistryError>) {
+    if let Err(error) = cleared {
+        tracing::warn!("{} is left for the next command to clear away: {error}", path.display());
     }
 }
 

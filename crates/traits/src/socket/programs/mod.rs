@@ -34,6 +34,7 @@ mod object;
 
 use std::{
     fmt, fs, io,
+    ops::Deref,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::SystemTime,
@@ -53,7 +54,7 @@ use crate::{
     },
     bind::LoadedObject,
     bpffs,
-    registry::{DirLock, Registry, RegistryError, SOCKETS},
+    registry::{DirLock, Registry, RegistryError, RegistryOptions, SOCKETS},
 };
 
 /// Links that are being made.
@@ -335,13 +336,17 @@ impl SocketPrograms {
     /// # Errors
     /// [`SocketProgramsError::Attach`] or [`SocketProgramsError::Io`] if something could not be removed.
     pub fn detach_all(registry: &Registry) -> Result<Vec<SocketCgroup>, SocketProgramsError> {
-        let Some(folder) = Folder::take(registry)? else { return Ok(Vec::new()) };
-        let attached = folder.cgroups()?;
-        for cgroup in &attached {
-            folder.take_away(&folder.path.join(cgroup.id.to_string()))?;
-        }
-        folder.clear()?;
-        Ok(attached)
+        detach_all_in(registry.dir().join(SOCKETS))
+    }
+
+    /// The same for a registry that need not be usable: what is pinned for its sockets is taken away though its own maps are
+    /// damaged, or of another version.
+    ///
+    /// # Errors
+    /// As for [`detach_all`](Self::detach_all), and [`SocketProgramsError::Registry`] if there is no such registry, or its folder
+    /// is not root's.
+    pub fn detach_all_of(options: &RegistryOptions) -> Result<Vec<SocketCgroup>, SocketProgramsError> {
+        detach_all_in(options.found_dir()?.join(SOCKETS))
     }
 
     /// A registry's socket programs; `None` if they are attached to no cgroup, and none is being made.
@@ -349,7 +354,7 @@ impl SocketPrograms {
     /// # Errors
     /// [`SocketProgramsError::Damaged`] if something else is pinned in their place.
     pub fn status(registry: &Registry) -> Result<Option<SocketPrograms>, SocketProgramsError> {
-        let folder = Folder { path: registry.dir().join(SOCKETS), registry, lock: None };
+        let folder = Folder { pins: Pins { path: registry.dir().join(SOCKETS), lock: None }, registry };
         match folder.read() {
             // Taken away meanwhile.
             Err(_) if !folder.path.exists() => Ok(None),
@@ -358,12 +363,92 @@ impl SocketPrograms {
     }
 }
 
-/// A registry's folder of socket programs. It goes with what is in it.
-struct Folder<'r> {
+fn detach_all_in(path: PathBuf) -> Result<Vec<SocketCgroup>, SocketProgramsError> {
+    let Some(pins) = Pins::take(path)? else { return Ok(Vec::new()) };
+    let attached = pins.cgroups()?;
+    for cgroup in &attached {
+        pins.take_away(&pins.path.join(cgroup.id.to_string()))?;
+    }
+    pins.clear()?;
+    Ok(attached)
+}
+
+/// A registry's folder of socket programs, as what is pinned in it. It goes with what is in it.
+struct Pins {
     path: PathBuf,
-    registry: &'r Registry,
     /// Only who changes something holds it.
     lock: Option<DirLock>,
+}
+
+impl Pins {
+    /// Locks the folder if it is there.
+    fn take(path: PathBuf) -> Result<Option<Pins>, SocketProgramsError> {
+        match DirLock::exclusive(&path) {
+            Ok(lock) => Ok(Some(Pins { path, lock: Some(lock) })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("lock", &path)(error)),
+        }
+    }
+
+    /// Takes away everything.
+    fn clear(&self) -> Result<(), SocketProgramsError> {
+        children(&self.path)?.iter().try_for_each(|path| remove(path))
+    }
+
+    /// Detaches a cgroup's programs.
+    fn take_away(&self, links: &Path) -> Result<(), SocketProgramsError> {
+        let old = self.path.join(OLD);
+        remove(&old)?;
+        fs::rename(links, &old).map_err(failed("move away", links))?;
+        remove(&old)
+    }
+
+    /// The folders of links.
+    fn links(&self) -> Result<Vec<PathBuf>, SocketProgramsError> {
+        let mut paths = children(&self.path)?;
+        paths.retain(|path| cgroup_id(path).is_some());
+        Ok(paths)
+    }
+
+    /// The cgroups that have links, removed ones too.
+    fn cgroups(&self) -> Result<Vec<SocketCgroup>, SocketProgramsError> {
+        let links = self.links()?;
+        let mut paths = cgroups::paths(links.iter().filter_map(|links| cgroup_id(links)));
+        let mut found = Vec::new();
+        for links in &links {
+            let since = match fs::metadata(links).and_then(|meta| meta.modified()) {
+                // taken away meanwhile
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(failed("look at", links))?,
+            };
+            let id = cgroup_id(links).unwrap_or_default();
+            found.push(SocketCgroup { id, path: paths.remove(&id), since, missing: missing(links, id) });
+        }
+        Ok(found)
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        // Fails unless the folder is empty. Who waits for the lock sees that the folder is gone.
+        if self.lock.is_some() {
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
+}
+
+/// The same folder, and the registry that its programs are bound to.
+struct Folder<'r> {
+    pins: Pins,
+    registry: &'r Registry,
+}
+
+impl Deref for Folder<'_> {
+    type Target = Pins;
+
+    fn deref(&self) -> &Pins {
+        &self.pins
+    }
 }
 
 impl<'r> Folder<'r> {
@@ -386,12 +471,7 @@ impl<'r> Folder<'r> {
 
     /// Locks the folder if it is there.
     fn take(registry: &'r Registry) -> Result<Option<Folder<'r>>, SocketProgramsError> {
-        let path = registry.dir().join(SOCKETS);
-        match DirLock::exclusive(&path) {
-            Ok(lock) => Ok(Some(Folder { path, registry, lock: Some(lock) })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("lock", &path)(error)),
-        }
+        Ok(Pins::take(registry.dir().join(SOCKETS))?.map(|pins| Folder { pins, registry }))
     }
 
     /// What a killed process left of the links of this cgroup, if anything.
@@ -425,11 +505,6 @@ impl<'r> Folder<'r> {
         Ok(())
     }
 
-    /// Takes away everything.
-    fn clear(&self) -> Result<(), SocketProgramsError> {
-        children(&self.path)?.iter().try_for_each(|path| remove(path))
-    }
-
     fn clear_unless_used(&self) -> Result<(), SocketProgramsError> {
         if self.links()?.is_empty() { self.clear() } else { Ok(()) }
     }
@@ -455,14 +530,6 @@ impl<'r> Folder<'r> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(failed("move", &link)),
         }
-    }
-
-    /// Detaches a cgroup's programs.
-    fn take_away(&self, links: &Path) -> Result<(), SocketProgramsError> {
-        let old = self.path.join(OLD);
-        remove(&old)?;
-        fs::rename(links, &old).map_err(failed("move away", links))?;
-        remove(&old)
     }
 
     /// Loads the programs, and pins them and their maps.
@@ -580,30 +647,6 @@ impl<'r> Folder<'r> {
         fs::rename(&new, &links).map_err(failed("name", &links))
     }
 
-    /// The folders of links.
-    fn links(&self) -> Result<Vec<PathBuf>, SocketProgramsError> {
-        let mut paths = children(&self.path)?;
-        paths.retain(|path| cgroup_id(path).is_some());
-        Ok(paths)
-    }
-
-    /// The cgroups that have links, removed ones too.
-    fn cgroups(&self) -> Result<Vec<SocketCgroup>, SocketProgramsError> {
-        let links = self.links()?;
-        let mut paths = cgroups::paths(links.iter().filter_map(|links| cgroup_id(links)));
-        let mut found = Vec::new();
-        for links in &links {
-            let since = match fs::metadata(links).and_then(|meta| meta.modified()) {
-                // taken away meanwhile
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other.map_err(failed("look at", links))?,
-            };
-            let id = cgroup_id(links).unwrap_or_default();
-            found.push(SocketCgroup { id, path: paths.remove(&id), since, missing: missing(links, id) });
-        }
-        Ok(found)
-    }
-
     fn read(&self) -> Result<Option<SocketPrograms>, SocketProgramsError> {
         let cgroups = self.cgroups()?;
         let unfinished = [NEW, OLD, NEW_PROGRAMS].iter().any(|name| self.path.join(name).exists());
@@ -637,15 +680,6 @@ impl<'r> Folder<'r> {
             registry: self.registry.name().clone(),
             path: path.to_owned(),
             why: format!("{error:#}"),
-        }
-    }
-}
-
-impl Drop for Folder<'_> {
-    fn drop(&mut self) {
-        // Fails unless the folder is empty. Who waits for the lock sees that the folder is gone.
-        if self.lock.is_some() {
-            let _ = fs::remove_dir(&self.path);
         }
     }
 }
