@@ -478,20 +478,24 @@ static __always_inline __u64 __trait_word_between(const struct __trait_words *pa
 
 /*
  * Where the flow region ends if XDP saw this headroom: there or, after VLAN tags were taken out, 4 or 8 bytes on; 0 if it
- * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts. The result
+ * is in none of these places, or has another stamp. The area lies in front of what is now the MAC header: nothing behind that counts. The result
  * is the place times 65536, plus the headroom.
  * Free of branches, because the verifier would follow each in every place this is called from.
  */
 static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_header)
 {
-	struct __trait_words at = __trait_kernel_pair(head + headroom - 8);
+	struct __trait_words at = __trait_kernel_pair(head + headroom - 8), stamp = {};
 	__u64 found = 0;
 	int moved;
+
+	if (trait_area.packet_len)
+		stamp = __trait_kernel_pair(head + headroom - 24);
 
 #pragma unroll
 	for (moved = 0; moved <= 8; moved += 4) {
 		__u64 place = (headroom + moved) & 0xffff;
-		__u64 differs = __trait_word_between(&at, moved) ^ trait_area.flow_nonce;
+		__u64 differs = (__trait_word_between(&at, moved) ^ trait_area.flow_nonce) |
+				(trait_area.packet_len ? __trait_word_between(&stamp, moved) ^ headroom : 0);
 		__u64 same = ~__trait_sign_mask(differs | -differs);
 		__u64 in_front = __trait_sign_mask(place - mac_header);
 		__u64 too_near = __trait_sign_mask(place - trait_area.flow_len);
@@ -515,8 +519,6 @@ static __trait_outline _Bool __trait_is_own(__u64 head, __u32 headroom, __u32 pl
 	struct __trait_words front;
 
 	if (meta_len != flow_len && meta_len != trait_area.area_len)
-		return 0;
-	if (packet_len && __trait_kernel_word(at - 24, 0) != headroom)
 		return 0;
 	/* no tunnel is as short: TC popped a tag without the metadata */
 	if (place == headroom ? mac_header - place + 8 <= meta_len : mac_header - place < __TRAIT_TUNNEL_MIN)

@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_region_is_used_to_its_last_byte() {
-        let layout = Layout::new(64, 0).unwrap();
+        let layout = Layout::for_slot_space(48, 0).unwrap();
         let mut live = Vec::new();
         for size in [1, 8, 2, 4, 1, 16, 8, 8] {
             live.push(free_slot(layout, Region::Flow, size, &live, &Stamps::NONE).unwrap());

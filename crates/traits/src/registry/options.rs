@@ -397,9 +397,9 @@ mod tests {
 
     #[test]
     fn an_area_that_veth_has_no_room_for_is_refused() {
-        let options = Registry::options().layout(Layout::new(120, 100).unwrap()).bpffs("/nowhere");
+        let options = Registry::options().layout(Layout::new(120, 104).unwrap()).bpffs("/nowhere");
         let error = options.create().unwrap_err();
-        assert!(matches!(error, RegistryError::Oversize { area_len: 220, .. }), "{error}");
+        assert!(matches!(error, RegistryError::Oversize { area_len: 224, .. }), "{error}");
         assert!(error.to_string().contains("veth"), "{error}");
         assert!(matches!(options.allow_oversize(true).create(), Err(RegistryError::Bpffs(_))));
     }

@@ -231,7 +231,7 @@ pub(super) mod tests {
         assert!(change(|key| key.distance = 18).contains("no place"));
         assert!(change(|key| key.key_type = 99).contains("unknown type 99"));
         assert!(change(|key| key.key_type = KeyType::U64 as u8).contains("of type u64"));
-        assert!(change(|key| key.merge = 2).contains("merge policy 2"));
+        assert!(change(|key| key.merge = 3).contains("merge policy 3"));
         assert!(change(|key| key.number = 64).contains("key 64"));
         assert!(change(|key| key.name = [b'x'; 32]).contains("1 to 31"));
         assert!(refused(&state(), &[table()[1], table()[1]]).contains("twice"));

@@ -186,10 +186,10 @@ mod tests {
         traits.set_value(keys.get("seen").unwrap(), &Value::Flag).unwrap();
 
         let record = traits.record();
-        assert_eq!(record.len(), 16 + 48 + 32);
+        assert_eq!(record.len(), 16 + 40 + 32);
         assert_eq!(record[..8], (1u64 | 1 << 9 | 1 << 63).to_ne_bytes());
-        assert_eq!(record[16 + 44..][..4], 0x0102_0304u32.to_ne_bytes());
-        assert_eq!(record[16 + 78..][..2], 0x0506u16.to_ne_bytes());
+        assert_eq!(record[16 + 36..][..4], 0x0102_0304u32.to_ne_bytes());
+        assert_eq!(record[16 + 70..][..2], 0x0506u16.to_ne_bytes());
 
         let copy = Traits::from_record(keys.layout(), record);
         assert_eq!((copy.get(&tenant), copy.get(&hop)), (Some(0x0102_0304), Some(0x0506)));
