@@ -69,7 +69,8 @@
  *	struct bpf_nf_ctx *		get, is_set, view
  *	struct bpf_sock_ops *		get, is_set, view, in callbacks that have an skb
  *	struct sk_buff *		get, is_set, view: tp_btf and fentry programs
- * set and del in another program than XDP stop the compiler; by number (rfc.bpf.h) they are -EOPNOTSUPP there.
+ * set and del in another program than XDP stop the compiler, and so do trait_tc_set and trait_tc_del of a keep-first key;
+ * by number (rfc.bpf.h) they are -EOPNOTSUPP there.
  *
  * When to seal: before XDP_PASS, so that keep-first keys do not stop GRO. Not before XDP_REDIRECT to an AF_XDP socket,
  * which then sees the whole area in front of the packet, and rather not before bpf_xdp_adjust_head(), which moves the visible
@@ -89,7 +90,8 @@
  * attaches 4 bytes of zeroes to a packet without metadata. Native XDP of network cards does not need it.
  *
  * TC: trait_tc_get reads keys of the flow region directly from the metadata. trait_tc_set and trait_tc_del change keys
- * of the flow region; -EOPNOTSUPP for keep-first keys, after decapsulation, and where the packet has no area. From 6.18
+ * of the flow region; -EOPNOTSUPP after decapsulation, and where the packet has no area. Keep-first keys are not in it:
+ * only XDP programs set and delete them. From 6.18
  * they write through a dynptr (bpf_dynptr_from_skb_meta). Before 6.18, or with TRAITS_TC_DIRECT_WRITE defined, they store
  * directly, which is cheaper. A packet may be a clone, because an AF_PACKET socket's queue, say, holds another:
  *	from 6.19	the packet gets a head of its own with the metadata in it, and is changed; the other stays as it was
@@ -1530,20 +1532,28 @@ static __always_inline int __trait_view_get(const struct trait_view *view, const
 
 #define trait_tc_is_set(ctx, key) (__trait_tc_get(ctx, __trait_key(key), (void *)0, 0) >= 0)
 
+/* Stops the compiler where a call could never do anything. */
+#define __trait_in_tc(key, call)                                                                                       \
+	_Static_assert(trait_merge_##key != TRAIT_KEEP_FIRST,                                                          \
+		       "trait_tc_" #call ": " #key " is keep-first: only XDP programs set and delete it")
+
 #define trait_tc_set(ctx, key, value)                                                                                  \
 	({                                                                                                             \
+		__trait_in_tc(key, set);                                                                               \
 		const trait_type_##key __from __attribute__((aligned(__trait_align(key)))) = (value);                  \
 		__trait_tc_change(ctx, __trait_desc(key), &__from, sizeof(__from), 1);                                 \
 	})
 
 #define trait_tc_set_flag(ctx, key)                                                                                    \
 	({                                                                                                             \
+		__trait_in_tc(key, set_flag);                                                                          \
 		_Static_assert(sizeof(trait_type_##key) == 0, #key " has a value: use trait_tc_set");                  \
 		__trait_tc_change(ctx, __trait_desc(key), (void *)0, 0, 1);                                            \
 	})
 
 #define trait_tc_del(ctx, key)                                                                                         \
 	({                                                                                                             \
+		__trait_in_tc(key, del);                                                                               \
 		const __u64 __zero[2] = {};                                                                            \
 		__trait_tc_change(ctx, __trait_desc(key), __zero, sizeof(trait_type_##key), 0);                        \
 	})

@@ -359,7 +359,8 @@ fn the_examples_in_the_socket_headers_comments_compile_and_load() {
 fn misuse_does_not_compile() {
     let start = "#include <linux/bpf.h>\n#include <packet_traits/traits.bpf.h>\n\
                  struct three { __u8 byte[3]; };\n";
-    let keys = "TRAIT_KEY(tenant, __u32); TRAIT_KEY(flow_id, __u64); TRAIT_FLAG(sampled);\n";
+    let keys = "TRAIT_KEY(tenant, __u32); TRAIT_KEY(flow_id, __u64); TRAIT_FLAG(sampled);\n\
+                TRAIT_KEY(number, __u64, TRAIT_KEEP_FIRST); TRAIT_FLAG(first, TRAIT_KEEP_FIRST);\n";
     let in_xdp = |body: &str| format!("{keys}SEC(\"xdp\") int program(struct xdp_md *ctx) {{ {body}; return 0; }}\n");
     let in_tc = |body: &str| format!("{keys}SEC(\"tc\") int program(struct __sk_buff *ctx) {{ {body}; return 0; }}\n");
     let in_netfilter =
@@ -393,6 +394,10 @@ fn misuse_does_not_compile() {
         (in_tc("trait_set(ctx, tenant, 1)"), "a TC program calls trait_tc_set"),
         (in_tc("trait_set_flag(ctx, sampled)"), "a TC program calls trait_tc_set_flag"),
         (in_tc("trait_del(ctx, tenant)"), "a TC program calls trait_tc_del"),
+        // keys that only XDP changes
+        (in_tc("trait_tc_set(ctx, number, 1)"), "trait_tc_set: number is keep-first: only XDP programs"),
+        (in_tc("trait_tc_set_flag(ctx, first)"), "trait_tc_set_flag: first is keep-first: only XDP programs"),
+        (in_tc("trait_tc_del(ctx, number)"), "trait_tc_del: number is keep-first: only XDP programs"),
         (in_netfilter("trait_set(ctx, tenant, 1)"), "this type of program can only read traits"),
         (in_netfilter("trait_del(ctx, tenant)"), "this type of program can only read traits"),
         // the same key twice
@@ -411,6 +416,8 @@ fn misuse_does_not_compile() {
         for text in [
             in_xdp("__u32 value; trait_get(ctx, tenant, &value)"),
             in_xdp("trait_set_flag(ctx, sampled)"),
+            in_xdp("trait_set(ctx, number, 1); trait_set_flag(ctx, first); trait_del(ctx, number)"),
+            in_tc("__u64 value; trait_tc_get(ctx, number, &value); trait_tc_set_flag(ctx, sampled)"),
             "TRAIT_KEY_NAMED(long_one, \"abcdefghijklmnopqrstuvwxyz01234\", __u32);\n".into(),
         ] {
             compile(compiler, &format!("{start}{text}"), &[]).unwrap_or_else(|said| panic!("{said}"));
