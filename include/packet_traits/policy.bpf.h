@@ -157,8 +157,8 @@ struct pt_buffer {
 };
 
 /*
- * Loading `len` bytes, a constant, at offset `at` of the packet, which is not more than 32 KiB. Returns whether the
- * packet has them; *header then points to them, in the packet or in *buffer.
+ * Loading `len` bytes, a constant, at offset `at` of the packet, which is at most a few bytes more than PT_AT_MAX. Returns
+ * whether the packet has them; *header then points to them, in the packet or in *buffer.
  */
 
 /* What clang must not take apart: the verifier wants the checked pointer to be the one that is used. */
@@ -406,8 +406,21 @@ static __always_inline __u32 pt_net_length(struct __sk_buff *ctx)
 #define pt_ether_daddr(ether) ((__u64)pt_be32((ether)->h_dest) << 16 | pt_be16((ether)->h_dest + 4))
 #define pt_ether_saddr(ether) ((__u64)pt_be16((ether)->h_source) << 32 | pt_be32((ether)->h_source + 2))
 
-/* Offsets are kept below: with all that is skipped, headers start at 25 KiB at most. */
-#define PT_AT_MAX 0x7fff
+/*
+ * Nothing is read that starts behind this offset. The verifier wants a pointer into the packet, with all that is added to
+ * it, to stay within 64 KiB (MAX_PACKET_OFF in kernel/bpf/verifier.c). crates/policy/src/field.rs has it too.
+ */
+#define PT_AT_MAX 0xff00
+
+/*
+ * An offset that has been compared with PT_AT_MAX. The verifier is shown it again: before Linux 6.8 it does not know of a
+ * copy on the stack what it has learnt of the register.
+ */
+static __always_inline __u64 pt_bounded(__u64 at)
+{
+	asm volatile("if %0 <= %1 goto +1\n\t%0 = %1" : "+r"(at) : "i"(PT_AT_MAX));
+	return at;
+}
 
 /* EtherType of a version of IP; 0 if it is none. */
 static __always_inline __u32 pt_ip_type(__u32 version)

@@ -160,3 +160,50 @@ fn a_datagram_behind_long_extension_headers_meets_the_rule_on_its_port() {
         host.ok("down edge");
     }
 }
+
+/// With long headers, ports are read almost as far as a packet can be long, and `incomplete` says where they are not.
+#[test]
+fn a_datagram_behind_nearly_64_kib_of_extension_headers_meets_the_rules() {
+    let Some(host) = Host::new() else { return };
+    let cgroup = Cgroup::new().unwrap();
+    let (tx, rx) = (host.pair.tx(), host.pair.rx());
+    tx.netns().ip("link set tx0 mtu 65535").unwrap();
+    rx.netns().ip("link set rx0 mtu 65535").unwrap();
+    let receiver = cgroup.enter(|| udp_socket(rx.netns(), rx.addr(Family::V6, PORT)).unwrap());
+    receiver.set_read_timeout(Some(QUIET)).unwrap();
+    let frames = PacketSocket::on(tx).unwrap();
+    let flow = Flow::between(tx, rx, Family::V6, 40_000, PORT);
+    let is_delivered = |(count, len)| {
+        frames.send(&flow.udp_behind_options(count, len, &[7; 8])).unwrap();
+        receiver.recv(&mut [0; 64]).is_ok()
+    };
+    // number and length of the headers, and whether rules see the port; the last end behind 0xff00 bytes
+    let cases = [(15, 2048, true), (16, 2048, true), (17, 2048, true), (31, 2048, true), (32, 2040, false)];
+    // Linux 7.3 goes through 12 headers of a packet for itself
+    let arrive = is_delivered((16, 2048));
+    let mut hooks = vec!["xdp", "tc ingress"];
+    if arrive {
+        hooks.push("cgroup ingress");
+        if kernel_has_for(KernelFeature::NetfilterLinks, "netfilter") {
+            hooks.push("netfilter input priority 5");
+        }
+    }
+    for hook in hooks {
+        let options = match hook.split(' ').next() {
+            Some("cgroup") => format!("--cgroup {}", cgroup.path().display()),
+            Some("netfilter") => String::new(),
+            _ => "--dev rx0".to_owned(),
+        };
+        let rules = format!("incomplete count incomplete drop\n udp dport {PORT} count ports drop");
+        let edge = host.policy("edge", &format!("{hook} {{\n {rules}\n}}\n"));
+        host.ok(&format!("up {edge} {options}"));
+        let (mut incomplete, mut ports) = (0, 0);
+        for (count, len, is_seen) in cases {
+            assert!(!is_delivered((count, len)), "{hook}, behind {count} headers of {len} bytes");
+            *if is_seen { &mut ports } else { &mut incomplete } += 1;
+            let counted = [host.counter("edge", "incomplete"), host.counter("edge", "ports")];
+            assert_eq!(counted, [incomplete, ports], "{hook}, behind {count} headers of {len} bytes");
+        }
+        host.ok("down edge");
+    }
+}

@@ -19,9 +19,11 @@
 //! - **TCP** (protocol 6) and **UDP** (17) from 4 bytes on, which are the ports; TCP's flags from 14 bytes on, so that a
 //!   small first fragment has ports and no flags; **DCCP** (33), **SCTP** (132) and **UDP-Lite** (136) from 4 bytes on,
 //!   which are their ports, too; **ICMP** (1, in IPv4 only) and **ICMPv6** (58, in IPv6 only) from 2 bytes on.
+//! - **Far headers**: an IP header, an extension header, what is behind them or in a tunnel, and an option of Geneve or its
+//!   data are absent if they start more than [`OFFSET_MAX`] bytes behind the packet's start.
 //! - **Incomplete** is a packet of which that could not be read, in the outer headers: one of them is cut short (TCP in
-//!   front of its flags) or malformed, or there are more VLAN tags or extension headers than are read. A later fragment is
-//!   complete, and so is a packet with a protocol that rules know nothing of.
+//!   front of its flags), malformed or too far, or there are more VLAN tags or extension headers than are read. A later
+//!   fragment is complete, and so is a packet with a protocol that rules know nothing of.
 //! - **Tunnels**, in the outer headers only: **VXLAN**: UDP to port 4789, 8 bytes, flag I (0x08 in the first byte) set.
 //!   **Geneve**: UDP to port 6081, version 0, 8 bytes and all of its options in the packet. **GRE** (protocol 47),
 //!   version 0, not source-routed (bit 0x4000 of the first 16 bits is 0): 4 bytes, and 4 each for checksum, key and
@@ -34,6 +36,9 @@ use crate::policy::{Layer, Type};
 /// How many extension headers of IPv6 are skipped: as many as fit into a packet of 1500 bytes. Kernels go through any number
 /// (ip6_protocol_deliver_rcu in net/ipv6/ip6_input.c), the newest through 12 (IP6_MAX_EXT_HDRS_CNT in include/net/ipv6.h).
 pub const EXTENSION_HEADERS_MAX: usize = (1500 - 40) / 8;
+
+/// How far from the packet's start headers are read: `PT_AT_MAX` in `packet_traits/policy.bpf.h`, which says why.
+pub const OFFSET_MAX: usize = 0xff00;
 
 /// Whether this number is of an extension header of IPv6 that is skipped: hop-by-hop options, routing, fragment,
 /// authentication, destination options.

@@ -5,7 +5,7 @@ use etherparse::{
     Ipv6Header, Ipv6RawExtHeader, Ipv6RoutingExtensions, PacketBuilder, SingleVlanHeader, VlanHeader,
 };
 use packet_traits_policy::{
-    field::{FRAGMENT_FIRST, FRAGMENT_LATER, FRAGMENT_NONE, Field, FieldKind},
+    field::{FRAGMENT_FIRST, FRAGMENT_LATER, FRAGMENT_NONE, Field, FieldKind, OFFSET_MAX},
     hook::{Direction, Hook},
     interpret::Packet,
     policy::Layer,
@@ -269,6 +269,61 @@ fn as_many_extension_headers_are_passed_as_fit_into_1500_bytes() {
     );
 }
 
+/// Extension headers of so many bytes in all, and what is behind them.
+fn behind_extensions(bytes: usize, protocol: u8, behind: &[u8]) -> Vec<u8> {
+    let mut packet = ipv6(60);
+    let mut left = bytes / 8;
+    while left > 0 {
+        let units = left.min(256);
+        left -= units;
+        packet.extend(extension(if left == 0 { protocol } else { 60 }, (units - 1) as u8));
+    }
+    packet.extend(behind);
+    packet
+}
+
+#[test]
+fn headers_are_read_up_to_an_offset() {
+    let ports = |bytes| {
+        let packet = behind_extensions(bytes, 17, &udp(53));
+        let packet = Packet::dissect(&packet, CGROUP, None);
+        let protocol = packet.field(outer(FieldKind::Protocol));
+        (protocol, packet.field(outer(FieldKind::UdpDestination)), packet.field(outer(FieldKind::Incomplete)).is_some())
+    };
+    let last = OFFSET_MAX - ipv6(60).len();
+    for bytes in [16 * 2048, 31 * 2048, last] {
+        assert_eq!(ports(bytes), (Some(17), Some(53), false), "behind {bytes} bytes");
+    }
+    assert_eq!(ports(last + 8), (Some(17), None, true));
+    assert_eq!(ports(32 * 2048), (Some(17), None, true));
+    // the last extension header starts too far itself
+    assert_eq!(ports(33 * 2048), (Some(60), None, true));
+}
+
+#[test]
+fn tunnels_are_read_up_to_the_same_offset() {
+    let options = [&[1, 2, 0x80, 1][..], &[0, 0, 0, 7]].concat();
+    let tunnel = [udp(6081), geneve(0x0800, &options), ipv4(17), udp(53)].concat();
+    let read = |geneve_at: usize| {
+        let packet = behind_extensions(geneve_at - 8 - ipv6(60).len(), 17, &tunnel);
+        let packet = Packet::dissect(&packet, CGROUP, None);
+        [outer(FieldKind::GeneveVni), outer(OPTION), inner(FieldKind::Ipv4TimeToLive), inner(FieldKind::UdpDestination)]
+            .map(|field| packet.field(field).is_some())
+    };
+    for (back, expected) in [
+        (40, [true; 4]),
+        (32, [true, true, true, false]),
+        (16, [true, true, true, false]),
+        // the option's data starts 12 bytes behind Geneve's header, and the inner header 16
+        (8, [true, false, false, false]),
+        (0, [true, false, false, false]),
+    ] {
+        assert_eq!(read(OFFSET_MAX - back), expected, "Geneve {back} bytes in front of the last");
+    }
+    assert_eq!(read(OFFSET_MAX + 8), [true, false, false, false], "the ports are in time");
+    assert_eq!(read(OFFSET_MAX + 16), [false; 4]);
+}
+
 /// nftables reads `th` in whatever follows the IP header.
 #[test]
 fn every_protocol_with_ports_has_them() {
@@ -338,6 +393,7 @@ fn a_packet_is_incomplete_if_its_headers_could_not_be_read() {
         ("IPv4 of version 5", [ethernet(0x0800), bad_version, udp(53)].concat(), true),
         ("a later fragment", [ethernet(0x0800), later].concat(), false),
         ("a later fragment of IPv6", [ethernet(0x86dd), ipv6(44), fragment(60, 1, true)].concat(), false),
+        ("a far UDP header", [ethernet(0x86dd), behind_extensions(32 * 2048, 17, &udp(53))].concat(), true),
         ("a cut extension header", [ethernet(0x86dd), ipv6(60), extension(17, 0)[..7].to_vec()].concat(), true),
         ("ESP", [ethernet(0x0800), ipv4(50)].concat(), false),
         ("AH in IPv4", [ethernet(0x0800), ipv4(51)].concat(), false),

@@ -25,6 +25,9 @@ const XDP: usize = 0;
 const TC: usize = 1;
 
 const ETHERNET_LEN: usize = 14;
+/// The kernel makes frames for the network stack of a page (`bpf_prog_test_run_xdp` in net/bpf/test_run.c), in which the
+/// headroom and the traits are, too.
+const RECEIVED_LEN_MAX: usize = 3000;
 /// A tagged packet that is shorter is dropped (`skb_vlan_untag` in net/core/skbuff.c wants what is behind the tag, too).
 const TAGGED_LEN_MIN: usize = ETHERNET_LEN + 6;
 /// Where a VLAN tag is in a packet.
@@ -88,7 +91,7 @@ impl Receiver {
         seal: bool,
         cpu: usize,
     ) -> Result<Ran, String> {
-        if input.packet.len() < ETHERNET_LEN {
+        if !(ETHERNET_LEN..=RECEIVED_LEN_MAX).contains(&input.packet.len()) {
             return Ok(Ran::Refused);
         }
         let mut at_xdp = input.context.clone();

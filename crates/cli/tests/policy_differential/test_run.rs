@@ -23,9 +23,10 @@ pub fn xdp(program: BorrowedFd<'_>, metadata: &[u8], packet: &[u8]) -> io::Resul
     let data = [metadata, packet].concat();
     let mut context = xdp_context(metadata.len(), data.len());
     let mut out = vec![0; data.len() + 512];
-    let verdict = run(program, &data, &mut context, Some(&mut out))?;
+    let (verdict, len) = run(program, &data, &mut context, Some(&mut out))?;
     let meta_len = (context.data - context.data_meta) as usize;
-    out.truncate((context.data_end - context.data_meta) as usize);
+    // `data_end` is the end of the first buffer
+    out.truncate(len);
     let packet = out.split_off(meta_len);
     Ok(XdpRan { verdict, metadata: out, packet })
 }
@@ -80,7 +81,7 @@ pub struct SkbRan {
 pub fn skb(program: BorrowedFd<'_>, context: SkBuff, packet: &[u8]) -> io::Result<SkbRan> {
     let mut context = context;
     let mut out = vec![0; packet.len() + 512];
-    let verdict = run(program, packet, &mut context, Some(&mut out))?;
+    let (verdict, _) = run(program, packet, &mut context, Some(&mut out))?;
     out.truncate(packet.len());
     Ok(SkbRan { verdict, context, packet: out })
 }
@@ -112,7 +113,7 @@ pub fn netfilter(program: BorrowedFd<'_>, family: Family, hook: NetfilterHook, p
         data = ethernet(ether_type);
     }
     data.extend(packet);
-    run(program, &data, &mut state, None)
+    run(program, &data, &mut state, None).map(|(verdict, _)| verdict)
 }
 
 /// An Ethernet header.
@@ -122,8 +123,9 @@ pub fn ethernet(ether_type: u16) -> Vec<u8> {
     header
 }
 
-/// Runs a program once; its return value. With `out`, what it made of the packet goes there, and what it made of the context, there.
-fn run<C>(program: BorrowedFd<'_>, data: &[u8], context: &mut C, out: Option<&mut [u8]>) -> io::Result<u32> {
+/// Runs a program once; its return value. With `out`, what it made of the packet goes there, and what it made of the context,
+/// there; the number is the packet's length then, with its metadata.
+fn run<C>(program: BorrowedFd<'_>, data: &[u8], context: &mut C, out: Option<&mut [u8]>) -> io::Result<(u32, usize)> {
     let mut opts = libbpf_sys::bpf_test_run_opts {
         sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
         data_in: data.as_ptr().cast(),
@@ -139,7 +141,7 @@ fn run<C>(program: BorrowedFd<'_>, data: &[u8], context: &mut C, out: Option<&mu
         opts.ctx_size_out = size_of::<C>() as u32;
     }
     test_run(program, &mut opts)?;
-    Ok(opts.retval)
+    Ok((opts.retval, opts.data_size_out as usize))
 }
 
 fn test_run(program: BorrowedFd<'_>, opts: &mut libbpf_sys::bpf_test_run_opts) -> io::Result<()> {

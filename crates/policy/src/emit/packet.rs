@@ -97,6 +97,7 @@ impl Parser<'_> {
         }
         self.code.line("struct pt_buffer buffer;");
         self.code.line("const void *header;");
+        self.code.line("__u64 at;");
         if matches!(place, Place::Netfilter(_)) {
             self.code.line("struct __trait_dynptr packet;");
         }
@@ -104,8 +105,12 @@ impl Parser<'_> {
         self.code.line("if (!extensions || extensions->fragment == PT_FRAGMENT_LATER ||");
         self.code.line("    !pt_is_extension(extensions->protocol))");
         self.code.line("\treturn 0;");
+        self.code.line("at = extensions->at;");
+        self.code.line("if (at > PT_AT_MAX)");
+        self.code.line("\treturn 0;");
+        self.code.line("at = pt_bounded(at);");
         self.packet_of_netfilter();
-        self.code.line(format_args!("if (!{})", self.loads("extensions->at & PT_AT_MAX", "8")));
+        self.code.line(format_args!("if (!{})", self.loads("at", "8")));
         self.code.line("\treturn 0;");
         self.code.line("return pt_skip_extension(extensions, header);");
         self.code.close();
@@ -234,14 +239,17 @@ impl Parser<'_> {
         }
     }
 
-    /// Moves on to the next header. The verifier knows no more of `at` than that it is in a packet.
+    /// Moves on to the next header. The verifier knows no more of `at` than its bound.
     fn advance(&mut self, by: &str) {
-        self.forget(&format!("at + {by}"));
+        self.forget("at", &format!("at + {by}"));
     }
 
-    /// Goes to this place, which the verifier is not to know.
-    fn forget(&mut self, at: &str) {
-        self.code.line(format_args!("at = pt_any({at}, zero) & PT_AT_MAX;"));
+    /// Has the variable be this place, of which the verifier is to know the bound only. Nothing is read behind that.
+    fn forget(&mut self, variable: &str, at: &str) {
+        self.code.line(format_args!("{variable} = pt_any({at}, zero);"));
+        self.code.line(format_args!("if ({variable} > PT_AT_MAX)"));
+        self.leave();
+        self.code.line(format_args!("{variable} = pt_bounded({variable});"));
     }
 
     /// What the interface's packets begin with: the loader says it.
@@ -340,7 +348,7 @@ impl Parser<'_> {
         }
         self.code.blank();
         // behind a tag or a tunnel, its place differs
-        self.forget("at");
+        self.forget("at", "at");
         if ipv4 {
             self.code.open("if (type == ETH_P_IP)");
             self.ipv4(layer);
@@ -426,7 +434,7 @@ impl Parser<'_> {
             return;
         }
         self.code.line(format_args!("{next} = *(const __u8 *)(header + 6);"));
-        self.advance("sizeof(struct ipv6hdr)");
+        self.code.line("at += sizeof(struct ipv6hdr);");
         self.code.open(format_args!("if (pt_is_extension({next}))"));
         self.code
             .line(format_args!("struct pt_extensions extensions = {{ .at = at, .end = end, .protocol = {next} }};"));
@@ -443,9 +451,12 @@ impl Parser<'_> {
         self.leaves = true;
         self.code.line("goto done;");
         self.code.close();
-        self.forget("extensions.at");
+        self.code.line("at = extensions.at;");
         self.code.close();
         self.keep(layer, FieldKind::Protocol, next);
+        if behind {
+            self.forget("at", "at");
+        }
     }
 
     fn transport(&mut self, layer: Layer) {
@@ -612,7 +623,7 @@ impl Parser<'_> {
             self.code.line("type = pt_be16(header + 2);");
         }
         if options {
-            self.code.line("option = pt_any(at + sizeof(struct udphdr) + 8, zero) & PT_AT_MAX;");
+            self.forget("option", "at + sizeof(struct udphdr) + 8");
             self.code.line("options_end = option + len;");
             self.code.open("for (i = 0; i < PT_GENEVE_OPTIONS_MAX && option + 4 <= options_end; i++)");
             self.code.line("__u32 what, data_len;");
@@ -620,7 +631,7 @@ impl Parser<'_> {
             self.load("option", "4");
             self.code.line("what = pt_be32(header) >> 8;");
             self.code.line("data_len = (*(const __u8 *)(header + 3) & 0x1f) * 4;");
-            self.code.line("option = pt_any(option + 4, zero) & PT_AT_MAX;");
+            self.forget("option", "option + 4");
             self.code.line("if (option + data_len > options_end)");
             self.code.line("\tbreak;");
             for (number, field) in needs.options.iter().enumerate() {
@@ -637,7 +648,7 @@ impl Parser<'_> {
                 self.code.close();
                 self.code.close();
             }
-            self.code.line("option = pt_any(option + data_len, zero) & PT_AT_MAX;");
+            self.forget("option", "option + data_len");
             self.code.close();
         }
         if needs.inner() {

@@ -3,7 +3,7 @@
 use crate::{
     field::{
         EXTENSION_HEADERS_MAX, FRAGMENT_FIRST, FRAGMENT_LATER, FRAGMENT_NONE, Field, FieldKind, GENEVE_OPTIONS_MAX,
-        is_extension_header,
+        OFFSET_MAX, is_extension_header,
     },
     hash::FiveTuple,
     hook::Hook,
@@ -92,7 +92,7 @@ enum Transport<'a> {
 #[derive(Clone, Debug)]
 enum Tunnel<'a> {
     Vxlan { vni: u128 },
-    Geneve { vni: u128, protocol: u16, options: &'a [u8] },
+    Geneve { vni: u128, protocol: u16, options: Rest<'a> },
     Gre { protocol: u16, key: Option<u128> },
 }
 
@@ -106,22 +106,35 @@ enum Carried {
 }
 
 /// The bytes that no header has taken yet.
-#[derive(Clone, Copy)]
-struct Rest<'a>(&'a [u8]);
+#[derive(Clone, Copy, Debug)]
+struct Rest<'a> {
+    bytes: &'a [u8],
+    /// Where they start in the packet.
+    at: usize,
+}
 
 impl<'a> Rest<'a> {
     /// Takes the next `N` bytes; nothing if there are fewer.
     fn take<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(taken)
+        self.take_slice(N)?.first_chunk()
     }
 
     /// Takes the next `len` bytes; nothing if there are fewer.
     fn take_slice(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
+        self.take_rest(len).map(|taken| taken.bytes)
+    }
+
+    /// The same, with their place.
+    fn take_rest(&mut self, len: usize) -> Option<Rest<'a>> {
+        let (taken, rest) = self.bytes.split_at_checked(len)?;
+        let at = self.at;
+        *self = Rest { bytes: rest, at: at + len };
+        Some(Rest { bytes: taken, at })
+    }
+
+    /// Whether they start behind what is read.
+    fn is_far(&self) -> bool {
+        self.at > OFFSET_MAX
     }
 
     /// Takes a 16-bit number.
@@ -139,7 +152,7 @@ impl<'a> Packet<'a> {
     /// Takes a packet apart, which starts as it does at this hook. `vlan` is the tag control word of a VLAN tag that
     /// the kernel has taken out of it.
     pub fn dissect(bytes: &'a [u8], hook: Hook, vlan: Option<u16>) -> Packet<'a> {
-        let mut rest = Rest(bytes);
+        let mut rest = Rest { bytes, at: 0 };
         let mut outer = Headers::default();
         if hook.sees_ethernet() {
             outer.read_ethernet(&mut rest);
@@ -261,6 +274,9 @@ impl<'a> Packet<'a> {
 impl<'a> Headers<'a> {
     /// Reads an Ethernet header, VLAN tags, and what comes behind.
     fn read_ethernet(&mut self, rest: &mut Rest<'a>) {
+        if rest.is_far() {
+            return;
+        }
         let Some(header) = rest.take::<14>() else { return };
         let (addresses, ether_type) = header.split_first_chunk::<12>().expect("14 bytes are more than 12");
         let ether_type = number(ether_type) as u16;
@@ -283,10 +299,10 @@ impl<'a> Headers<'a> {
     /// Reads an IP header whose version is known from itself, and what comes behind.
     fn read_any_ip(&mut self, rest: &mut Rest<'a>) {
         const SHORTEST: usize = 20;
-        if rest.0.len() < SHORTEST {
+        if rest.bytes.len() < SHORTEST {
             return;
         }
-        match rest.0[0] >> 4 {
+        match rest.bytes[0] >> 4 {
             4 => self.read_ipv4(rest),
             6 => self.read_ipv6(rest),
             _ => self.complete = true,
@@ -294,6 +310,9 @@ impl<'a> Headers<'a> {
     }
 
     fn read_ipv4(&mut self, rest: &mut Rest<'a>) {
+        if rest.is_far() {
+            return;
+        }
         let Some(header) = rest.take::<20>() else { return };
         let header_len = usize::from(header[0] & 0xf) * 4;
         if header[0] >> 4 != 4 || header_len < header.len() || rest.take_slice(header_len - header.len()).is_none() {
@@ -306,13 +325,16 @@ impl<'a> Headers<'a> {
     }
 
     fn read_ipv6(&mut self, rest: &mut Rest<'a>) {
+        if rest.is_far() {
+            return;
+        }
         let Some(header) = rest.take::<40>() else { return };
         if header[0] >> 4 != 6 {
             return;
         }
         let ip = self.ip.insert(Ip { header: IpHeader::V6(header), protocol: header[6], fragment: FRAGMENT_NONE });
         for _ in 0..EXTENSION_HEADERS_MAX {
-            if ip.fragment == FRAGMENT_LATER || !ip.skip_extension(rest) {
+            if ip.fragment == FRAGMENT_LATER || rest.is_far() || !ip.skip_extension(rest) {
                 break;
             }
         }
@@ -327,15 +349,18 @@ impl<'a> Headers<'a> {
             self.complete = true;
             return;
         }
+        if rest.is_far() {
+            return;
+        }
         let (protocol, version) = (ip.protocol, ip.version());
         self.transport = match (protocol, version) {
             (TCP, _) => rest.take().map(|ports| {
-                let flags = rest.0.get(FLAGS_BEHIND_PORTS).copied();
+                let flags = rest.bytes.get(FLAGS_BEHIND_PORTS).copied();
                 Transport::Tcp { ports, flags }
             }),
             (UDP, _) => rest.take().map(|ports| {
-                // length and checksum
-                *rest = Rest(rest.0.get(4..).unwrap_or_default());
+                let length_and_checksum = rest.bytes.len().min(4);
+                rest.take_slice(length_and_checksum);
                 Transport::Udp(ports)
             }),
             (DCCP | SCTP | UDPLITE, _) => rest.take().map(Transport::OtherPorts),
@@ -487,16 +512,21 @@ fn read_geneve<'a>(rest: &mut Rest<'a>) -> Option<(Tunnel<'a>, Carried)> {
     if version != 0 {
         return None;
     }
-    let options = rest.take_slice(usize::from(header[0] & 0x3f) * 4)?;
+    let options = rest.take_rest(usize::from(header[0] & 0x3f) * 4)?;
     let protocol = number(&header[2..4]) as u16;
     Some((Tunnel::Geneve { vni: number(&header[4..7]), protocol, options }, carried_by(protocol)))
 }
 
 /// The first 4 bytes of an option's data. RFC 8926 section 3.5.
-fn geneve_option(options: &[u8], class: u16, kind: u8) -> Option<u128> {
-    let mut rest = Rest(options);
+fn geneve_option(mut rest: Rest<'_>, class: u16, kind: u8) -> Option<u128> {
     for _ in 0..GENEVE_OPTIONS_MAX {
+        if rest.is_far() {
+            return None;
+        }
         let header = rest.take::<4>()?;
+        if rest.is_far() {
+            return None;
+        }
         let data = rest.take_slice(usize::from(header[3] & 0x1f) * 4)?;
         if number(&header[..2]) == u128::from(class) && header[2] == kind {
             return data.first_chunk::<4>().map(|start| number(start));

@@ -5,7 +5,7 @@ use fastrand::Rng;
 
 use super::numbers::{Constants, GENEVE_OPTIONS, chance, pick};
 use crate::{
-    field::{EXTENSION_HEADERS_MAX, Field, FieldKind},
+    field::{EXTENSION_HEADERS_MAX, Field, FieldKind, OFFSET_MAX},
     hook::Hook,
     interpret::{Context, HardwareValues},
     policy::{KeyId, Layer, Operand, Policy},
@@ -15,8 +15,10 @@ use crate::{
 /// anything.
 pub fn packet(rng: &mut Rng, policy: &Policy, block: usize) -> Vec<u8> {
     let constants = Constants::of(policy, block);
-    let mut builder = Builder { rng, policy, constants, layer: Layer::Outer, bytes: Vec::new() };
-    if policy.blocks[block].hook.sees_ethernet() {
+    let hook = policy.blocks[block].hook;
+    let at_xdp = hook == Hook::Xdp;
+    let mut builder = Builder { rng, policy, constants, layer: Layer::Outer, at_xdp, bytes: Vec::new() };
+    if hook.sees_ethernet() {
         builder.ethernet();
     } else {
         builder.ip();
@@ -79,6 +81,7 @@ struct Builder<'a> {
     policy: &'a Policy,
     constants: Constants,
     layer: Layer,
+    at_xdp: bool,
     bytes: Vec<u8>,
 }
 
@@ -197,30 +200,39 @@ impl Builder<'_> {
         let label = self.value(FieldKind::Ipv6FlowLabel);
         let version = self.mostly(6);
         self.u32(u32::from(version) << 28 | (class << 20 | label) as u32);
-        let extensions = *pick(self.rng, &[0, 0, 0, 0, 0, 1, 1, 2, 3, 5, 6, 7, 8]);
-        let mut kinds: Vec<u8> = (0..extensions).map(|_| *pick(self.rng, &[0, 43, 44, 51, 60])).collect();
-        let many = chance(self.rng, 2);
-        if many {
+        // with its length in units of 8 bytes, where that is not random
+        let mut extensions: Vec<(u8, Option<usize>)> = (0..*pick(self.rng, &[0, 0, 0, 0, 0, 1, 1, 2, 3, 5, 6, 7, 8]))
+            .map(|_| (*pick(self.rng, &[0, 43, 44, 51, 60]), None))
+            .collect();
+        if chance(self.rng, 2) {
             // around the most that are skipped
-            kinds = vec![60; self.rng.usize(EXTENSION_HEADERS_MAX - 2..=EXTENSION_HEADERS_MAX + 2)];
+            let count = self.rng.usize(EXTENSION_HEADERS_MAX - 2..=EXTENSION_HEADERS_MAX + 2);
+            extensions = vec![(60, Some(1)); count];
+        } else if self.at_xdp && chance(self.rng, 1) {
+            // around where headers are no longer read; elsewhere the kernel runs programs on a page at most
+            let end = OFFSET_MAX - 64 + self.rng.usize(..16) * 8;
+            let units = end.saturating_sub(self.bytes.len()) / 8;
+            extensions = vec![(60, Some(256)); units / 256];
+            extensions.extend((!units.is_multiple_of(256)).then_some((60, Some(units % 256))));
         }
         let protocol = self.protocol(6);
         self.random(2);
-        self.u8(*kinds.first().unwrap_or(&protocol));
+        self.u8(extensions.first().map_or(protocol, |(kind, _)| *kind));
         let hop_limit = self.value(FieldKind::Ipv6HopLimit);
         self.u8(hop_limit as u8);
         let addresses = [self.value(FieldKind::Ipv6Source), self.value(FieldKind::Ipv6Destination)];
         for address in addresses {
             self.number(address, 16);
         }
-        for (place, kind) in kinds.iter().enumerate() {
-            let next = *kinds.get(place + 1).unwrap_or(&protocol);
-            if many {
-                self.u8(next);
-                self.u8(0);
-                self.random(6);
-            } else {
-                self.extension(*kind, next);
+        for (place, (kind, units)) in extensions.iter().enumerate() {
+            let next = extensions.get(place + 1).map_or(protocol, |(kind, _)| *kind);
+            match units {
+                Some(units) => {
+                    self.u8(next);
+                    self.u8((units - 1) as u8);
+                    self.random(units * 8 - 2);
+                }
+                None => self.extension(*kind, next),
             }
         }
         self.transport(protocol);
