@@ -124,8 +124,11 @@
 //! header is asked is false, also with `!=`: see [`policy`].
 //!
 //! A packet that hides its port from `tcp dport 22 drop` is `incomplete`: its headers are cut short (TCP in front of its
-//! flags), malformed, or behind more VLAN tags or extension headers than rules look through. `incomplete drop` in front of
-//! other rules lets none of them pass: see [`field`].
+//! flags), malformed, behind more than 2 VLAN tags or 182 extension headers, or more than 65,280 bytes into the packet.
+//! `incomplete drop` in front of other rules lets none of them pass: see [`field`].
+//!
+//! Lengths that headers claim do not count, as in nftables at netdev ingress: in `xdp` and `tc`, a short packet's ports may be
+//! in the padding of Ethernet. From netfilter on there is no padding.
 //!
 //! **Actions**
 //!

@@ -2,10 +2,14 @@
 
 use std::{fs, path::Path};
 
-use packet_traits_policy::check::{CheckOptions, Files, Loader, Texts, check};
+use packet_traits_policy::{
+    check::{CheckOptions, Files, Loader, Texts, check},
+    field::{EXTENSION_HEADERS_MAX, OFFSET_MAX},
+};
 
 const README: &str = include_str!("../../../README.md");
 const REFERENCE: &str = include_str!("../src/lib.rs");
+const HEADER: &str = include_str!("../../../include/packet_traits/policy.bpf.h");
 
 /// Checks a policy; not even a warning may come.
 #[track_caller]
@@ -47,5 +51,23 @@ fn the_policies_of_the_repository_are_good() {
     assert!(policies.len() >= 5);
     for policy in policies {
         is_good(&policy, &Files);
+    }
+}
+
+#[test]
+fn documents_and_programs_have_the_limits_of_the_language() {
+    let offset = format!("{},{:03} bytes", OFFSET_MAX / 1000, OFFSET_MAX % 1000);
+    let headers = format!("{EXTENSION_HEADERS_MAX} extension headers");
+    for (name, text) in [("README.md", README), ("the reference", REFERENCE)] {
+        for limit in [&offset, &headers, "`incomplete drop` in front of"] {
+            let text = text.replace("\n//!", "").replace("\n ", "");
+            assert!(text.contains(limit), "{name} does not say: {limit}");
+        }
+    }
+    for limit in [
+        format!("#define PT_AT_MAX {OFFSET_MAX:#x}\n"),
+        format!("#define PT_EXTENSION_HEADERS_MAX {EXTENSION_HEADERS_MAX}\n"),
+    ] {
+        assert!(HEADER.contains(&limit), "{limit}");
     }
 }
