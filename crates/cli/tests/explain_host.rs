@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{process::Command, thread, time::Duration};
+use std::{net::Ipv6Addr, process::Command, thread, time::Duration};
 
 use common::{Traits, host::Host, soon, text};
 use packet_traits_lab::{
@@ -204,6 +204,25 @@ fn forwarded_packets_meet_the_blocks_that_are_explained() {
     ];
     for (name, frame) in cases {
         place.compare(client, router.name(), &policy, &blocks, name, &frame);
+    }
+    // these do not go out by the other interface; a link-local address brings its route
+    router.netns().ip(&format!("address add fe80::1/64 dev {} nodad", router.name())).unwrap();
+    let between = |source: Ipv6Addr, destination: Ipv6Addr| {
+        changed(&v6, |frame| {
+            frame[ETHERNET_LEN + 8..][..16].copy_from_slice(&source.octets());
+            frame[ETHERNET_LEN + 24..][..16].copy_from_slice(&destination.octets());
+        })
+    };
+    let link_local = |host| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, host);
+    let network = |address: Ipv6Addr| Ipv6Addr::from_bits(address.to_bits() >> 64 << 64);
+    for (name, frame) in [
+        ("between link-local addresses of others", between(link_local(0x77), link_local(0x99))),
+        ("from a link-local address to another host", between(link_local(0x77), chain.server().ipv6())),
+        ("to the routers of a network", between(client.ipv6(), network(router.ipv6()))),
+        ("to the routers of another network", between(client.ipv6(), network(chain.router_out().ipv6()))),
+        ("to the routers of the link", between(client.ipv6(), link_local(0))),
+    ] {
+        place.compare(client, router.name(), &policy, &FORWARD[..5], name, &frame);
     }
 }
 

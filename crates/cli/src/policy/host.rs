@@ -20,6 +20,9 @@ const SYSCTL: &str = "/proc/sys/net";
 pub(crate) struct Host {
     /// Addresses of interfaces that are up, with the interfaces' names.
     pub(crate) addresses: Vec<(String, IpAddr)>,
+    /// Anycast addresses that interfaces take packets for: those of a router (RFC 4291 section 2.6.1), and what processes
+    /// have joined.
+    pub(crate) anycasts: Vec<(String, Ipv6Addr)>,
     /// Broadcast addresses of the networks they are in.
     pub(crate) broadcasts: Vec<(String, Ipv4Addr)>,
     /// Ethernet addresses.
@@ -44,7 +47,12 @@ pub(crate) struct Vlan {
 impl Host {
     /// Looks at this network namespace.
     pub(crate) fn read() -> io::Result<Host> {
-        let mut host = Host { vlans: vlans(), forwards: (forwards_ipv4(), forwards_ipv6()), ..Host::default() };
+        let mut host = Host {
+            anycasts: anycasts(),
+            vlans: vlans(),
+            forwards: (forwards_ipv4(), forwards_ipv6()),
+            ..Host::default()
+        };
         host.read_interfaces()?;
         Ok(host)
     }
@@ -106,6 +114,11 @@ impl Host {
         self.addresses.iter().find(|(_, its)| *its == address).map(|(name, _)| name.as_str())
     }
 
+    /// The interface that takes packets for an anycast address.
+    pub(crate) fn owner_of_anycast(&self, address: IpAddr) -> Option<&str> {
+        self.anycasts.iter().find(|(_, its)| IpAddr::from(*its) == address).map(|(name, _)| name.as_str())
+    }
+
     /// The interface that has an Ethernet address.
     pub(crate) fn owner_of_mac(&self, mac: Mac) -> Option<&str> {
         self.macs.iter().find(|(_, its)| *its == mac && mac != [0; 6]).map(|(name, _)| name.as_str())
@@ -137,6 +150,21 @@ fn ipv4(address: *const libc::sockaddr) -> Ipv4Addr {
     // SAFETY: the caller has an IPv4 address of getifaddrs, which is a sockaddr_in; it need not be aligned as one.
     let address = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
     Ipv4Addr::from_bits(u32::from_be(address.sin_addr.s_addr))
+}
+
+/// None, if the kernel has no IPv6.
+fn anycasts() -> Vec<(String, Ipv6Addr)> {
+    fs::read_to_string(format!("{NET}/anycast6")).map(|text| parse_anycasts(&text)).unwrap_or_default()
+}
+
+/// Reads what `ac6_seq_show` in net/ipv6/anycast.c writes: `2    eth0            fd000000000000000000000000000000     1`.
+fn parse_anycasts(text: &str) -> Vec<(String, Ipv6Addr)> {
+    let anycast = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let (name, digits) = (words.next()?, words.next()?);
+        Some((name.to_owned(), Ipv6Addr::from_bits(u128::from_str_radix(digits, 16).ok()?)))
+    };
+    text.lines().filter_map(anycast).collect()
 }
 
 /// Without its directory, which `vlan_proc_init` in net/8021q/vlanproc.c makes, the kernel has no VLAN devices. Only root
@@ -196,6 +224,14 @@ mod tests {
                     eth0.100       | 100  | eth0\nguests         | 7  | eth1\n";
         let vlan = |name: &str, id, below: &str| Vlan { name: name.to_owned(), id, below: below.to_owned() };
         assert_eq!(parse_vlans(text), [vlan("eth0.100", 100, "eth0"), vlan("guests", 7, "eth1")]);
+    }
+
+    #[test]
+    fn anycast_addresses_are_read_from_their_list() {
+        let text = "2    eth0            fd000000000000070000000000000000     1\n\
+                    13   veth12345678901 fe800000000000000000000000000000     2\n";
+        let anycast = |name: &str, address: &str| (name.to_owned(), address.parse::<Ipv6Addr>().unwrap());
+        assert_eq!(parse_anycasts(text), [anycast("eth0", "fd00:0:0:7::"), anycast("veth12345678901", "fe80::")]);
     }
 
     #[test]

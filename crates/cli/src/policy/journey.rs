@@ -106,7 +106,8 @@ impl<'a> Journey<'a> {
         interface: Option<&str>,
     ) -> Journey<'a> {
         // without a frame only the addresses can say it
-        let is_own = |address: IpAddr| address.is_loopback() || host.is_some_and(|host| host.owner(address).is_some());
+        let has = |host: &Host, address| host.owner(address).or(host.owner_of_anycast(address)).is_some();
+        let is_own = |address: IpAddr| address.is_loopback() || host.is_some_and(|host| has(host, address));
         let addresses = frame.ip.ok().and_then(|ip| ip.addresses()).filter(|_| frame.macs.is_none());
         let is_to_itself = addresses.is_some_and(|(source, destination)| is_own(source) && is_own(destination));
         let is_of_loopback = frame.is_of_loopback() || interface == Some("lo") || is_to_itself;

@@ -297,11 +297,6 @@ pub(crate) fn forward(
     if frame.macs.is_some_and(|(to, _)| is_group(to)) && !destination.is_multicast() {
         return Err(dropped("its frame has a multicast MAC address", function));
     }
-    if let IpAddr::V6(source) = source
-        && !is_forwardable(source)
-    {
-        return Err(dropped(format!("packets from {source} are not forwarded"), function));
-    }
     let mut bytes = bytes.to_vec();
     match bytes.get_mut(limit_at) {
         Some(limit @ 2..) => *limit -= 1,
@@ -311,9 +306,21 @@ pub(crate) fn forward(
         Some(limit) => return Err(dropped(format!("its hop limit is {limit}"), function)),
         None => return Err(cut()),
     }
+    // which goes out by the interface it came in by (rt6_need_strict)
+    let is_on_link = matches!(destination, IpAddr::V6(destination) if destination.is_unicast_link_local());
+    if let IpAddr::V6(source) = source
+        && !is_forwardable(source)
+        && !is_on_link
+    {
+        let why = format!(
+            "a packet from {source} is forwarded only if it goes out by the interface that it came in by ({function})"
+        );
+        return Err(Absent::Unknown(why));
+    }
     Ok(bytes)
 }
 
+/// Whether packets from an address may go out by another interface.
 fn is_forwardable(source: Ipv6Addr) -> bool {
     !source.is_unspecified() && !source.is_multicast() && !source.is_loopback() && !source.is_unicast_link_local()
 }
@@ -540,11 +547,15 @@ mod tests {
         let here = host(None);
         assert!(forwarded(Family::Ipv4, &v4, OURS, Some(&here)).is_ok());
         let link_local = ipv6("fe80::1", "fd00::2", &[]);
+        let on_link = ipv6("fe80::1", "fe80::2", &[]);
+        assert_eq!(forwarded(Family::Ipv6, &on_link, OURS, None).unwrap()[7], 63);
+        let only_on_link = "unknown: a packet from fe80::1 is forwarded only if it goes out by the interface that it came in by \
+                            (ip6_forward)";
         for (family, bytes, to, here, expected) in [
             (Family::Ipv4, ipv4(&[(8, 1)]), OURS, None, "its TTL is 1 (ip_forward)"),
             (Family::Ipv6, ipv6("fd00::1", "fd00::2", &[(7, 0)]), OURS, None, "its hop limit is 0 (ip6_forward)"),
             (Family::Ipv4, v4, [0xff; 6], None, "its frame has a multicast MAC address (ip_forward)"),
-            (Family::Ipv6, link_local, OURS, None, "packets from fe80::1 are not forwarded (ip6_forward)"),
+            (Family::Ipv6, link_local, OURS, None, only_on_link),
             (
                 Family::Ipv6,
                 v6,

@@ -98,6 +98,9 @@ pub(crate) fn guess(frame: &Frame<'_>, host: &Host, arrived: bool) -> Choice {
     if let Some(owner) = host.owner(destination) {
         return choice(Some(Way::In), format!("{destination} is an address of {owner}"));
     }
+    if let Some(owner) = host.owner_of_anycast(destination) {
+        return choice(Some(Way::In), format!("{destination} is an anycast address of {owner}"));
+    }
     if destination.is_loopback() {
         return choice(Some(Way::In), format!("{destination} is a loopback address"));
     }
@@ -182,6 +185,7 @@ mod tests {
                 (eth0(), "10.1.0.1".parse().unwrap()),
                 (eth0(), "fd00::1".parse().unwrap()),
             ],
+            anycasts: vec![(eth0(), "fd00::".parse().unwrap())],
             broadcasts: vec![(eth0(), "10.1.0.255".parse().unwrap())],
             macs: vec![("lo".to_owned(), [0; 6]), (eth0(), OURS)],
             vlans: Some(Vec::new()),
@@ -222,6 +226,7 @@ mod tests {
         let cases = [
             (OURS, OTHER, "10.9.0.9", "10.1.0.1", Some(Way::In), "10.1.0.1 is an address of eth0"),
             (OTHER, OTHER, "fd00::9", "fd00::1", Some(Way::In), "fd00::1 is an address of eth0"),
+            (OURS, OTHER, "fd00::9", "fd00::", Some(Way::In), "fd00:: is an anycast address of eth0"),
             ([0; 6], [0; 6], "127.0.0.1", "127.9.9.9", Some(Way::In), "127.9.9.9 is a loopback address"),
             ([0; 6], [0; 6], "10.1.0.1", "10.1.0.1", Some(Way::In), "10.1.0.1 is an address of eth0"),
             (OTHER, OURS, "10.1.0.1", "10.9.0.9", Some(Way::Out), "10.1.0.1 is an address of eth0"),
