@@ -28,9 +28,17 @@ const JUMBO: u8 = 194;
 /// `IP6_DEFAULT_MAX_HBH_OPTS_CNT` in include/net/ipv6.h; the setting is net.ipv6.max_hbh_opts_number.
 const HOP_BY_HOP_MAX: usize = 8;
 
-/// What is wrong with the options of an IPv4 header (`__ip_options_compile` in net/ipv4/ip_options.c, `ip_rcv_options`). What
-/// CIPSO says is not looked at.
-pub(super) fn ipv4(options: &[u8]) -> Result<(), String> {
+/// Why the kernel may drop a packet with these options.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It does.
+    Wrong(String),
+    /// It depends on what is not known.
+    Unknown(String),
+}
+
+/// What is wrong with the options of an IPv4 header (`__ip_options_compile` in net/ipv4/ip_options.c, `ip_rcv_options`).
+pub(super) fn ipv4(options: &[u8]) -> Result<(), Fault> {
     let is_source_route = |kind: &u8| matches!(*kind, LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE);
     let mut seen = Vec::new();
     let mut at = 0;
@@ -42,7 +50,7 @@ pub(super) fn ipv4(options: &[u8]) -> Result<(), String> {
             at += 1;
             continue;
         }
-        let bad = || Err(format!("bad IPv4 option {kind}, at byte {} of its header", at + IPV4_LEN));
+        let bad = || Err(Fault::Wrong(format!("bad IPv4 option {kind}, at byte {} of its header", at + IPV4_LEN)));
         let len = options.get(at + 1).map_or(0, |len| usize::from(*len));
         let Some(option) = options.get(at..at + len).filter(|option| option.len() >= 2) else { return bad() };
         // where the next entry goes, counted from 1
@@ -52,7 +60,7 @@ pub(super) fn ipv4(options: &[u8]) -> Result<(), String> {
             RECORD_ROUTE => !seen.contains(&kind) && pointer >= 4 && (pointer > len || pointer + 3 <= len),
             TIMESTAMP => !seen.contains(&kind) && pointer >= 5 && has_right_timestamps(option, pointer),
             ROUTER_ALERT => len >= 4,
-            CIPSO => !seen.contains(&kind),
+            CIPSO => !seen.contains(&kind) && has_right_tags(option),
             _ => true,
         };
         if !right {
@@ -62,9 +70,32 @@ pub(super) fn ipv4(options: &[u8]) -> Result<(), String> {
         at += len;
     }
     match seen.iter().any(is_source_route) {
-        true => Err("it has a source route, which the kernel takes only with accept_source_route".to_owned()),
+        true => Err(Fault::Wrong(
+            "it has a source route, which the kernel takes only with accept_source_route".to_owned(),
+        )),
+        false if seen.contains(&CIPSO) => Err(Fault::Unknown(
+            "the kernel drops it before if it does not know the domain of its CIPSO option, or what its tags say there \
+             (cipso_v4_validate); a kernel without CONFIG_NETLABEL takes it"
+                .to_owned(),
+        )),
         false => Ok(()),
     }
+}
+
+/// What every kernel wants of a CIPSO option (`cipso_v4_validate`, of which there are two: in net/ipv4/cipso_ipv4.c, and in
+/// include/net/cipso_ipv4.h for kernels without CONFIG_NETLABEL): a domain, and tags of the lengths they say.
+fn has_right_tags(option: &[u8]) -> bool {
+    const HEADER_LEN: usize = 6;
+    if option.len() < HEADER_LEN + 2 || option[2..HEADER_LEN] == [0; 4] {
+        return false;
+    }
+    let mut tags = &option[HEADER_LEN..];
+    while !tags.is_empty() {
+        let Some(&[_, len]) = tags.first_chunk() else { return false };
+        let Some(rest) = tags.get(usize::from(len)..).filter(|_| len != 0) else { return false };
+        tags = rest;
+    }
+    true
 }
 
 fn has_right_timestamps(option: &[u8], pointer: usize) -> bool {
@@ -148,6 +179,14 @@ fn check_jumbo(option: &[u8], at: usize, payload_len: usize, length: usize) -> R
 mod tests {
     use super::*;
 
+    /// What every kernel refuses.
+    fn why(options: &[u8]) -> String {
+        match ipv4(options) {
+            Err(Fault::Wrong(why)) => why,
+            other => panic!("{options:?}: {other:?}"),
+        }
+    }
+
     #[test]
     fn ipv4_options_that_the_kernel_refuses() {
         for right in [
@@ -160,7 +199,6 @@ mod tests {
             &[TIMESTAMP, 12, 5, WITH_ADDRESS, 0, 0, 0, 0, 0, 0, 0, 0],
             &[TIMESTAMP, 4, 5, OF_ADDRESSES | 0xf0],
             &[130, 3, 1, END],
-            &[CIPSO, 6, 0, 0, 0, 1, END, END],
         ] {
             assert_eq!(ipv4(right), Ok(()), "{right:?}");
         }
@@ -178,15 +216,24 @@ mod tests {
             &[LOOSE_SOURCE_ROUTE, 3, 3, END],
             &[LOOSE_SOURCE_ROUTE, 3, 4, STRICT_SOURCE_ROUTE, 3, 4],
             &[CIPSO, 2, CIPSO, 2],
+            &[CIPSO, 6, 0, 0, 0, 1, END, END],
+            &[CIPSO, 8, 0, 0, 0, 0, 1, 2],
+            &[CIPSO, 8, 0, 0, 0, 1, 0, 0],
+            &[CIPSO, 8, 0, 0, 0, 1, 1, 3],
+            &[CIPSO, 9, 0, 0, 0, 1, 1, 2, 1, END, END, END],
+            &[CIPSO, 8, 0, 0, 0, 1, 1, 2, CIPSO, 8, 0, 0, 0, 1, 1, 2],
             &[222, 0, 0, 0],
         ] {
-            let why = ipv4(wrong).unwrap_err();
+            let why = why(wrong);
             assert!(why.starts_with("bad IPv4 option "), "{wrong:?}: {why}");
         }
-        assert_eq!(ipv4(&[NO_OPERATION, 222, 9, 0]).unwrap_err(), "bad IPv4 option 222, at byte 21 of its header");
+        assert_eq!(why(&[NO_OPERATION, 222, 9, 0]), "bad IPv4 option 222, at byte 21 of its header");
         for route in [&[LOOSE_SOURCE_ROUTE, 7, 4, 10, 0, 0, 1, END][..], &[NO_OPERATION, STRICT_SOURCE_ROUTE, 3, 4]] {
-            assert!(ipv4(route).unwrap_err().contains("accept_source_route"), "{route:?}");
+            assert!(why(route).contains("accept_source_route"), "{route:?}");
         }
+        let cipso = [CIPSO, 10, 0, 0, 0, 1, 1, 4, 0, 0];
+        assert!(matches!(ipv4(&cipso), Err(Fault::Unknown(why)) if why.contains("cipso_v4_validate")));
+        assert!(why(&[&cipso[..], &[STRICT_SOURCE_ROUTE, 3, 4]].concat()).contains("accept_source_route"));
     }
 
     #[test]

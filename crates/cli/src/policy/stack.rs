@@ -17,7 +17,7 @@ use packet_traits_policy::hook::Family;
 use super::{
     frame::{Datagram, Frame, IPV4_LEN, IPV6_LEN, NoIp, is_group},
     host::{Host, Vlan},
-    options,
+    options::{self, Fault},
 };
 
 /// Largest length that an IP header can say; longer packets are merged ones, whose headers say 0.
@@ -270,7 +270,10 @@ pub(crate) fn route(ip: &Datagram<'_>, is_loopback: bool, host: Option<&Host>) -
     }
     let header_len = ip.bytes.first().map_or(0, |first| usize::from(first & 0xf) * 4);
     let options = ip.bytes.get(IPV4_LEN..header_len).unwrap_or_default();
-    options::ipv4(options).map_err(|why| dropped(why, "ip_rcv_options"))
+    options::ipv4(options).map_err(|fault| match fault {
+        Fault::Wrong(why) => dropped(why, "ip_rcv_options"),
+        Fault::Unknown(why) => Absent::Unknown(why),
+    })
 }
 
 /// A packet as `netfilter forward` sees it, or why it is not forwarded. Without padding, and one hop older: its time to
