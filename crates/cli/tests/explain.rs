@@ -259,7 +259,13 @@ fn captures_of_both_formats_are_read_with_or_without_ethernet_headers() {
     pcap("raw.pcap", DataLink::RAW, &[(&untagged[14..], 28)]);
     let said = lab.json(&["--packet", "raw.pcap", "--trait", "tenant=3", "--way", "in"]);
     let blocks = &said["packets"][0]["blocks"];
-    assert_eq!(blocks[0]["why_not"], "the packet is given without its Ethernet header");
+    let bare = "the packet is given without a link header; judged as at a device without one, such as tun";
+    assert_eq!((&blocks[0]["state"], &blocks[0]["notes"]), (&json!("judged"), &json!([bare])));
+    assert_eq!(blocks[0]["length"], 28);
+    // by the number that libpcap has for it on Linux
+    pcap("libpcap.pcap", DataLink::Unknown(12), &[(&untagged[14..], 28)]);
+    let again = lab.json(&["--packet", "libpcap.pcap", "--trait", "tenant=3", "--way", "in"]);
+    assert_eq!(again["packets"][0]["blocks"][0]["notes"], json!([bare]));
     assert_eq!((&blocks[3]["verdict"], &blocks[3]["traits"]), (&json!("drop"), &json!({"tenant": "3"})));
 
     let mut writer = PcapNgWriter::new(fs::File::create(lab.path("mixed.pcapng")).unwrap()).unwrap();
@@ -275,12 +281,16 @@ fn captures_of_both_formats_are_read_with_or_without_ethernet_headers() {
         writer.write_pcapng_block(packet).unwrap();
     }
     let said = lab.json(&["--packet", "mixed.pcapng"]);
-    assert_eq!(said["packets"][0]["blocks"][0]["reached"], false);
-    assert_eq!(said["packets"][1]["blocks"][0]["verdict"], "drop");
+    for packet in [0, 1] {
+        assert_eq!(said["packets"][packet]["blocks"][0]["verdict"], "drop");
+    }
 
     pcap("wireless.pcap", DataLink::IEEE802_11, &[(&query, 46)]);
     let (said, status) = lab.fails(&["--packet", "wireless.pcap"]);
-    assert!(status == 1 && said.contains("Ethernet and raw IP"), "{said}");
+    assert!(status == 1 && said.contains("link type 105 (IEEE802_11); captures of Ethernet (1) and raw IP"), "{said}");
+    pcap("unheard.pcap", DataLink::Unknown(4000), &[(&query, 46)]);
+    let (said, status) = lab.fails(&["--packet", "unheard.pcap"]);
+    assert!(status == 1 && said.contains("link type 4000; captures"), "{said}");
 
     let whole = fs::read(lab.path("two.pcap")).unwrap();
     fs::write(lab.path("cut.pcap"), &whole[..whole.len() - 5]).unwrap();

@@ -157,11 +157,18 @@ fn read_pcapng(bytes: &[u8]) -> Result<Vec<Captured>, String> {
 fn link_of(link: DataLink) -> Result<Link, String> {
     match link {
         DataLink::ETHERNET => Ok(Link::Ethernet),
-        DataLink::RAW | DataLink::IPV4 | DataLink::IPV6 => Ok(Link::Ip),
-        other => Err(format!(
-            "its packets are of link type {} ({other:?}); captures of Ethernet and raw IP can be explained",
-            u32::from(other)
-        )),
+        // files of some programs have raw IP by the number that its systems have for it: 14 is OpenBSD's (DLT_RAW of libpcap)
+        DataLink::RAW | DataLink::IPV4 | DataLink::IPV6 | DataLink::Unknown(12 | 14) => Ok(Link::Ip),
+        other => {
+            let name = match other {
+                DataLink::Unknown(_) => String::new(),
+                known => format!(" ({known:?})"),
+            };
+            Err(format!(
+                "its packets are of link type {}{name}; captures of Ethernet (1) and raw IP (101) can be explained",
+                u32::from(other)
+            ))
+        }
     }
 }
 

@@ -155,6 +155,7 @@ impl<'a> Journey<'a> {
                     Err(absent) => absent.into(),
                     Ok(seen) => {
                         context.vlan = seen.vlan;
+                        context.no_link_header = self.is_bare_at(hook);
                         context.cut = self.cut(hook, &seen.bytes);
                         context.input = match (vlan_interface, hook) {
                             (Some(vlan), Hook::Netfilter { .. } | Hook::Cgroup(_) | Hook::Match | Hook::Steer) => {
@@ -214,8 +215,8 @@ impl<'a> Journey<'a> {
     /// The packet as it is at a hook.
     fn at(&self, hook: Hook) -> Result<Seen<'a>, Absent> {
         let bytes = self.packet.bytes.as_slice();
-        if matches!((self.packet.link, hook), (Link::Ip, Hook::Xdp | Hook::Tc(_))) {
-            return Err(Absent::Unknown("the packet is given without its Ethernet header".to_owned()));
+        if self.is_bare_at(hook) {
+            return self.at_bare_device(hook);
         }
         match hook {
             Hook::Xdp => Ok(Cow::from(bytes).into()),
@@ -251,6 +252,22 @@ impl<'a> Journey<'a> {
                 Ok(taken.seen_maybe_whole(hook, 0))
             }
         }
+    }
+
+    /// Whether the packet would start with its link header there, and is given without it.
+    fn is_bare_at(&self, hook: Hook) -> bool {
+        self.packet.link == Link::Ip && hook.sees_ethernet()
+    }
+
+    /// At XDP or TC, as at a device whose packets have no link header.
+    fn at_bare_device(&self, hook: Hook) -> Result<Seen<'a>, Absent> {
+        if hook == Hook::Tc(Direction::Egress) && self.way == Some(Way::Forward) {
+            let why = "the packet is given without a link header, and goes out by a device that may want one";
+            return Err(Absent::Unknown(why.to_owned()));
+        }
+        let note =
+            "the packet is given without a link header; judged as at a device without one, such as tun".to_owned();
+        Ok(Seen { bytes: self.packet.bytes.as_slice().into(), vlan: None, notes: vec![note] })
     }
 
     fn at_netfilter(&self, hook: NetfilterHook, priority: i32) -> Result<Seen<'a>, Absent> {

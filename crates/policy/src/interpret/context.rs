@@ -19,6 +19,8 @@ pub struct Context {
     pub interfaces: Vec<Option<u32>>,
     /// How many bytes the packet has behind those that are given.
     pub cut: usize,
+    /// At XDP and TC, the packet starts with its IP header, as at devices without link headers.
+    pub no_link_header: bool,
     /// At TC, the tag control word (priority and id) of a VLAN tag that the kernel has taken out of the packet.
     pub vlan: Option<u16>,
     /// Nanoseconds of `CLOCK_MONOTONIC`.

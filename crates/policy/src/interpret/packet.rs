@@ -152,14 +152,26 @@ impl<'a> Packet<'a> {
     /// Takes a packet apart, which starts as it does at this hook. `vlan` is the tag control word of a VLAN tag that
     /// the kernel has taken out of it.
     pub fn dissect(bytes: &'a [u8], hook: Hook, vlan: Option<u16>) -> Packet<'a> {
+        if !hook.sees_ethernet() {
+            return Packet::dissect_ip(bytes);
+        }
         let mut rest = Rest { bytes, at: 0 };
         let mut outer = Headers::default();
-        if hook.sees_ethernet() {
-            outer.read_ethernet(&mut rest);
-        } else {
-            outer.read_any_ip(&mut rest);
-        }
+        outer.read_ethernet(&mut rest);
         outer.vlan = vlan.or(outer.vlan);
+        Packet::behind(outer, rest, bytes.len())
+    }
+
+    /// Takes a packet apart that starts with its IP header.
+    pub fn dissect_ip(bytes: &'a [u8]) -> Packet<'a> {
+        let mut rest = Rest { bytes, at: 0 };
+        let mut outer = Headers::default();
+        outer.read_any_ip(&mut rest);
+        Packet::behind(outer, rest, bytes.len())
+    }
+
+    /// Goes on behind the outer headers of a packet of this length.
+    fn behind(outer: Headers<'a>, mut rest: Rest<'a>, length: usize) -> Packet<'a> {
         let mut inner = Headers::default();
         let (tunnel, carried) = outer.read_tunnel(&mut rest).unzip();
         match carried.unwrap_or(Carried::Other) {
@@ -168,7 +180,7 @@ impl<'a> Packet<'a> {
             Carried::Ipv6 => inner.read_ipv6(&mut rest),
             Carried::Other => {}
         }
-        Packet { length: bytes.len(), outer, tunnel, inner }
+        Packet { length, outer, tunnel, inner }
     }
 
     /// The same packet with `cut` more bytes, which are not given, at its end.

@@ -39,7 +39,11 @@ struct Run<'p, 'c> {
 
 impl<'p, 'c> Run<'p, 'c> {
     fn new(policy: &'p Policy, block: &Block, packet: &'c [u8], context: &'c Context) -> Run<'p, 'c> {
-        let packet = Packet::dissect(packet, block.hook, context.vlan).with_cut(context.cut);
+        let packet = match context.no_link_header {
+            true => Packet::dissect_ip(packet),
+            false => Packet::dissect(packet, block.hook, context.vlan),
+        };
+        let packet = packet.with_cut(context.cut);
         let outcome = Outcome {
             decision: match block.hook {
                 Hook::Match => Decision::Drop,
