@@ -142,3 +142,25 @@ fn keys_must_agree_with_those_of_the_registry() {
         assert!(traits.fails(&format!("--registry lab {line}"), 1).contains("key `big` does not fit"));
     }
 }
+
+#[test]
+fn a_check_that_ends_early_says_so() {
+    let rule = "    length 010 count\n";
+    let last = |text: &str| {
+        let (_folder, path) = file("long.traits", text);
+        let said = text_of_last_line(&check(&[], &path));
+        said.replace(&path.display().to_string(), "FILE")
+    };
+    let ended = "a check ends after 100 errors and warnings";
+    let warnings = format!("xdp {{\n{}    trait nobody 1 drop\n}}\n", rule.repeat(120));
+    assert_eq!(last(&warnings), format!("traits: FILE has at least 1 error: {ended}"));
+    let errors = format!("xdp {{\n{}}}\n", "    trait nobody 1 drop\n".repeat(120));
+    assert_eq!(last(&errors), format!("traits: FILE has at least 100 errors: {ended}"));
+    let errors = format!("xdp {{\n{}}}\n", "    trait nobody 1 drop\n".repeat(99));
+    assert_eq!(last(&errors), "traits: FILE has 99 errors");
+}
+
+/// What the command ends with.
+fn text_of_last_line(output: &Output) -> String {
+    text(&output.stderr).lines().last().unwrap_or_default().to_owned()
+}

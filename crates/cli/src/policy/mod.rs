@@ -83,6 +83,9 @@ fn say(diagnostics: &[Diagnostic], sources: &Sources) {
 /// That a policy is refused, in one line.
 fn refusal(file: &Path, rejected: &Rejected) -> String {
     let errors = rejected.diagnostics.iter().filter(|diagnostic| diagnostic.severity() == Severity::Error).count();
-    let more = if rejected.diagnostics.len() == DIAGNOSTICS_MAX { " or more" } else { "" };
-    format!("{} has {}{more}", file.display(), counted(errors, "error"))
+    let (file, errors) = (file.display(), counted(errors, "error"));
+    if rejected.diagnostics.len() < DIAGNOSTICS_MAX {
+        return format!("{file} has {errors}");
+    }
+    format!("{file} has at least {errors}: a check ends after {DIAGNOSTICS_MAX} errors and warnings")
 }

@@ -646,7 +646,8 @@ impl<'a> Parser<'a> {
         let start = self.span();
         let negative = self.eat(Token::Minus);
         if self.peek() == Token::Word {
-            let hint = "nftables' `raw` is -300, `mangle` -150, `filter` 0, `security` 50; use a number next to it";
+            let hint = "nftables' `raw` is -300, `mangle` -150, `dstnat` -100, `filter` 0, `security` 50, `srcnat` 100; \
+                        use a number next to it";
             return Err(self.expected_but("a priority, a number", hint));
         }
         let number = self.number("a priority, a number")?;
