@@ -71,6 +71,41 @@ fn a_container_that_has_a_bpffs_keeps_it() {
     assert!(text(&output.stdout).starts_with("tenant: "));
 }
 
+/// A command that looks for the tree, and changes nothing: nothing is attached.
+const FIND_CGROUPS: &str = "{ $TRAITS registry create >/dev/null 2>&1; $TRAITS sockets detach 2>&1; }";
+
+#[test]
+fn the_way_to_cgroups_that_is_advised_works() {
+    let Some(_) = Traits::new() else { return };
+    let script = format!(
+        "
+        ip netns add blue
+        ip netns exec blue sh -c 'mount -t bpf -o mode=0700 bpf /sys/fs/bpf; {FIND_CGROUPS}'
+        echo instead
+        nsenter --net=/run/netns/blue sh -c '{FIND_CGROUPS}'"
+    );
+    let said = text(&on_host(&script).stdout);
+    let (hidden, found) = said.split_once("instead\n").unwrap();
+    assert!(hidden.contains("it is hidden from this process, which is in a mount namespace of its own"), "{said}");
+    assert!(hidden.contains("`nsenter --net=/run/netns/NAME`"), "{said}");
+    assert!(!found.contains("v2 tree") && !found.is_empty(), "{said}");
+}
+
+#[test]
+fn a_cgroup_tree_is_to_be_mounted_where_there_is_a_folder() {
+    let Some(_) = Traits::new() else { return };
+    // nobody has the tree
+    let script = format!(
+        "
+        while umount -l $(findmnt -nfo TARGET -t cgroup2) 2>/dev/null; do :; done
+        ip netns add blue
+        ip netns exec blue sh -c 'mount -t bpf -o mode=0700 bpf /sys/fs/bpf; {FIND_CGROUPS}; ls -d /sys/fs/cgroup'"
+    );
+    let said = text(&on_host(&script).stdout);
+    assert!(said.contains("`mount -t cgroup2 cgroup2 /sys/fs/cgroup`"), "{said}");
+    assert!(said.ends_with("/sys/fs/cgroup\n"), "{said}");
+}
+
 #[test]
 fn mounts_that_spread_are_no_obstacle() {
     let Some(_) = Traits::new() else { return };

@@ -72,6 +72,11 @@ pub(crate) fn has_init(path: &Path, file_system: &str) -> bool {
     Mount::list("1").is_ok_and(|mounts| mounts.iter().any(is_it))
 }
 
+/// Whether the first process has a file system of this type mounted anywhere. `false` if that cannot be told.
+pub(crate) fn has_init_any(file_system: &str) -> bool {
+    Mount::list("1").is_ok_and(|mounts| mounts.iter().any(|mount| mount.file_system == file_system))
+}
+
 /// Whether the first process sees what the calling thread mounts at a path. `true` if that cannot be told.
 pub(crate) fn show_to_init(path: &Path) -> bool {
     let (Ok(Some(below)), Ok(of_init)) = (Mount::of(path), Mount::list("1")) else { return true };

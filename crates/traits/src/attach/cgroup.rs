@@ -16,7 +16,7 @@ use super::hook::Hook;
 use super::link;
 use super::program::Program;
 use super::target::Target;
-use crate::mounts::Mount;
+use crate::mounts::{self, Mount};
 
 /// A hook of the sockets in a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -216,10 +216,7 @@ pub fn cgroup_tree() -> Result<CgroupTree, AttachError> {
     let mounts = cgroup2_mounts(&mounts).into_iter().filter(Mount::is_reached);
     let points: Vec<_> = mounts.map(|mount| mount.point).collect();
     let whole = points.iter().find(|point| is_root(point));
-    let path = whole.or(points.first()).cloned().ok_or_else(|| {
-        let hint = "no cgroup v2 tree is mounted: `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`";
-        failed("v2 tree", libc::ENOENT, hint)
-    })?;
+    let path = whole.or(points.first()).cloned().ok_or_else(|| failed("v2 tree", libc::ENOENT, unmounted()))?;
     Ok(CgroupTree { whole: whole.is_some(), path })
 }
 
@@ -232,6 +229,18 @@ pub fn cgroup_root() -> Result<PathBuf, AttachError> {
     match cgroup_tree()? {
         CgroupTree { path, whole: true } => Ok(path),
         CgroupTree { path, .. } => Err(AttachError::PartOfCgroups { path }),
+    }
+}
+
+/// That no cgroup v2 tree is mounted in this mount namespace, and what to do about it.
+fn unmounted() -> &'static str {
+    if mounts::has_init_any("cgroup2") {
+        "it is hidden from this process, which is in a mount namespace of its own (`ip netns exec` makes one); enter the \
+         network namespace with `nsenter --net=/run/netns/NAME` instead"
+    } else if Path::new("/sys/fs/cgroup/unified").is_dir() {
+        "no cgroup v2 tree is mounted: `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`"
+    } else {
+        "no cgroup v2 tree is mounted: `mount -t cgroup2 cgroup2 /sys/fs/cgroup`"
     }
 }
 

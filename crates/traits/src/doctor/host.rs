@@ -11,6 +11,7 @@ use libbpf_rs::btf::Btf;
 use super::{Finding, Probe};
 use crate::{
     attach::{
+        AttachError,
         cgroup::{CgroupTree, cgroup_tree},
         interface_name, kernel_release,
     },
@@ -185,6 +186,8 @@ fn cgroup() -> Finding {
             let part = if whole { "" } else { ", a container's part of the host's tree" };
             Finding::yes(Probe::Cgroup, format!("{}{part}, this process in {own}", root.display()))
         }
-        Err(_) => Finding::no(Probe::Cgroup, "no cgroup v2 tree is mounted"),
+        // these say themselves what to do
+        Err(AttachError::Cgroup { hint, .. }) => Finding { next: None, ..Finding::no(Probe::Cgroup, hint) },
+        Err(error) => Finding { next: None, ..Finding::no(Probe::Cgroup, error) },
     }
 }
