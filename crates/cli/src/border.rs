@@ -225,6 +225,7 @@ fn attach(global: &Global, patterns: &[Pattern], watch: bool, json: bool) -> Out
             }
         }
     }
+    global.note_passing();
     for (index, name) in &wanted {
         note_xdp(*index, name);
     }

@@ -13,6 +13,8 @@ use packet_traits::{
 };
 use tracing_subscriber::EnvFilter;
 
+use crate::output;
+
 /// Where help lists them.
 const HEADING: &str = "Global options";
 
@@ -85,6 +87,11 @@ impl Global {
     /// The registry these options name.
     pub(crate) fn options(&self) -> RegistryOptions {
         RegistryOptions::default().name(self.registry.clone()).bpffs(&self.bpffs)
+    }
+
+    /// Says so if what is pinned goes away with this process's mount namespace.
+    pub(crate) fn note_passing(&self) {
+        bpffs::passing(&self.bpffs).into_iter().for_each(output::note);
     }
 
     /// The option that commands in a message need to have as well, to be about the same BPF file system.

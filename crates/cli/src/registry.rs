@@ -168,6 +168,7 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
     match command {
         Command::Create { name, sizes, json } => {
             let registry = sizes.of(options(name)).create()?;
+            global.note_passing();
             if sizes.is_default() {
                 note_short_area(registry.layout());
             }
@@ -179,6 +180,7 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
         }
         Command::Migrate { name, sizes, json } => {
             let Migration { registry, from } = sizes.of(options(name)).migrate()?;
+            global.note_passing();
             if *json {
                 output::json(&MigratedJson { from, registry: describe(&registry)? })?;
             } else {

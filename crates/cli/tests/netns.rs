@@ -58,17 +58,58 @@ fn status_calls_a_network_namespace_by_its_name() {
     assert_eq!(printed.matches("\"netns_name\": \"blue\"").count(), printed.matches("netns_name").count(), "{printed}");
 }
 
+/// Says that pins do not stay.
+const PASSING: &str = "the BPF file system at /sys/fs/bpf is in this process's mount namespace only";
+
+#[test]
+fn what_goes_away_with_the_mount_namespace_is_said_to() {
+    let Some(traits) = Traits::new() else { return };
+    let edge = traits.policy("edge", "xdp { accept }\n");
+    let script = format!(
+        "
+        ip netns add blue
+        ip netns exec blue ip link add veth7 type veth peer name veth8 || exit 2
+        ip netns exec blue sh -c '
+            mount -t bpf -o mode=0700 bpf /sys/fs/bpf
+            mount -t cgroup2 cgroup2 /sys/fs/cgroup
+            for command in \"registry create\" \"up {} --dev veth7\" \"border attach --dev veth8\" \\
+                    \"sockets attach --cgroup /sys/fs/cgroup\"; do
+                echo \"# $command\"
+                $TRAITS $command 2>&1 >/dev/null || exit 3
+            done
+            $TRAITS sockets detach --cgroup /sys/fs/cgroup >/dev/null
+            echo \"# keys\"
+            $TRAITS keys list 2>&1'",
+        edge.display()
+    );
+    let output = on_host(&script);
+    let printed = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{printed}{}", text(&output.stderr));
+    let commands: Vec<&str> = printed.split("# ").skip(1).collect();
+    assert_eq!(commands.len(), 5, "{printed}");
+    for (number, said) in commands.iter().enumerate() {
+        assert_eq!(said.matches(PASSING).count(), usize::from(number < 4), "{said}");
+        assert_eq!(said.contains("`nsenter --net=/run/netns/NAME`"), number < 4, "{said}");
+    }
+}
+
 #[test]
 fn a_container_that_has_a_bpffs_keeps_it() {
     let Some(_) = Traits::new() else { return };
-    let script = "
-        unshare --mount sh -c '
-            mount -t bpf -o mode=0700 bpf /sys/fs/bpf
-            $TRAITS registry create >/dev/null 2>&1 || exit 2
-            $TRAITS keys add tenant u32'";
-    let output = on_host(script);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).starts_with("tenant: "));
+    // its first process is in the same mount namespace, or has the file system elsewhere
+    for place in ["sh -c", "unshare --mount sh -c"] {
+        let script = format!(
+            "
+            mkdir /run/bpf && mount -t bpf -o mode=0700 bpf /run/bpf
+            {place} '
+                mount --bind /run/bpf /sys/fs/bpf
+                $TRAITS registry create 2>&1 >/dev/null | grep \"mount namespace\" && exit 2
+                $TRAITS keys add tenant u32'"
+        );
+        let output = on_host(&script);
+        assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
+        assert!(text(&output.stdout).starts_with("tenant: "));
+    }
 }
 
 /// A command that looks for the tree, and changes nothing: nothing is attached.

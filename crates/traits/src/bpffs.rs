@@ -257,6 +257,18 @@ pub fn ensure(root: &Path) -> Result<(), BpffsError> {
     }
 }
 
+/// That what is pinned below a root goes away with the calling process's mount namespace, if it does, and what to do instead.
+pub fn passing(root: &Path) -> Option<String> {
+    mounts::goes_away(root).then(|| {
+        format!(
+            "the BPF file system at {} is in this process's mount namespace only, and goes away with it and all that is pinned \
+             there (`ip netns exec` makes one for each command); enter the network namespace with \
+             `nsenter --net=/run/netns/NAME` instead",
+            root.display()
+        )
+    })
+}
+
 fn is_bpffs(path: &Path) -> io::Result<bool> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut stat = MaybeUninit::<libc::statfs>::zeroed();

@@ -12,6 +12,8 @@ use std::{
 pub(crate) struct Mount {
     /// Each mount has another, also if a mount namespace is copied.
     id: u64,
+    /// The file system, as `major:minor`.
+    device: String,
     /// What it shows of its file system: `/` all.
     pub(crate) root: String,
     /// Where it is mounted.
@@ -26,9 +28,10 @@ impl Mount {
         let (left, right) = line.split_once(" - ")?;
         let mut fields = left.split(' ');
         let id = fields.next()?.parse().ok()?;
-        let (root, point) = (unescape(fields.nth(2)?), unescape(fields.next()?).into());
+        let device = fields.nth(1)?.to_owned();
+        let (root, point) = (unescape(fields.next()?), unescape(fields.next()?).into());
         let shared = fields.find_map(|field| field.strip_prefix("shared:")?.parse().ok());
-        Some(Mount { id, root, point, shared, file_system: right.split(' ').next()?.to_owned() })
+        Some(Mount { id, device, root, point, shared, file_system: right.split(' ').next()?.to_owned() })
     }
 
     /// The mounts in the text of `mountinfo`.
@@ -77,6 +80,13 @@ pub(crate) fn has_init_any(file_system: &str) -> bool {
     Mount::list("1").is_ok_and(|mounts| mounts.iter().any(|mount| mount.file_system == file_system))
 }
 
+/// Whether the file system that a path is on goes away with the calling thread's mount namespace: it is mounted there, and
+/// the first process, which is in another one, does not have it. `false` if that cannot be told.
+pub(crate) fn goes_away(path: &Path) -> bool {
+    let (Ok(Some(mount)), Ok(of_init)) = (Mount::of(path), Mount::list("1")) else { return false };
+    !of_init.is_empty() && of_init.iter().all(|of_init| of_init.device != mount.device)
+}
+
 /// Whether the first process sees what the calling thread mounts at a path. `true` if that cannot be told.
 pub(crate) fn show_to_init(path: &Path) -> bool {
     let (Ok(Some(below)), Ok(of_init)) = (Mount::of(path), Mount::list("1")) else { return true };
@@ -90,17 +100,23 @@ mod tests {
     #[test]
     fn lines_are_read_whole() {
         let plain = Mount::parse("23 27 0:22 / /sys rw,relatime - sysfs sysfs rw").unwrap();
-        let mount = |id, point: &str, shared, file_system: &str| Mount {
+        let mount = |id, device: &str, point: &str, shared, file_system: &str| Mount {
             id,
+            device: device.to_owned(),
             root: "/".to_owned(),
             point: point.into(),
             shared,
             file_system: file_system.to_owned(),
         };
-        assert_eq!(plain, mount(23, "/sys", None, "sysfs"));
+        assert_eq!(plain, mount(23, "0:22", "/sys", None, "sysfs"));
         let shared = Mount::parse("44 23 0:41 / /sys/fs/bpf rw master:7 shared:12 - bpf bpf rw,mode=700").unwrap();
-        assert_eq!(shared, mount(44, "/sys/fs/bpf", Some(12), "bpf"));
+        assert_eq!(shared, mount(44, "0:41", "/sys/fs/bpf", Some(12), "bpf"));
         assert_eq!(Mount::parse(""), None);
+    }
+
+    #[test]
+    fn what_the_first_process_has_stays() {
+        assert!(!goes_away("/proc".as_ref()));
     }
 
     #[test]

@@ -243,6 +243,7 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
         Deployment::down(&name, &global.location())?;
         return Err(Interrupted::NOTHING_ATTACHED.into());
     }
+    global.note_passing();
     let new_keys: Vec<_> = keys.new_keys().iter().map(|entry| entry.key.name().to_string()).collect();
     keys.keep();
     if let Some((manifest, (interface, name))) = manifest.as_ref().zip(interface) {

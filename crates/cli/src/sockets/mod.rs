@@ -286,7 +286,9 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
                 slots: *slots,
                 pending_syns: *pending_syns,
             };
-            attach(&global.options().open()?, &options, *json)
+            attach(&global.options().open()?, &options, *json)?;
+            global.note_passing();
+            Ok(())
         }
         Command::Detach { cgroup, all, json } => {
             if *all {
