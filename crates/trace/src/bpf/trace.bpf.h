@@ -564,7 +564,8 @@ static __always_inline void append(struct event *e, const struct trait_view *vie
 	e->flow_present = view->flow_present;
 	e->packet_present = view->packet_present;
 	if (config.flow_slots && view->flow_present)
-		bpf_probe_read_kernel(to, config.flow_slots, (const void *)(view->flow_end - __TRAIT_FLOW_FOOTER - config.flow_slots));
+		bpf_probe_read_kernel(to, config.flow_slots,
+				      (const void *)(view->flow_end - __TRAIT_FLOW_FOOTER - config.flow_slots));
 	to += config.flow_slots;
 	if (config.packet_slots && view->packet_present)
 		bpf_probe_read_kernel(to, config.packet_slots,

@@ -27,7 +27,8 @@ static __always_inline __u64 find_id(const void *xdp, __u64 dev, struct trait_vi
 
 	if (!trait_area.flow_nonce)
 		return 0;
-	if (meta_len >= (long)trait_area.flow_len && !__trait_view_kernel(XDP(xdp, data_hard_start), data, meta_len, view)) {
+	if (meta_len >= (long)trait_area.flow_len &&
+	    !__trait_view_kernel(XDP(xdp, data_hard_start), data, meta_len, view)) {
 		id = traced_id(view);
 		if (id)
 			return id;

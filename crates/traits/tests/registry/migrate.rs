@@ -3,7 +3,7 @@
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use packet_traits::{
     core::{KeyType, Layout, Merge},
-    registry::{Description, Registry, RegistryError},
+    registry::{Description, Registry, RegistryError, RegistryOptions},
 };
 use packet_traits_lab::Bpffs;
 
@@ -68,7 +68,7 @@ fn a_registry_that_cannot_be_migrated_stays_as_it_is() {
     let Some((bpffs, registry)) = old_registry() else { return };
     let refused = |layout: Option<Layout>, expected: fn(&RegistryError) -> bool| {
         let before = contents(registry.dir());
-        let options = layout.into_iter().fold(options(&bpffs), |options, layout| options.layout(layout));
+        let options = layout.into_iter().fold(options(&bpffs), RegistryOptions::layout);
         let error = options.migrate().unwrap_err();
         assert!(expected(&error), "{error}");
         assert_eq!(contents(registry.dir()), before);
