@@ -127,7 +127,10 @@ fn the_way_to_cgroups_that_is_advised_works() {
     );
     let said = text(&on_host(&script).stdout);
     let (hidden, found) = said.split_once("instead\n").unwrap();
-    assert!(hidden.contains("it is hidden from this process, which is in a mount namespace of its own"), "{said}");
+    assert!(
+        hidden.contains("the tree is hidden from this process, which is in a mount namespace of its own"),
+        "{said}"
+    );
     assert!(hidden.contains("`nsenter --net=/run/netns/NAME`"), "{said}");
     assert!(!found.contains("v2 tree") && !found.is_empty(), "{said}");
 }

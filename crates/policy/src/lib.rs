@@ -127,8 +127,9 @@
 //! flags), malformed, behind more than 2 VLAN tags or 182 extension headers, or more than 65,280 bytes into the packet.
 //! `incomplete drop` in front of other rules lets none of them pass: see [`field`].
 //!
-//! Lengths that headers claim do not count, as in nftables at netdev ingress: in `xdp` and `tc`, a short packet's ports may be
-//! in the padding of Ethernet. From netfilter on there is no padding.
+//! Lengths that IP headers claim do not count: in `xdp` and `tc`, a short packet's ports may be in the padding of Ethernet, as
+//! in nftables at netdev ingress. Other than here, no port is found there if the length is more than the packet has, or less
+//! than the header; the kernel drops such packets in front of netfilter. From netfilter on there is no padding.
 //!
 //! **Actions**
 //!

@@ -302,7 +302,7 @@ struct veth_xdp_buff___trace {
 
 /*
  * Going through the extension headers of IPv6, as policies do (packet_traits/policy.bpf.h): as many as fit into a packet of
- * 1500 bytes.
+ * 1500 bytes. The bytes that are there bound them, which is the packet's first buffer; policies see the others, too.
  */
 #define EXTENSION_HEADERS_MAX 182
 

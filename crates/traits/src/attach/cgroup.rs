@@ -235,7 +235,7 @@ pub fn cgroup_root() -> Result<PathBuf, AttachError> {
 /// That no cgroup v2 tree is mounted in this mount namespace, and what to do about it.
 fn unmounted() -> &'static str {
     if mounts::has_init_any("cgroup2") {
-        "it is hidden from this process, which is in a mount namespace of its own (`ip netns exec` makes one); enter the \
+        "the tree is hidden from this process, which is in a mount namespace of its own (`ip netns exec` makes one); enter the \
          network namespace with `nsenter --net=/run/netns/NAME` instead"
     } else if Path::new("/sys/fs/cgroup/unified").is_dir() {
         "no cgroup v2 tree is mounted: `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`"
