@@ -480,24 +480,20 @@ static __always_inline __u64 __trait_word_between(const struct __trait_words *pa
 
 /*
  * Where the flow region ends if XDP saw this headroom: there or, after VLAN tags were taken out, 4 or 8 bytes on; 0 if it
- * is in none of these places, or has another stamp. The area lies in front of what is now the MAC header: nothing behind that counts. The result
+ * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts. The result
  * is the place times 65536, plus the headroom.
  * Free of branches, because the verifier would follow each in every place this is called from.
  */
 static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_header)
 {
-	struct __trait_words at = __trait_kernel_pair(head + headroom - 8), stamp = {};
+	struct __trait_words at = __trait_kernel_pair(head + headroom - 8);
 	__u64 found = 0;
 	int moved;
-
-	if (trait_area.packet_len)
-		stamp = __trait_kernel_pair(head + headroom - 24);
 
 #pragma unroll
 	for (moved = 0; moved <= 8; moved += 4) {
 		__u64 place = (headroom + moved) & 0xffff;
-		__u64 differs = (__trait_word_between(&at, moved) ^ trait_area.flow_nonce) |
-				(trait_area.packet_len ? __trait_word_between(&stamp, moved) ^ headroom : 0);
+		__u64 differs = __trait_word_between(&at, moved) ^ trait_area.flow_nonce;
 		__u64 same = ~__trait_sign_mask(differs | -differs);
 		__u64 in_front = __trait_sign_mask(place - mac_header);
 		__u64 too_near = __trait_sign_mask(place - trait_area.flow_len);
@@ -508,13 +504,13 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 }
 
 /*
- * Whether the area of a packet for which XDP saw this headroom is the one that ends at `place`: not one that an earlier
+ * Whether the area that ends at `place`, where XDP saw about this headroom, is the packet's: not one that an earlier
  * packet left in the buffer, while an XDP program of someone else took the headers off this packet and left metadata of its
  * own. That program's metadata ends at the MAC header. If it would be over the area's nonce, there is none. Else the check
  * tells, if its bytes would be under that metadata. They are where they were, or 4 or 8 bytes on, if the kernel took VLAN tags
- * out inside the tunnel.
+ * out inside the tunnel and moved nothing of the area.
  */
-static __trait_outline _Bool __trait_is_own(__u64 head, __u32 headroom, __u32 place, __u32 mac_header, __u32 meta_len)
+static __always_inline _Bool __trait_is_own(__u64 head, __u32 headroom, __u32 place, __u32 mac_header, __u32 meta_len)
 {
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len;
 	__u64 at = head + place, end, check;
@@ -522,6 +518,12 @@ static __trait_outline _Bool __trait_is_own(__u64 head, __u32 headroom, __u32 pl
 
 	if (meta_len != flow_len && meta_len != trait_area.area_len)
 		return 0;
+	/* the headroom by which it was found may be another that is 4 or 8 bytes apart */
+	if (packet_len) {
+		headroom = __trait_kernel_word(at - 24, 0);
+		if (place - headroom > 8 || (place - headroom) & 3)
+			return 0;
+	}
 	/* no tunnel is as short: TC popped a tag without the metadata */
 	if (place == headroom ? mac_header - place + 8 <= meta_len : mac_header - place < __TRAIT_TUNNEL_MIN)
 		return 1;
@@ -544,8 +546,14 @@ static __trait_outline _Bool __trait_is_own(__u64 head, __u32 headroom, __u32 pl
 		check = __trait_kernel_word(end - 24, 0);
 	}
 	front = __trait_kernel_pair(head + headroom + __TRAIT_CHECK_FROM);
-	return check == __trait_check(front.word[0]) || check == __trait_check(__trait_word_between(&front, 4)) ||
-	       check == __trait_check(front.word[1]);
+	if (check == __trait_check(front.word[0]))
+		return 1;
+	/* what is moved inside a tunnel begins as far in front of the MAC header as the metadata is long */
+	if (mac_header < place + meta_len + 4)
+		return 0;
+	if (check == __trait_check(__trait_word_between(&front, 4)))
+		return 1;
+	return mac_header >= place + meta_len + 8 && check == __trait_check(front.word[1]);
 }
 
 /* The higher of two numbers, without a branch. */
