@@ -89,7 +89,7 @@ fn keys_are_added_listed_and_removed() {
         ("merge", json!("block")),
         ("region", json!("flow")),
         ("size", json!(4)),
-        ("distance", json!(20)),
+        ("distance", json!(28)),
         ("description", json!("pays")),
         ("owner", json!({"comm": "traits", "uid": 0})),
     ] {
@@ -98,7 +98,7 @@ fn keys_are_added_listed_and_removed() {
     assert_eq!(traits.json("keys add tenant u32 --json"), added);
     assert_eq!(
         traits.ok("keys add rx_ts timestamp --merge keep-first"),
-        "rx_ts: key 1, timestamp in the packet region, 88 bytes before the packet data\n"
+        "rx_ts: key 1, timestamp in the packet region, 104 bytes before the packet data\n"
     );
 
     let list = traits.ok("keys list");
@@ -136,10 +136,10 @@ fn wrong_usage_is_told_apart_from_failure() {
         ("", "Usage"),
         ("keys add Tenant u32", "starts with a letter from a to z"),
         ("keys add tenant u24", "expected flag, u8"),
-        ("keys add tenant u32 --merge sum", "block or keep-first"),
+        ("keys add tenant u32 --merge sum", "block, keep-first or discard"),
         ("registry create a.b", "the name of a registry"),
         ("registry create --flow 20", "multiple of 8"),
-        ("registry create --flow 200 --packet 100", "the kernel allows 252"),
+        ("registry create --flow 200 --packet 104", "the kernel allows 252"),
     ] {
         let error = traits.fails(line, 2);
         assert!(error.contains(said), "{line}: {error}");

@@ -690,7 +690,7 @@ fn logged_packets_have_their_ports_behind_extension_headers() {
 fn a_tracer_says_what_to_take_down_where_a_policy_is_in_its_way() {
     let Some(host) = Host::on(&[KernelFeature::LongMetadata]) else { return };
     let edge = host.policy("edge", "key tenant u64\nxdp { set tenant = 7 }\n");
-    host.traits.ok("registry create small --flow 24");
+    host.traits.ok("registry create small --flow 32");
     host.ok(&format!("--registry small up {edge} --dev rx0"));
     let said = host.fails("--registry small trace --dev rx0");
     assert!(said.contains("packets get no id") && said.contains("in generic mode, by edge; "), "{said}");

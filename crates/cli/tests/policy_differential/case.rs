@@ -192,7 +192,7 @@ fn xdp(
         return Err(format!("the other program's metadata is gone: {:x?}", ran.metadata));
     }
     let sealed = seal && input.foreign.is_empty();
-    same_traits(loaded, policy, (&ran.metadata, ran.metadata.len()), outcome, sealed, context)?;
+    same_traits(loaded, policy, (&ran.metadata, ran.metadata.len()), &outcome.traits, sealed, context)?;
     Ok(Ran::Same)
 }
 
@@ -208,12 +208,12 @@ fn area(loaded: &Loaded, policy: &Policy, traits: &[Option<u128>], open: bool) -
     if open { area } else { area.split_off(loaded.layout.region_len(Region::Packet)) }
 }
 
-/// The bytes in front of a packet, and its metadata of this length, hold the traits that the interpreter says.
+/// The bytes in front of a packet, and its metadata of this length, hold these traits.
 pub fn same_traits(
     loaded: &Loaded,
     policy: &Policy,
     (in_front, meta_len): (&[u8], usize),
-    outcome: &Outcome<'_>,
+    traits: &[Option<u128>],
     sealed: bool,
     context: &Context,
 ) -> Result<(), String> {
@@ -224,7 +224,7 @@ pub fn same_traits(
     }
     // What is not in the bytes given cannot be compared.
     let hidden = sealed && view.is_some_and(|view| view.packet_region() == PacketRegion::Absent);
-    for ((key, declared), expected) in loaded.keys.iter().zip(&policy.keys).zip(&outcome.traits) {
+    for ((key, declared), expected) in loaded.keys.iter().zip(&policy.keys).zip(traits) {
         if hidden && declared.merge.region() == Region::Packet {
             continue;
         }

@@ -5,7 +5,10 @@
 use std::{borrow::Cow, os::fd::AsFd};
 
 use libbpf_rs::{MapCore, MapFlags, ObjectBuilder};
-use packet_traits::attach::{Attachment, Direction, Position, TcxOptions, XdpMode, tcx, xdp};
+use packet_traits::{
+    attach::{Attachment, Direction, Position, TcxOptions, XdpMode, tcx, xdp},
+    core::Merge,
+};
 use packet_traits_policy::{
     interpret::{self, Context, Decision, Outcome},
     policy::Policy,
@@ -101,6 +104,12 @@ impl Receiver {
         let first = interpret::run(policy, XDP, &input.packet, &at_xdp);
         let (packet, vlan) = without_tag(&input.packet);
         let mut at_tc = Context { vlan, traits: first.traits.clone(), ..at_xdp.clone() };
+        let sealed = seal && input.foreign.is_empty();
+        // how long the packet was is known of a sealed area only
+        let discarded = |merge| merge == Merge::Discard && !sealed;
+        for (key, value) in policy.keys.iter().zip(&mut at_tc.traits) {
+            *value = value.filter(|_| !discarded(key.merge));
+        }
         at_tc.has_area |= first.traits.iter().any(Option::is_some);
         at_tc.unique += first.unique_taken;
         let reaches = passes(&first) && (!is_tagged(&input.packet) || input.packet.len() >= TAGGED_LEN_MIN);
@@ -111,7 +120,10 @@ impl Receiver {
         test_run::receive(fd(&program), INTERFACE, &input.metadata(loaded, policy), &input.packet)
             .map_err(|error| format!("receiving: {error}"))?;
         let observed = self.observed();
-        self.compare(loaded, policy, &observed, before, &at_tc, second.as_ref(), seal && input.foreign.is_empty())
+        // they are there, though nobody reads them
+        let hidden = policy.keys.iter().zip(&first.traits).map(|(key, value)| value.filter(|_| discarded(key.merge)));
+        let hidden: Vec<_> = hidden.collect();
+        self.compare(loaded, policy, &observed, before, &at_tc, second.as_ref(), &hidden, sealed)
             .and_then(|()| {
                 let outcomes: Vec<(&Outcome<'_>, &[u8])> = [(&first, &*input.packet)]
                     .into_iter()
@@ -135,6 +147,7 @@ impl Receiver {
         before: u32,
         at_tc: &Context,
         outcome: Option<&Outcome<'_>>,
+        hidden: &[Option<u128>],
         sealed: bool,
     ) -> Result<(), String> {
         let Some(outcome) = outcome.filter(|outcome| outcome.decision == Decision::Accept) else {
@@ -150,7 +163,8 @@ impl Receiver {
         }
         // Where a tag was taken out, what is hidden is not moved along.
         let sealed = sealed && at_tc.vlan.is_some();
-        case::same_traits(loaded, policy, (&observed.in_front, observed.meta_len), outcome, sealed, at_tc)
+        let traits: Vec<_> = outcome.traits.iter().zip(hidden).map(|(read, hidden)| read.or(*hidden)).collect();
+        case::same_traits(loaded, policy, (&observed.in_front, observed.meta_len), &traits, sealed, at_tc)
     }
 }
 

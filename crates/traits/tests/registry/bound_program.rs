@@ -45,7 +45,7 @@ fn area(registry: &Registry) -> Vec<u8> {
     for word in [nonces.flow, nonces.packet, registry.id()] {
         raw.extend(word.to_ne_bytes());
     }
-    raw.extend([0; 48]);
+    raw.extend([0; 64]); // anchors, keys for tags and checks, bits to discard, padding
     raw
 }
 
