@@ -109,6 +109,12 @@
  * Not covered:
  * - From 6.19, behind a decapsulation. There the kernel moves what is in front of the inner MAC header as if it were the
  *   metadata, and after a push by TC, also if a pop follows, keys of the flow region may be read from the wrong bytes.
+ * - An XDP program that takes headers off and leaves as much metadata as the flow region has, on packets that the kernel then
+ *   puts into a tunnel: the new headers are pushed over that metadata, and what an earlier packet left in the buffer could be
+ *   read at TC egress.
+ * - Drivers that copy what XDP passed to another buffer, with the visible metadata only, as from a zero-copy AF_XDP pool
+ *   (xdp_build_skb_from_zc in net/core/xdp.c): what lies in front of the copy could be a hidden region of another packet. Do not
+ *   seal there.
  * - To 6.18: if XDP pushes bytes onto some packets before it sets traits, TC must not push as many onto other packets, if that
  *   is as much as the area is long: what an earlier packet left in the buffer could be read.
  *
@@ -131,8 +137,8 @@
  *	packet region	id, check, present, tag
  *	flow region	stamp, present, nonce; without a packet region check, present, nonce, in 32 bytes present, nonce
  * A region counts only if it carries its registry's secret nonce or, once it is hidden, a tag that is made from secrets, this
- * packet's id and the stamp: so bytes from the wire, other programs' metadata and other registries' areas read as absent, and a
- * tag that is seen helps to make no other. The stamp is the headroom that XDP saw, by which the hidden region is found when the
+ * packet's id and the stamp: so bytes from the wire, other programs' metadata and other registries' areas read as absent, and what
+ * is seen of a hidden region is of no use without the nonce. The stamp is the headroom that XDP saw, by which the hidden region is found when the
  * visible one is moved. A reader of an skb looks in front of the MAC header, then, since decapsulation moves that header, at
  * the headrooms XDP saw; never unless the skb's metadata length says that XDP attached metadata to this very packet. A foreign
  * program that reserves metadata must write all of it, as it must for its own readers: the kernel does not clear it, and an
@@ -306,7 +312,7 @@ extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct b
 /* The bytes of a packet, as XDP saw it, that its check is over: the source of IPv6; of IPv4 the destination, and ports */
 #define __TRAIT_CHECK_FROM 30
 #define __TRAIT_CHECK_TO 38
-#define __TRAIT_LEN_BITS 17 /* of the packet's length; a longer one counts as the longest */
+#define __TRAIT_LEN_BITS 17 /* of the packet's length */
 #define __TRAIT_LEN_MAX ((1U << __TRAIT_LEN_BITS) - 1)
 
 /* the end of a region's footer */
@@ -318,7 +324,7 @@ struct __trait_footer {
 /* what the footer has in front of it: of the packet region */
 struct __trait_packet_mark {
 	__u64 id; /* unique on this host for long; 0 while the area is open */
-	__u64 check; /* over the packet's front; in the low bits the packet's length, 0 while the area is open */
+	__u64 check; /* over the packet's front; in the low bits the packet's length, 0 if it is not known */
 	struct __trait_footer footer;
 };
 
@@ -336,6 +342,13 @@ struct __trait_flow_mark {
 /* bytes of the footers */
 #define __TRAIT_FLOW_FOOTER (__trait_has_flow_mark() ? sizeof(struct __trait_flow_mark) : sizeof(struct __trait_footer))
 #define __TRAIT_PACKET_FOOTER sizeof(struct __trait_packet_mark)
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define __trait_be16(number) __builtin_bswap16(number)
+#else
+#define __trait_be16(number) (number)
+#endif
+#define __trait_is_vlan(type) ((type) == __trait_be16(0x8100) || (type) == __trait_be16(0x88a8))
 
 #define __trait_unlikely(condition) __builtin_expect(!!(condition), 0)
 
@@ -378,10 +391,10 @@ static __always_inline void __trait_copy(void *to, const void *from, __u32 size)
  * metadata in front of it.
  */
 
-/* The tag of a sealed area. It tells of no other packet's, and is of this place only. */
+/* The tag of a sealed area, of this id and place. */
 static __always_inline __u64 __trait_tag(__u64 id, __u64 stamp)
 {
-	__u64 tag = (id ^ trait_area.packet_nonce ^ stamp << 40) * trait_area.tag_keys[0];
+	__u64 tag = (id ^ trait_area.packet_nonce ^ stamp * trait_area.tag_keys[1]) * trait_area.tag_keys[0];
 
 	return ((tag ^ tag >> 32) * trait_area.tag_keys[1]) | 1;
 }
@@ -410,9 +423,12 @@ __weak __noinline __u64 trait_moved_region(__u64 head, __u64 at, __u64 stamp)
 	__u64 end = head + stamp - flow_len;
 
 	/* what is visible may have been moved down over it */
-	if (stamp >= flow_len + trait_area.packet_len && end < at - flow_len && __trait_is_sealed(end, stamp))
+	if (stamp >= flow_len + trait_area.packet_len && stamp <= 0xffff && end < at - flow_len &&
+	    __trait_is_sealed(end, stamp))
 		return end;
 	end = at - flow_len - 4;
+	if (end - 4 < head + trait_area.packet_len)
+		return 0;
 	if (__trait_is_sealed(end, stamp))
 		return end;
 	return __trait_is_sealed(end - 4, stamp) ? end - 4 : 0;
@@ -431,7 +447,8 @@ static __always_inline __u64 __trait_packet_end(__u64 head, __u64 at, __u32 meta
 	/* the metadata's length tells whether the area was sealed */
 	if (meta_len >= trait_area.area_len)
 		return __trait_kernel_word(end - 8, 0) == trait_area.packet_nonce ? end : 0;
-	if (meta_len != trait_area.flow_len)
+	/* where a driver copied what is visible to another buffer, there is no room for what is hidden */
+	if (meta_len != trait_area.flow_len || end < head + trait_area.packet_len)
 		return 0;
 	stamp = __trait_kernel_word(at - 24, 0);
 	return __trait_is_sealed(end, stamp) ? end : trait_moved_region(head, at, stamp);
@@ -520,13 +537,18 @@ static __always_inline _Bool __trait_is_own(__u64 head, __u32 headroom, __u32 pl
 		return 0;
 	/* the headroom by which it was found may be another that is 4 or 8 bytes apart */
 	if (packet_len) {
-		headroom = __trait_kernel_word(at - 24, 0);
-		if (place - headroom > 8 || (place - headroom) & 3)
+		__u64 moved = place - __trait_kernel_word(at - 24, 0);
+
+		if (moved > 8 || moved & 3)
 			return 0;
+		headroom = place - moved;
 	}
 	/* no tunnel is as short: TC popped a tag without the metadata */
-	if (place == headroom ? mac_header - place + 8 <= meta_len : mac_header - place < __TRAIT_TUNNEL_MIN)
-		return 1;
+	if (place == headroom ? mac_header - place + 8 <= meta_len : mac_header - place < __TRAIT_TUNNEL_MIN) {
+		/* without a stamp, what was moved in part inside the tunnel may look as if XDP saw another headroom */
+		if (packet_len || !__trait_has_flow_mark() || mac_header < headroom + __TRAIT_CHECK_TO)
+			return 1;
+	}
 	/* a short area has no check; what is moved inside the tunnel does not reach it */
 	if (!__trait_has_flow_mark())
 		return place == headroom || mac_header - place >= meta_len;
@@ -661,16 +683,18 @@ static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u64
 }
 
 /*
- * Whether the packet is as long as XDP saw it, at most: then it is not made of several. `at` is where it began for XDP,
- * `packet_end` the end of its packet region. An area that is not sealed does not say how long the packet was.
+ * Whether the packet is as long as XDP saw it, at most: then it is not made of several. What was taken off its front since
+ * counts. `at` is the end of its flow region, `packet_end` that of its packet region. An area that is not sealed does not say
+ * how long the packet was.
  */
 static __always_inline _Bool __trait_is_whole(const struct sk_buff *skb, __u64 at, __u64 packet_end)
 {
 	__u32 was = __trait_kernel_word(packet_end - 24, 0) & __TRAIT_LEN_MAX;
+	__u64 start = __trait_kernel_field(skb, struct sk_buff___traits, head) + __trait_kernel_word(at - 24, 0);
 	__s64 is = __trait_kernel_field(skb, struct sk_buff___traits, len);
 
-	is += __trait_kernel_field(skb, struct sk_buff___traits, data) - at;
-	return was && was != __TRAIT_LEN_MAX && is <= was;
+	is += __trait_kernel_field(skb, struct sk_buff___traits, data) - start;
+	return was && is <= was;
 }
 
 static __always_inline int __trait_skb_get(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
@@ -1014,6 +1038,44 @@ static __always_inline __u64 __trait_front_check(struct xdp_md *ctx)
 	return __trait_check(*(__u64 *)(data + __TRAIT_CHECK_FROM));
 }
 
+/*
+ * The length of an Ethernet frame up to the end of its IP packet, without what pads it; 0 if it is another packet, longer than
+ * can be kept, or behind more than two VLAN tags.
+ */
+static __always_inline __u32 __trait_frame_len(struct xdp_md *ctx)
+{
+	void *data = __trait_ctx_ptr(struct xdp_md, ctx, data), *end = __trait_ctx_ptr(struct xdp_md, ctx, data_end);
+	__u32 at = 12, len, most;
+	__u16 type;
+
+	if (data + __TRAIT_CHECK_TO > end)
+		return 0;
+	most = end - data;
+	type = *(__u16 *)(data + 12);
+	if (__trait_is_vlan(type)) {
+		at = 16;
+		type = *(__u16 *)(data + 16);
+		if (__trait_is_vlan(type)) {
+			at = 20;
+			type = *(__u16 *)(data + 20);
+		}
+	}
+	if (type == __trait_be16(0x0800)) { /* ETH_P_IP: its total length */
+		type = at == 12 ? *(__u16 *)(data + 16) : at == 16 ? *(__u16 *)(data + 20) : *(__u16 *)(data + 24);
+		len = at + 2 + __trait_be16(type);
+	} else if (type == __trait_be16(0x86dd)) { /* ETH_P_IPV6: its payload length */
+		type = at == 12 ? *(__u16 *)(data + 18) : at == 16 ? *(__u16 *)(data + 22) : *(__u16 *)(data + 26);
+		if (!type)
+			return 0;
+		len = at + 2 + 40 + __trait_be16(type);
+	} else {
+		return 0;
+	}
+	if (len > most)
+		len = most;
+	return len < __TRAIT_LEN_MAX ? len : 0;
+}
+
 /* What is in front of the flow region's footer in an open area. */
 static __always_inline struct __trait_flow_mark *__trait_flow_mark(void *area)
 {
@@ -1228,7 +1290,6 @@ static __always_inline int trait_seal(struct xdp_md *ctx)
 	__u32 packet_len = trait_area.packet_len, meta_len, headroom;
 	struct __trait_packet_mark *mark;
 	void *area;
-	__u64 len;
 
 	if (!packet_len)
 		return 0;
@@ -1241,8 +1302,7 @@ static __always_inline int trait_seal(struct xdp_md *ctx)
 	mark = area + (packet_len - 32);
 	mark->id = __trait_next_id();
 	mark->footer.nonce = __trait_tag(mark->id, headroom);
-	len = __trait_ctx_ptr(struct xdp_md, ctx, data_end) - __trait_ctx_ptr(struct xdp_md, ctx, data);
-	mark->check = __trait_front_check(ctx) | (len < __TRAIT_LEN_MAX ? len : __TRAIT_LEN_MAX);
+	mark->check = __trait_front_check(ctx) | (trait_area.discard ? __trait_frame_len(ctx) : 0);
 	__trait_flow_mark(area)->stamp = headroom;
 	return bpf_xdp_adjust_meta(ctx, packet_len) ? -EOPNOTSUPP : 0;
 }
@@ -1542,8 +1602,8 @@ static __always_inline int __trait_view_get(const struct trait_view *view, const
 
 /* Stops the compiler where a call could never do anything. */
 #define __trait_in_tc(key, call)                                                                                       \
-	_Static_assert(trait_merge_##key != TRAIT_KEEP_FIRST,                                                          \
-		       "trait_tc_" #call ": " #key " is keep-first: only XDP programs set and delete it")
+	_Static_assert(trait_merge_##key == TRAIT_BLOCK,                                                               \
+		       "trait_tc_" #call ": " #key " is keep-first or discard: only XDP programs set and delete it")
 
 #define trait_tc_set(ctx, key, value)                                                                                  \
 	({                                                                                                             \

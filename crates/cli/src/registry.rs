@@ -18,10 +18,10 @@ use crate::{
 /// Sizes of an area's regions.
 #[derive(Args)]
 pub(crate) struct Sizes {
-    /// Bytes of the flow region, a multiple of 8; 24 of them are its footer [default: 64, or what fits]
+    /// Bytes of the flow region, a multiple of 8; 24 of them are its footer
     #[arg(long, value_name = "BYTES")]
     flow: Option<usize>,
-    /// Bytes of the packet region, a multiple of 8; 32 of them are its footer; 0 for none [default: 80, or what fits]
+    /// Bytes of the packet region, a multiple of 8; 32 of them are its footer; 0 for none
     #[arg(long, value_name = "BYTES")]
     packet: Option<usize>,
     /// Allow more than 216 bytes together, which native XDP on veth has no headroom for
@@ -98,9 +98,9 @@ pub(crate) enum Command {
 const CREATE_HELP: &str = "\
 Examples:
   traits registry create
-  traits registry create lab --flow 96 --packet 32
+  traits registry create lab --flow 96 --packet 40
 
-With --json, it prints what `traits registry show --json` prints; docs/json.md lists the members.";
+Without sizes, the regions have 64 and 80 bytes, or what the kernel takes. With --json, it prints what `traits registry show --json` prints; docs/json.md lists the members.";
 
 const MIGRATE_HELP: &str = "\
 Examples:

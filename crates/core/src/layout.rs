@@ -279,8 +279,8 @@ impl Slot {
 /// A nonce is never 0 and always even. The packet region ends in its nonce while the area is open (the region is inside the
 /// XDP metadata), and once it is sealed (hidden below it) in a [`tag`](Self::tag), which is odd. A reader knows from the
 /// metadata's length which one to expect, so a foreign program that grows its metadata over a hidden region makes the
-/// region invalid, even if it writes nothing there. A tag is of one packet and one place: seen where metadata is
-/// not wiped, it helps to make no other.
+/// region invalid, even if it writes nothing there. A tag is of one packet and one place, and is of no use
+/// without the flow region's nonce.
 ///
 /// The last two bytes of the flow region's nonce, as they lie in memory, are 0, so a guess is right once in 2^47. They
 /// touch the Ethernet header, and the kernel zeroes them when it forwards a packet to a neighbour whose header it has
@@ -320,12 +320,12 @@ impl Nonces {
     /// What the packet region of a sealed area ends in, if it has this `id` and the flow region this `stamp`.
     pub const fn tag(&self, id: u64, stamp: u64) -> u64 {
         let [first, second] = self.tag_keys();
-        let tag = (id ^ self.packet ^ stamp << 40).wrapping_mul(first);
+        let tag = (id ^ self.packet ^ stamp.wrapping_mul(second)).wrapping_mul(first);
         (tag ^ tag >> 32).wrapping_mul(second) | 1
     }
 }
 
-/// A number that a secret determines and that tells nothing of it to who does not know it: the output of SplitMix64.
+/// A number that a secret determines: the output of SplitMix64. It can be turned back, so it is as secret.
 const fn derived(secret: u64, number: u64) -> u64 {
     let z = secret.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -22,8 +22,9 @@ use packet_traits::{
     socket::{ReceiverOptions, Ring},
 };
 use packet_traits_lab::{
-    End, Family, Overlay, Pair, RECV_TIMEOUT, VethOptions, VxlanOptions, frame::Flow, recv_numbered, send_numbered,
-    send_together, udp_socket,
+    End, Family, Overlay, Pair, RECV_TIMEOUT, VethOptions, VxlanOptions,
+    frame::{Flow, with_vlan},
+    recv_numbered, send_numbered, send_together, udp_socket,
 };
 
 const KEYS: Keys = &[
@@ -155,6 +156,67 @@ fn an_application_gets_no_value_of_a_reassembled_datagram() {
             let (_, _, traits) = receiver.recv(&mut [0; 4000]).unwrap();
             let number = traits.get(&first).expect("a number");
             assert_eq!(traits.get(&only), whole.then_some(number), "{size} bytes, by ring {by_ring}");
+        }
+    }
+}
+
+/// A UDP datagram over IPv4 in two fragments, of which the second has this many bytes.
+fn fragments(frame: &[u8], tail: usize) -> [Vec<u8>; 2] {
+    const HEADERS: usize = 14 + 20;
+    const MORE: u16 = 0x2000;
+    let cut = frame.len() - HEADERS - tail;
+    assert!(cut.is_multiple_of(8), "a fragment but the last has a multiple of 8 bytes");
+    let fragment = |payload: &[u8], offset: u16| {
+        let mut frame = [&frame[..HEADERS], payload].concat();
+        frame[16..18].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+        frame[20..22].copy_from_slice(&offset.to_be_bytes());
+        frame[24..26].fill(0);
+        let sum: u32 = frame[14..34].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame
+    };
+    let payload = &frame[HEADERS..];
+    [fragment(&payload[..cut], MORE), fragment(&payload[cut..], (cut / 8) as u16)]
+}
+
+/// What the kernel takes off a frame, a VLAN tag in front and what pads it behind, makes no room for another fragment.
+#[test]
+fn a_short_fragment_does_not_hide_behind_tags_and_padding() {
+    if !common::area_enabled() {
+        return;
+    }
+    let lab = Lab::empty(Layout::DEFAULT);
+    let object = load(&lab);
+    let pair = Pair::new().unwrap();
+    let _cgroup = attach_cgroup(&object, "look_cgroup", CgroupHook::Ingress);
+    let receiver = udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, PORT)).unwrap();
+    let flow = Flow::between(pair.tx(), pair.rx(), Family::V4, 4000, PORT);
+    for mode in common::BOTH_MODES {
+        let _xdp = attach_xdp(&object, "number", pair.rx(), mode);
+        for (tags, padding, tail) in [0, 1, 2]
+            .into_iter()
+            .flat_map(|tags| [0, 18].map(|padding| (tags, padding)))
+            .flat_map(|(tags, padding)| [None, Some(1), Some(4), Some(8)].map(|tail| (tags, padding, tail)))
+        {
+            // 8 bytes of UDP, the number, and what makes the first fragment's length a multiple of 8
+            let datagram = flow.udp(&vec![0; 64 + tail.unwrap_or(0)]);
+            let frames = tail.map_or_else(|| vec![datagram.clone()], |tail| fragments(&datagram, tail).to_vec());
+            let before = read_at(&object, "at_cgroup");
+            for frame in frames {
+                let tagged = (0..tags).fold(frame, |frame, _| with_vlan(&frame, 0, 0));
+                let frame = [tagged, vec![0xee; padding]].concat();
+                packet_traits_lab::send_frame(pair.tx().netns(), pair.tx().ifindex(), &frame).unwrap();
+            }
+            assert_eq!(recv_numbered(&receiver).unwrap(), 0);
+            let after = read_at(&object, "at_cgroup");
+            let read = (after.whole - before.whole, after.discarded - before.discarded, after.wrong);
+            let whole = tail.is_none();
+            assert_eq!(
+                read,
+                (whole.into(), (!whole).into(), 0),
+                "{mode}, {tags} tags, {padding} bytes of padding, {tail:?} bytes in the second fragment"
+            );
         }
     }
 }

@@ -159,6 +159,9 @@ static __always_inline int carry_over(struct xdp_md *ctx, const void *skb)
 	if (view.packet_end && packet_len)
 		bpf_probe_read_kernel(old, packet_len, (const void *)(view.packet_end - packet_len));
 	bpf_probe_read_kernel((void *)old + packet_len, flow_len, (const void *)(view.flow_end - flow_len));
+	/* of a packet that was merged, keys to discard are left out */
+	if (packet_len)
+		*(volatile __u64 *)((void *)old + packet_len - 16) = view.packet_present;
 	if (OWN_MERGE == TRAIT_KEEP_FIRST && config.tc_id_bit && tc_id(&view))
 		move_tc_id(old, &view);
 	offset = trait_xdp_open(ctx);

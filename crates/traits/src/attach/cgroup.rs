@@ -139,7 +139,10 @@ pub fn attach_path(
 pub(crate) fn open(path: &Path) -> Result<File, AttachError> {
     OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path).map_err(|error| AttachError::Cgroup {
         path: path.into(),
-        hint: "give a directory of the cgroup v2 tree (`findmnt -t cgroup2` shows where it is)",
+        hint: match cgroup_tree() {
+            Ok(_) => "give a directory of the cgroup v2 tree (`findmnt -t cgroup2` shows where it is)",
+            Err(_) => unmounted(),
+        },
         errno: errno_of(&error),
     })
 }

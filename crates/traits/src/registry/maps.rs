@@ -185,11 +185,10 @@ pub(super) fn read_old(name: &RegistryName, dir: &Path) -> Result<Old, RegistryE
         Ok(table)
     };
     let header = open(Shape { value_size: OldHeader::LEN, ..HEADER })?;
-    let (state, records) = (open(STATE)?, open(KEYS)?);
+    let (state, records) = (open(Shape { value_size: table::OLD_STATE_LEN, ..STATE })?, open(KEYS)?);
     let damaged = |path: &Path, why: String| RegistryError::Damaged { name: name.clone(), path: path.to_owned(), why };
-    let live = State::decode(&state.read(0)?)
-        .ok_or_else(|| damaged(&state.path, "its checksum does not match".to_owned()))?
-        .live;
+    let live = table::old_live(&state.read(0)?)
+        .ok_or_else(|| damaged(&state.path, "its checksum does not match".to_owned()))?;
     let mut keys = Vec::new();
     for number in (0..KEY_COUNT).filter(|number| live & 1 << number != 0) {
         let key = table::old_key(&records.read(number)?)

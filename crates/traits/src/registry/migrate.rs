@@ -42,6 +42,12 @@ impl RegistryOptions {
         }
         let (parent, dir) = (self.parent(), self.dir());
         let _lock = DirLock::exclusive(&parent).map_err(io_error("lock", &parent))?;
+        // another process may have been faster
+        match self.open() {
+            Ok(registry) => return Ok(Migration { registry, from: None }),
+            Err(RegistryError::Older { .. }) => {}
+            Err(error) => return Err(error),
+        }
         // nobody registers a key, or checks its binding, while this is held
         let _old_lock = DirLock::exclusive(&dir).map_err(io_error("lock", &dir))?;
         let old = maps::read_old(&self.name, &dir)?;

@@ -183,6 +183,14 @@ pub(super) struct OldHeader {
     pub(super) slot_space: [usize; 2],
 }
 
+/// Bytes of the state record of that version.
+pub(super) const OLD_STATE_LEN: usize = State::LEN - 8;
+
+/// Which keys a state record of that version says there are; `None`: the checksum does not match.
+pub(super) fn old_live(raw: &[u8; OLD_STATE_LEN]) -> Option<u64> {
+    Some(Reader(checked(raw)?).u64())
+}
+
 impl OldHeader {
     pub(super) const LEN: usize = Header::LEN - 8;
 

@@ -16,7 +16,18 @@ use super::{
 /// Bytes of a header of version 1, which had no checksum.
 const HEADER_LEN: usize = 88;
 
-/// A registry with two keys, whose header is of version 1, with regions of 64 and 64 bytes.
+/// A state record of version 1: which keys there are, how many changes there were, and the 64-bit FNV-1a of both.
+fn old_state(live: u64, changes: u64) -> Vec<u8> {
+    let mut record = [live.to_ne_bytes(), changes.to_ne_bytes()].concat();
+    let sum = record
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    record.extend(sum.to_ne_bytes());
+    record
+}
+
+/// A registry with two keys, whose header and state are of version 1, with regions of 64 and 64 bytes. Key records are the
+/// same in both.
 fn old_registry() -> Option<(Bpffs, Registry)> {
     let (bpffs, registry) = registry(48, 48)?;
     let tenant = spec("tenant", KeyType::U32, Merge::Block).description(Description::new("who pays").unwrap());
@@ -30,6 +41,9 @@ fn old_registry() -> Option<(Bpffs, Registry)> {
     }
     replace(&registry, "header", MapType::Array, 4, HEADER_LEN as u32, 1);
     update(&registry, "header", 0, |header| header.copy_from_slice(&value));
+    replace(&registry, "state", MapType::Array, 4, 24, 1);
+    update(&registry, "state", 0, |state| state.copy_from_slice(&old_state(3, 2)));
+    replace(&registry, "anchors", MapType::Array, 4, 64, 1);
     Some((bpffs, registry))
 }
 
