@@ -521,14 +521,15 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 }
 
 /*
- * Whether the area that ends at `place`, where XDP saw about this headroom, is the packet's: not one that an earlier
+ * Whether what trait_decap_anchor found is the packet's area: not one that an earlier
  * packet left in the buffer, while an XDP program of someone else took the headers off this packet and left metadata of its
  * own. That program's metadata ends at the MAC header. If it would be over the area's nonce, there is none. Else the check
  * tells, if its bytes would be under that metadata. They are where they were, or 4 or 8 bytes on, if the kernel took VLAN tags
- * out inside the tunnel and moved nothing of the area.
+ * out inside the tunnel and moved nothing of the area. Not static, as that is not.
  */
-static __always_inline _Bool __trait_is_own(__u64 head, __u32 headroom, __u32 place, __u32 mac_header, __u32 meta_len)
+__weak __noinline int trait_is_own(__u64 head, __u32 found, __u32 mac_header, __u32 meta_len)
 {
+	__u32 headroom = found & 0xffff, place = found >> 16;
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len;
 	__u64 at = head + place, end, check;
 	struct __trait_words front;
@@ -587,13 +588,13 @@ static __always_inline __u32 __trait_higher(__u32 one, __u32 other)
 }
 
 /*
- * Decapsulation has moved the MAC header: looks at the headrooms that XDP saw. Not static, so that the verifier goes
- * through it once for a program, and not for each way to each call.
+ * Decapsulation has moved the MAC header: looks for an area at the headrooms that XDP saw. Returns what __trait_seek does. Not
+ * static, so that the verifier goes through it once for a program, and not for each way to each call.
  */
-__weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header, __u32 meta_len)
+__weak __noinline __u32 trait_decap_anchor(__u64 head, __u32 mac_header)
 {
 	struct trait_anchors *seen;
-	__u32 zero = 0, found, place;
+	__u32 zero = 0, found;
 	int i;
 
 	/*
@@ -603,7 +604,7 @@ __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header, __u32 m
 	 */
 	found = __trait_seek(head, trait_area.anchors[0], mac_header);
 	if (found && mac_header - (found >> 16) <= trait_area.flow_len - 8)
-		goto judge;
+		return found;
 #pragma unroll
 	for (i = 1; i < TRAITS_ANCHOR_COUNT; i++)
 		if (trait_area.anchors[i])
@@ -617,11 +618,7 @@ __weak __noinline __u64 trait_decap_anchor(__u64 head, __u32 mac_header, __u32 m
 				break;
 			found = __trait_higher(found, __trait_seek(head, headroom, mac_header));
 		}
-judge:
-	if (!found)
-		return 0;
-	place = found >> 16;
-	return __trait_is_own(head, found & 0xffff, place, mac_header, meta_len) ? head + place : 0;
+	return found;
 }
 
 /* What leads to an skb's metadata. */
@@ -660,7 +657,7 @@ static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u64
 	const struct sk_buff___traits *s = (const void *)skb;
 	__u64 head, nonce = trait_area.flow_nonce;
 	struct __trait_skb_head copy;
-	__u32 mac_header;
+	__u32 mac_header, found;
 
 	if (!nonce)
 		return 0;
@@ -679,7 +676,8 @@ static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u64
 	mac_header = __trait_can_cast() ? s->mac_header : copy.mac_header;
 	if (__trait_kernel_word(head + mac_header - 16, 1) == nonce)
 		return head + mac_header;
-	return trait_decap_anchor(head, mac_header, *meta_len);
+	found = trait_decap_anchor(head, mac_header);
+	return found && trait_is_own(head, found, mac_header, *meta_len) ? head + (found >> 16) : 0;
 }
 
 /*
