@@ -360,7 +360,7 @@ fn misuse_does_not_compile() {
     let start = "#include <linux/bpf.h>\n#include <packet_traits/traits.bpf.h>\n\
                  struct three { __u8 byte[3]; };\n";
     let keys = "TRAIT_KEY(tenant, __u32); TRAIT_KEY(flow_id, __u64); TRAIT_FLAG(sampled);\n\
-                TRAIT_KEY(number, __u64, TRAIT_KEEP_FIRST); TRAIT_FLAG(first, TRAIT_KEEP_FIRST);\n";
+                TRAIT_KEY(number, __u64, TRAIT_KEEP_FIRST); TRAIT_FLAG(first, TRAIT_DISCARD);\n";
     let in_xdp = |body: &str| format!("{keys}SEC(\"xdp\") int program(struct xdp_md *ctx) {{ {body}; return 0; }}\n");
     let in_tc = |body: &str| format!("{keys}SEC(\"tc\") int program(struct __sk_buff *ctx) {{ {body}; return 0; }}\n");
     let in_netfilter =
@@ -395,9 +395,12 @@ fn misuse_does_not_compile() {
         (in_tc("trait_set_flag(ctx, sampled)"), "a TC program calls trait_tc_set_flag"),
         (in_tc("trait_del(ctx, tenant)"), "a TC program calls trait_tc_del"),
         // keys that only XDP changes
-        (in_tc("trait_tc_set(ctx, number, 1)"), "trait_tc_set: number is keep-first: only XDP programs"),
-        (in_tc("trait_tc_set_flag(ctx, first)"), "trait_tc_set_flag: first is keep-first: only XDP programs"),
-        (in_tc("trait_tc_del(ctx, number)"), "trait_tc_del: number is keep-first: only XDP programs"),
+        (in_tc("trait_tc_set(ctx, number, 1)"), "trait_tc_set: number is keep-first or discard: only XDP programs"),
+        (
+            in_tc("trait_tc_set_flag(ctx, first)"),
+            "trait_tc_set_flag: first is keep-first or discard: only XDP programs",
+        ),
+        (in_tc("trait_tc_del(ctx, number)"), "trait_tc_del: number is keep-first or discard: only XDP programs"),
         (in_netfilter("trait_set(ctx, tenant, 1)"), "this type of program can only read traits"),
         (in_netfilter("trait_del(ctx, tenant)"), "this type of program can only read traits"),
         // the same key twice
