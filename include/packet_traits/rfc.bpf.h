@@ -144,8 +144,7 @@ struct __trait_rfc_place {
 };
 
 /*
- * Reads a key of the table. `size` is the size of the caller's buffer; values
- * are copied in the size they have.
+ * Reads a key of the table. `size` is the size of the caller's buffer; values are copied in the size they have.
  */
 static __trait_outline int __trait_rfc_get(const struct __trait_rfc_place *from, __u32 key, __u64 *val, __u32 size)
 {
@@ -229,19 +228,17 @@ static __always_inline int __trait_rfc_get_xdp(struct xdp_md *xdp, __u64 key, __
 static __always_inline int __trait_rfc_get_skb(struct __sk_buff *skb, __u64 key, __u64 *value, __u64 size)
 {
 	struct __trait_rfc_place from;
-	__u64 packet_end;
 
 	if (key >= TRAITS_KEY_COUNT)
 		return -EINVAL;
 	if (!trait_area.flow_nonce)
 		return -ENOENT;
 	from.at = __trait_skb_anchor(__trait_skb_of_tc(skb), &from.head, &from.meta_len);
-	from.merged = 0;
-	if (trait_area.discard && from.at) {
-		packet_end = __trait_packet_end(from.head, from.at, from.meta_len);
-		from.merged = !packet_end || !__trait_is_whole(__trait_skb_of_tc(skb), from.at, packet_end);
-	}
-	return from.at ? __trait_rfc_get(&from, key, value, size) : -ENOENT;
+	if (!from.at)
+		return -ENOENT;
+	from.merged = trait_area.discard && !__trait_is_whole(__trait_skb_of_tc(skb), from.at,
+							      __trait_packet_end(from.head, from.at, from.meta_len));
+	return __trait_rfc_get(&from, key, value, size);
 }
 
 static __always_inline int bpf_xdp_trait_set(struct xdp_md *xdp, __u64 key, const void *val, __u64 val__sz, __u64 flags)

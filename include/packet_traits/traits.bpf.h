@@ -40,8 +40,9 @@
  *	TRAIT_FLAG(name [, merge])			a key without a value: set or not set
  * merge: TRAIT_BLOCK (default; GRO does not merge packets whose values differ), TRAIT_KEEP_FIRST (GRO merges freely
  * and the first packet's value stays) or TRAIT_DISCARD (GRO merges freely, and no value is read of a packet that GRO, or the
- * reassembly of fragments, made of several). Keys of the last two, in the packet region, are here called keep-first. Type and
- * merge must be those of the registry, else binding fails.
+ * reassembly of fragments, made of several, nor of one whose length XDP cannot tell: behind PPPoE or more than two VLAN tags,
+ * and of jumbograms). Keys of the last two, in the packet region, are here called keep-first. Type and merge must be those of
+ * the registry, else binding fails.
  *
  * Calls; `key` is the name or identifier given above
  *	trait_get(ctx, key, &value)	size of the value; -ENOENT not set
@@ -91,9 +92,9 @@
  *
  * TC: trait_tc_get reads keys of the flow region directly from the metadata. trait_tc_set and trait_tc_del change keys
  * of the flow region; -EOPNOTSUPP after decapsulation, and where the packet has no area. Keep-first keys are not in it:
- * only XDP programs set and delete them. From 6.18
- * they write through a dynptr (bpf_dynptr_from_skb_meta). Before 6.18, or with TRAITS_TC_DIRECT_WRITE defined, they store
- * directly, which is cheaper. A packet may be a clone, because an AF_PACKET socket's queue, say, holds another:
+ * only XDP programs set and delete them. From 6.18 they write through a dynptr (bpf_dynptr_from_skb_meta). Before 6.18, or
+ * with TRAITS_TC_DIRECT_WRITE defined, they store directly, which is cheaper. A packet may be a clone, because an AF_PACKET
+ * socket's queue, say, holds another:
  *	from 6.19	the packet gets a head of its own with the metadata in it, and is changed; the other stays as it was
  *	6.18		-EOPNOTSUPP; the packet keeps its traits
  *	direct, to 6.18	the kernel drops *all* metadata of a clone when the program is entered (pskb_expand_head in
@@ -118,14 +119,14 @@
  * - To 6.18: if XDP pushes bytes onto some packets before it sets traits, TC must not push as many onto other packets, if that
  *   is as much as the area is long: what an earlier packet left in the buffer could be read.
  *
- * Decapsulation: the area of a packet whose MAC header moved is read if it is certain to be this packet's, and not one that an
- * earlier packet left in the buffer while an XDP program of someone else took headers off and left metadata: if such metadata
- * would be over the area's nonce, or over the bytes that the check in the packet region is of.
- *	sealed, 64 bytes of flow region		up to 94 bytes taken off: all common tunnels, over IPv6 too, one inside another not
- *	else, n bytes of visible metadata	up to n + 30, but of 38 at least where it is more than n - 8
- *	an area of 32 bytes			any number; it has no check, and such a program may not leave 32 bytes
- * The kernel's own removal of VLAN tags leaves an area to be read: in front of a tunnel, if the packet had 38 bytes in front of
- * the inner header; inside a tunnel, if its headers are as long as the visible metadata; else it is absent.
+ * Decapsulation: an earlier packet may have left its area in the buffer, and an XDP program of other software may have taken
+ * headers off this packet and left metadata. So the area of a packet whose MAC header moved is read only if such metadata would
+ * cover the area's nonce, or the bytes of the packet that its check was computed from. With headers of these lengths it is read:
+ *	sealed, 64 bytes of flow region		up to 94 bytes: all common tunnels, over IPv6 too, but no tunnel inside another
+ *	else, n bytes of visible metadata	up to n - 8, and 38 to n + 30
+ *	an area of 32 bytes			any: it has no check, and other software must not leave 32 bytes
+ * After the kernel removed a VLAN tag, an area is read in front of a tunnel if the outer headers have 38 bytes or more, and
+ * inside a tunnel if they are as long as the visible metadata; else it is absent.
  *
  * Routes with an encapsulation (lwtunnel: bpf, mpls, seg6): from 7.1.5 the kernel drops the metadata before it
  * (net/core/lwtunnel.c), so lwt_* programs and what comes after them read nothing. Before, lwt_* programs read the traits,
@@ -136,13 +137,13 @@
  * Each region ends in a footer:
  *	packet region	id, check, present, tag
  *	flow region	stamp, present, nonce; without a packet region check, present, nonce, in 32 bytes present, nonce
- * A region counts only if it carries its registry's secret nonce or, once it is hidden, a tag that is made from secrets, this
- * packet's id and the stamp: so bytes from the wire, other programs' metadata and other registries' areas read as absent, and what
- * is seen of a hidden region is of no use without the nonce. The stamp is the headroom that XDP saw, by which the hidden region is found when the
- * visible one is moved. A reader of an skb looks in front of the MAC header, then, since decapsulation moves that header, at
- * the headrooms XDP saw; never unless the skb's metadata length says that XDP attached metadata to this very packet. A foreign
- * program that reserves metadata must write all of it, as it must for its own readers: the kernel does not clear it, and an
- * area that an earlier packet left in the same buffer could be taken for this packet's.
+ * A region counts only if it carries its registry's secret nonce or, once it is hidden, a tag made from secrets, this packet's
+ * id and the stamp. So bytes from the wire, other programs' metadata and other registries' areas read as absent, and a hidden
+ * region gives nothing away that could be used without the nonce. The stamp is the headroom that XDP saw: it tells where the
+ * hidden region is if the visible one was moved. A reader of an skb looks in front of the MAC header, then, since decapsulation
+ * moves that header, at the headrooms XDP saw; never unless the skb's metadata length says that XDP attached metadata to this
+ * very packet. A foreign program that reserves metadata must write all of it, as it must for its own readers: the kernel does
+ * not clear it, and an area that an earlier packet left in the same buffer could be taken for this packet's.
  *
  * Kernels: Linux 5.15 and later (tested from 6.1), netfilter programs from 6.4. What goes through the kernel's structures uses the casts
  * of 6.2 where they are, and bpf_probe_read_kernel elsewhere, which requires CAP_PERFMON (kernel.bpf.h). 64-bit hosts.
@@ -521,11 +522,11 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 }
 
 /*
- * Whether what trait_decap_anchor found is the packet's area: not one that an earlier
- * packet left in the buffer, while an XDP program of someone else took the headers off this packet and left metadata of its
- * own. That program's metadata ends at the MAC header. If it would be over the area's nonce, there is none. Else the check
- * tells, if its bytes would be under that metadata. They are where they were, or 4 or 8 bytes on, if the kernel took VLAN tags
- * out inside the tunnel and moved nothing of the area. Not static, as that is not.
+ * Whether the area that trait_decap_anchor found is this packet's, and not one that an earlier packet left in the buffer while
+ * an XDP program of other software took headers off this packet and left metadata of its own. That metadata ends at the MAC
+ * header. If it would cover the area's nonce, there is none. Otherwise the check tells, if that metadata would cover the bytes
+ * that it was computed from. Those are where they were, or 4 or 8 bytes on if the kernel removed VLAN tags inside the tunnel
+ * and moved nothing of the area. Not static, as that is not.
  */
 __weak __noinline int trait_is_own(__u64 head, __u32 found, __u32 mac_header, __u32 meta_len)
 {
@@ -682,15 +683,20 @@ static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u64
 
 /*
  * Whether the packet is as long as XDP saw it, at most: then it is not made of several. What was taken off its front since
- * counts. `at` is the end of its flow region, `packet_end` that of its packet region. An area that is not sealed does not say
- * how long the packet was.
+ * counts. `at` is the end of its flow region, `packet_end` that of its packet region, or 0. An area that is not sealed does not
+ * say how long the packet was.
  */
 static __always_inline _Bool __trait_is_whole(const struct sk_buff *skb, __u64 at, __u64 packet_end)
 {
-	__u32 was = __trait_kernel_word(packet_end - 24, 0) & __TRAIT_LEN_MAX;
-	__u64 start = __trait_kernel_field(skb, struct sk_buff___traits, head) + __trait_kernel_word(at - 24, 0);
-	__s64 is = __trait_kernel_field(skb, struct sk_buff___traits, len);
+	__u64 start;
+	__u32 was;
+	__s64 is;
 
+	if (!packet_end)
+		return 0;
+	was = __trait_kernel_word(packet_end - 24, 0) & __TRAIT_LEN_MAX;
+	start = __trait_kernel_field(skb, struct sk_buff___traits, head) + __trait_kernel_word(at - 24, 0);
+	is = __trait_kernel_field(skb, struct sk_buff___traits, len);
 	is += __trait_kernel_field(skb, struct sk_buff___traits, data) - start;
 	return was && is <= was;
 }
@@ -703,12 +709,8 @@ static __always_inline int __trait_skb_get(const struct sk_buff *skb, const vola
 
 	if (!at)
 		return -ENOENT;
-	if (merge == TRAIT_DISCARD) {
-		__u64 packet_end = __trait_packet_end(head, at, meta_len);
-
-		if (!packet_end || !__trait_is_whole(skb, at, packet_end))
-			return -ENOENT;
-	}
+	if (merge == TRAIT_DISCARD && !__trait_is_whole(skb, at, __trait_packet_end(head, at, meta_len)))
+		return -ENOENT;
 	return __trait_kernel_get(head, at, meta_len, key->bit, key->dist, merge, val, size);
 }
 
@@ -1037,47 +1039,54 @@ static __always_inline __u64 __trait_front_check(struct xdp_md *ctx)
 }
 
 /*
- * The length of an Ethernet frame up to the end of its IP packet, without what pads it; 0 if it is another packet, longer than
- * can be kept, or behind more than two VLAN tags.
+ * The length of an Ethernet frame, of IP up to the end of its packet, without what pads it. 0 if it is not known: of less than 38
+ * bytes, of a jumbogram, and behind more than two VLAN tags or a PPPoE header, where IP would be to find.
  */
 static __always_inline __u32 __trait_frame_len(struct xdp_md *ctx)
 {
+	__u64 len = bpf_xdp_get_buff_len(ctx), ip_len;
 	void *data = __trait_ctx_ptr(struct xdp_md, ctx, data), *end = __trait_ctx_ptr(struct xdp_md, ctx, data_end);
-	__u32 at = 12, len, most;
-	__u16 type;
+	void *type = data + 12; /* of what is behind the addresses and the tags */
 
 	if (data + __TRAIT_CHECK_TO > end)
 		return 0;
-	most = end - data;
-	type = *(__u16 *)(data + 12);
-	if (__trait_is_vlan(type)) {
-		at = 16;
-		type = *(__u16 *)(data + 16);
-		if (__trait_is_vlan(type)) {
-			at = 20;
-			type = *(__u16 *)(data + 20);
-		}
-	}
-	if (type == __trait_be16(0x0800)) { /* ETH_P_IP: its total length */
-		type = at == 12 ? *(__u16 *)(data + 16) : at == 16 ? *(__u16 *)(data + 20) : *(__u16 *)(data + 24);
-		len = at + 2 + __trait_be16(type);
-	} else if (type == __trait_be16(0x86dd)) { /* ETH_P_IPV6: its payload length */
-		type = at == 12 ? *(__u16 *)(data + 18) : at == 16 ? *(__u16 *)(data + 22) : *(__u16 *)(data + 26);
-		if (!type)
+	/* the bounds hold, but the verifier may not see it of a place that depends on the packet */
+	if (__trait_is_vlan(*(__u16 *)type)) {
+		type += 4;
+		if (type + 8 > end)
 			return 0;
-		len = at + 2 + 40 + __trait_be16(type);
-	} else {
-		return 0;
+		if (__trait_is_vlan(*(__u16 *)type))
+			type += 4;
 	}
-	if (len > most)
-		len = most;
+	if (type + 8 > end)
+		return 0;
+	if (__trait_is_vlan(*(__u16 *)type) || *(__u16 *)type == __trait_be16(0x8864)) /* ETH_P_PPP_SES */
+		return 0;
+	if (*(__u16 *)type == __trait_be16(0x0800)) { /* ETH_P_IP: its total length */
+		ip_len = __trait_be16(*(__u16 *)(type + 4));
+	} else if (*(__u16 *)type == __trait_be16(0x86dd)) { /* ETH_P_IPV6: its payload length, 0 of a jumbogram */
+		ip_len = __trait_be16(*(__u16 *)(type + 6));
+		if (!ip_len)
+			return 0;
+		ip_len += 40;
+	} else {
+		ip_len = len;
+	}
+	ip_len += type + 2 - data;
+	if (len > ip_len)
+		len = ip_len;
 	return len < __TRAIT_LEN_MAX ? len : 0;
 }
 
-/* What is in front of the flow region's footer in an open area. */
+/* The footers of an open area. */
 static __always_inline struct __trait_flow_mark *__trait_flow_mark(void *area)
 {
 	return (struct __trait_flow_mark *)(area + trait_area.area_len) - 1;
+}
+
+static __always_inline struct __trait_packet_mark *__trait_packet_mark(void *area)
+{
+	return (struct __trait_packet_mark *)(area + trait_area.packet_len) - 1;
 }
 
 /*
@@ -1126,12 +1135,12 @@ __weak __noinline int trait_xdp_open(struct xdp_md *ctx)
 		return -ENOSPC;
 	if (!have_flow) {
 		__trait_zero(area, area_len);
-		((struct __trait_footer *)(area + (area_len - 16)))->nonce = trait_area.flow_nonce;
+		__trait_flow_mark(area)->footer.nonce = trait_area.flow_nonce;
 		if (__trait_has_flow_mark())
 			__trait_flow_mark(area)->stamp = packet_len ? headroom : __trait_front_check(ctx);
 	}
 	if (packet_len) {
-		mark = area + (packet_len - 32);
+		mark = __trait_packet_mark(area);
 		/* a hidden region is taken back only if it is this one, and nothing has grown over it */
 		if (have_flow && (below || mark->footer.nonce != __trait_tag(mark->id, __trait_flow_mark(area)->stamp)))
 			__trait_zero(area, packet_len);
@@ -1246,10 +1255,10 @@ static __always_inline void __trait_area_clear(void *area)
 
 	/* the footers stay, but for what is present */
 	__trait_zero(area + packet_len, flow_len - __TRAIT_FLOW_FOOTER);
-	((struct __trait_footer *)(area + packet_len + (flow_len - 16)))->present = 0;
+	__trait_flow_mark(area)->footer.present = 0;
 	if (packet_len) {
 		__trait_zero(area, packet_len - __TRAIT_PACKET_FOOTER);
-		((struct __trait_footer *)(area + (packet_len - 16)))->present = 0;
+		__trait_packet_mark(area)->footer.present = 0;
 	}
 }
 
@@ -1297,7 +1306,7 @@ static __always_inline int trait_seal(struct xdp_md *ctx)
 	if (!__trait_area_footer(area, TRAIT_KEEP_FIRST)) /* metadata as long as the packet region is over it */
 		return -EBUSY;
 	headroom = __trait_published_headroom(ctx);
-	mark = area + (packet_len - 32);
+	mark = __trait_packet_mark(area);
 	mark->id = __trait_next_id();
 	mark->footer.nonce = __trait_tag(mark->id, headroom);
 	mark->check = __trait_front_check(ctx) | (trait_area.discard ? __trait_frame_len(ctx) : 0);
@@ -1430,6 +1439,13 @@ static __always_inline int __trait_view_kernel(__u64 head, __u64 at, __u32 meta_
 	return 0;
 }
 
+/* Takes these keys out of the view of a packet that is made of several. */
+static __always_inline void __trait_discard(const struct sk_buff *skb, struct trait_view *view, __u64 keys)
+{
+	if (keys & view->packet_present && !__trait_is_whole(skb, view->flow_end, view->packet_end))
+		view->packet_present &= ~keys;
+}
+
 static __always_inline int __trait_view_skb(const struct sk_buff *skb, struct trait_view *view)
 {
 	__u32 meta_len;
@@ -1437,8 +1453,7 @@ static __always_inline int __trait_view_skb(const struct sk_buff *skb, struct tr
 
 	if (!at || __trait_view_kernel(head, at, meta_len, view))
 		return -ENOENT;
-	if (trait_area.discard & view->packet_present && !__trait_is_whole(skb, at, view->packet_end))
-		view->packet_present &= ~trait_area.discard;
+	__trait_discard(skb, view, trait_area.discard);
 	return 0;
 }
 

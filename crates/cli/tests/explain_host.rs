@@ -216,7 +216,7 @@ fn forwarded_packets_meet_the_blocks_that_are_explained() {
     let link_local = |host| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, host);
     let network = |address: Ipv6Addr| Ipv6Addr::from_bits(address.to_bits() >> 64 << 64);
     for (name, frame) in [
-        ("between link-local addresses of others", between(link_local(0x77), link_local(0x99))),
+        ("between link-local addresses that are not the host's", between(link_local(0x77), link_local(0x99))),
         ("from a link-local address to another host", between(link_local(0x77), chain.server().ipv6())),
         ("to the routers of a network", between(client.ipv6(), network(router.ipv6()))),
         ("to the routers of another network", between(client.ipv6(), network(chain.router_out().ipv6()))),

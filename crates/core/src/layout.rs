@@ -15,9 +15,9 @@
 //! - `tag`: the packet region's nonce while the area is open. Once it is sealed, a number made from secrets, `id` and
 //!   `stamp`, which is odd.
 //! - `id`: the packet's number on this host, 0 while the area is open.
-//! - `check`: 47 bits made from secrets and bytes 30 to 37 of the packet as XDP saw it, by which a reader behind a
-//!   decapsulation knows that the area is of this packet, 0 if the packet is shorter; in the low 17 bits the packet's length, of one
-//!   in several buffers the first one's. 0 while the area is open.
+//! - `check`: 47 bits made from secrets and bytes 30 to 37 of the packet as XDP saw it, 0 if the packet is shorter. By them a
+//!   reader behind a decapsulation knows that the area belongs to this packet. The low 17 bits hold the length of the frame up to
+//!   the end of its IP packet. They are 0 while the area is open, and if no key has the merge policy `discard`.
 //!
 //! Every place in it is named by its *distance*: the number of bytes from the packet data back to the first byte.
 //! Region sizes are fixed when a registry is created, so every distance is a constant.
@@ -185,10 +185,8 @@ impl Layout {
     /// The layout with as much room for values in the two regions, or a little more; without a packet region if that has none.
     pub const fn for_slot_space(flow: usize, packet: usize) -> Result<Layout, LayoutError> {
         let packet = if packet == 0 { 0 } else { packet.next_multiple_of(8) + PACKET_FOOTER_LEN };
-        let short = flow.next_multiple_of(8) + SHORT_FLOW_FOOTER_LEN;
-        let flow =
-            if packet == 0 && short <= SHORT_AREA_LEN { short } else { flow.next_multiple_of(8) + FLOW_FOOTER_LEN };
-        Layout::new(flow, packet)
+        let slots = flow.next_multiple_of(8);
+        Layout::new(slots + flow_footer_len(slots + SHORT_FLOW_FOOTER_LEN, packet), packet)
     }
 
     /// Bytes of an area like this one, at least, in which `region` had room for `size` more bytes of values.

@@ -269,7 +269,7 @@ fn as_many_extension_headers_are_passed_as_fit_into_1500_bytes() {
     );
 }
 
-/// Extension headers of so many bytes in all, and what is behind them.
+/// A chain of `bytes` bytes of extension headers, and what follows it.
 fn behind_extensions(bytes: usize, protocol: u8, behind: &[u8]) -> Vec<u8> {
     let mut packet = ipv6(60);
     let mut left = bytes / 8;

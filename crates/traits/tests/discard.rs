@@ -22,8 +22,8 @@ use packet_traits::{
     socket::{ReceiverOptions, Ring},
 };
 use packet_traits_lab::{
-    End, Family, Overlay, Pair, RECV_TIMEOUT, VethOptions, VxlanOptions,
-    frame::{Flow, with_vlan},
+    End, Family, Mac, Overlay, Pair, RECV_TIMEOUT, VethOptions, VxlanOptions,
+    frame::{Flow, ethernet, with_vlan},
     recv_numbered, send_numbered, send_together, udp_socket,
 };
 
@@ -42,6 +42,13 @@ struct Read {
     discarded: u64,
     wrong: u64,
     longest: u64,
+}
+
+impl Read {
+    /// How many packets were whole, and how many not, since; and how many were ever wrong.
+    fn since(&self, before: &Read) -> (u64, u64, u64) {
+        (self.whole - before.whole, self.discarded - before.discarded, self.wrong)
+    }
 }
 
 fn read_at(object: &LoadedObject, stage: &str) -> Read {
@@ -127,8 +134,7 @@ fn of_reassembled_packets_nothing_is_read() {
             let before = read_at(&object, "at_cgroup");
             send_numbered(&sender, pair.rx().addr(family, PORT), 5..6, size).unwrap();
             assert_eq!(recv_numbered(&receiver).unwrap(), 5);
-            let after = read_at(&object, "at_cgroup");
-            let read = (after.whole - before.whole, after.discarded - before.discarded, after.wrong);
+            let read = read_at(&object, "at_cgroup").since(&before);
             assert_eq!(read, (whole.into(), (!whole).into(), 0), "{mode}, {family:?}, {size} bytes");
         }
     }
@@ -209,14 +215,77 @@ fn a_short_fragment_does_not_hide_behind_tags_and_padding() {
                 packet_traits_lab::send_frame(pair.tx().netns(), pair.tx().ifindex(), &frame).unwrap();
             }
             assert_eq!(recv_numbered(&receiver).unwrap(), 0);
-            let after = read_at(&object, "at_cgroup");
-            let read = (after.whole - before.whole, after.discarded - before.discarded, after.wrong);
+            let read = read_at(&object, "at_cgroup").since(&before);
             let whole = tail.is_none();
             assert_eq!(
                 read,
                 (whole.into(), (!whole).into(), 0),
                 "{mode}, {tags} tags, {padding} bytes of padding, {tail:?} bytes in the second fragment"
             );
+        }
+    }
+}
+
+/// Nothing merges packets other than IP. Behind a third tag, or PPPoE, it is not known what they are.
+#[test]
+fn of_packets_other_than_ip_it_is_read() {
+    const LOCAL_EXPERIMENT: u16 = 0x88b5;
+    const PPPOE_SESSION: u16 = 0x8864;
+    if !common::area_enabled() {
+        return;
+    }
+    let lab = Lab::empty(Layout::DEFAULT);
+    let object = load(&lab);
+    let pair = Pair::new().unwrap();
+    let _tc = attach_tc(&object, "look_tc_local", pair.rx(), Direction::Ingress);
+    let local = ethernet(Mac([0xff; 6]), pair.tx().mac(), LOCAL_EXPERIMENT, &[0; 46]);
+    let tagged = |count| (0..count).fold(local.clone(), |frame, _| with_vlan(&frame, 5, 0));
+    // what TC looks for is behind this header, as behind a tag
+    let pppoe = [&local[..12], &PPPOE_SESSION.to_be_bytes(), &[0x11, 0], &local[12..]].concat();
+    for mode in common::BOTH_MODES {
+        let _xdp = attach_xdp(&object, "number", pair.rx(), mode);
+        for (what, frame, known) in [
+            ("no tag", tagged(0), true),
+            ("a tag", tagged(1), true),
+            ("two tags", tagged(2), true),
+            ("three tags", tagged(3), false),
+            ("PPPoE", pppoe.clone(), false),
+        ] {
+            let before = read_at(&object, "at_tc_local");
+            packet_traits_lab::send_frame(pair.tx().netns(), pair.tx().ifindex(), &frame).unwrap();
+            let deadline = Instant::now() + RECV_TIMEOUT;
+            let read = loop {
+                let read = read_at(&object, "at_tc_local").since(&before);
+                if read != (0, 0, 0) || Instant::now() > deadline {
+                    break read;
+                }
+                thread::sleep(Duration::from_millis(2));
+            };
+            assert_eq!(read, (known.into(), (!known).into(), 0), "{mode}, {what}");
+        }
+    }
+}
+
+/// The length of a packet in several buffers is that of all of them.
+#[test]
+fn of_a_packet_in_several_buffers_it_is_read() {
+    if !common::area_enabled() {
+        return;
+    }
+    let lab = Lab::empty(Layout::DEFAULT);
+    let object = load(&lab);
+    let pair = Pair::with(&VethOptions::new().mtu(9000)).unwrap();
+    let _cgroup = attach_cgroup(&object, "look_cgroup", CgroupHook::Ingress);
+    for (mode, family) in common::BOTH_MODES.into_iter().flat_map(|mode| Family::BOTH.map(|family| (mode, family))) {
+        let _xdp = attach_xdp(&object, "number_frags", pair.rx(), mode);
+        let receiver = udp_socket(pair.rx().netns(), pair.rx().addr(family, PORT)).unwrap();
+        let sender = udp_socket(pair.tx().netns(), pair.tx().addr(family, 0)).unwrap();
+        for (size, whole) in [(8000, true), (20000, false)] {
+            let before = read_at(&object, "at_cgroup");
+            send_numbered(&sender, pair.rx().addr(family, PORT), 5..6, size).unwrap();
+            assert_eq!(recv_numbered(&receiver).unwrap(), 5);
+            let read = read_at(&object, "at_cgroup").since(&before);
+            assert_eq!(read, (whole.into(), (!whole).into(), 0), "{mode}, {family:?}, {size} bytes");
         }
     }
 }

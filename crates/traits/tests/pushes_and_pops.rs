@@ -63,8 +63,8 @@ enum Read {
 
 use Read::{All, Nothing};
 
-/// Whether an area that is `len` bytes in front of the MAC header is known to be the packet's: metadata of someone else's, as
-/// long and right in front of that header, would be over its nonce, or over what its check is of.
+/// Whether a reader can be certain of an area that ends `len` bytes in front of the MAC header: another program's metadata of
+/// the same length, right in front of that header, would cover the area's nonce or the bytes its check was computed from.
 fn known_behind(len: i64, open: bool) -> bool {
     if open { len <= 174 } else { len <= 94 }
 }

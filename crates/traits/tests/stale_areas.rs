@@ -1,5 +1,5 @@
-//! A program of someone else takes tunnels' headers off packets in XDP and leaves metadata, as long as ours, say, on buffers
-//! in which earlier packets left their areas. However long both are, no packet is read with another one's traits.
+//! Another program takes tunnel headers off packets in XDP and leaves metadata of its own, on buffers in which earlier packets
+//! left their areas. Whatever the lengths of both, no packet is read with the traits of another one.
 //!
 //! The kernel itself sends the packets, as fast as it can, in buffers that it uses again as they are
 //! (`BPF_F_TEST_XDP_LIVE_FRAMES`). `TRAITS_STALE_PACKETS` says how many of each kind: the long proof takes 10,000,000.

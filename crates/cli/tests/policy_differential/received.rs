@@ -105,8 +105,8 @@ impl Receiver {
         let (packet, vlan) = without_tag(&input.packet);
         let mut at_tc = Context { vlan, traits: first.traits.clone(), ..at_xdp.clone() };
         let sealed = seal && input.foreign.is_empty();
-        // how long the packet was is known of a sealed area only
-        let discarded = |merge| merge == Merge::Discard && !sealed;
+        // how long the packet was must be known, and is of a sealed area only
+        let discarded = |merge| merge == Merge::Discard && !(sealed && has_known_length(&input.packet));
         for (key, value) in policy.keys.iter().zip(&mut at_tc.traits) {
             *value = value.filter(|_| !discarded(key.merge));
         }
@@ -175,6 +175,19 @@ fn passes(outcome: &Outcome<'_>) -> bool {
 
 fn is_tagged(packet: &[u8]) -> bool {
     matches!(packet.get(TAG.start..TAG.start + 2), Some([0x81, 0x00] | [0x88, 0xa8]))
+}
+
+/// Whether XDP can tell where a packet ends, whatever pads it: keys to discard are absent if not.
+fn has_known_length(packet: &[u8]) -> bool {
+    const IPV6: [u8; 2] = [0x86, 0xdd];
+    const PPPOE_SESSION: [u8; 2] = [0x88, 0x64];
+    let tags = (0..3).take_while(|tags| is_tagged(packet.get(4 * tags..).unwrap_or_default())).count();
+    let Some((ethertype, rest)) = packet.get(12 + 4 * tags..).and_then(|rest| rest.split_first_chunk()) else {
+        return false;
+    };
+    let is_jumbogram = *ethertype == IPV6 && rest.get(4..6) == Some(&[0, 0]);
+    // what the check is over, and up to the length of IPv6
+    packet.len() >= 38 && rest.len() >= 6 && tags < 3 && *ethertype != PPPOE_SESSION && !is_jumbogram
 }
 
 /// The packet without its outermost VLAN tag, which the kernel takes out on receive, and the tag.

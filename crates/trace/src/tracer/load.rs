@@ -117,7 +117,7 @@ impl Loaded {
         let assign = if own_keys.is_some() {
             let object = match own_keys::merge(registry) {
                 Merge::Block => ASSIGN_FLOW_OBJECT,
-                _ => ASSIGN_OBJECT,
+                Merge::KeepFirst | Merge::Discard => ASSIGN_OBJECT,
             };
             let mut bound = BoundObject::from_bytes(object, "the tracer's XDP program", registry)?;
             share(&mut bound)?;

@@ -210,7 +210,7 @@ impl Version {
         }
     }
 
-    /// Notes what cannot be read, unless it was taken away meanwhile.
+    /// Notes what cannot be read, unless it was removed in the meantime.
     fn unreadable(&mut self, pin: &str, path: &Path, why: String) {
         if path.exists() {
             self.unreadable.push(Unreadable { pin: pin.to_owned(), why });

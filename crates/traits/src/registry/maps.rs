@@ -111,6 +111,13 @@ impl Table {
         Ok(Table { map, path })
     }
 
+    /// Opens a pin, and checks that it is a map of this shape.
+    fn open_whole(name: &RegistryName, dir: &Path, shape: Shape) -> Result<Table, RegistryError> {
+        let table = Table::open(name, dir, shape)?;
+        table.check_sizes(name, shape)?;
+        Ok(table)
+    }
+
     fn check_sizes(&self, name: &RegistryName, shape: Shape) -> Result<(), RegistryError> {
         for (what, found, wanted) in [
             ("bytes per value", self.map.value_size() as usize, shape.value_size),
@@ -179,11 +186,7 @@ pub(super) struct Old {
 
 /// Reads it.
 pub(super) fn read_old(name: &RegistryName, dir: &Path) -> Result<Old, RegistryError> {
-    let open = |shape| -> Result<Table, RegistryError> {
-        let table = Table::open(name, dir, shape)?;
-        table.check_sizes(name, shape)?;
-        Ok(table)
-    };
+    let open = |shape| Table::open_whole(name, dir, shape);
     let header = open(Shape { value_size: OldHeader::LEN, ..HEADER })?;
     let (state, records) = (open(Shape { value_size: table::OLD_STATE_LEN, ..STATE })?, open(KEYS)?);
     let damaged = |path: &Path, why: String| RegistryError::Damaged { name: name.clone(), path: path.to_owned(), why };
@@ -228,10 +231,6 @@ pub(super) fn open(name: &RegistryName, dir: &Path) -> Result<(Header, Maps), Re
 
     header.check_sizes(name, HEADER)?;
     let decoded = Header::decode(&header.read(0)?).map_err(|why| damaged(&header.path, why))?;
-    let open = |shape| -> Result<Table, RegistryError> {
-        let table = Table::open(name, dir, shape)?;
-        table.check_sizes(name, shape)?;
-        Ok(table)
-    };
+    let open = |shape| Table::open_whole(name, dir, shape);
     Ok((decoded, Maps { state: open(STATE)?, keys: open(KEYS)?, freed: open(FREED)?, anchors: open(ANCHORS)? }))
 }

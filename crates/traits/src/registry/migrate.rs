@@ -9,12 +9,12 @@ use super::{
     Registry, RegistryError, RegistryOptions,
     lock::DirLock,
     maps, metadata,
-    options::{clear, clear_later, io_error},
+    options::{clear_now_or_later, io_error},
     table,
 };
 use crate::bpffs;
 
-/// What became of a registry that was migrated.
+/// The result of migrating a registry.
 #[derive(Debug)]
 pub struct Migration {
     /// The registry, of this version.
@@ -24,25 +24,19 @@ pub struct Migration {
 }
 
 impl RegistryOptions {
-    /// Makes a registry of an earlier version one of this version: with the same name and keys, with as much room for values
-    /// unless [`layout`](Self::layout) says otherwise, and with new secrets. Places and numbers of keys may change, so what is
-    /// compiled against the earlier version is to be compiled again, and bound.
+    /// Makes a registry of an earlier version one of this version. It keeps its name, its keys and, unless
+    /// [`layout`](Self::layout) gives other sizes, its room for values; its secrets are new. Numbers and places of keys may
+    /// change, so objects must be compiled and bound again.
     ///
-    /// The registry is exchanged at once: nobody finds half of it, or none.
+    /// The two registries change places in one step: no process finds none, or a part of one.
     ///
     /// # Errors
     /// [`RegistryError::RegistryInUse`] and [`RegistryError::SocketsAttached`] if programs are bound to it;
     /// [`RegistryError::Oversize`], [`RegistryError::TooLong`] and [`RegistryError::RegionFull`] if its keys do not fit into
     /// the area; those of [`open`](Self::open) but for [`RegistryError::Older`]. Then nothing was changed.
     pub fn migrate(&self) -> Result<Migration, RegistryError> {
-        match self.open() {
-            Ok(registry) => return Ok(Migration { registry, from: None }),
-            Err(RegistryError::Older { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        let (parent, dir) = (self.parent(), self.dir());
+        let (parent, dir) = (self.parent(), self.found_dir()?);
         let _lock = DirLock::exclusive(&parent).map_err(io_error("lock", &parent))?;
-        // another process may have been faster
         match self.open() {
             Ok(registry) => return Ok(Migration { registry, from: None }),
             Err(RegistryError::Older { .. }) => {}
@@ -55,7 +49,7 @@ impl RegistryOptions {
         let layout = self.layout_for(old.header.slot_space)?;
         let registry = self.make(layout, &old.keys, |new| {
             bpffs::exchange(new, &dir).map_err(io_error("exchange", &dir))?;
-            clear_later(new, clear(new));
+            clear_now_or_later(new);
             Ok(())
         })?;
         tracing::debug!("migrated registry '{}' at {}", self.name, dir.display());
@@ -64,15 +58,12 @@ impl RegistryOptions {
 
     fn layout_for(&self, [flow, packet]: [usize; 2]) -> Result<Layout, RegistryError> {
         let longest = metadata::longest()?;
-        let as_before = Layout::for_slot_space(flow, packet).map_err(|_| RegistryError::TooLong {
+        let too_long = |_| RegistryError::TooLong {
             name: self.name.clone(),
             area_len: flow + packet + FLOW_FOOTER_LEN + PACKET_FOOTER_LEN,
             longest,
-        });
-        let layout = match self.layout {
-            Some(layout) => layout,
-            None => as_before?,
         };
+        let layout = self.layout.map_or_else(|| Layout::for_slot_space(flow, packet).map_err(too_long), Ok)?;
         self.refuse_oversize(layout)?;
         metadata::fitting(&self.name, Some(layout), longest)
     }

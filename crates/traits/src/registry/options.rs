@@ -285,7 +285,7 @@ impl RegistryOptions {
         let old = parent.join("_old");
         clear(&old)?;
         fs::rename(&dir, &old).map_err(io_error("move away", &dir))?;
-        clear_later(&old, clear(&old));
+        clear_now_or_later(&old);
         tracing::debug!("removed registry '{}' at {}", self.name, dir.display());
         Ok(())
     }
@@ -362,16 +362,16 @@ fn make_dir(path: &Path) -> Result<(), RegistryError> {
 }
 
 /// Removes a directory with all it holds; none is fine.
-pub(super) fn clear(path: &Path) -> Result<(), RegistryError> {
+fn clear(path: &Path) -> Result<(), RegistryError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(io_error("clear away", path)),
     }
 }
 
-/// What no longer counts is cleared away by the next command at the latest.
-pub(super) fn clear_later(path: &Path, cleared: Result<(), RegistryError>) {
-    if let Err(error) = cleared {
+/// Clears away a directory that is no registry any more; if that fails, the next command does.
+pub(super) fn clear_now_or_later(path: &Path) {
+    if let Err(error) = clear(path) {
         tracing::warn!("{} is left for the next command to clear away: {error}", path.display());
     }
 }

@@ -124,56 +124,31 @@ pub(super) fn encode_key(entry: &KeyEntry) -> [u8; KEY_LEN] {
     raw.finish_with_checksum()
 }
 
-/// A key record, taken apart.
-struct KeyRecord {
-    name: KeyName,
-    key_type: KeyType,
-    merge: Merge,
-    description: Description,
-    owner: Owner,
-    generation: u64,
-    registered_at: SystemTime,
-    size: usize,
-    distance: usize,
-}
-
-impl KeyRecord {
-    fn decode(raw: &[u8; KEY_LEN]) -> Result<KeyRecord, String> {
-        let mut raw = Reader(checked(raw).ok_or("its checksum does not match")?);
-        let name = KeyName::from_padded(&raw.take()).map_err(|e| e.to_string())?;
-        let description: [u8; DESCRIPTION_LEN_MAX + 1] = raw.take();
-        let description = Description::new(&text(&description)).map_err(|e| e.to_string())?;
-        let [type_code, merge_code, size, distance] = raw.take();
-        let key_type = KeyType::from_code(type_code).ok_or_else(|| format!("type code {type_code} is unknown"))?;
-        let merge = Merge::from_code(merge_code).ok_or_else(|| format!("merge code {merge_code} is unknown"))?;
-        let uid = raw.u32();
-        let generation = raw.u64();
-        let registered_at = utc::from_nanos(raw.u64());
-        let comm: [u8; 16] = raw.take();
-        let comm = text(&comm).replace(char::is_control, "?");
-        Ok(KeyRecord {
-            name,
-            key_type,
-            merge,
-            description,
-            owner: Owner { comm, uid },
-            generation,
-            registered_at,
-            size: size.into(),
-            distance: distance.into(),
-        })
-    }
+/// The beginning of a key record: what was registered, and size and distance of the slot.
+fn decode_spec(raw: &mut Reader<'_>) -> Result<(KeySpec, usize, usize), String> {
+    let name = KeyName::from_padded(&raw.take()).map_err(|e| e.to_string())?;
+    let description: [u8; DESCRIPTION_LEN_MAX + 1] = raw.take();
+    let description = Description::new(&text(&description)).map_err(|e| e.to_string())?;
+    let [type_code, merge_code, size, distance] = raw.take();
+    let key_type = KeyType::from_code(type_code).ok_or_else(|| format!("type code {type_code} is unknown"))?;
+    let merge = Merge::from_code(merge_code).ok_or_else(|| format!("merge code {merge_code} is unknown"))?;
+    Ok((KeySpec::new(name, key_type).merge(merge).description(description), size.into(), distance.into()))
 }
 
 /// The key with this number, or what is wrong with its record.
 pub(super) fn decode_key(number: usize, layout: Layout, raw: &[u8; KEY_LEN]) -> Result<KeyEntry, String> {
-    let KeyRecord { name, key_type, merge, description, owner, generation, registered_at, size, distance } =
-        KeyRecord::decode(raw)?;
+    let mut raw = Reader(checked(raw).ok_or("its checksum does not match")?);
+    let (KeySpec { name, key_type, merge, description }, size, distance) = decode_spec(&mut raw)?;
     let key = layout
         .slot(merge.region(), size, distance)
         .and_then(|slot| Key::new(number, name, key_type, slot))
         .ok_or_else(|| format!("{size} bytes at distance {distance} are no place for a {key_type} in this layout"))?;
-    Ok(KeyEntry { key, merge, description, owner, generation, registered_at })
+    let uid = raw.u32();
+    let generation = raw.u64();
+    let registered_at = utc::from_nanos(raw.u64());
+    let comm: [u8; 16] = raw.take();
+    let comm = text(&comm).replace(char::is_control, "?");
+    Ok(KeyEntry { key, merge, description, owner: Owner { comm, uid }, generation, registered_at })
 }
 
 /// What a header of [`OLD_VERSION`] says.
@@ -181,14 +156,6 @@ pub(super) struct OldHeader {
     pub(super) id: u64,
     /// Bytes for values in the flow and in the packet region.
     pub(super) slot_space: [usize; 2],
-}
-
-/// Bytes of the state record of that version.
-pub(super) const OLD_STATE_LEN: usize = State::LEN - 8;
-
-/// Which keys a state record of that version says there are; `None`: the checksum does not match.
-pub(super) fn old_live(raw: &[u8; OLD_STATE_LEN]) -> Option<u64> {
-    Some(Reader(checked(raw)?).u64())
 }
 
 impl OldHeader {
@@ -203,10 +170,17 @@ impl OldHeader {
     }
 }
 
+/// Bytes of the state record of that version.
+pub(super) const OLD_STATE_LEN: usize = State::LEN - 8;
+
+/// Which keys a state record of that version says there are; `None`: the checksum does not match.
+pub(super) fn old_live(raw: &[u8; OLD_STATE_LEN]) -> Option<u64> {
+    Some(Reader(checked(raw)?).u64())
+}
+
 /// A key as a record of [`OLD_VERSION`] has it, but for its place.
 pub(super) fn old_key(raw: &[u8; KEY_LEN]) -> Result<KeySpec, String> {
-    let record = KeyRecord::decode(raw)?;
-    Ok(KeySpec::new(record.name, record.key_type).merge(record.merge).description(record.description))
+    Ok(decode_spec(&mut Reader(checked(raw).ok_or("its checksum does not match")?))?.0)
 }
 
 /// Bytes of the record of [`Stamps`].

@@ -22,10 +22,9 @@ struct read {
 	__u64 wrong; /* anything else */
 	__u64 bytes; /* of the longest packet */
 };
-struct read at_tc, at_cgroup, at_delivery;
+struct read at_tc, at_tc_local, at_cgroup;
 
-SEC("xdp")
-int number(struct xdp_md *ctx)
+static __always_inline int give_number(struct xdp_md *ctx)
 {
 	__u64 number = __sync_fetch_and_add(&given, 1) + 1, read = 0;
 
@@ -38,6 +37,18 @@ int number(struct xdp_md *ctx)
 	if (trait_get(ctx, only, &read) != sizeof(read) || read != number)
 		__sync_fetch_and_add(&at_tc.wrong, 1);
 	return XDP_PASS;
+}
+
+SEC("xdp")
+int number(struct xdp_md *ctx)
+{
+	return give_number(ctx);
+}
+
+SEC("xdp.frags")
+int number_frags(struct xdp_md *ctx)
+{
+	return give_number(ctx);
 }
 
 static __always_inline void judge(struct read *stage, __u32 len, __u64 first_is, long got, __u64 only_is)
@@ -76,6 +87,22 @@ int look_tc(struct __sk_buff *ctx)
 	/* not what neighbours ask each other */
 	if (ctx->len > 500)
 		READ(ctx, &at_tc, ctx->len, bpf_skb_trait_get(ctx, only_number, &again, sizeof(again)));
+	return TC_ACT_UNSPEC;
+}
+
+/* Of the EtherType for local experiments (IEEE 802, 0x88b5), behind tags or not. */
+SEC("tc")
+int look_tc_local(struct __sk_buff *ctx)
+{
+	const __u16 local = __trait_be16(0x88b5);
+	__u16 type = 0;
+	int i;
+
+	for (i = 0; i < 4; i++)
+		if (!bpf_skb_load_bytes(ctx, 12 + 4 * i, &type, sizeof(type)) && type == local) {
+			READ(ctx, &at_tc_local, ctx->len, bpf_skb_trait_get(ctx, only_number, &again, sizeof(again)));
+			break;
+		}
 	return TC_ACT_UNSPEC;
 }
 

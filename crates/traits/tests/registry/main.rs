@@ -33,8 +33,8 @@ fn options(bpffs: &Bpffs) -> RegistryOptions {
     Registry::options().bpffs(bpffs.path())
 }
 
-/// A bpffs and a registry on it whose regions have room for so many bytes of values; `None` if kernel tests are switched off, or the kernel has no
-/// room for it.
+/// A bpffs and a registry on it, with `flow` and `packet` bytes of values in its regions; `None` if kernel tests are switched
+/// off, or the kernel's metadata is too short for it.
 fn registry(flow: usize, packet: usize) -> Option<(Bpffs, Registry)> {
     let bpffs = bpffs()?;
     let layout = Layout::for_slot_space(flow, packet).unwrap();

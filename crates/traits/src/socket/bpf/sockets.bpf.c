@@ -297,7 +297,7 @@ static __always_inline __u64 key_revision(void)
 	return state ? state->seq : 0;
 }
 
-/* A view of a packet's traits. trait_view knows of those keys to discard only that there were when it was bound. */
+/* A view of a packet's traits, without the keys to discard of a merged one. trait_view knows the keys at binding only. */
 #define VIEW(ctx, skb, view)                                                                                           \
 	({                                                                                                             \
 		int __viewed = trait_view(ctx, view);                                                                  \
@@ -311,8 +311,8 @@ static __always_inline void discard(const void *skb, struct trait_view *view)
 {
 	struct state_record *state = key_state();
 
-	if (state && state->discard & view->packet_present && !__trait_is_whole(skb, view->flow_end, view->packet_end))
-		view->packet_present &= ~state->discard;
+	if (state)
+		__trait_discard(skb, view, state->discard);
 }
 
 /* The traits of a packet; none if `err`, which trait_view gave. */

@@ -339,8 +339,7 @@ impl SocketPrograms {
         detach_all_in(registry.dir().join(SOCKETS))
     }
 
-    /// The same for a registry that need not be usable: what is pinned for its sockets is taken away though its own maps are
-    /// damaged, or of another version.
+    /// Detaches them all, also where the registry itself cannot be opened because its maps are damaged or of another version.
     ///
     /// # Errors
     /// As for [`detach_all`](Self::detach_all), and [`SocketProgramsError::Registry`] if there is no such registry, or its folder
@@ -417,7 +416,7 @@ impl Pins {
         let mut found = Vec::new();
         for links in &links {
             let since = match fs::metadata(links).and_then(|meta| meta.modified()) {
-                // taken away meanwhile
+                // detached in the meantime
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(failed("look at", links))?,
             };
