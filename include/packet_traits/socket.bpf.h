@@ -65,7 +65,7 @@ enum trait_sender_next {
 
 static __always_inline __u64 trait_sender_nonce(void)
 {
-	return ~trait_area.flow_nonce ^ TRAIT_SENDER_LAYOUT;
+	return trait_area.sender_nonce ^ TRAIT_SENDER_LAYOUT;
 }
 
 /*

@@ -212,6 +212,7 @@ struct trait_area_desc {
 	__u64 tag_keys[2]; /* secret, odd; for tags of sealed areas */
 	__u64 check_keys[2]; /* secret, odd; for checks of packets' fronts */
 	__u64 discard; /* bits of the keys with TRAIT_DISCARD */
+	__u64 sender_nonce; /* secret; what sockets keep for their packets begins with it: socket.bpf.h */
 } __attribute__((aligned(16)));
 
 /* One declared key. */

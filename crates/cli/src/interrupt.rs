@@ -45,6 +45,7 @@ impl Interrupt {
 pub(crate) struct Interrupted(pub(crate) &'static str);
 
 impl Interrupted {
+    pub(crate) const ALL_DONE: Interrupted = Interrupted("when all was done");
     pub(crate) const NOTHING_LEFT: Interrupted = Interrupted("nothing is left");
     pub(crate) const NOTHING_CHANGED: Interrupted = Interrupted("nothing was changed");
     pub(crate) const NOTHING_ATTACHED: Interrupted = Interrupted("nothing stays attached");

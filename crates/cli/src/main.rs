@@ -22,7 +22,9 @@ mod trace;
 use std::{error::Error, io, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use packet_traits::{bind::BindError, deployment::DeployError, socket::programs::SocketProgramsError};
+use packet_traits::{
+    bind::BindError, deployment::DeployError, rotate::RotateError, socket::programs::SocketProgramsError,
+};
 use packet_traits_trace::TraceError;
 
 use crate::{
@@ -147,6 +149,9 @@ fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
         return error.verifier_log();
     }
     if let Some(error) = error.downcast_ref::<SocketProgramsError>() {
+        return error.verifier_log();
+    }
+    if let Some(error) = error.downcast_ref::<RotateError>() {
         return error.verifier_log();
     }
     error.downcast_ref::<BindError>()?.verifier_log()

@@ -133,6 +133,8 @@ pub(crate) struct ProgramJson {
     loaded_at: String,
     /// Names of the keys it uses.
     keys: Vec<String>,
+    /// It has secrets of before the last rotation.
+    stale: bool,
 }
 
 impl ProgramJson {
@@ -144,6 +146,7 @@ impl ProgramJson {
             tag: program.tag_hex(),
             loaded_at: Utc(program.loaded_at()).to_string(),
             keys: keys_of(program, keys).map(|entry| entry.key.name().to_string()).collect(),
+            stale: program.stale,
         }
     }
 }

@@ -7,11 +7,14 @@ use packet_traits::{
     attach::Feature,
     core::{Layout, Region},
     registry::{KeyEntry, Migration, Registry, RegistryName, RegistryOptions, Utc},
+    rotate::{self, Rotation},
 };
 use serde::Serialize;
 
 use crate::{
-    Cli, Global, Outcome, keys,
+    Cli, Global, Outcome,
+    interrupt::{Interrupt, Interrupted},
+    keys,
     output::{self, KeyJson, ProgramJson, Table},
 };
 
@@ -72,6 +75,18 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Give a registry other secrets, with all that is up
+    #[command(after_help = ROTATE_HELP)]
+    Rotate {
+        /// The registry's name [default: --registry]
+        name: Option<RegistryName>,
+        /// Do so even if programs are bound to it that `traits up`, `border attach` and `sockets attach` did not load
+        #[arg(long)]
+        force: bool,
+        /// Print what has new secrets as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show a registry's layout, keys and programs
     #[command(after_help = SHOW_HELP)]
     Show {
@@ -113,6 +128,18 @@ again. Fails if programs are bound to it; take these down first.
 
 docs/json.md lists the members of what --json prints.";
 
+const ROTATE_HELP: &str = "\
+Examples:
+  traits registry rotate
+  traits registry rotate lab --json
+
+Ends what somebody can do who has read the secrets. Policies, objects, borders and socket programs are loaded with new \
+ones first, and then take over where they are, at one instant each, with their maps, so that counters go on. Traits of \
+packets on their way read as absent. Programs that others loaded, and readers by AF_XDP, read nothing more until they are \
+bound and started again. If something cannot be loaded, nothing is changed.
+
+docs/json.md lists the members of what --json prints.";
+
 const SHOW_HELP: &str = "\
 Examples:
   traits registry show
@@ -144,6 +171,24 @@ struct MigratedJson {
     /// The version it had; null if there was nothing to do.
     from: Option<u32>,
     registry: RegistryJson,
+}
+
+#[derive(Serialize)]
+struct RotatedJson {
+    registry: String,
+    dir: PathBuf,
+    /// Names of what was brought up.
+    deployments: Vec<String>,
+    borders: usize,
+    cgroups: Vec<SocketCgroupJson>,
+    /// Programs that have the secrets of before.
+    left: Vec<ProgramJson>,
+}
+
+#[derive(Serialize)]
+struct SocketCgroupJson {
+    id: u64,
+    path: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -196,6 +241,29 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
                 }
             }
         }
+        Command::Rotate { name, force, json } => {
+            // Ctrl-C waits until all have the same secrets
+            let interrupt = Interrupt::catch()?;
+            let rotation = rotate::rotate(&options(name), *force)?;
+            let keys = rotation.registry.list()?;
+            let left = rotation.left.iter().map(|program| ProgramJson::new(program, &keys)).collect();
+            if *json {
+                let cgroups = rotation.cgroups.into_iter();
+                output::json(&RotatedJson {
+                    registry: rotation.registry.name().to_string(),
+                    dir: rotation.registry.dir().to_owned(),
+                    deployments: rotation.deployments,
+                    borders: rotation.borders.len(),
+                    cgroups: cgroups.map(|cgroup| SocketCgroupJson { id: cgroup.id, path: cgroup.path }).collect(),
+                    left,
+                })?;
+            } else {
+                rotated(&rotation)?;
+            }
+            if interrupt.came() {
+                return Err(Interrupted::ALL_DONE.into());
+            }
+        }
         Command::Show { name, json } => {
             let registry = options(name).open()?;
             if *json {
@@ -213,6 +281,24 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
                 output::line(format_args!("removed registry '{name}' at {}", options.dir().display()))?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Says what has new secrets.
+fn rotated(rotation: &Rotation) -> Outcome {
+    let mut parts = rotation.deployments.clone();
+    if !rotation.borders.is_empty() {
+        parts.push(output::counted(rotation.borders.len(), "border"));
+    }
+    if !rotation.cgroups.is_empty() {
+        let cgroups: Vec<_> = rotation.cgroups.iter().map(ToString::to_string).collect();
+        parts.push(format!("the socket programs of {}", cgroups.join(", ")));
+    }
+    let with = if parts.is_empty() { "nothing is up".to_owned() } else { parts.join(", ") };
+    output::line(format_args!("registry '{}' has new secrets: {with}", rotation.registry.name()))?;
+    for program in &rotation.left {
+        output::note(format_args!("{program} has those of before and reads nothing any more: start it again"));
     }
     Ok(())
 }
@@ -287,6 +373,12 @@ fn show(registry: &Registry) -> Outcome {
         table.row(&[&program.id, &program.name, &program.tag_hex(), &Utc(program.loaded_at()), &used.join(", ")]);
     }
     table.print()?;
+    for program in programs.iter().filter(|program| program.stale) {
+        output::note(format_args!(
+            "{program} was bound before the secrets were rotated, and reads and sets nothing for others: load it again, or \
+             `traits registry rotate` again if it is up"
+        ));
+    }
     Ok(())
 }
 

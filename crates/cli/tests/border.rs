@@ -169,3 +169,51 @@ fn interfaces_that_come_later_get_their_border() {
     assert_eq!(status["registry"], "default");
     host.ok("border detach --all");
 }
+
+/// What is up goes on with the new secrets, and counts on.
+#[test]
+fn secrets_rotate_with_all_that_is_up() {
+    let Some(host) = Host::new() else { return };
+    assert_eq!(host.ok("registry rotate"), "registry 'default' has new secrets: nothing is up\n");
+    let policy = host.policy(
+        "edge",
+        "key tenant u32\nxdp { udp set tenant = 7 count seen }\ntc ingress { trait tenant == 7 count known\n udp dport 7014 drop }\n",
+    );
+    host.ok(&format!("up {policy} --dev rx0"));
+    host.pair.rx().netns().ip("link add pod1 type veth peer name pod1in").unwrap();
+    host.ok("border attach --dev pod1");
+    assert!(host.delivers(7013) && !host.delivers(7014));
+
+    assert_eq!(host.ok("registry rotate"), "registry 'default' has new secrets: edge, 1 border\n");
+    assert!(host.delivers(7013) && !host.delivers(7014));
+    assert_eq!((host.counter("edge", "seen"), host.counter("edge", "known")), (4, 4));
+    assert_eq!(bordered(&host), ["pod1"]);
+    let rotated = host.json("registry rotate --json");
+    assert_eq!(
+        (&rotated["registry"], &rotated["deployments"], &rotated["borders"], &rotated["left"]),
+        (&json!("default"), &json!(["edge"]), &json!(1), &json!([])),
+        "{rotated}"
+    );
+
+    // a tracer that runs is named, and goes blind if it is passed over
+    let programs = || host.json("registry show --json")["programs"].as_array().unwrap().len();
+    let before = programs();
+    let mut tracer = host.start("trace --json");
+    soon("the tracer's programs are loaded", || programs() > before);
+    let error = host.fails("registry rotate");
+    assert!(error.contains("--force") && error.contains("start them again"), "{error}");
+    let forced = host.run("registry rotate --force");
+    let note = text(&forced.stderr);
+    assert!(forced.status.success() && note.contains("reads nothing any more: start it again"), "{note}");
+    let shown = host.json("registry show --json");
+    let stale = |wanted: bool| {
+        shown["programs"].as_array().unwrap().iter().filter(|program| program["stale"] == wanted).count()
+    };
+    assert!(stale(true) > 0 && stale(false) > 0, "{shown}");
+    interrupt(&mut tracer);
+    tracer.wait().unwrap();
+    assert!(host.delivers(7013) && !host.delivers(7014));
+    assert_eq!((host.counter("edge", "seen"), host.counter("edge", "known")), (6, 6));
+    host.ok("down edge");
+    host.ok("border detach --all");
+}

@@ -47,6 +47,8 @@ pub(crate) struct AreaDescriptor {
     pub(crate) check_keys: [u64; 2],
     /// Bits of the keys with the merge policy `discard`.
     pub(crate) discard: u64,
+    /// What sockets keep for their packets begins with it.
+    pub(crate) sender_nonce: u64,
 }
 
 /// `struct trait_key_desc`: one key the program declares.
@@ -156,6 +158,7 @@ impl AreaDescriptor {
             tag_keys: if is_old { [0; 2] } else { std::array::from_fn(|_| from.u64()) },
             check_keys: if is_old { [0; 2] } else { std::array::from_fn(|_| from.u64()) },
             discard: if is_old { 0 } else { from.u64() },
+            sender_nonce: if is_old { 0 } else { from.u64() },
         }
     }
 
@@ -176,6 +179,7 @@ impl AreaDescriptor {
             to.put(&key.to_ne_bytes());
         }
         to.put(&self.discard.to_ne_bytes());
+        to.put(&self.sender_nonce.to_ne_bytes());
     }
 }
 
@@ -299,6 +303,7 @@ mod tests {
             tag_keys: [3, 5],
             check_keys: [7, u64::MAX],
             discard: 6,
+            sender_nonce: 8,
         };
         let key = KeyDescriptor {
             bit: 8,

@@ -17,6 +17,7 @@ mod insn;
 mod mounts;
 mod netlink;
 pub mod registry;
+pub mod rotate;
 pub mod socket;
 
 pub use packet_traits_core as core;

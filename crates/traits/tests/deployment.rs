@@ -24,9 +24,11 @@ use packet_traits::{
     attach::{
         AttachError, Attachment, Direction, Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, Target, XdpMode,
     },
-    bind::BoundObject,
+    bind::{BindError, BoundObject},
     core::{KeyType, Merge},
     deployment::{DeployError, Deployed, Deployment, Filter, FilterUse, Location, Setup, Table, UpOptions},
+    registry::Registry,
+    rotate::{RotateError, rotate},
 };
 use packet_traits_lab::{
     Cgroup, Family, Feature, KernelFeature, Netns, Pair, kernel_has, number_of, send_numbered, skipped, udp_socket,
@@ -314,6 +316,165 @@ fn every_packet_meets_one_version_at_every_hook_in_generic_mode() {
 #[test]
 fn every_packet_meets_one_version_at_every_hook_with_clsact() {
     every_packet_meets_one_version_at_every_hook(XdpMode::Native, true, 100);
+}
+
+/// New secrets under traffic: what is attached stays where it is and goes on counting, and what is read is right or absent.
+#[test]
+fn secrets_rotate_under_traffic() {
+    const ROTATIONS: u32 = 20;
+    for force_clsact in [false, true] {
+        let Some(host) = Host::new() else { return };
+        let options = UpOptions { force_clsact, ..host.options() };
+        let first = host.up(&["-DVERSION=1"], &options).unwrap();
+        let filters = tc_filters(&host);
+        let receiver = host.receiver();
+        attach_filter(&first.filters()[0].path, &receiver);
+        let place = Registry::options().bpffs(host.lab.bpffs().path());
+
+        let done = AtomicBool::new(false);
+        let sent = thread::scope(|scope| {
+            let traffic = scope.spawn(|| traffic(&host, &receiver, &done));
+            let mut nonces = vec![host.lab.registry.nonces()];
+            for _ in 0..ROTATIONS {
+                let rotation = rotate(&place, false).unwrap();
+                assert_eq!((rotation.deployments, rotation.left), (vec![NAME.to_owned()], Vec::new()));
+                assert!(!nonces.contains(&rotation.registry.nonces()));
+                nonces.push(rotation.registry.nonces());
+            }
+            done.store(true, Ordering::Relaxed);
+            traffic.join().unwrap()
+        });
+
+        let [last] = &host.list()[..] else { panic!("one deployment") };
+        let (mut whole, all) = (0, all());
+        for number in 0..sent {
+            let seen = read_seen(last, number);
+            assert_eq!(seen.by[AT_XDP], 1, "packet {number} of {sent}");
+            assert!(seen.by.iter().zip(all).all(|(seen, all)| *seen <= all), "packet {number}: {:?}", seen.by);
+            whole += u64::from(seen.by == all);
+        }
+        println!("{sent} packets, {ROTATIONS} rotations, {whole} packets read everywhere");
+        // as many as may be in flight when programs are exchanged
+        assert!(sent - whole <= u64::from(ROTATIONS) * 64, "{whole} of {sent} packets read everywhere");
+        assert_eq!(runs(last), runs(&first), "the maps are the first ones");
+        assert!(runs(last) > sent, "{} runs for {sent} packets", runs(last));
+        let ids = |deployment: &Deployment| links(deployment).into_iter().map(|(_, id, _)| id).collect::<HashSet<_>>();
+        assert_eq!(ids(&first), ids(last), "the links are the first ones");
+        assert_eq!(tc_filters(&host), filters, "the filter is the first one");
+
+        // what is up can be replaced as before
+        drop(receiver);
+        host.up(&["-DVERSION=2", "-DXDP_NAME=renamed"], &options).unwrap();
+        host.exchange(0);
+        assert_eq!(read_seen(&host.list()[0], 0).version & 2, 2);
+        Deployment::down(NAME, &host.location()).unwrap();
+        assert!(!host.folder().exists());
+    }
+}
+
+/// A tracepoint's program, one that is only loaded on demand, variables, constants, and maps that the kernel calls by the same name.
+#[test]
+fn all_that_an_object_has_goes_on_when_secrets_rotate() {
+    let Some(host) = Host::new() else { return };
+    let place = Registry::options().bpffs(host.lab.bpffs().path());
+    let bytes = common::compile("rotation");
+    let maps = ["packets_of_xdp_programs", "packets_of_tc_programs", "packets_of_tracing"].map(str::to_owned);
+    let setup = Setup {
+        variables: vec![("step".to_owned(), 3u32.to_ne_bytes().to_vec())],
+        pinned_maps: maps.to_vec(),
+        ..Setup::default()
+    };
+    // generic mode comes behind the tracepoint
+    let (interface, xdp_mode) = (Some(host.pair.rx().ifindex()), XdpMode::Native);
+    let options = UpOptions { interface, xdp_mode, setup, ..UpOptions::default() };
+    host.pair.rx().netns().enter(|| {
+        let mut object = BoundObject::from_bytes(&bytes, NAME, &host.lab.registry).unwrap();
+        object.open_object_mut().progs_mut().for_each(|mut program| program.set_autoload(true));
+        Deployment::up(NAME, object, &host.lab.registry, &options).unwrap();
+    });
+    let counts = || {
+        let [deployment] = &host.list()[..] else { panic!("one deployment") };
+        assert_eq!(deployment.attached().len(), 3);
+        maps.clone().map(|map| {
+            let raw = deployment.map(&map).unwrap().lookup(&[0; 4], MapFlags::ANY).unwrap().unwrap();
+            u64::from_ne_bytes(raw.try_into().unwrap())
+        })
+    };
+    host.exchange(0);
+    let mut before = counts();
+    for _ in 0..3 {
+        rotate(&place, false).unwrap();
+        host.exchange(0);
+        let [xdp, tc, traced] = counts();
+        // from the start it would be 1006
+        assert!(xdp > before[0] && tc > before[1] && traced > before[2], "{xdp}, {tc}, {traced} after {before:?}");
+        before = [xdp, tc, traced];
+    }
+    Deployment::down(NAME, &host.location()).unwrap();
+}
+
+/// A filter that the version that is up has no program for stays as it is, for who uses it.
+#[test]
+fn a_kept_filter_does_not_stand_in_the_way_of_new_secrets() {
+    let Some(host) = Host::new() else { return };
+    let place = Registry::options().bpffs(host.lab.bpffs().path());
+    let up = host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    let receiver = host.receiver();
+    attach_filter(&up.filters()[0].path, &receiver);
+    let now = host.up(&["-DONLY_TC"], &host.only_clsact()).unwrap();
+    assert_eq!(now.kept(), ["on_filter"]);
+    assert_eq!(rotate(&place, false).unwrap().deployments, [NAME]);
+    let [deployment] = &host.list()[..] else { panic!("one deployment") };
+    assert_eq!(deployment.filters().iter().map(|filter| filter.program_id).collect::<Vec<_>>(), [0]);
+    assert!(deployment.unreadable().is_empty(), "{:?}", deployment.unreadable());
+    drop(receiver);
+    Deployment::down(NAME, &host.location()).unwrap();
+}
+
+/// What is not up by the registry's own means is named, and what cannot be loaded anew changes nothing.
+#[test]
+fn what_stands_in_the_way_of_new_secrets_is_said() {
+    let Some(host) = Host::new() else { return };
+    let place = Registry::options().bpffs(host.lab.bpffs().path());
+    let up = host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    let nonces = host.lab.registry.nonces();
+    let bytes = object(&["-DVERSION=1"]);
+    let bound = || BoundObject::from_bytes(&bytes, "other", &host.lab.registry).unwrap();
+    let late = bound();
+    let mut other = bound();
+    common::leave_out_netfilter(other.open_object_mut());
+    let other = other.load().unwrap();
+
+    let error = rotate(&place, false).unwrap_err();
+    assert!(matches!(&error, RotateError::InUse { programs, .. } if programs.len() >= 3), "{error}");
+    assert!(error.to_string().contains("on_xdp"), "{error}");
+    assert_eq!(place.open().unwrap().nonces(), nonces);
+    let rotation = rotate(&place, true).unwrap();
+    assert!(rotation.left.iter().any(|program| program.name == "on_xdp"), "{:?}", rotation.left);
+    assert_ne!(place.open().unwrap().nonces(), nonces);
+    drop(other);
+
+    // bound before, and loaded after: it would have the secrets of before
+    assert!(matches!(late.load(), Err(BindError::Changed { .. })));
+    // the registry that was opened before binds to the new ones
+    drop(bound().load().unwrap());
+
+    let source = host.folder().join(NAME).join("source");
+    fs::remove_file(&source).unwrap();
+    let (before, nonces) = (links(&up).len(), place.open().unwrap().nonces());
+    let running = links(&host.list()[0]);
+    let error = rotate(&place, false).unwrap_err().to_string();
+    assert!(error.contains("--replace") && error.ends_with("nothing was changed"), "{error}");
+    assert_eq!((place.open().unwrap().nonces(), links(&host.list()[0])), (nonces, running));
+    assert_eq!(links(&host.list()[0]).len(), before);
+    host.up(&["-DVERSION=1"], &host.options()).unwrap();
+    rotate(&place, false).unwrap();
+    host.exchange(3);
+    assert_eq!(read_seen(&host.list()[0], 3).by[AT_XDP], 1);
+    Deployment::down(NAME, &host.location()).unwrap();
+    // nothing is up
+    let rotation = rotate(&place, false).unwrap();
+    assert!(rotation.deployments.is_empty() && rotation.left.is_empty());
 }
 
 #[test]

@@ -284,7 +284,7 @@ fn accepted_connections_inherit_the_switches() {
         for socket in [listener.as_fd(), accepted.as_fd()] {
             assert_eq!(sockopt::get_int(&socket, SOL_TRAITS, SAVE_SYN_TRAITS), Ok(save.into()));
             let state = socket::receive_state(&socket).unwrap();
-            assert_eq!(state.enabled, receive.into());
+            assert_eq!(state.enabled, u32::from(receive));
             assert_eq!((state.slots, state.slot_len, state.ring), (0, 0, 0), "TCP takes no ring");
         }
         let (reader, peer) = (Reader::of(&accepted), client.local_addr().unwrap());

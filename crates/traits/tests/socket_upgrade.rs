@@ -19,7 +19,10 @@ use common::{
 };
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use packet_traits::{
+    bind::BoundObject,
+    deployment::{Deployment, Location, UpOptions},
     registry::Registry,
+    rotate::rotate,
     socket::{
         self, Keys, Receiver, ReceiverOptions, Ring, Traits,
         programs::{AttachOptions, Attached, SocketPrograms, SocketProgramsError},
@@ -177,6 +180,53 @@ fn no_datagram_comes_without_traits_meanwhile() {
         exchanges.join().unwrap()
     });
     assert!(received > UPDATES as u64, "{received} datagrams are too few to say anything");
+}
+
+/// With new secrets for all that is up, among it the program that gives packets their traits, servers keep what they asked for.
+#[test]
+fn servers_keep_what_they_asked_for_when_secrets_rotate() {
+    if !common::area_enabled() {
+        return;
+    }
+    let mut lab = SocketLab::with(&Setup { xdp: None, ..Setup::default() });
+    let bytes = common::compile("sockets");
+    let mut object = BoundObject::from_bytes(&bytes, "assign", &lab.lab.registry).unwrap();
+    for mut program in object.open_object_mut().progs_mut().filter(|program| program.name() != "assign") {
+        program.set_autoload(false);
+    }
+    let options = UpOptions { interface: Some(lab.pair.rx().ifindex()), ..UpOptions::default() };
+    lab.pair.rx().netns().enter(|| Deployment::up("assign", object, &lab.lab.registry, &options)).unwrap();
+
+    let receiver = ReceiverOptions::new().without_ring().build(lab.udp(Family::V4)).unwrap();
+    let keys = receiver.keys();
+    socket::set_socket_trait(receiver.socket(), &keys.typed("tenant").unwrap(), TENANT).unwrap();
+    let client = lab.udp_client(Family::V4);
+    send_numbered(&client, lab.addr(Family::V4), 0..10, 64).unwrap();
+    receive(&receiver, 0..5);
+    let listener = lab.listener(Family::V4);
+    socket::save_syn_traits(&listener, true).unwrap();
+    let waiting = lab.tcp_client(Family::V4);
+
+    let before = program_ids(&lab);
+    let rotation = rotate(&Registry::options().bpffs(lab.lab.bpffs().path()), true).unwrap();
+    assert_eq!(rotation.deployments, ["assign"]);
+    assert_eq!(rotation.cgroups.iter().map(|cgroup| cgroup.id).collect::<Vec<_>>(), [lab.cgroup.id().unwrap()]);
+    assert!(rotation.left.iter().any(|program| program.name == "report_sent"), "{:?}", rotation.left);
+    assert!(program_ids(&lab).iter().all(|id| !before.contains(id)));
+    lab.reload();
+
+    receive(&receiver, 5..10);
+    send_numbered(&client, lab.addr(Family::V4), 10..20, 64).unwrap();
+    receive(&receiver, 10..20);
+    let mut answer = [0; 64];
+    answer[..8].copy_from_slice(&99u64.to_be_bytes());
+    receiver.socket().send_to(&answer, client.local_addr().unwrap()).unwrap();
+    assert_eq!(lab.sent().last(), Some(&Sent { number: 99, tenant: Some(TENANT), flow_id: None }));
+    let (accepted, peer) = tcp::accept(&listener);
+    assert_eq!(peer, waiting.local_addr().unwrap());
+    assert_is(&socket::syn_traits(&accepted, keys).unwrap(), keys, Assigned::syn(peer));
+    assert!(status(&lab).current && !status(&lab).unfinished);
+    Deployment::down("assign", &Location::from(&lab.lab.registry)).unwrap();
 }
 
 #[test]

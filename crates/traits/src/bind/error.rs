@@ -197,9 +197,11 @@ pub enum BindError {
         /// libbpf's error.
         source: libbpf_rs::Error,
     },
-    /// A key was unregistered between binding and loading; the object has been unloaded again.
+    /// A key was unregistered, or the registry's secrets were rotated, between binding and loading; the object has been unloaded
+    /// again.
     #[error(
-        "loading {object}: a key it uses was unregistered from registry {registry} meanwhile; bind and load it again"
+        "loading {object}: meanwhile a key it uses was unregistered from registry {registry}, or the registry's secrets were \
+         rotated; bind and load it again"
     )]
     Changed {
         /// The object.

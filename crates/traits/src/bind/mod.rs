@@ -25,4 +25,5 @@ mod secrets;
 pub use error::BindError;
 pub use file::bind_file;
 pub use object::{BoundObject, LoadedObject};
+pub(crate) use open::ANCHORS_MAP;
 pub use open::{Binding, BoundKey, bind_open_object};

@@ -1,6 +1,6 @@
 //! An object that is bound, and one that is loaded: the types keep the order.
 
-use std::{ffi::CStr, path::Path};
+use std::{ffi::CStr, os::fd::AsFd, path::Path};
 
 use libbpf_rs::{AsRawLibbpf, MapCore, Object, OpenObject};
 
@@ -20,7 +20,7 @@ pub struct BoundObject<'r> {
     name: String,
     binding: Binding,
     registry: &'r Registry,
-    redirects: bool,
+    bytes: Vec<u8>,
 }
 
 /// An object that the kernel has accepted. Its programs are unloaded when it is dropped, unless attached or pinned.
@@ -44,13 +44,23 @@ impl<'r> BoundObject<'r> {
     pub fn from_bytes(bytes: &[u8], name: &str, registry: &'r Registry) -> Result<BoundObject<'r>, BindError> {
         let mut object = open_bytes(bytes, name)?;
         let binding = bind_open_object(&mut object, name, registry)?;
-        let redirects = redirects::in_object(bytes);
-        Ok(BoundObject { object, name: name.to_owned(), binding, registry, redirects })
+        Ok(BoundObject { object, name: name.to_owned(), binding, registry, bytes: bytes.to_owned() })
     }
 
     /// Whether its XDP programs redirect packets.
     pub(crate) fn redirects(&self) -> bool {
-        self.redirects
+        redirects::in_object(&self.bytes)
+    }
+
+    /// The object file's contents.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Binds it again, to the keys and secrets that the registry has now.
+    pub(crate) fn bind_again(&mut self) -> Result<(), BindError> {
+        self.binding = bind_open_object(&mut self.object, &self.name, self.registry)?;
+        Ok(())
     }
 
     /// What it was bound to.
@@ -65,8 +75,8 @@ impl<'r> BoundObject<'r> {
 
     /// Loads every program (unless autoload was turned off).
     ///
-    /// If a key was unregistered between binding and loading, the object is unloaded and the error is
-    /// [`BindError::Changed`].
+    /// If a key was unregistered, or the registry's secrets were exchanged, between binding and loading, the object is
+    /// unloaded and the error is [`BindError::Changed`].
     pub fn load(self) -> Result<LoadedObject, BindError> {
         let BoundObject { mut object, name, binding, registry, .. } = self;
         // The kernel answers what it does not know with EINVAL. A failed load takes the object with it.
@@ -92,7 +102,7 @@ impl<'r> BoundObject<'r> {
                 return missing;
             }
             let (program, log) = refusal(&logs);
-            let log = secrets::masked(&log, registry.nonces());
+            let log = secrets::masked(&log, binding.nonces());
             BindError::Load { object: name.clone(), program, log, source }
         })?;
         for program in object.progs_mut() {
@@ -132,6 +142,12 @@ impl LoadedObject {
     /// The loaded object, to change its maps and programs.
     pub fn object_mut(&mut self) -> &mut Object {
         &mut self.object
+    }
+
+    /// Ids of its programs.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u32> {
+        let loaded = self.object.progs().filter(libbpf_rs::ProgramImpl::autoload);
+        loaded.filter_map(|program| libbpf_rs::Program::id_from_fd(program.as_fd()).ok())
     }
 
     /// The program of this name.

@@ -7,7 +7,7 @@ use libbpf_rs::{
     btf::{Btf, BtfType, types},
 };
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
-use packet_traits_core::{Key, KeyName, Merge, Region, layout::KEY_COUNT};
+use packet_traits_core::{Key, KeyName, Merge, Nonces, Region, layout::KEY_COUNT};
 
 use super::{
     BindError,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Name of the map in which XDP programs publish the headrooms they see (`pt_anchors` in the header).
-const ANCHORS_MAP: &str = "pt_anchors";
+pub(crate) const ANCHORS_MAP: &str = "pt_anchors";
 
 /// The headroom that drivers with native XDP leave in front of a packet, in bytes (`XDP_PACKET_HEADROOM` in
 /// include/uapi/linux/bpf.h); every program knows it from the start.
@@ -42,6 +42,7 @@ pub struct Binding {
     keys: Vec<BoundKey>,
     /// Number and generation of every key in the table that the calls by number use; empty if the object has none.
     by_number: Vec<(usize, u64)>,
+    nonces: Nonces,
 }
 
 impl Binding {
@@ -50,15 +51,20 @@ impl Binding {
         &self.keys
     }
 
+    /// The secrets that the object has.
+    pub(super) fn nonces(&self) -> Nonces {
+        self.nonces
+    }
+
     /// Whether all keys are still registered as they were: those the object declares and, if it uses calls by number,
-    /// all that were registered when it was bound.
+    /// all that were registered when it was bound; and whether the registry still has the secrets it had.
     ///
-    /// From the moment a program is loaded, the registry refuses to give up its keys; a key given up before that moment
-    /// shows here.
+    /// From the moment a program is loaded, the registry refuses to give up its keys and to [`rotate`](crate::rotate) its
+    /// secrets; what was given up before that moment shows here.
     pub fn holds(&self, registry: &Registry) -> Result<bool, BindError> {
         let declared = self.keys.iter().map(|bound| (bound.key.number(), bound.generation));
         let keys: Vec<_> = declared.chain(self.by_number.iter().copied()).collect();
-        Ok(registry.still_valid(&keys)?)
+        Ok(registry.still_binds(&keys, Some(self.nonces))?)
     }
 }
 
@@ -196,7 +202,7 @@ pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> 
     }
 
     let layout = registry.layout();
-    let nonces = registry.nonces();
+    let nonces = registry.current_nonces()?;
     let filled = AreaDescriptor {
         abi: ABI_VERSION,
         area_len: layout.area_len() as u32,
@@ -212,6 +218,7 @@ pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> 
             .iter()
             .filter(|entry| entry.merge == Merge::Discard)
             .fold(0, |bits, entry| bits | entry.key.bit()),
+        sender_nonce: registry.sender_nonce(),
     };
     for area in &found.areas {
         filled.write(&mut section[area.offset..]);
@@ -226,7 +233,7 @@ pub(super) fn fill(object: &mut OpenObject, name: &str, registry: &Registry) -> 
 
     let mut map = object.maps_mut().find(|map| map.name() == descriptor::SECTION).ok_or_else(no_keys)?;
     map.initial_value_mut().ok_or_else(no_keys)?.copy_from_slice(&section);
-    Ok(Binding { keys, by_number })
+    Ok(Binding { keys, by_number, nonces })
 }
 
 /// Checks one declaration against the registry.

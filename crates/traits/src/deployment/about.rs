@@ -9,9 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, MapType};
+use libbpf_rs::MapInfo;
 
-use super::{DeployError, error::map_failed};
+use super::{
+    DeployError,
+    source::{frozen_map, frozen_value},
+};
 use crate::{attach::XdpMode, bpffs};
 
 /// Version of the encoding. The first one had no name.
@@ -92,15 +95,7 @@ impl About {
 
     /// Writes it down at `path`, for good.
     pub(super) fn pin(&self, path: &Path) -> Result<(), DeployError> {
-        let raw = self.encode();
-        let options = libbpf_sys::bpf_map_create_opts {
-            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
-            ..Default::default()
-        };
-        let map = MapHandle::create(MapType::Array, Some(MAP), 4, raw.len() as u32, 1, &options)
-            .map_err(map_failed("make", MAP))?;
-        map.update(&[0; 4], &raw, MapFlags::ANY).map_err(map_failed("write", MAP))?;
-        map.freeze().map_err(map_failed("freeze", MAP))?;
+        let map = frozen_map(MAP, &self.encode())?;
         bpffs::pin(map.as_fd(), path).map_err(super::error::failed("pin", path))
     }
 
@@ -112,11 +107,7 @@ impl About {
     /// Reads what is written at `path`; the error says why it cannot be read.
     pub(super) fn open(path: &Path) -> Result<About, String> {
         let map = bpffs::open_map(path).map_err(|error| error.to_string())?;
-        if map.map_type() != MapType::Array || map.max_entries() != 1 {
-            return Err("it is another map".to_owned());
-        }
-        let raw = map.lookup(&[0; 4], MapFlags::ANY).map_err(|error| format!("{error:#}"))?;
-        About::decode(&raw.unwrap_or_default()).ok_or_else(|| "it is of another version".to_owned())
+        About::decode(&frozen_value(&map)?).ok_or_else(|| "it is of another version".to_owned())
     }
 }
 

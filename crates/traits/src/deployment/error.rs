@@ -88,6 +88,23 @@ pub enum DeployError {
         /// Bytes that the kernel takes.
         longest: usize,
     },
+    /// It was brought up by a version of this library that did not keep what it was loaded from.
+    #[error(
+        "{name} was brought up by an earlier version, which did not keep what it was loaded from: bring it up again first, \
+         with `traits up --replace` or, a border, `traits border attach`"
+    )]
+    NoSource {
+        /// The deployment.
+        name: String,
+    },
+    /// It cannot be loaded again with the registry's new secrets.
+    #[error("{name} cannot be loaded with new secrets: {why}")]
+    Rebind {
+        /// The deployment.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// There is no bpffs to hold deployments.
     #[error("no deployment can be reached: {0}")]
     Bpffs(#[from] BpffsError),

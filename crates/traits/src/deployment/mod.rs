@@ -42,7 +42,9 @@ mod location;
 mod namespace;
 mod options;
 mod program;
+mod rebind;
 mod setup;
+mod source;
 mod version;
 
 use std::{
@@ -60,6 +62,7 @@ use self::{
     location::RootLock,
     namespace::Namespace,
     program::{Placed, Program},
+    source::Source,
     version::{Link, PinnedFilter, UNFINISHED, Version, mend},
 };
 pub use self::{
@@ -76,7 +79,7 @@ use crate::{
     registry::{Registry, boot_time, longest_metadata},
 };
 
-pub(crate) use self::namespace::all as network_namespaces;
+pub(crate) use self::{namespace::all as network_namespaces, rebind::Rebinding};
 
 /// Cookie of the calling thread's network namespace, which the kernel never gives twice.
 pub(crate) fn namespace_cookie() -> u64 {
@@ -183,11 +186,14 @@ impl Deployment {
             false => None,
         };
 
+        // the secrets may have been rotated while the lock was waited for
+        object.bind_again()?;
         let options = &UpOptions { xdp_mode: setup::xdp_mode(&object, options), ..options.clone() };
         let places =
             setup::Places { bpffs: &location.bpffs, old_maps: old.as_ref().map(|_| folder.join(version::MAPS)) };
         setup::prepare(object.open_object_mut(), name, options, &places)?;
         program::refuse_long_area(registry.name(), registry.layout(), object.open_object_mut(), longest_metadata()?)?;
+        let source = Source::of(&mut object, options);
         let loaded = object.load()?;
         setup::fill(&loaded, name, &options.setup)?;
         let programs = Program::all(&loaded)?;
@@ -195,8 +201,9 @@ impl Deployment {
 
         let unfinished = lock.root.join(UNFINISHED);
         let replaces = old.is_some();
-        let made = Making::new(name, &programs, old, options)
-            .and_then(|making| making.pin(name, &unfinished, &loaded, &programs, options))
+        let maps = pinned_maps(name, &loaded, options)?;
+        let made = Making::new(name, &programs, old, options, source.write(&loaded)?)
+            .and_then(|making| making.pin(&unfinished, &programs, maps))
             .and_then(Making::switch);
         let version = match made {
             Ok(made) if replaces => version::exchange(&unfinished, &folder).map(|()| made),
@@ -448,6 +455,7 @@ impl<'p> Making<'p> {
         programs: &'p [Program],
         old: Option<Version>,
         options: &UpOptions,
+        source: MapHandle,
     ) -> Result<Making<'p>, DeployError> {
         let old = old.unwrap_or_default();
         let about = About {
@@ -458,7 +466,7 @@ impl<'p> Making<'p> {
             notes: options.setup.notes.clone(),
         };
         let same_namespace = about.namespace != 0 && about.namespace == old.about.namespace;
-        let version = Version { about, ..Version::default() };
+        let version = Version { about, source: Some(source), ..Version::default() };
         let mut making = Making { version, takeovers: Vec::new(), filter_takeovers: Vec::new(), left: Vec::new() };
 
         let usage = |program: &Program| {
@@ -526,21 +534,43 @@ impl<'p> Making<'p> {
         Ok(())
     }
 
+    /// Whether programs, loaded again, can take over from all that an old version runs.
+    fn check(name: &str, old: &Version, programs: &[Program]) -> Result<(), DeployError> {
+        match old.links.iter().find(|link| !programs.iter().any(|program| program.name == link.program())) {
+            Some(link) => Err(DeployError::Rebind {
+                name: name.to_owned(),
+                why: format!("its object has no program {} any more", link.program()),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The same programs, loaded again, in all places of the old version, whose maps go on. A program that is not there is left
+    /// as it is: a filter that was kept for who uses it.
+    fn over(old: Version, programs: &'p [Program]) -> Result<(Making<'p>, PinnedMaps), DeployError> {
+        let find = |wanted: &str| programs.iter().find(|program| program.name == wanted);
+        let Version { links, filters, maps, about, source, .. } = old;
+        let filter_takeovers = filters.iter().map(|filter| find(&filter.program)).enumerate();
+        let filter_takeovers = filter_takeovers.filter_map(|(place, program)| Some((place, program?))).collect();
+        let version = Version { filters, about, source, ..Version::default() };
+        let mut making = Making { version, takeovers: Vec::new(), filter_takeovers, left: Vec::new() };
+        for (place, link) in links.into_iter().enumerate() {
+            let link = match find(link.program()) {
+                // it cannot be updated: the old one goes when the new one is there
+                Some(program) if link.info().hook == Hook::TpBtf => program.at_tracepoint(&link.pin)?,
+                Some(program) => {
+                    making.takeovers.push((place, program));
+                    link
+                }
+                None => link,
+            };
+            making.version.links.push(link);
+        }
+        Ok((making, maps))
+    }
+
     /// Pins it all.
-    fn pin(
-        mut self,
-        object: &str,
-        unfinished: &Path,
-        loaded: &LoadedObject,
-        programs: &[Program],
-        options: &UpOptions,
-    ) -> Result<Making<'p>, DeployError> {
-        let find = |name: &String| {
-            let missing = || DeployError::Missing { object: object.to_owned(), what: "map", name: name.clone() };
-            let map = loaded.map(name).ok_or_else(missing)?;
-            Ok((name.clone(), MapHandle::try_from(&map).map_err(map_failed("open", name))?))
-        };
-        let maps = options.setup.pinned_maps.iter().map(find).collect::<Result<_, DeployError>>()?;
+    fn pin(mut self, unfinished: &Path, programs: &[Program], maps: PinnedMaps) -> Result<Making<'p>, DeployError> {
         self.version.pin(unfinished, programs, maps)?;
         Ok(self)
     }
@@ -560,6 +590,19 @@ impl<'p> Making<'p> {
         }
         Ok((self.version, self.left))
     }
+}
+
+/// Maps that are pinned, by name.
+type PinnedMaps = Vec<(String, MapHandle)>;
+
+/// Those of a loaded object that are to be.
+fn pinned_maps(object: &str, loaded: &LoadedObject, options: &UpOptions) -> Result<PinnedMaps, DeployError> {
+    let find = |name: &String| {
+        let missing = || DeployError::Missing { object: object.to_owned(), what: "map", name: name.clone() };
+        let map = loaded.map(name).ok_or_else(missing)?;
+        Ok((name.clone(), MapHandle::try_from(&map).map_err(map_failed("open", name))?))
+    };
+    options.setup.pinned_maps.iter().map(find).collect()
 }
 
 /// For each program at a place the old version's link at that place: one of the same name if there is one.

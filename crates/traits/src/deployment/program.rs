@@ -138,6 +138,12 @@ impl Program {
         Ok(places.iter().map(|(_, options)| placed(options)).collect())
     }
 
+    /// Attaches it to its tracepoint.
+    pub(super) fn at_tracepoint(&self, pin: &str) -> Result<Link, DeployError> {
+        let placed = Placed { pin: pin.to_owned(), program: self, place: Place::Tracepoint };
+        Ok(placed.attach(false)?.0)
+    }
+
     fn interface(&self, options: &UpOptions) -> Result<u32, DeployError> {
         options.interface.ok_or_else(|| self.needs("--dev INTERFACE".to_owned()))
     }

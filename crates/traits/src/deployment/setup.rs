@@ -61,21 +61,33 @@ pub(super) fn prepare(
             open.reuse_pinned_map(&path).map_err(map_failed("take over", map))?;
         }
     }
-    for program in &setup.device_bound {
-        bind_to_device(object, name, program, options)?;
-    }
     let asks = setup.may_inherit.is_some() || object.progs().any(|program| program.section() == "xdp.frags");
-    let Some(interface) = options.interface.filter(|_| asks) else { return Ok(()) };
+    let interface = options.interface.filter(|_| asks);
     // once: before Linux 6.3 a program is attached to find out
-    let mode = xdp::mode_on(interface, options.xdp_mode)?;
-    if mode == XdpMode::Generic {
-        in_one_buffer(object, setup);
-    }
+    let mode = interface.map(|interface| xdp::mode_on(interface, options.xdp_mode)).transpose()?;
+    prepare_programs(object, name, options, mode)?;
+    let (Some(interface), Some(mode)) = (interface, mode) else { return Ok(()) };
     if let Some(variable) = &setup.may_inherit
         && mode == XdpMode::Native
         && is_card(interface)
     {
         set_variable(object, name, variable, &0u32.to_ne_bytes())?;
+    }
+    Ok(())
+}
+
+/// Prepares the programs of an open object, of which those at XDP are to run in this mode.
+pub(super) fn prepare_programs(
+    object: &mut OpenObject,
+    name: &str,
+    options: &UpOptions,
+    mode: Option<XdpMode>,
+) -> Result<(), DeployError> {
+    for program in &options.setup.device_bound {
+        bind_to_device(object, name, program, options)?;
+    }
+    if mode == Some(XdpMode::Generic) {
+        in_one_buffer(object, &options.setup);
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! | in the folder | what it is |
 //! |---|---|
 //! | `about` | what the links do not tell: see `about.rs` |
+//! | `source` | what the programs were loaded from: see `source.rs` |
 //! | `links/NAME` | the link that holds a program, or its dispatcher, at a place; the dispatcher itself for a clsact filter |
 //! | `places/NAME` | where that filter is: see `clsact.rs` |
 //! | `programs/NAME` | every program |
@@ -41,6 +42,7 @@ use crate::{
 pub(super) const UNFINISHED: &str = "_new";
 
 const ABOUT: &str = "about";
+const SOURCE: &str = "source";
 pub(super) const LINKS: &str = "links";
 const PROGRAMS: &str = "programs";
 const SLOTS: &str = "slots";
@@ -55,6 +57,8 @@ pub(super) struct Version {
     /// By name.
     pub(super) maps: Vec<(String, MapHandle)>,
     pub(super) about: About,
+    /// What it was loaded from.
+    pub(super) source: Option<MapHandle>,
     pub(super) unreadable: Vec<Unreadable>,
 }
 
@@ -120,11 +124,14 @@ impl Link {
         }
     }
 
-    /// Has packets meet another program from now on.
+    /// Has packets meet another program from now on, unless what it was attached to is gone.
     pub(super) fn run(&mut self, program: BorrowedFd<'_>) -> Result<(), DeployError> {
         match (&self.slot, &mut self.holder) {
             (Some(slot), _) => slot.put(program),
-            (None, Holder::Link(attachment)) => Ok(attachment.replace(program)?),
+            (None, Holder::Link(attachment)) => match attachment.replace(program) {
+                Err(error) if error.errno() == Some(libc::ENOLINK) => Ok(()),
+                other => Ok(other?),
+            },
             // A killed process may leave one without its slot, never in the place of another.
             (None, Holder::Clsact(_)) => Ok(()),
         }
@@ -144,6 +151,10 @@ impl Version {
                 ABOUT => match About::open(&path) {
                     Ok(about) => version.about = about,
                     Err(why) => version.unreadable(ABOUT, &path, why),
+                },
+                SOURCE => match bpffs::open_map(&path) {
+                    Ok(source) => version.source = Some(source),
+                    Err(error) => version.unreadable(SOURCE, &path, error.to_string()),
                 },
                 LINKS => version.open_links(folder),
                 FILTERS => version.open_filters(folder),
@@ -234,6 +245,10 @@ impl Version {
             bpffs::pin(object, &path).map_err(failed("pin", &path))
         };
         self.about.pin(&folder.join(ABOUT))?;
+        if let Some(source) = &self.source {
+            let path = folder.join(SOURCE);
+            bpffs::pin(source.as_fd(), &path).map_err(failed("pin", &path))?;
+        }
         for program in programs {
             pin(program.as_fd(), PROGRAMS, &program.name)?;
         }
@@ -261,6 +276,12 @@ impl Version {
         Ok(())
     }
 
+    /// The programs that are pinned in its folder.
+    pub(super) fn programs(folder: &Path) -> Vec<OwnedFd> {
+        let open = |name: String| bpffs::open(&folder.join(PROGRAMS).join(name), Kind::Program).ok();
+        names(&folder.join(PROGRAMS)).into_iter().filter_map(open).collect()
+    }
+
     /// Has every link and filter run the program that is pinned beside it.
     fn restore(&mut self, folder: &Path) -> Result<(), DeployError> {
         let open = |name: &str| bpffs::open(&folder.join(PROGRAMS).join(name), Kind::Program).ok();
@@ -269,11 +290,7 @@ impl Version {
             if attach::Program::of(program.as_fd()).is_ok_and(|program| program.id == link.program_id()) {
                 continue;
             }
-            match link.run(program.as_fd()) {
-                // What it was attached to is gone.
-                Err(DeployError::Attach(error)) if error.errno() == Some(libc::ENOLINK) => {}
-                other => other?,
-            }
+            link.run(program.as_fd())?;
         }
         for filter in &self.filters {
             if let Some(program) = open(&filter.program) {
@@ -330,6 +347,11 @@ pub(super) fn mend(root: &Path) -> Result<(), DeployError> {
         }
     }
     remove_but(&unfinished, &keep)
+}
+
+/// Clears the unfinished folder away whose place a version in another folder has taken: what both share goes on in that.
+pub(super) fn clear_replaced(root: &Path, folder: &Path) -> Result<(), DeployError> {
+    remove_but(&root.join(UNFINISHED), &Version::open(folder).ids())
 }
 
 /// Puts the unfinished folder in the place of a deployment's, which then is the unfinished one.

@@ -6,6 +6,8 @@ use std::{
     io::ErrorKind,
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
@@ -155,9 +157,10 @@ impl Table {
     }
 }
 
-/// The maps that change.
+/// The maps.
 #[derive(Debug)]
 pub(super) struct Maps {
+    pub(super) header: Table,
     pub(super) state: Table,
     pub(super) keys: Table,
     pub(super) freed: Table,
@@ -230,7 +233,21 @@ pub(super) fn open(name: &RegistryName, dir: &Path) -> Result<(Header, Maps), Re
     }
 
     header.check_sizes(name, HEADER)?;
-    let decoded = Header::decode(&header.read(0)?).map_err(|why| damaged(&header.path, why))?;
+    let decoded = read_header(&header)?.map_err(|why| damaged(&header.path, why))?;
     let open = |shape| Table::open_whole(name, dir, shape);
-    Ok((decoded, Maps { state: open(STATE)?, keys: open(KEYS)?, freed: open(FREED)?, anchors: open(ANCHORS)? }))
+    Ok((decoded, Maps { state: open(STATE)?, keys: open(KEYS)?, freed: open(FREED)?, anchors: open(ANCHORS)?, header }))
+}
+
+/// Reads the header, or what is wrong with it: it may be caught while its secrets are exchanged.
+pub(super) fn read_header(header: &Table) -> Result<Result<Header, String>, RegistryError> {
+    let mut read = Header::decode(&header.read(0)?);
+    for attempt in 1..super::LOCKLESS_ATTEMPTS {
+        if read.is_ok() {
+            break;
+        }
+        // who writes it may be stopped in the middle
+        thread::sleep(Duration::from_millis(u64::from(attempt > 8)));
+        read = Header::decode(&header.read(0)?);
+    }
+    Ok(read)
 }

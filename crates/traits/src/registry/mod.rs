@@ -5,7 +5,7 @@
 //!
 //! | pin | holds |
 //! |---|---|
-//! | `header` | format version, id, layout, nonces; never changes |
+//! | `header` | format version, id, layout, nonces; only [`rotate`](crate::rotate) changes it, and only the nonces |
 //! | `state` | which keys there are, and how many changes there were |
 //! | `keys` | a record for each of the 64 keys |
 //! | `freed` | when each key number and each byte of the area was freed last |
@@ -46,8 +46,9 @@ mod users;
 mod utc;
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
-    sync::atomic::{Ordering, fence},
+    sync::atomic::{AtomicBool, Ordering, fence},
     time::SystemTime,
 };
 
@@ -69,7 +70,7 @@ pub(crate) use self::{
     error::{errno_of, privilege_hint},
     options::{SOCKETS, random},
     table::checksum,
-    users::{boot_time, registries_of},
+    users::{boot_time, program_info, registries_of},
 };
 use self::{
     lock::DirId,
@@ -90,6 +91,8 @@ pub struct Registry {
     identity: DirId,
     header: Header,
     maps: Maps,
+    /// It has secrets that the registry does not have yet.
+    is_next: AtomicBool,
 }
 
 /// The table at one instant.
@@ -134,9 +137,49 @@ impl Registry {
         self.header.layout
     }
 
-    /// The secrets that programs bound to it authenticate areas with.
+    /// The secrets that programs bound to it authenticate areas with, as they were when it was opened:
+    /// [`rotate`](crate::rotate) gives it others.
     pub fn nonces(&self) -> Nonces {
         self.header.nonces
+    }
+
+    /// The secrets that programs are to be bound to now.
+    pub(crate) fn current_nonces(&self) -> Result<Nonces, RegistryError> {
+        if self.is_next.load(Ordering::Relaxed) {
+            return Ok(self.header.nonces);
+        }
+        let header = maps::read_header(&self.maps.header)?;
+        Ok(header.map_err(|why| self.damaged(self.maps.header.path(), why))?.nonces)
+    }
+
+    /// What sockets keep for their packets begins with it. Another secret, which stays.
+    pub(crate) fn sender_nonce(&self) -> u64 {
+        self.header.sender_nonce
+    }
+
+    /// The same registry with other secrets, which it does not have before [`publish_nonces`](Self::publish_nonces): to load
+    /// programs with them.
+    pub(crate) fn with_new_nonces(options: &RegistryOptions) -> Result<Registry, RegistryError> {
+        let mut registry = options.open()?;
+        registry.header.nonces = options::new_nonces()?;
+        registry.is_next = true.into();
+        Ok(registry)
+    }
+
+    /// Gives the registry the secrets that this one has. Returns which programs are bound to those of before and are not `known`:
+    /// without `force` these must be none, and if there are, nothing is changed.
+    pub(crate) fn publish_nonces(&self, known: &HashSet<u32>, force: bool) -> Result<Vec<BoundProgram>, RegistryError> {
+        // A loader checks its binding after it has loaded a program: before this, and the program is seen here, or after it.
+        let lock = self.lock(DirLock::exclusive)?;
+        let keys = self.snapshot_locked(&lock)?.keys;
+        let nonces = if force { Some(self.header.nonces) } else { None };
+        let mut others = self.programs_with(&keys, nonces)?;
+        others.retain(|program| !known.contains(&program.id));
+        if others.is_empty() || force {
+            self.maps.header.write(0, &self.header.encode())?;
+            self.is_next.store(false, Ordering::Relaxed);
+        }
+        Ok(others)
     }
 
     /// When it was created.
@@ -281,7 +324,7 @@ impl Registry {
             .filter(|entry| generation.is_none_or(|generation| entry.generation == generation))
             .ok_or_else(|| RegistryError::UnknownKey { registry: self.name.clone(), key: *name })?;
         if !force {
-            let mut programs = self.programs_with(&table.keys)?;
+            let mut programs = self.programs_with(&table.keys, None)?;
             programs.retain(|program| program.keys & entry.key.bit() != 0);
             if !programs.is_empty() {
                 return Err(RegistryError::KeyInUse { registry: self.name.clone(), key: *name, programs });
@@ -306,21 +349,30 @@ impl Registry {
     /// [`RegistryError::Programs`] if the kernel does not let this process list programs (CAP_SYS_ADMIN), and those
     /// of [`list`](Self::list).
     pub fn programs(&self) -> Result<Vec<BoundProgram>, RegistryError> {
-        self.programs_with(&self.list()?)
+        self.programs_with(&self.list()?, Some(self.current_nonces()?))
     }
 
     /// Whether keys, each given as number and generation, are all still registered. A loader asks this *after* it has
-    /// loaded a bound program: a key that was removed between binding and loading was not yet seen to be in use.
+    /// loaded a bound program: a key that was removed between binding and loading was not yet seen to be in use. Loaders of
+    /// this library ask [`Binding::holds`](crate::bind::Binding::holds), which also knows whether the secrets are the same.
     ///
     /// # Errors
     /// As for [`list`](Self::list). A registry that was removed is an answer (`false`), not an error.
     pub fn still_valid(&self, keys: &[(usize, u64)]) -> Result<bool, RegistryError> {
+        self.still_binds(keys, None)
+    }
+
+    /// The same, and whether the registry still has these secrets.
+    pub(crate) fn still_binds(&self, keys: &[(usize, u64)], nonces: Option<Nonces>) -> Result<bool, RegistryError> {
         // Who removes a key looks for programs and takes the key away under the exclusive lock. So this either comes
         // before, and the program is loaded and will be seen, or after, and the key is gone.
         let lock = match self.lock(DirLock::shared) {
             Err(RegistryError::Gone { .. }) => return Ok(false),
             other => other?,
         };
+        if nonces.is_some() && nonces != Some(self.current_nonces()?) {
+            return Ok(false);
+        }
         let table = self.snapshot_locked(&lock)?;
         let registered = |(number, generation): &(usize, u64)| {
             table.keys.iter().any(|entry| entry.key.number() == *number && entry.generation == *generation)
@@ -328,9 +380,9 @@ impl Registry {
         Ok(keys.iter().all(registered))
     }
 
-    fn programs_with(&self, keys: &[KeyEntry]) -> Result<Vec<BoundProgram>, RegistryError> {
+    fn programs_with(&self, keys: &[KeyEntry], nonces: Option<Nonces>) -> Result<Vec<BoundProgram>, RegistryError> {
         let found = users::scan(self.id()).map_err(|source| RegistryError::Programs { source })?;
-        Ok(found.into_iter().map(|program| program.resolve(keys)).collect())
+        Ok(found.into_iter().map(|program| program.resolve(keys, nonces)).collect())
     }
 
     /// Locks the registry's directory, and refuses if the registry this was opened as is no longer there.

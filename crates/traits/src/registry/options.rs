@@ -186,7 +186,8 @@ impl RegistryOptions {
             maps::create(&new, &new_header(&self.name, layout)?)?;
             let identity = DirId::of(&new).map_err(io_error("open", &new))?;
             let (header, maps) = maps::open(&self.name, &new)?;
-            let registry = Registry { name: self.name.clone(), dir: new.clone(), identity, header, maps };
+            let registry =
+                Registry { name: self.name.clone(), dir: new.clone(), identity, header, maps, is_next: false.into() };
             keys.iter().try_for_each(|key| registry.register(key).map(drop))?;
             publish(&new)?;
             Ok(Registry { dir: self.dir(), ..registry })
@@ -231,7 +232,14 @@ impl RegistryOptions {
                 continue;
             }
             let (header, maps) = opened?;
-            return Ok(Registry { name: self.name.clone(), dir, identity: before, header, maps });
+            return Ok(Registry {
+                name: self.name.clone(),
+                dir,
+                identity: before,
+                header,
+                maps,
+                is_next: false.into(),
+            });
         }
     }
 
@@ -305,7 +313,7 @@ impl RegistryOptions {
         if !programs.is_empty() {
             return Err(RegistryError::RegistryInUse {
                 registry: self.name.clone(),
-                programs: programs.into_iter().map(|found| found.resolve(&keys)).collect(),
+                programs: programs.into_iter().map(|found| found.resolve(&keys, None)).collect(),
             });
         }
         let mut others = Vec::new();
@@ -327,10 +335,15 @@ fn new_header(name: &RegistryName, layout: Layout) -> Result<Header, RegistryErr
     Ok(Header {
         layout,
         id: random()?,
-        nonces: Nonces::from_random(random()?, random()?),
+        nonces: new_nonces()?,
         created_at: SystemTime::now(),
         name: table::padded(name.as_str().as_bytes()),
+        sender_nonce: random()?,
     })
+}
+
+pub(super) fn new_nonces() -> Result<Nonces, RegistryError> {
+    Ok(Nonces::from_random(random()?, random()?))
 }
 
 /// A random number that is not 0.

@@ -27,7 +27,7 @@ pub(super) const OLD_VERSION: u32 = 1;
 /// Bytes of the header record that every version has: magic, version.
 pub(super) const PREFIX_LEN: usize = 12;
 
-/// What is decided when a registry is created.
+/// What is decided when a registry is created; of it, only the nonces are ever exchanged.
 #[derive(Clone, Debug)]
 pub(super) struct Header {
     pub(super) layout: Layout,
@@ -36,10 +36,12 @@ pub(super) struct Header {
     pub(super) nonces: Nonces,
     pub(super) created_at: SystemTime,
     pub(super) name: [u8; 32],
+    /// Tells what sockets keep for their packets from other storage of sockets. Secret.
+    pub(super) sender_nonce: u64,
 }
 
 impl Header {
-    pub(super) const LEN: usize = PREFIX_LEN + 4 + 4 + 4 + 8 + 8 + 8 + 8 + 32 + 8;
+    pub(super) const LEN: usize = PREFIX_LEN + 4 + 4 + 4 + 8 + 8 + 8 + 8 + 32 + 8 + 8;
 
     pub(super) fn encode(&self) -> [u8; Self::LEN] {
         let mut raw = Writer::new();
@@ -53,6 +55,7 @@ impl Header {
         raw.put(&self.nonces.packet.to_ne_bytes());
         raw.put(&utc::nanos(self.created_at).to_ne_bytes());
         raw.put(&self.name);
+        raw.put(&self.sender_nonce.to_ne_bytes());
         raw.finish_with_checksum()
     }
 
@@ -74,7 +77,8 @@ impl Header {
         if nonces != Nonces::from_random(nonces.flow, nonces.packet) {
             return Err("its nonces are not valid ones".to_owned());
         }
-        Ok(Header { layout, id, nonces, created_at: utc::from_nanos(raw.u64()), name: raw.take() })
+        let (created_at, name, sender_nonce) = (utc::from_nanos(raw.u64()), raw.take(), raw.u64());
+        Ok(Header { layout, id, nonces, created_at, name, sender_nonce })
     }
 }
 
@@ -159,7 +163,7 @@ pub(super) struct OldHeader {
 }
 
 impl OldHeader {
-    pub(super) const LEN: usize = Header::LEN - 8;
+    pub(super) const LEN: usize = Header::LEN - 16;
 
     pub(super) fn decode(raw: &[u8; Self::LEN]) -> OldHeader {
         const FOOTER: usize = 16;
@@ -304,12 +308,14 @@ mod tests {
             nonces: Nonces::from_random(8, 9),
             created_at: entry().registered_at,
             name: padded(b"default"),
+            sender_nonce: 11,
         };
         let raw = header.encode();
         assert_eq!(Header::decode_prefix(raw.first_chunk().unwrap()), (MAGIC, VERSION));
         let again = Header::decode(&raw).unwrap();
         assert_eq!((again.layout, again.id, again.nonces), (header.layout, header.id, header.nonces));
         assert_eq!((again.created_at, text(&again.name)), (header.created_at, "default".to_owned()));
+        assert_eq!(again.sender_nonce, 11);
     }
 
     #[test]

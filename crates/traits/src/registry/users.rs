@@ -4,7 +4,7 @@
 //! maps a program uses. So nothing is written down when a program is bound: such a record would miss programs that
 //! another loader loads from a bound object, and would outlive programs that are closed or whose loader is killed.
 //! What is found here cannot be stale. The one program it can miss is one that is still being loaded; its loader asks
-//! [`still_valid`](super::Registry::still_valid) afterwards.
+//! [`Binding::holds`](crate::bind::Binding::holds) afterwards.
 //!
 //! Maps are recognised by what they are (one entry, read-only for programs, an area descriptor of this registry in
 //! it), not by their name, which every loader cuts or rewrites in its own way.
@@ -17,6 +17,8 @@ use std::{
 };
 
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapInfo, MapType};
+
+use packet_traits_core::Nonces;
 
 use super::{entry::KeyEntry, table, utc::Utc};
 use crate::descriptor::{AreaDescriptor, At, Descriptors};
@@ -34,6 +36,8 @@ pub struct BoundProgram {
     pub loaded_after_boot: Duration,
     /// The registered keys it uses: bit *k* for key *k*.
     pub keys: u64,
+    /// It has secrets that the registry had before they were [rotated](crate::rotate): it reads and sets nothing for others.
+    pub stale: bool,
 }
 
 impl BoundProgram {
@@ -57,6 +61,8 @@ impl fmt::Display for BoundProgram {
 /// What one map of read-only data says about one registry.
 #[derive(Clone, Debug, Default)]
 struct Uses {
+    /// The secret of the flow region.
+    nonce: u64,
     /// Number and generation of each key declared by name.
     declared: Vec<(u8, u64)>,
     /// Keys in the table for the calls by number. It has no generations.
@@ -70,14 +76,15 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The program, with those of its keys that are `registered`.
-    pub(super) fn resolve(self, registered: &[KeyEntry]) -> BoundProgram {
+    /// The program, with those of its keys that are `registered`, and whether it has other secrets than these, if they are given.
+    pub(super) fn resolve(self, registered: &[KeyEntry], nonces: Option<Nonces>) -> BoundProgram {
         let used = |entry: &&KeyEntry| {
             let declared = (entry.key.number() as u8, entry.generation);
             self.uses.iter().any(|uses| uses.numbered & entry.key.bit() != 0 || uses.declared.contains(&declared))
         };
         let keys = registered.iter().filter(used).map(|entry| entry.key.bit()).sum();
-        BoundProgram { keys, ..self.program }
+        let stale = nonces.is_some_and(|nonces| self.uses.iter().any(|uses| uses.nonce != nonces.flow));
+        BoundProgram { keys, stale, ..self.program }
     }
 }
 
@@ -104,6 +111,7 @@ pub(super) fn scan(registry_id: u64) -> io::Result<Vec<Found>> {
                 tag: info.tag,
                 loaded_after_boot: Duration::from_nanos(info.load_time),
                 keys: 0,
+                stale: false,
             };
             found.push(Found { program, uses });
         }
@@ -147,16 +155,15 @@ fn is_bound(area: &At<AreaDescriptor>) -> bool {
 
 fn uses_of_section(section: &[u8], registry_id: u64) -> Option<Uses> {
     let descriptors = Descriptors::parse(section);
-    if !descriptors.areas.iter().any(|area| is_bound(area) && area.value.registry_id == registry_id) {
-        return None;
-    }
+    let is_of_it = |area: &&At<AreaDescriptor>| is_bound(area) && area.value.registry_id == registry_id;
+    let nonce = descriptors.areas.iter().find(is_of_it)?.value.flow_nonce;
     let declared = descriptors
         .keys
         .iter()
         .filter(|key| key.value.bit != 0)
         .map(|key| (key.value.number, key.value.generation))
         .collect();
-    Some(Uses { declared, numbered: descriptors.slots.iter().fold(0, |mask, slots| mask | slots.value.mask) })
+    Some(Uses { nonce, declared, numbered: descriptors.slots.iter().fold(0, |mask, slots| mask | slots.value.mask) })
 }
 
 /// The id of the next loaded program, in ascending order.
@@ -182,7 +189,7 @@ fn open_program(id: u32) -> io::Result<Option<OwnedFd>> {
 }
 
 /// A program's description and the ids of the maps it uses.
-fn program_info(program: &OwnedFd) -> io::Result<(libbpf_sys::bpf_prog_info, Vec<u32>)> {
+pub(crate) fn program_info(program: &OwnedFd) -> io::Result<(libbpf_sys::bpf_prog_info, Vec<u32>)> {
     let mut map_ids: Vec<u32> = Vec::new();
     loop {
         let mut info = libbpf_sys::bpf_prog_info {

@@ -362,6 +362,44 @@ impl SocketPrograms {
     }
 }
 
+/// A registry's socket programs, loaded anew and not attached. Nobody attaches or detaches any as long as it is.
+pub(crate) struct Rebinding<'r> {
+    folder: Folder<'r>,
+    /// `None` if none are attached.
+    loaded: Option<LoadedObject>,
+    cgroups: Vec<SocketCgroup>,
+}
+
+impl<'r> Rebinding<'r> {
+    /// Loads them for the registry.
+    pub(crate) fn prepare(registry: &'r Registry) -> Result<Rebinding<'r>, SocketProgramsError> {
+        let folder = Folder::make(registry)?;
+        folder.tidy()?;
+        let cgroups = folder.cgroups()?;
+        let loaded = match cgroups[..] {
+            [] => None,
+            _ => Some(folder.load_over(folder.sizes()?)?),
+        };
+        Ok(Rebinding { folder, loaded, cgroups })
+    }
+
+    /// Ids of its programs: those that run, and those that are to replace them.
+    pub(crate) fn programs(&self) -> Result<Vec<u32>, SocketProgramsError> {
+        let Some(loaded) = &self.loaded else { return Ok(Vec::new()) };
+        let running = self.folder.programs()?;
+        let running = running.iter().map(|program| libbpf_rs::Program::id_from_fd(program.as_fd()).map_err(reading));
+        running.chain(loaded.ids().map(Ok)).collect()
+    }
+
+    /// Has the new programs take over, in all cgroups, which it returns.
+    pub(crate) fn switch(self) -> Result<Vec<SocketCgroup>, SocketProgramsError> {
+        if let Some(loaded) = self.loaded {
+            self.folder.replace(loaded)?;
+        }
+        Ok(self.cgroups)
+    }
+}
+
 fn detach_all_in(path: PathBuf) -> Result<Vec<SocketCgroup>, SocketProgramsError> {
     let Some(pins) = Pins::take(path)? else { return Ok(Vec::new()) };
     let attached = pins.cgroups()?;
@@ -567,10 +605,19 @@ impl<'r> Folder<'r> {
         if self.is_current() {
             return Ok(false);
         }
+        self.replace(self.load_over(sizes)?).map(|()| true)
+    }
+
+    /// Loads the programs with the maps of those that are attached.
+    fn load_over(&self, sizes: Sizes) -> Result<LoadedObject, SocketProgramsError> {
         let Some(kept) = Kept::open(&self.path).map_err(reading)? else {
             return Err(SocketProgramsError::OtherVersion { registry: self.registry.name().clone() });
         };
-        let mut loaded = object::load(self.registry, sizes, Some(&kept))?;
+        object::load(self.registry, sizes, Some(&kept))
+    }
+
+    /// Has loaded programs take the place of those that are attached.
+    fn replace(&self, mut loaded: LoadedObject) -> Result<(), SocketProgramsError> {
         let replaced = self.pin_programs(&mut loaded, NEW_PROGRAMS).and_then(|()| {
             let (new, current) = (self.path.join(NEW_PROGRAMS), self.path.join(PROGRAMS));
             self.run(&self.programs_in(&new)?)?;
@@ -578,7 +625,7 @@ impl<'r> Folder<'r> {
         });
         // of what was done there is nothing left, or what was there before
         let tidied = self.tidy();
-        replaced.and(tidied).map(|()| true)
+        replaced.and(tidied)
     }
 
     /// Has the links of all cgroups run these programs, given in the order of their roles.

@@ -1,0 +1,133 @@
+//! Loading what is up anew, with other secrets, and having it take the place of what runs: the links stay, and the maps go on.
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
+
+use libbpf_rs::MapHandle;
+
+use super::{
+    DeployError, Location, Making,
+    location::RootLock,
+    namespace,
+    program::Program,
+    source::Source,
+    version::{self, UNFINISHED, Version, clear_replaced, mend},
+};
+use crate::{
+    attach,
+    bind::{BindError, BoundObject, LoadedObject},
+    bpffs,
+    registry::{Registry, program_info},
+};
+
+/// What is up at a location, loaded anew and not attached. Nobody brings up or takes down anything there as long as it is.
+pub(crate) struct Rebinding {
+    lock: RootLock,
+    ready: Vec<Ready>,
+    /// Ids of the programs that run now, and of those that are to replace them.
+    programs: HashSet<u32>,
+}
+
+/// The programs of a deployment, loaded anew.
+struct Ready {
+    name: String,
+    folder: PathBuf,
+    programs: Vec<Program>,
+    /// What they were loaded from.
+    source: MapHandle,
+}
+
+impl Rebinding {
+    /// Loads all that is up.
+    pub(crate) fn prepare(location: &Location, registry: &Registry) -> Result<Rebinding, DeployError> {
+        bpffs::require(&location.bpffs)?;
+        let lock = RootLock::make(location)?;
+        mend(&lock.root)?;
+        let mut rebinding = Rebinding { lock, ready: Vec::new(), programs: HashSet::new() };
+        for folder in version::children(&rebinding.lock.root)? {
+            if version::is_down(&folder) {
+                continue;
+            }
+            let name = version::file_name(&folder);
+            let old = Version::open(&folder);
+            let running = Version::programs(&folder);
+            let (loaded, source) = load(&name, &old, &running, registry)?;
+            let programs = Program::all(&loaded)?;
+            Making::check(&name, &old, &programs)?;
+            let all = running.iter().map(AsFd::as_fd).chain(programs.iter().map(AsFd::as_fd));
+            rebinding.programs.extend(all.filter_map(|program| Some(attach::Program::of(program).ok()?.id)));
+            rebinding.ready.push(Ready { name, folder, programs, source });
+        }
+        Ok(rebinding)
+    }
+
+    /// Ids of its programs: those that run, and those that are to replace them.
+    pub(crate) fn programs(&self) -> &HashSet<u32> {
+        &self.programs
+    }
+
+    /// Has the new programs take over. Returns the names, and what went wrong: then the old ones go on.
+    pub(crate) fn switch(self) -> Vec<(String, Result<(), DeployError>)> {
+        let Rebinding { lock, ready, .. } = self;
+        let switch = |ready: Ready| {
+            let name = ready.name.clone();
+            (name, ready.switch(&lock))
+        };
+        ready.into_iter().map(switch).collect()
+    }
+}
+
+impl Ready {
+    fn switch(self, lock: &RootLock) -> Result<(), DeployError> {
+        let unfinished = lock.root.join(UNFINISHED);
+        let old = Version { source: Some(self.source), ..Version::open(&self.folder) };
+        let made = Making::over(old, &self.programs)
+            .and_then(|(making, maps)| making.pin(&unfinished, &self.programs, maps))
+            .and_then(Making::switch)
+            .and_then(|_| version::exchange(&unfinished, &self.folder));
+        // what is left of the old version, or of one that did not come to replace it
+        let cleared = if made.is_ok() { clear_replaced(&lock.root, &self.folder) } else { mend(&lock.root) };
+        if let Err(error) = cleared {
+            tracing::warn!("{} is left for the next command to clear away: {error}", unfinished.display());
+        }
+        made
+    }
+}
+
+/// Loads a deployment's object with the maps of its running programs. Also returns what says how.
+fn load(
+    name: &str,
+    old: &Version,
+    running: &[OwnedFd],
+    registry: &Registry,
+) -> Result<(LoadedObject, MapHandle), DeployError> {
+    let failed = |why: String| DeployError::Rebind { name: name.to_owned(), why };
+    if let Some(pin) = old.unreadable.first() {
+        return Err(failed(format!("its pin {} cannot be read: {}; bring it up again first", pin.pin, pin.why)));
+    }
+    let source = old.source.as_ref().ok_or_else(|| DeployError::NoSource { name: name.to_owned() })?;
+    let mut source =
+        Source::read(source).map_err(|why| failed(format!("what it was loaded from cannot be read: {why}")))?;
+    let mut used = HashSet::new();
+    for program in running {
+        let (_, maps) =
+            program_info(program).map_err(|error| failed(format!("its programs cannot be read: {error}")))?;
+        used.extend(maps);
+    }
+    let bound = source.bind(name, registry, old.about.xdp_mode, &used)?;
+    let loaded = match source.is_of_a_device() {
+        false => bound.load()?,
+        true => load_in(bound, old.about.namespace).ok_or_else(|| {
+            failed("no way leads to the network namespace of its interface, for which it is to be loaded".to_owned())
+        })??,
+    };
+    let source = source.write(&loaded)?;
+    Ok((loaded, source))
+}
+
+fn load_in(bound: BoundObject<'_>, namespace: u64) -> Option<Result<LoadedObject, BindError>> {
+    namespace::by_cookie([namespace].into()).get(&namespace)?.enter(|| bound.load())
+}
