@@ -210,7 +210,7 @@ fn secrets_rotate_with_all_that_is_up() {
         shown["programs"].as_array().unwrap().iter().filter(|program| program["stale"] == wanted).count()
     };
     assert!(stale(true) > 0 && stale(false) > 0, "{shown}");
-    interrupt(&mut tracer);
+    interrupt(&tracer);
     tracer.wait().unwrap();
     assert!(host.delivers(7013) && !host.delivers(7014));
     assert_eq!((host.counter("edge", "seen"), host.counter("edge", "known")), (6, 6));
