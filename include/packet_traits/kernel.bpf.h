@@ -102,6 +102,29 @@ static __always_inline struct __trait_words __trait_kernel_pair(__u64 address)
 #define __trait_kernel_field(from, flavour, member)                                                                    \
 	__trait_kernel_load(__trait_number_of(((flavour *)0)->member), __trait_kernel_member(from, flavour, member))
 
+/*
+ * How far two addresses are apart that members have, of the structure behind a program's context (what __trait_kern_ctx gives).
+ * Whether they are numbers to the verifier or memory: of two of the same kind it takes the difference for a number.
+ */
+#define __trait_kernel_distance(from, flavour, member, less)                                                           \
+	({                                                                                                             \
+		const void *__from = (from);                                                                           \
+		__u64 __distance, __less;                                                                              \
+                                                                                                                       \
+		if (__trait_can_cast()) {                                                                              \
+			asm volatile("%0 = *(u64 *)(%2 + 0)\n"                                                         \
+				     "%1 = *(u64 *)(%3 + 0)\n"                                                         \
+				     "%0 -= %1"                                                                        \
+				     : "=&r"(__distance), "=&r"(__less)                                                \
+				     : "r"(__from + bpf_core_field_offset(flavour, member)),                           \
+				       "r"(__from + bpf_core_field_offset(flavour, less)));                            \
+		} else {                                                                                               \
+			__distance = __trait_kernel_field(__from, flavour, member) -                                   \
+				     __trait_kernel_field(__from, flavour, less);                                      \
+		}                                                                                                      \
+		__distance;                                                                                            \
+	})
+
 /* The type of a number that is as long as `value`. */
 #define __trait_number_of(value)                                                                                       \
 	__typeof__(__builtin_choose_expr(                                                                              \

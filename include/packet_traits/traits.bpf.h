@@ -236,7 +236,7 @@ const volatile struct trait_area_desc trait_area __TRAIT_SECTION __weak = {
 
 /*
  * What programs learn of packets. The first entry: headrooms seen in XDP (xdp_buff.data - data_hard_start) that are not among
- * trait_area.anchors. The others, by CPU: in the first 8 bytes the number of the packet that was sealed last. Our loader
+ * trait_area.anchors. The others, by CPU: in the first 8 bytes the id of the packet that was sealed last. Our loader
  * puts the registry's pinned map here; with another loader, give it `anchors` of the registry's folder for this map, or the
  * object keeps its own, and finds traits after decapsulation only at headrooms known when it was bound.
  */
@@ -897,12 +897,9 @@ static __always_inline void *__trait_xdp_flow(struct xdp_md *ctx, __u32 *meta_le
  */
 
 /* The headroom XDP sees. */
-static __always_inline __u32 __trait_headroom(struct xdp_md *ctx)
+static __always_inline __u64 __trait_headroom(struct xdp_md *ctx)
 {
-	const void *xdp = __trait_kern_ctx(ctx);
-
-	return __trait_kernel_field(xdp, struct xdp_buff___traits, data) -
-	       __trait_kernel_field(xdp, struct xdp_buff___traits, data_hard_start);
+	return __trait_kernel_distance(__trait_kern_ctx(ctx), struct xdp_buff___traits, data, data_hard_start);
 }
 
 /* Publishes it, for readers behind a decapsulation. Returns 0. */
@@ -938,30 +935,31 @@ __weak __noinline int trait_publish_headroom(struct xdp_md *ctx)
 }
 
 /* The headroom, published; at the cost of a few loads if it is the usual one. */
-static __always_inline __u32 __trait_published_headroom(struct xdp_md *ctx)
+static __always_inline __u64 __trait_published_headroom(struct xdp_md *ctx)
 {
-	__u32 headroom = __trait_headroom(ctx);
+	__u64 headroom = __trait_headroom(ctx);
 
 	if (headroom != trait_area.anchors[0])
 		trait_publish_headroom(ctx);
 	return headroom;
 }
 
-/* The number of this CPU, and of the packet on it. */
+/* The number of this CPU, in the upper 16 bits, and of the packet on it. */
 static __always_inline __u64 __trait_next_id(void)
 {
 	__u32 cpu = bpf_get_smp_processor_id(), entry = 1 + (cpu & (TRAITS_CPU_MAX - 1));
 	volatile __u64 *last = (void *)bpf_map_lookup_elem(&pt_anchors, &entry);
-	__u64 number;
+	__u64 id;
 
 	if (!last)
 		return 0;
-	number = *last + 1;
+	id = *last + 1;
 	/* begins anywhere: an object that is not given the registry's map should not repeat the ids of others */
-	if (__trait_unlikely(number == 1))
-		number = (__u64)bpf_get_prandom_u32() << 12 | 1;
-	*last = number;
-	return (__u64)cpu << 48 | (number & 0xffffffffffff);
+	if (__trait_unlikely(id == 1))
+		id = (__u64)cpu << 48 | (__u64)bpf_get_prandom_u32() << 12 | 1;
+	*last = id;
+	/* CPUs that share an entry give ids of their own */
+	return id ^ (__u64)(cpu & ~(TRAITS_CPU_MAX - 1)) << 48;
 }
 
 static __always_inline int __trait_xdp_adjust_meta(struct xdp_md *ctx, __u32 len)
@@ -996,15 +994,35 @@ __weak __noinline int trait_xdp_reserve(struct xdp_md *ctx, __u32 len, __u32 bel
 	return 0;
 }
 
-static __always_inline void __trait_zero(void *to, __u32 len)
+/* Zeroes whole words: as many as there are in `len` bytes. */
+static __always_inline void __trait_zero_words(void *to, __u32 len)
 {
+	volatile __u64 *word = to;
 	__u32 i;
 
-	/* `len` is a constant to the verifier, which removes the branches not taken */
+	/*
+	 * `len` is a constant to the verifier, which removes what is never reached; but it leaves a branch there that is never
+	 * taken, so there should be few of them.
+	 */
+	if (len & 8)
+		*word++ = 0;
+	if (len & 16) {
+		*word++ = 0;
+		*word++ = 0;
+	}
 #pragma unroll
-	for (i = 0; i < __TRAIT_META_MAX / 8; i++)
-		if (8 * i + 8 <= len)
-			((volatile __u64 *)to)[i] = 0;
+	for (i = 0; i < __TRAIT_META_MAX / 32; i++)
+		if (32 * i + 32 <= len) {
+			word[4 * i] = 0;
+			word[4 * i + 1] = 0;
+			word[4 * i + 2] = 0;
+			word[4 * i + 3] = 0;
+		}
+}
+
+static __always_inline void __trait_zero(void *to, __u32 len)
+{
+	__trait_zero_words(to, len);
 	to += len & ~7U;
 	if (len & 4) {
 		*(volatile __u32 *)to = 0;
@@ -1097,8 +1115,9 @@ static __always_inline struct __trait_packet_mark *__trait_packet_mark(void *are
 __weak __noinline int trait_xdp_open(struct xdp_md *ctx)
 {
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len, area_len = trait_area.area_len;
-	__u32 meta_len, below, headroom = 0;
 	struct __trait_packet_mark *mark;
+	__u32 meta_len, below;
+	__u64 headroom = 0;
 	void *meta, *data, *area;
 	_Bool have_flow;
 	int err;
@@ -1135,16 +1154,20 @@ __weak __noinline int trait_xdp_open(struct xdp_md *ctx)
 	if (!area)
 		return -ENOSPC;
 	if (!have_flow) {
-		__trait_zero(area, area_len);
-		__trait_flow_mark(area)->footer.nonce = trait_area.flow_nonce;
+		__trait_zero_words(area + packet_len, flow_len - __TRAIT_FLOW_FOOTER);
 		if (__trait_has_flow_mark())
 			__trait_flow_mark(area)->stamp = packet_len ? headroom : __trait_front_check(ctx);
+		__trait_flow_mark(area)->footer.present = 0;
+		__trait_flow_mark(area)->footer.nonce = trait_area.flow_nonce;
 	}
 	if (packet_len) {
 		mark = __trait_packet_mark(area);
 		/* a hidden region is taken back only if it is this one, and nothing has grown over it */
-		if (have_flow && (below || mark->footer.nonce != __trait_tag(mark->id, __trait_flow_mark(area)->stamp)))
-			__trait_zero(area, packet_len);
+		if (!have_flow || below ||
+		    mark->footer.nonce != __trait_tag(mark->id, __trait_flow_mark(area)->stamp)) {
+			__trait_zero_words(area, packet_len - __TRAIT_PACKET_FOOTER);
+			mark->footer.present = 0;
+		}
 		mark->id = 0;
 		mark->check = __trait_front_check(ctx);
 		mark->footer.nonce = trait_area.packet_nonce;
@@ -1255,10 +1278,10 @@ static __always_inline void __trait_area_clear(void *area)
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len;
 
 	/* the footers stay, but for what is present */
-	__trait_zero(area + packet_len, flow_len - __TRAIT_FLOW_FOOTER);
+	__trait_zero_words(area + packet_len, flow_len - __TRAIT_FLOW_FOOTER);
 	__trait_flow_mark(area)->footer.present = 0;
 	if (packet_len) {
-		__trait_zero(area, packet_len - __TRAIT_PACKET_FOOTER);
+		__trait_zero_words(area, packet_len - __TRAIT_PACKET_FOOTER);
 		__trait_packet_mark(area)->footer.present = 0;
 	}
 }
@@ -1295,8 +1318,9 @@ static __always_inline int trait_init(struct xdp_md *ctx)
  */
 static __always_inline int trait_seal(struct xdp_md *ctx)
 {
-	__u32 packet_len = trait_area.packet_len, meta_len, headroom;
+	__u32 packet_len = trait_area.packet_len, meta_len;
 	struct __trait_packet_mark *mark;
+	__u64 headroom, id;
 	void *area;
 
 	if (!packet_len)
@@ -1304,14 +1328,15 @@ static __always_inline int trait_seal(struct xdp_md *ctx)
 	area = __trait_xdp_area(ctx);
 	if (!area)
 		return __trait_xdp_flow(ctx, &meta_len) && meta_len != trait_area.flow_len ? -EBUSY : 0;
-	if (!__trait_area_footer(area, TRAIT_KEEP_FIRST)) /* metadata as long as the packet region is over it */
+	mark = __trait_packet_mark(area);
+	if (mark->footer.nonce != trait_area.packet_nonce) /* metadata as long as the packet region is over it */
 		return -EBUSY;
 	headroom = __trait_published_headroom(ctx);
-	mark = __trait_packet_mark(area);
-	mark->id = __trait_next_id();
-	mark->footer.nonce = __trait_tag(mark->id, headroom);
-	mark->check = __trait_front_check(ctx) | (trait_area.discard ? __trait_frame_len(ctx) : 0);
+	id = __trait_next_id();
 	__trait_flow_mark(area)->stamp = headroom;
+	mark->id = id;
+	mark->check = __trait_front_check(ctx) | (trait_area.discard ? __trait_frame_len(ctx) : 0);
+	mark->footer.nonce = __trait_tag(id, headroom);
 	return bpf_xdp_adjust_meta(ctx, packet_len) ? -EOPNOTSUPP : 0;
 }
 

@@ -188,8 +188,8 @@ impl Registry {
     }
 
     /// The pinned map `anchors`, entries of 64 bytes. The first has sixteen `u32`: headroom values (`data -
-    /// data_hard_start`, in bytes) that BPF programs have seen in XDP; 0 is free. The other 512 are by CPU: a `u64`, the number
-    /// of the packet whose area was sealed last. In the kernel its name is `pt_anchors`.
+    /// data_hard_start`, in bytes) that BPF programs have seen in XDP; 0 is free. The other 512 are by CPU: a `u64`, the id of
+    /// the packet whose area was sealed last. In the kernel its name is `pt_anchors`.
     pub fn anchors_map(&self) -> &MapHandle {
         self.maps.anchors.map()
     }
