@@ -134,7 +134,8 @@ Examples:
   traits registry rotate lab --json
 
 Ends what somebody can do who has read the secrets. Policies, objects, borders and socket programs are loaded with new \
-ones first, and then take over where they are, at one instant each, with their maps, so that counters go on. Traits of \
+ones first, and then take over where they are, at one instant each, with their maps, so that counters go on (at tracepoints, \
+both run for a moment). Traits of \
 packets on their way read as absent. Programs that others loaded, and readers by AF_XDP, read nothing more until they are \
 bound and started again. If something cannot be loaded, nothing is changed.
 
@@ -244,6 +245,7 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
         Command::Rotate { name, force, json } => {
             // Ctrl-C waits until all have the same secrets
             let interrupt = Interrupt::catch()?;
+            raise_file_limit();
             let rotation = rotate::rotate(&options(name), *force)?;
             let keys = rotation.registry.list()?;
             let left = rotation.left.iter().map(|program| ProgramJson::new(program, &keys)).collect();
@@ -283,6 +285,18 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Lets this process have as many open files as it may: there are some for each program that is up.
+fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for writing, and then for reading. If either fails, the limit is what it was.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
 }
 
 /// Says what has new secrets.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    deployment::{DeployError, Location, Rebinding},
+    deployment::{DeployError, Location, Rebinding, UNLOAD},
     registry::{BoundProgram, Registry, RegistryError, RegistryName, RegistryOptions},
     socket::programs::{self, SocketCgroup, SocketProgramsError},
 };
@@ -137,8 +137,6 @@ pub fn rotate(options: &RegistryOptions, force: bool) -> Result<Rotation, Rotate
 
 /// Gives the registry its new secrets unless, without `force`, programs use the old ones that are not `known`; returns those.
 fn publish(next: &Registry, known: &HashSet<u32>, force: bool) -> Result<Vec<BoundProgram>, RegistryError> {
-    /// Programs go a grace period after their last user, on a busy host some tens of milliseconds.
-    const UNLOAD: Duration = Duration::from_millis(500);
     let deadline = Instant::now() + UNLOAD;
     loop {
         let left = next.publish_nonces(known, force)?;

@@ -378,7 +378,7 @@ fn all_that_an_object_has_goes_on_when_secrets_rotate() {
     let Some(host) = Host::new() else { return };
     let place = Registry::options().bpffs(host.lab.bpffs().path());
     let bytes = common::compile("rotation");
-    let maps = ["packets_of_xdp_programs", "packets_of_tc_programs", "packets_of_tracing"].map(str::to_owned);
+    let maps = ["packets_seen_at_xdp", "packets_seen_at_tc", "packets_seen_at_receive"].map(str::to_owned);
     let setup = Setup {
         variables: vec![("step".to_owned(), 3u32.to_ne_bytes().to_vec())],
         pinned_maps: maps.to_vec(),
@@ -429,6 +429,22 @@ fn a_kept_filter_does_not_stand_in_the_way_of_new_secrets() {
     assert!(deployment.unreadable().is_empty(), "{:?}", deployment.unreadable());
     drop(receiver);
     Deployment::down(NAME, &host.location()).unwrap();
+}
+
+/// What was attached to an interface that is gone is left as it is, and does not stand in the way of the rest.
+#[test]
+fn a_dead_deployment_does_not_stand_in_the_way_of_new_secrets() {
+    if !kernel_has(KernelFeature::Tcx) {
+        return;
+    }
+    let Some(host) = Host::new() else { return };
+    let place = Registry::options().bpffs(host.lab.bpffs().path());
+    let options = UpOptions { interface: Some(host.pair.rx().ifindex()), ..UpOptions::default() };
+    host.up(&["-DONLY_TC"], &options).unwrap();
+    host.pair.rx().netns().ip("link del rx0").unwrap();
+    let rotation = rotate(&place, false).unwrap();
+    assert!(rotation.deployments.is_empty() && rotation.left.is_empty(), "{rotation:?}");
+    assert_eq!(Deployment::down(NAME, &host.location()).unwrap().attached().len(), 1);
 }
 
 /// What is not up by the registry's own means is named, and what cannot be loaded anew changes nothing.

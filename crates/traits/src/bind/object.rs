@@ -102,7 +102,7 @@ impl<'r> BoundObject<'r> {
                 return missing;
             }
             let (program, log) = refusal(&logs);
-            let log = secrets::masked(&log, binding.nonces());
+            let log = secrets::masked(&log, binding.nonces(), registry.sender_nonce());
             BindError::Load { object: name.clone(), program, log, source }
         })?;
         for program in object.progs_mut() {

@@ -113,11 +113,12 @@ pub(super) fn for_filter(usage: FilterUse, program: BorrowedFd<'_>) -> Result<(O
     load(usage.dispatcher(), None, program)
 }
 
+/// Programs go a grace period after their last user, on a busy host some tens of milliseconds.
+pub(crate) const UNLOAD: Duration = Duration::from_millis(500);
+
 /// Gives a dispatcher back that is pinned nowhere, if something else still holds it: a rule of iptables, a socket. Closes it
 /// first, and waits for the kernel to forget it.
 pub(super) fn still_used(dispatcher: OwnedFd) -> Option<OwnedFd> {
-    /// Programs go a grace period after their last user, on a busy host some tens of milliseconds.
-    const UNLOAD: Duration = Duration::from_millis(500);
     let id = Program::of(dispatcher.as_fd()).ok()?.id;
     drop(dispatcher);
     let deadline = Instant::now() + UNLOAD;

@@ -88,10 +88,11 @@ pub enum DeployError {
         /// Bytes that the kernel takes.
         longest: usize,
     },
-    /// It was brought up by a version of this library that did not keep what it was loaded from.
+    /// What it was loaded from was not kept: by an earlier version of this library, or before Linux 6.0 because it has more than
+    /// 4 MiB.
     #[error(
-        "{name} was brought up by an earlier version, which did not keep what it was loaded from: bring it up again first, \
-         with `traits up --replace` or, a border, `traits border attach`"
+        "{name} was brought up by an earlier version, or from too large an object for this kernel, and what it was loaded from \
+         was not kept: bring it up again first, with `traits up --replace` or, a border, `traits border attach`"
     )]
     NoSource {
         /// The deployment.

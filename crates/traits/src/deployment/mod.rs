@@ -79,7 +79,7 @@ use crate::{
     registry::{Registry, boot_time, longest_metadata},
 };
 
-pub(crate) use self::{namespace::all as network_namespaces, rebind::Rebinding};
+pub(crate) use self::{dispatch::UNLOAD, namespace::all as network_namespaces, rebind::Rebinding};
 
 /// Cookie of the calling thread's network namespace, which the kernel never gives twice.
 pub(crate) fn namespace_cookie() -> u64 {
@@ -455,7 +455,7 @@ impl<'p> Making<'p> {
         programs: &'p [Program],
         old: Option<Version>,
         options: &UpOptions,
-        source: MapHandle,
+        source: Option<MapHandle>,
     ) -> Result<Making<'p>, DeployError> {
         let old = old.unwrap_or_default();
         let about = About {
@@ -466,7 +466,7 @@ impl<'p> Making<'p> {
             notes: options.setup.notes.clone(),
         };
         let same_namespace = about.namespace != 0 && about.namespace == old.about.namespace;
-        let version = Version { about, source: Some(source), ..Version::default() };
+        let version = Version { about, source, ..Version::default() };
         let mut making = Making { version, takeovers: Vec::new(), filter_takeovers: Vec::new(), left: Vec::new() };
 
         let usage = |program: &Program| {
@@ -536,35 +536,28 @@ impl<'p> Making<'p> {
 
     /// Whether programs, loaded again, can take over from all that an old version runs.
     fn check(name: &str, old: &Version, programs: &[Program]) -> Result<(), DeployError> {
-        match old.links.iter().find(|link| !programs.iter().any(|program| program.name == link.program())) {
-            Some(link) => Err(DeployError::Rebind {
-                name: name.to_owned(),
-                why: format!("its object has no program {} any more", link.program()),
-            }),
-            None => Ok(()),
-        }
+        old.links.iter().try_for_each(|link| again(name, link, programs).map(drop))
     }
 
-    /// The same programs, loaded again, in all places of the old version, whose maps go on. A program that is not there is left
-    /// as it is: a filter that was kept for who uses it.
-    fn over(old: Version, programs: &'p [Program]) -> Result<(Making<'p>, PinnedMaps), DeployError> {
-        let find = |wanted: &str| programs.iter().find(|program| program.name == wanted);
+    /// The same programs, loaded again, in all places of the old version, whose maps go on. A filter that was kept for who uses
+    /// it has no program, and is left as it is.
+    fn over(name: &str, old: Version, programs: &'p [Program]) -> Result<(Making<'p>, PinnedMaps), DeployError> {
         let Version { links, filters, maps, about, source, .. } = old;
-        let filter_takeovers = filters.iter().map(|filter| find(&filter.program)).enumerate();
-        let filter_takeovers = filter_takeovers.filter_map(|(place, program)| Some((place, program?))).collect();
+        let find = |filter: &PinnedFilter| programs.iter().find(|program| program.name == filter.program);
+        let filter_takeovers = filters.iter().enumerate().filter_map(|(place, filter)| Some((place, find(filter)?)));
+        let filter_takeovers = filter_takeovers.collect();
         let version = Version { filters, about, source, ..Version::default() };
         let mut making = Making { version, takeovers: Vec::new(), filter_takeovers, left: Vec::new() };
         for (place, link) in links.into_iter().enumerate() {
-            let link = match find(link.program()) {
+            let program = again(name, &link, programs)?;
+            making.version.links.push(match link.info().hook {
                 // it cannot be updated: the old one goes when the new one is there
-                Some(program) if link.info().hook == Hook::TpBtf => program.at_tracepoint(&link.pin)?,
-                Some(program) => {
+                Hook::TpBtf => program.at_tracepoint(&link.pin)?,
+                _ => {
                     making.takeovers.push((place, program));
                     link
                 }
-                None => link,
-            };
-            making.version.links.push(link);
+            });
         }
         Ok((making, maps))
     }
@@ -590,6 +583,14 @@ impl<'p> Making<'p> {
         }
         Ok((self.version, self.left))
     }
+}
+
+/// The program of a link's among those that were loaded again.
+fn again<'p>(name: &str, link: &Link, programs: &'p [Program]) -> Result<&'p Program, DeployError> {
+    programs.iter().find(|program| program.name == link.program()).ok_or_else(|| DeployError::Rebind {
+        name: name.to_owned(),
+        why: format!("its object has no program {} any more", link.program()),
+    })
 }
 
 /// Maps that are pinned, by name.

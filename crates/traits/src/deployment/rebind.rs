@@ -37,7 +37,7 @@ struct Ready {
     folder: PathBuf,
     programs: Vec<Program>,
     /// What they were loaded from.
-    source: MapHandle,
+    source: Option<MapHandle>,
 }
 
 impl Rebinding {
@@ -53,15 +53,24 @@ impl Rebinding {
             }
             let name = version::file_name(&folder);
             let old = Version::open(&folder);
-            let running = Version::programs(&folder);
+            let running = Version::programs(&folder)?;
+            rebinding.note(&running);
+            // what it was attached to is gone, and nobody uses what it pinned for others
+            if old.is_dead() {
+                continue;
+            }
             let (loaded, source) = load(&name, &old, &running, registry)?;
             let programs = Program::all(&loaded)?;
             Making::check(&name, &old, &programs)?;
-            let all = running.iter().map(AsFd::as_fd).chain(programs.iter().map(AsFd::as_fd));
-            rebinding.programs.extend(all.filter_map(|program| Some(attach::Program::of(program).ok()?.id)));
+            rebinding.note(&programs);
             rebinding.ready.push(Ready { name, folder, programs, source });
         }
         Ok(rebinding)
+    }
+
+    fn note<P: AsFd>(&mut self, programs: &[P]) {
+        let known = programs.iter().filter_map(|program| attach::Program::of(program.as_fd()).ok());
+        self.programs.extend(known.map(|program| program.id));
     }
 
     /// Ids of its programs: those that run, and those that are to replace them.
@@ -83,8 +92,9 @@ impl Rebinding {
 impl Ready {
     fn switch(self, lock: &RootLock) -> Result<(), DeployError> {
         let unfinished = lock.root.join(UNFINISHED);
-        let old = Version { source: Some(self.source), ..Version::open(&self.folder) };
-        let made = Making::over(old, &self.programs)
+        let old = Version { source: self.source, ..Version::open(&self.folder) };
+        let made = require_whole(&self.name, &old)
+            .and_then(|()| Making::over(&self.name, old, &self.programs))
             .and_then(|(making, maps)| making.pin(&unfinished, &self.programs, maps))
             .and_then(Making::switch)
             .and_then(|_| version::exchange(&unfinished, &self.folder));
@@ -103,11 +113,9 @@ fn load(
     old: &Version,
     running: &[OwnedFd],
     registry: &Registry,
-) -> Result<(LoadedObject, MapHandle), DeployError> {
+) -> Result<(LoadedObject, Option<MapHandle>), DeployError> {
     let failed = |why: String| DeployError::Rebind { name: name.to_owned(), why };
-    if let Some(pin) = old.unreadable.first() {
-        return Err(failed(format!("its pin {} cannot be read: {}; bring it up again first", pin.pin, pin.why)));
-    }
+    require_whole(name, old)?;
     let source = old.source.as_ref().ok_or_else(|| DeployError::NoSource { name: name.to_owned() })?;
     let mut source =
         Source::read(source).map_err(|why| failed(format!("what it was loaded from cannot be read: {why}")))?;
@@ -121,11 +129,23 @@ fn load(
     let loaded = match source.is_of_a_device() {
         false => bound.load()?,
         true => load_in(bound, old.about.namespace).ok_or_else(|| {
-            failed("no way leads to the network namespace of its interface, for which it is to be loaded".to_owned())
+            let why = "no way leads to the network namespace of its interface, for which it is to be loaded";
+            failed(format!("{why}; `traits down {name}` takes it down"))
         })??,
     };
     let source = source.write(&loaded)?;
     Ok((loaded, source))
+}
+
+/// Refuses a deployment of which something cannot be read: it would be lost.
+fn require_whole(name: &str, old: &Version) -> Result<(), DeployError> {
+    match old.unreadable.first() {
+        Some(pin) => Err(DeployError::Rebind {
+            name: name.to_owned(),
+            why: format!("its pin {} cannot be read: {}; bring it up again first", pin.pin, pin.why),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn load_in(bound: BoundObject<'_>, namespace: u64) -> Option<Result<LoadedObject, BindError>> {

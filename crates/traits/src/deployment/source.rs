@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, ffi::OsStr, os::fd::AsFd};
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, MapType, OpenObject};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapInfo, MapType, OpenObject};
 use serde::{Deserialize, Serialize};
 
 use super::{DeployError, Setup, UpOptions, error::map_failed, setup};
@@ -55,13 +55,18 @@ impl Source {
         }
     }
 
-    /// Notes the maps of the object, which is loaded, and writes it all down for good, in a map that is still to be pinned.
-    pub(super) fn write(mut self, loaded: &LoadedObject) -> Result<MapHandle, DeployError> {
+    /// Notes the maps of the object, which is loaded, and writes it all down for good, in a map that is still to be pinned. `None`
+    /// if it is too long for that: before Linux 6.0 a map's value has 4 MiB at most (`array_map_alloc_check` in
+    /// kernel/bpf/arraymap.c).
+    pub(super) fn write(mut self, loaded: &LoadedObject) -> Result<Option<MapHandle>, DeployError> {
         for (name, id) in &mut self.maps {
             let Some(map) = loaded.map(name) else { continue };
             *id = Some(MapInfo::new(map.as_fd()).map_err(map_failed("look at", name))?.info.id);
         }
-        frozen_map(MAP, &self.encode())
+        match frozen_map(MAP, &self.encode()) {
+            Err(DeployError::Map { source, .. }) if source.kind() == ErrorKind::TooBig => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     /// Reads what is written in a map; the error says why it cannot be read.

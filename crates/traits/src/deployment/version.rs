@@ -34,7 +34,7 @@ use super::{
     program::Program,
 };
 use crate::{
-    attach::{self, Attachment, AttachmentInfo},
+    attach::{self, Attachment, AttachmentInfo, Target},
     bpffs::{self, Kind, make_dir},
 };
 
@@ -276,10 +276,16 @@ impl Version {
         Ok(())
     }
 
-    /// The programs that are pinned in its folder.
-    pub(super) fn programs(folder: &Path) -> Vec<OwnedFd> {
-        let open = |name: String| bpffs::open(&folder.join(PROGRAMS).join(name), Kind::Program).ok();
-        names(&folder.join(PROGRAMS)).into_iter().filter_map(open).collect()
+    /// The programs that are pinned in a version's folder.
+    pub(super) fn programs(folder: &Path) -> Result<Vec<OwnedFd>, DeployError> {
+        let open = |path: &PathBuf| bpffs::open(path, Kind::Program).map_err(failed("open the program", path));
+        children(&folder.join(PROGRAMS))?.iter().map(open).collect()
+    }
+
+    /// Whether the interfaces that it was attached to are gone, and it has no filters for others.
+    pub(super) fn is_dead(&self) -> bool {
+        let is_gone = |link: &Link| matches!(link.info().target, Target::Interface { ifindex: 0, .. });
+        self.filters.is_empty() && !self.links.is_empty() && self.links.iter().all(is_gone)
     }
 
     /// Has every link and filter run the program that is pinned beside it.

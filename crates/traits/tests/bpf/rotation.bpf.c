@@ -7,16 +7,16 @@
 
 TRAIT_KEY(tenant, __u32);
 
-/* the kernel cuts both names to the same 15 bytes */
+/* the kernel cuts all names to the same 15 bytes */
 struct counter {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, __u64);
 };
-struct counter packets_of_xdp_programs SEC(".maps");
-struct counter packets_of_tc_programs SEC(".maps");
-struct counter packets_of_tracing SEC(".maps");
+struct counter packets_seen_at_xdp SEC(".maps");
+struct counter packets_seen_at_tc SEC(".maps");
+struct counter packets_seen_at_receive SEC(".maps");
 
 const volatile __u32 step = 1; /* the loader says 3 */
 __u64 by_bss;
@@ -36,7 +36,7 @@ int on_xdp(struct xdp_md *ctx)
 	trait_set(ctx, tenant, step);
 	by_bss += step;
 	by_data += step;
-	put(&packets_of_xdp_programs, by_bss + by_data);
+	put(&packets_seen_at_xdp, by_bss + by_data);
 	return XDP_PASS;
 }
 
@@ -45,7 +45,7 @@ SEC("?tc")
 int on_tc(struct __sk_buff *ctx)
 {
 	__u32 zero = 0;
-	__u64 *seen = bpf_map_lookup_elem(&packets_of_tc_programs, &zero);
+	__u64 *seen = bpf_map_lookup_elem(&packets_seen_at_tc, &zero);
 
 	if (seen && trait_get_or(ctx, tenant, 0) == 3)
 		*seen += 1;
@@ -58,7 +58,7 @@ int BPF_PROG(on_receive, struct sk_buff *skb)
 	__u32 value = 0;
 
 	if (trait_get(skb, tenant, &value) > 0)
-		put(&packets_of_tracing, ++traced);
+		put(&packets_seen_at_receive, ++traced);
 	return 0;
 }
 

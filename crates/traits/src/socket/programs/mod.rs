@@ -375,6 +375,7 @@ impl<'r> Rebinding<'r> {
     pub(crate) fn prepare(registry: &'r Registry) -> Result<Rebinding<'r>, SocketProgramsError> {
         let folder = Folder::make(registry)?;
         folder.tidy()?;
+        folder.clear_unless_used()?;
         let cgroups = folder.cgroups()?;
         let loaded = match cgroups[..] {
             [] => None,
