@@ -1,7 +1,7 @@
 //! One device, XDP at one place in one mode: traffic, what each stage read of it, and whether that is as expected.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt::Write as _,
     net::{TcpListener, TcpStream},
     os::fd::AsFd,
@@ -78,8 +78,7 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    fn judge(&mut self, stage: Stage, packet: Packet, values: Values) {
-        let when = if stage == Stage::TcLower { When::BeforeUpper } else { When::AfterAll };
+    fn judge(&mut self, stage: Stage, packet: Packet, when: When, values: Values) {
         let mut verdict = self.verdicts.get(&stage).copied().unwrap_or_default();
         self.judge_into(stage, packet, when, values, &mut verdict);
         self.verdicts.insert(stage, verdict);
@@ -219,6 +218,7 @@ impl Seen {
                 syn_packets.push(report.packet);
             }
         }
+        let upper_is_first = runs_upper_first(reports);
         for (report, _) in reports {
             if report.stage.is_xdp() {
                 continue;
@@ -230,7 +230,9 @@ impl Seen {
             // Must not be wrong either, but does not count: a tunnel's packet, which netfilter sees before what is in it, and
             // what comes before XDP.
             let outer = report.inside > 0 || upper.is_some() && matches!(report.packet, Packet::Opaque(_));
-            let before = report.stage == Stage::TcLower && upper == Some(Place::Upper);
+            let is_before = report.stage == Stage::TcLower && !upper_is_first;
+            let when = if is_before { When::BeforeUpper } else { When::AfterAll };
+            let before = is_before && upper == Some(Place::Upper);
             match before || outer && report.stage != Stage::TcLower {
                 true => self.judge_into(
                     report.stage,
@@ -239,19 +241,32 @@ impl Seen {
                     report.values,
                     &mut Verdict::default(),
                 ),
-                false => self.judge(report.stage, report.packet, report.values),
+                false => self.judge(report.stage, report.packet, when, report.values),
             }
         }
         for (number, values) in datagrams {
-            self.judge(Stage::Datagram, Packet::Udp(*number), *values);
+            self.judge(Stage::Datagram, Packet::Udp(*number), When::AfterAll, *values);
         }
         // one after another; a SYN that had to be sent again, in an emulated machine, is of the same number
         syn_packets.dedup();
         assert_eq!(syn_packets.len(), syns.len());
         for (packet, values) in syn_packets.iter().zip(syns) {
-            self.judge(Stage::Syn, *packet, *values);
+            self.judge(Stage::Syn, *packet, When::AfterAll, *values);
         }
     }
+}
+
+/// Whether the device has those below it run its XDP program, before TC sees a packet there. Datagrams tell: none is sent twice.
+fn runs_upper_first(reports: &[(Report, Option<u64>)]) -> bool {
+    let mut by_upper = HashSet::new();
+    reports.iter().any(|(report, _)| match (report.stage, report.packet) {
+        (Stage::XdpUpper, packet @ Packet::Udp(_)) => {
+            by_upper.insert(packet);
+            false
+        }
+        (Stage::TcLower, packet) => by_upper.contains(&packet),
+        _ => false,
+    })
 }
 
 fn attach_xdp(rig: &Rig, name: &str, end: &End, mode: XdpMode) -> Result<Attachment, AttachError> {
