@@ -103,8 +103,8 @@ static __always_inline struct __trait_words __trait_kernel_pair(__u64 address)
 	__trait_kernel_load(__trait_number_of(((flavour *)0)->member), __trait_kernel_member(from, flavour, member))
 
 /*
- * How far two addresses are apart that members have, of the structure behind a program's context (what __trait_kern_ctx gives).
- * Whether they are numbers to the verifier or memory: of two of the same kind it takes the difference for a number.
+ * The difference of two pointer members of the structure behind a program's context (from __trait_kern_ctx). The verifier may
+ * know both as numbers or both as memory; their difference is a number in either case.
  */
 #define __trait_kernel_distance(from, flavour, member, less)                                                           \
 	({                                                                                                             \

@@ -1058,8 +1058,8 @@ static __always_inline __u64 __trait_front_check(struct xdp_md *ctx)
 }
 
 /*
- * The length of an Ethernet frame, of IP up to the end of its packet, without what pads it. 0 if it is not known: of less than 38
- * bytes, of a jumbogram, and behind more than two VLAN tags or a PPPoE header, where IP would be to find.
+ * The length of an Ethernet frame; of an IP packet without padding. 0 if it is not known: of frames shorter than 38 bytes, of
+ * jumbograms, and of frames with more than two VLAN tags or a PPPoE header, which may hold an IP packet.
  */
 static __always_inline __u32 __trait_frame_len(struct xdp_md *ctx)
 {

@@ -16,6 +16,7 @@ use crate::{
     interrupt::{Interrupt, Interrupted},
     keys,
     output::{self, KeyJson, ProgramJson, Table},
+    sockets::SocketCgroupJson,
 };
 
 /// Sizes of an area's regions.
@@ -75,15 +76,15 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Give a registry other secrets, with all that is up
+    /// Replace a registry's secrets, and the programs that use them
     #[command(after_help = ROTATE_HELP)]
     Rotate {
         /// The registry's name [default: --registry]
         name: Option<RegistryName>,
-        /// Do so even if programs are bound to it that `traits up`, `border attach` and `sockets attach` did not load
+        /// Rotate even if other loaders' programs are bound to the registry
         #[arg(long)]
         force: bool,
-        /// Print what has new secrets as JSON
+        /// Print what was replaced as JSON
         #[arg(long)]
         json: bool,
     },
@@ -133,11 +134,12 @@ Examples:
   traits registry rotate
   traits registry rotate lab --json
 
-Ends what somebody can do who has read the secrets. Policies, objects, borders and socket programs are loaded with new \
-ones first, and then take over where they are, at one instant each, with their maps, so that counters go on (at tracepoints, \
-both run for a moment). Traits of \
-packets on their way read as absent. Programs that others loaded, and readers by AF_XDP, read nothing more until they are \
-bound and started again. If something cannot be loaded, nothing is changed.
+Makes secrets that were read from a packet's memory useless. Policies, objects, borders and socket programs are loaded with \
+new secrets and then replace those that run, each atomically. Their maps stay, so counters go on. At tracepoints, both \
+programs run for a moment. Traits of packets in flight read as absent.
+
+Programs of other loaders, and AF_XDP readers, read nothing until they are bound and started again. If a program cannot be \
+loaded, nothing is changed.
 
 docs/json.md lists the members of what --json prints.";
 
@@ -182,14 +184,8 @@ struct RotatedJson {
     deployments: Vec<String>,
     borders: usize,
     cgroups: Vec<SocketCgroupJson>,
-    /// Programs that have the secrets of before.
+    /// Programs that still have the previous secrets.
     left: Vec<ProgramJson>,
-}
-
-#[derive(Serialize)]
-struct SocketCgroupJson {
-    id: u64,
-    path: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -250,13 +246,12 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
             let keys = rotation.registry.list()?;
             let left = rotation.left.iter().map(|program| ProgramJson::new(program, &keys)).collect();
             if *json {
-                let cgroups = rotation.cgroups.into_iter();
                 output::json(&RotatedJson {
                     registry: rotation.registry.name().to_string(),
                     dir: rotation.registry.dir().to_owned(),
                     deployments: rotation.deployments,
                     borders: rotation.borders.len(),
-                    cgroups: cgroups.map(|cgroup| SocketCgroupJson { id: cgroup.id, path: cgroup.path }).collect(),
+                    cgroups: rotation.cgroups.iter().map(SocketCgroupJson::from).collect(),
                     left,
                 })?;
             } else {
@@ -287,7 +282,7 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
     Ok(())
 }
 
-/// Lets this process have as many open files as it may: there are some for each program that is up.
+/// Raises the limit of open files as far as allowed: each program that is up needs some.
 fn raise_file_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for writing, and then for reading. If either fails, the limit is what it was.
@@ -299,7 +294,7 @@ fn raise_file_limit() {
     }
 }
 
-/// Says what has new secrets.
+/// Prints what was replaced.
 fn rotated(rotation: &Rotation) -> Outcome {
     let mut parts = rotation.deployments.clone();
     if !rotation.borders.is_empty() {

@@ -1,12 +1,12 @@
-//! Giving a registry other secrets, with all that is up.
+//! Replacing a registry's secrets.
 //!
-//! Who has read the secrets of a registry, from memory that a packet took to another host or container, can make areas that count.
-//! [`rotate`] ends that. It loads [deployments](crate::deployment), [borders](crate::border) and
-//! [socket programs](crate::socket::programs) anew and only then has them take over from those that run, in the same places and
-//! with the same maps: no packet meets none, and counters go on. What packets on their way carry reads as absent.
+//! Secrets can be read from the memory in front of a packet that leaves the host. With them, traits can be forged. [`rotate`]
+//! replaces them, and loads [deployments](crate::deployment), [borders](crate::border) and
+//! [socket programs](crate::socket::programs) with the new ones. These then replace the running programs at the same hooks and
+//! with the same maps: every packet meets a program, and counters go on. Traits of packets in flight read as absent.
 //!
-//! Programs that other loaders hold, tracers and applications that read areas by [`TraitsView`](crate::core::TraitsView) keep the
-//! secrets they have, and read and write nothing any more for those that have the new ones: bind, start and open them again.
+//! Programs of other loaders, tracers and applications with a [`TraitsView`](crate::core::TraitsView) keep the previous secrets.
+//! They read nothing, and nothing they write is read, until they are bound, started or opened again.
 
 use std::{
     collections::HashSet,
@@ -20,7 +20,7 @@ use crate::{
     socket::programs::{self, SocketCgroup, SocketProgramsError},
 };
 
-/// What has new secrets.
+/// What was replaced.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Rotation {
@@ -32,27 +32,27 @@ pub struct Rotation {
     pub borders: Vec<String>,
     /// The cgroups whose sockets are served.
     pub cgroups: Vec<SocketCgroup>,
-    /// Programs that have the old ones: those that were there in spite of `force`.
+    /// Programs that still have the previous secrets, because `force` was set.
     pub left: Vec<BoundProgram>,
 }
 
-/// Why secrets were not exchanged, or not everywhere.
+/// Why secrets were not replaced, or not everywhere.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RotateError {
     /// The registry could not be read or changed. It has the secrets that it had.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// A deployment or border could not be loaded anew. Nothing was changed.
+    /// A deployment or border could not be loaded again. Nothing was changed.
     #[error("{0}; nothing was changed")]
     Deployment(#[from] DeployError),
-    /// The socket programs could not be loaded anew. Nothing was changed.
+    /// The socket programs could not be loaded again. Nothing was changed.
     #[error("the socket programs cannot be loaded with new secrets: {0}; nothing was changed")]
     Sockets(#[from] SocketProgramsError),
-    /// Programs that others loaded are bound to the registry. Nothing was changed.
+    /// Other loaders' programs are bound to the registry. Nothing was changed.
     #[error(
-        "programs are bound to registry '{registry}' that `traits up`, `border attach` and `sockets attach` did not load, and \
-         would read nothing any more: {}; end them and start them again afterwards, or rotate in spite of them with --force",
+        "programs of other loaders are bound to registry '{registry}' and would stop reading traits: {}; stop them, rotate, and \
+         start them again, or use --force",
         list(programs)
     )]
     InUse {
@@ -61,9 +61,9 @@ pub enum RotateError {
         /// The programs.
         programs: Vec<BoundProgram>,
     },
-    /// The registry has new secrets, and some of what is up still has the old ones.
+    /// The registry has new secrets, but some programs still have the previous ones.
     #[error(
-        "registry '{registry}' has new secrets, but what follows still runs with the old ones; rotate again: {}",
+        "registry '{registry}' has new secrets, but these still run with the previous ones; rotate again: {}",
         failed.join("; ")
     )]
     Partly {
@@ -89,9 +89,9 @@ fn list(programs: &[BoundProgram]) -> String {
     programs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Gives a registry new secrets, with all that is up. Waits while something is brought up or taken down.
+/// Replaces a registry's secrets, and the programs that use them. Waits while another process brings something up or down.
 ///
-/// With `force` it does so even if programs are bound that others loaded.
+/// Fails if other loaders' programs are bound to the registry, unless `force` is set.
 ///
 /// # Errors
 /// But for [`RotateError::Partly`], nothing was changed.
@@ -120,7 +120,7 @@ pub fn rotate(options: &RegistryOptions, force: bool) -> Result<Rotation, Rotate
         }
         names
     };
-    // readers before those that set: what the latter set is then read
+    // socket programs only read; deployments also set
     let borders = done("border", borders);
     let cgroups = sockets.switch();
     let deployments = done("deployment", deployments);
@@ -135,7 +135,8 @@ pub fn rotate(options: &RegistryOptions, force: bool) -> Result<Rotation, Rotate
     Ok(Rotation { registry: next, deployments, borders, cgroups, left })
 }
 
-/// Gives the registry its new secrets unless, without `force`, programs use the old ones that are not `known`; returns those.
+/// Gives the registry its new secrets, and returns the programs that are not `known` and use the previous ones. If there are
+/// any, the secrets stay, unless `force` is set.
 fn publish(next: &Registry, known: &HashSet<u32>, force: bool) -> Result<Vec<BoundProgram>, RegistryError> {
     let deadline = Instant::now() + UNLOAD;
     loop {

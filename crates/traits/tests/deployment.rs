@@ -413,7 +413,7 @@ fn all_that_an_object_has_goes_on_when_secrets_rotate() {
     Deployment::down(NAME, &host.location()).unwrap();
 }
 
-/// A filter that the version that is up has no program for stays as it is, for who uses it.
+/// A filter in use that the new version has no program for stays as it is.
 #[test]
 fn a_kept_filter_does_not_stand_in_the_way_of_new_secrets() {
     let Some(host) = Host::new() else { return };
@@ -447,7 +447,7 @@ fn a_dead_deployment_does_not_stand_in_the_way_of_new_secrets() {
     assert_eq!(Deployment::down(NAME, &host.location()).unwrap().attached().len(), 1);
 }
 
-/// What is not up by the registry's own means is named, and what cannot be loaded anew changes nothing.
+/// Other loaders' programs are named, and a deployment that cannot be loaded again prevents the rotation.
 #[test]
 fn what_stands_in_the_way_of_new_secrets_is_said() {
     let Some(host) = Host::new() else { return };

@@ -66,6 +66,18 @@ fn load(lab: &Lab) -> LoadedObject {
     object
 }
 
+/// Reads until the answer is `done`, or no packet can be expected any more.
+fn until<T>(read: impl Fn() -> T, done: impl Fn(&T) -> bool) -> T {
+    let deadline = Instant::now() + RECV_TIMEOUT;
+    loop {
+        let answer = read();
+        if done(&answer) || Instant::now() > deadline {
+            return answer;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// What TC reads of a burst of segments of one flow, whose receiver merges packets or not.
 fn burst(gro: bool, unsealed: bool, tunnelled: bool) -> Read {
     let lab = Lab::empty(Layout::DEFAULT);
@@ -89,15 +101,8 @@ fn burst(gro: bool, unsealed: bool, tunnelled: bool) -> Read {
             packet_traits_lab::send_frame(pair.tx().netns(), pair.tx().ifindex(), frame).unwrap();
         }
     }
-    let deadline = Instant::now() + RECV_TIMEOUT;
-    loop {
-        let read = read_at(&object, "at_tc");
-        let packets = read.whole + read.discarded + read.wrong;
-        if packets >= SEGMENTS.into() || read.longest > 7000 || Instant::now() > deadline {
-            return read;
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
+    let done = |read: &Read| read.whole + read.discarded + read.wrong >= SEGMENTS.into() || read.longest > 7000;
+    until(|| read_at(&object, "at_tc"), done)
 }
 
 #[test]
@@ -116,21 +121,20 @@ fn of_merged_packets_nothing_is_read() {
     assert_eq!((open.whole, open.discarded, open.wrong), (0, SEGMENTS.into(), 0), "{open:?}");
 }
 
-#[test]
-fn of_reassembled_packets_nothing_is_read() {
+/// Sends datagrams of these sizes through XDP, to a receiver that reads the key or, where that is said, does not.
+fn datagrams(veth: &VethOptions, xdp: &str, sizes: &[(usize, bool)]) {
     if !common::area_enabled() {
         return;
     }
     let lab = Lab::empty(Layout::DEFAULT);
     let object = load(&lab);
-    let pair = Pair::new().unwrap();
+    let pair = Pair::with(veth).unwrap();
     let _cgroup = attach_cgroup(&object, "look_cgroup", CgroupHook::Ingress);
     for (mode, family) in common::BOTH_MODES.into_iter().flat_map(|mode| Family::BOTH.map(|family| (mode, family))) {
-        let _xdp = attach_xdp(&object, "number", pair.rx(), mode);
+        let _xdp = attach_xdp(&object, xdp, pair.rx(), mode);
         let receiver = udp_socket(pair.rx().netns(), pair.rx().addr(family, PORT)).unwrap();
         let sender = udp_socket(pair.tx().netns(), pair.tx().addr(family, 0)).unwrap();
-        // the last fits just so, and must not be taken for more than it was
-        for (size, whole) in [(100, true), (3000, false), (1400, true), (8000, false), (18, true)] {
+        for &(size, whole) in sizes {
             let before = read_at(&object, "at_cgroup");
             send_numbered(&sender, pair.rx().addr(family, PORT), 5..6, size).unwrap();
             assert_eq!(recv_numbered(&receiver).unwrap(), 5);
@@ -138,6 +142,19 @@ fn of_reassembled_packets_nothing_is_read() {
             assert_eq!(read, (whole.into(), (!whole).into(), 0), "{mode}, {family:?}, {size} bytes");
         }
     }
+}
+
+#[test]
+fn of_reassembled_packets_nothing_is_read() {
+    // the last fits just so, and must not be taken for more than it was
+    let sizes = [(100, true), (3000, false), (1400, true), (8000, false), (18, true)];
+    datagrams(&VethOptions::new(), "number", &sizes);
+}
+
+/// The length of a packet in several buffers is that of all of them.
+#[test]
+fn of_a_packet_in_several_buffers_it_is_read() {
+    datagrams(&VethOptions::new().mtu(9000), "number_frags", &[(8000, true), (20000, false)]);
 }
 
 /// Also of a key that came after the programs which serve sockets.
@@ -253,39 +270,8 @@ fn of_packets_other_than_ip_it_is_read() {
         ] {
             let before = read_at(&object, "at_tc_local");
             packet_traits_lab::send_frame(pair.tx().netns(), pair.tx().ifindex(), &frame).unwrap();
-            let deadline = Instant::now() + RECV_TIMEOUT;
-            let read = loop {
-                let read = read_at(&object, "at_tc_local").since(&before);
-                if read != (0, 0, 0) || Instant::now() > deadline {
-                    break read;
-                }
-                thread::sleep(Duration::from_millis(2));
-            };
+            let read = until(|| read_at(&object, "at_tc_local").since(&before), |read| *read != (0, 0, 0));
             assert_eq!(read, (known.into(), (!known).into(), 0), "{mode}, {what}");
-        }
-    }
-}
-
-/// The length of a packet in several buffers is that of all of them.
-#[test]
-fn of_a_packet_in_several_buffers_it_is_read() {
-    if !common::area_enabled() {
-        return;
-    }
-    let lab = Lab::empty(Layout::DEFAULT);
-    let object = load(&lab);
-    let pair = Pair::with(&VethOptions::new().mtu(9000)).unwrap();
-    let _cgroup = attach_cgroup(&object, "look_cgroup", CgroupHook::Ingress);
-    for (mode, family) in common::BOTH_MODES.into_iter().flat_map(|mode| Family::BOTH.map(|family| (mode, family))) {
-        let _xdp = attach_xdp(&object, "number_frags", pair.rx(), mode);
-        let receiver = udp_socket(pair.rx().netns(), pair.rx().addr(family, PORT)).unwrap();
-        let sender = udp_socket(pair.tx().netns(), pair.tx().addr(family, 0)).unwrap();
-        for (size, whole) in [(8000, true), (20000, false)] {
-            let before = read_at(&object, "at_cgroup");
-            send_numbered(&sender, pair.rx().addr(family, PORT), 5..6, size).unwrap();
-            assert_eq!(recv_numbered(&receiver).unwrap(), 5);
-            let read = read_at(&object, "at_cgroup").since(&before);
-            assert_eq!(read, (whole.into(), (!whole).into(), 0), "{mode}, {family:?}, {size} bytes");
         }
     }
 }

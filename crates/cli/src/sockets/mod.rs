@@ -231,14 +231,20 @@ struct AttachedJson {
 #[derive(Serialize)]
 struct DetachedJson {
     registry: String,
-    detached: Vec<DetachedCgroupJson>,
+    detached: Vec<SocketCgroupJson>,
 }
 
-/// A cgroup that has no socket programs any more.
+/// A cgroup that has socket programs, or had.
 #[derive(Serialize)]
-struct DetachedCgroupJson {
+pub(crate) struct SocketCgroupJson {
     id: u64,
     path: Option<PathBuf>,
+}
+
+impl From<&SocketCgroup> for SocketCgroupJson {
+    fn from(cgroup: &SocketCgroup) -> SocketCgroupJson {
+        SocketCgroupJson { id: cgroup.id, path: cgroup.path.clone() }
+    }
 }
 
 impl StatusJson {
@@ -358,8 +364,7 @@ fn attach(registry: &Registry, options: &AttachOptions, json: bool) -> Outcome {
 /// `left`: socket programs of the registry are attached to other cgroups.
 fn print_detached(registry: &RegistryName, detached: &[SocketCgroup], left: bool, json: bool) -> Outcome {
     if json {
-        let cgroup = |cgroup: &SocketCgroup| DetachedCgroupJson { id: cgroup.id, path: cgroup.path.clone() };
-        let detached = detached.iter().map(cgroup).collect();
+        let detached = detached.iter().map(SocketCgroupJson::from).collect();
         output::json(&DetachedJson { registry: registry.to_string(), detached })?;
     } else if detached.is_empty() {
         output::line(format_args!("no socket programs of registry '{registry}' were attached"))?;

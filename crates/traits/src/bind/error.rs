@@ -200,8 +200,8 @@ pub enum BindError {
     /// A key was unregistered, or the registry's secrets were rotated, between binding and loading; the object has been unloaded
     /// again.
     #[error(
-        "loading {object}: meanwhile a key it uses was unregistered from registry {registry}, or the registry's secrets were \
-         rotated; bind and load it again"
+        "loading {object}: while it was loaded, a key it uses was unregistered from registry {registry}, or the registry's \
+         secrets were rotated; bind and load it again"
     )]
     Changed {
         /// The object.

@@ -539,8 +539,8 @@ impl<'p> Making<'p> {
         old.links.iter().try_for_each(|link| again(name, link, programs).map(drop))
     }
 
-    /// The same programs, loaded again, in all places of the old version, whose maps go on. A filter that was kept for who uses
-    /// it has no program, and is left as it is.
+    /// The same programs, loaded again, in all places of the old version, with its maps. A filter that was kept because it is
+    /// in use has no program, and is left as it is.
     fn over(name: &str, old: Version, programs: &'p [Program]) -> Result<(Making<'p>, PinnedMaps), DeployError> {
         let Version { links, filters, maps, about, source, .. } = old;
         let find = |filter: &PinnedFilter| programs.iter().find(|program| program.name == filter.program);
@@ -585,7 +585,7 @@ impl<'p> Making<'p> {
     }
 }
 
-/// The program of a link's among those that were loaded again.
+/// A link's program among those that were loaded again.
 fn again<'p>(name: &str, link: &Link, programs: &'p [Program]) -> Result<&'p Program, DeployError> {
     programs.iter().find(|program| program.name == link.program()).ok_or_else(|| DeployError::Rebind {
         name: name.to_owned(),
@@ -596,7 +596,7 @@ fn again<'p>(name: &str, link: &Link, programs: &'p [Program]) -> Result<&'p Pro
 /// Maps that are pinned, by name.
 type PinnedMaps = Vec<(String, MapHandle)>;
 
-/// Those of a loaded object that are to be.
+/// The maps of a loaded object that [`Setup::pinned_maps`] names.
 fn pinned_maps(object: &str, loaded: &LoadedObject, options: &UpOptions) -> Result<PinnedMaps, DeployError> {
     let find = |name: &String| {
         let missing = || DeployError::Missing { object: object.to_owned(), what: "map", name: name.clone() };

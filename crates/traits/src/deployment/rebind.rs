@@ -1,4 +1,4 @@
-//! Loading what is up anew, with other secrets, and having it take the place of what runs: the links stay, and the maps go on.
+//! Replacing the programs of deployments by the same programs with new secrets. Links and maps stay.
 
 use std::{
     collections::HashSet,
@@ -23,7 +23,7 @@ use crate::{
     registry::{Registry, program_info},
 };
 
-/// What is up at a location, loaded anew and not attached. Nobody brings up or takes down anything there as long as it is.
+/// The deployments of a location, loaded again and not yet attached. It holds the lock of the location.
 pub(crate) struct Rebinding {
     lock: RootLock,
     ready: Vec<Ready>,
@@ -31,7 +31,7 @@ pub(crate) struct Rebinding {
     programs: HashSet<u32>,
 }
 
-/// The programs of a deployment, loaded anew.
+/// The programs of a deployment, loaded again.
 struct Ready {
     name: String,
     folder: PathBuf,
@@ -41,7 +41,7 @@ struct Ready {
 }
 
 impl Rebinding {
-    /// Loads all that is up.
+    /// Loads every deployment.
     pub(crate) fn prepare(location: &Location, registry: &Registry) -> Result<Rebinding, DeployError> {
         bpffs::require(&location.bpffs)?;
         let lock = RootLock::make(location)?;
@@ -55,7 +55,7 @@ impl Rebinding {
             let old = Version::open(&folder);
             let running = Version::programs(&folder)?;
             rebinding.note(&running);
-            // what it was attached to is gone, and nobody uses what it pinned for others
+            // its interfaces are gone, and it has no filters that others use
             if old.is_dead() {
                 continue;
             }
@@ -78,7 +78,7 @@ impl Rebinding {
         &self.programs
     }
 
-    /// Has the new programs take over. Returns the names, and what went wrong: then the old ones go on.
+    /// Replaces the running programs. Returns an outcome by name; after an error the old programs run on.
     pub(crate) fn switch(self) -> Vec<(String, Result<(), DeployError>)> {
         let Rebinding { lock, ready, .. } = self;
         let switch = |ready: Ready| {
@@ -98,7 +98,7 @@ impl Ready {
             .and_then(|(making, maps)| making.pin(&unfinished, &self.programs, maps))
             .and_then(Making::switch)
             .and_then(|_| version::exchange(&unfinished, &self.folder));
-        // what is left of the old version, or of one that did not come to replace it
+        // the old version, or the new one if it failed
         let cleared = if made.is_ok() { clear_replaced(&lock.root, &self.folder) } else { mend(&lock.root) };
         if let Err(error) = cleared {
             tracing::warn!("{} is left for the next command to clear away: {error}", unfinished.display());
@@ -107,7 +107,7 @@ impl Ready {
     }
 }
 
-/// Loads a deployment's object with the maps of its running programs. Also returns what says how.
+/// Loads a deployment's object with the maps of its running programs. Also returns its new source.
 fn load(
     name: &str,
     old: &Version,
@@ -129,7 +129,7 @@ fn load(
     let loaded = match source.is_of_a_device() {
         false => bound.load()?,
         true => load_in(bound, old.about.namespace).ok_or_else(|| {
-            let why = "no way leads to the network namespace of its interface, for which it is to be loaded";
+            let why = "it must be loaded in the network namespace of its interface, which was not found";
             failed(format!("{why}; `traits down {name}` takes it down"))
         })??,
     };
@@ -137,7 +137,7 @@ fn load(
     Ok((loaded, source))
 }
 
-/// Refuses a deployment of which something cannot be read: it would be lost.
+/// Refuses a deployment with a pin that cannot be read: replacing would lose it.
 fn require_whole(name: &str, old: &Version) -> Result<(), DeployError> {
     match old.unreadable.first() {
         Some(pin) => Err(DeployError::Rebind {

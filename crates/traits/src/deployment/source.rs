@@ -1,4 +1,4 @@
-//! What a deployment's programs were loaded from, so that they can be loaded again with the registry's later secrets.
+//! What a deployment's programs were loaded from: used to load them again when the registry's secrets are rotated.
 
 use std::{collections::HashSet, ffi::OsStr, os::fd::AsFd};
 
@@ -25,14 +25,14 @@ const CONSTANTS: &str = ".rodata";
 /// What the kernel's configuration says, which libbpf fills in.
 const KCONFIG: &str = ".kconfig";
 
-/// The object file, and what was said to it before it was loaded: the maps know the rest.
+/// The object file, and what was set before it was loaded. Constants are in the maps.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Source {
     version: u32,
     /// The interface of programs that are loaded for one.
     interface: Option<u32>,
     device_bound: Vec<String>,
-    /// Programs that were not to be loaded.
+    /// Programs that are not loaded.
     left_out: Vec<String>,
     /// Names of the object's maps as libbpf has them, and ids of those that were made, by place.
     maps: Vec<(String, Option<u32>)>,
@@ -55,9 +55,8 @@ impl Source {
         }
     }
 
-    /// Notes the maps of the object, which is loaded, and writes it all down for good, in a map that is still to be pinned. `None`
-    /// if it is too long for that: before Linux 6.0 a map's value has 4 MiB at most (`array_map_alloc_check` in
-    /// kernel/bpf/arraymap.c).
+    /// Adds the ids of the loaded object's maps, and returns a frozen map with all of it, for pinning. Returns `None` if it is
+    /// too long: before Linux 6.0 a map's value has at most 4 MiB (`array_map_alloc_check` in kernel/bpf/arraymap.c).
     pub(super) fn write(mut self, loaded: &LoadedObject) -> Result<Option<MapHandle>, DeployError> {
         for (name, id) in &mut self.maps {
             let Some(map) = loaded.map(name) else { continue };
@@ -74,9 +73,8 @@ impl Source {
         Source::decode(&frozen_value(map)?).ok_or_else(|| "it is of another version".to_owned())
     }
 
-    /// Binds the object to a registry, prepared as it was, with the maps that it had; `used` are those of running programs. The
-    /// mode is that of its XDP program. What is loaded from it is to be [written](Self::write) down anew: constants are in new
-    /// maps.
+    /// Binds the object to a registry, with its previous settings and maps. `used` are the maps of the running programs, `mode`
+    /// is that of the XDP program. Call [`write`](Self::write) after loading: constants are in new maps.
     pub(super) fn bind<'r>(
         &mut self,
         name: &str,
@@ -99,7 +97,7 @@ impl Source {
         Ok(bound)
     }
 
-    /// Gives an open object the maps that it had, but sections of constants what was in them. The error says why it cannot.
+    /// Reuses the previous maps, and copies the contents of sections of constants. The error says why it failed.
     fn take_over_maps(&self, object: &mut OpenObject, used: &HashSet<u32>) -> Result<(), String> {
         for (mut map, (name, id)) in object.maps_mut().zip(&self.maps) {
             let Some(id) = *id else { continue };
@@ -127,7 +125,7 @@ impl Source {
         Ok(())
     }
 
-    /// Whether its programs can be loaded in the namespace of their interface only.
+    /// Whether its programs must be loaded in the namespace of their interface.
     pub(super) fn is_of_a_device(&self) -> bool {
         !self.device_bound.is_empty()
     }
@@ -155,7 +153,7 @@ fn map_names(object: &OpenObject) -> Vec<(String, Option<u32>)> {
     object.maps().map(|map| (text(map.name()), None)).collect()
 }
 
-/// A map of one value, which nobody changes any more.
+/// A frozen map of one value.
 pub(super) fn frozen_map(name: &str, value: &[u8]) -> Result<MapHandle, DeployError> {
     let options = libbpf_sys::bpf_map_create_opts {
         sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,

@@ -238,14 +238,14 @@ pub(super) fn open(name: &RegistryName, dir: &Path) -> Result<(Header, Maps), Re
     Ok((decoded, Maps { state: open(STATE)?, keys: open(KEYS)?, freed: open(FREED)?, anchors: open(ANCHORS)?, header }))
 }
 
-/// Reads the header, or what is wrong with it: it may be caught while its secrets are exchanged.
+/// Reads the header, or what is wrong with it. A rotation may be writing it, so it is read several times.
 pub(super) fn read_header(header: &Table) -> Result<Result<Header, String>, RegistryError> {
     let mut read = Header::decode(&header.read(0)?);
     for attempt in 1..super::LOCKLESS_ATTEMPTS {
         if read.is_ok() {
             break;
         }
-        // who writes it may be stopped in the middle
+        // the writer may have been preempted
         thread::sleep(Duration::from_millis(u64::from(attempt > 8)));
         read = Header::decode(&header.read(0)?);
     }

@@ -143,7 +143,7 @@ impl Registry {
         self.header.nonces
     }
 
-    /// The secrets that programs are to be bound to now.
+    /// The secrets that programs are bound to now.
     pub(crate) fn current_nonces(&self) -> Result<Nonces, RegistryError> {
         if self.is_next.load(Ordering::Relaxed) {
             return Ok(self.header.nonces);
@@ -152,13 +152,13 @@ impl Registry {
         Ok(header.map_err(|why| self.damaged(self.maps.header.path(), why))?.nonces)
     }
 
-    /// What sockets keep for their packets begins with it. Another secret, which stays.
+    /// The secret at the start of what sockets keep for the packets they send. Rotation does not change it.
     pub(crate) fn sender_nonce(&self) -> u64 {
         self.header.sender_nonce
     }
 
-    /// The same registry with other secrets, which it does not have before [`publish_nonces`](Self::publish_nonces): to load
-    /// programs with them.
+    /// The same registry with new secrets, for loading programs. [`publish_nonces`](Self::publish_nonces) makes them the
+    /// registry's.
     pub(crate) fn with_new_nonces(options: &RegistryOptions) -> Result<Registry, RegistryError> {
         let mut registry = options.open()?;
         registry.header.nonces = options::new_nonces()?;
@@ -166,14 +166,13 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Gives the registry the secrets that this one has. Returns which programs are bound to those of before and are not `known`:
-    /// without `force` these must be none, and if there are, nothing is changed.
+    /// Gives the registry the secrets that this one has. Returns the programs that are bound to the previous secrets and are not
+    /// `known`. If there are any, nothing is changed, unless `force` is set.
     pub(crate) fn publish_nonces(&self, known: &HashSet<u32>, force: bool) -> Result<Vec<BoundProgram>, RegistryError> {
         // A loader checks its binding after it has loaded a program: before this, and the program is seen here, or after it.
         let lock = self.lock(DirLock::exclusive)?;
         let keys = self.snapshot_locked(&lock)?.keys;
-        let nonces = if force { Some(self.header.nonces) } else { None };
-        let mut others = self.programs_with(&keys, nonces)?;
+        let mut others = self.programs_with(&keys, force.then_some(self.header.nonces))?;
         others.retain(|program| !known.contains(&program.id));
         if others.is_empty() || force {
             self.maps.header.write(0, &self.header.encode())?;

@@ -362,7 +362,7 @@ impl SocketPrograms {
     }
 }
 
-/// A registry's socket programs, loaded anew and not attached. Nobody attaches or detaches any as long as it is.
+/// A registry's socket programs, loaded again and not yet attached. It holds the lock of their folder.
 pub(crate) struct Rebinding<'r> {
     folder: Folder<'r>,
     /// `None` if none are attached.
@@ -392,7 +392,7 @@ impl<'r> Rebinding<'r> {
         running.chain(loaded.ids().map(Ok)).collect()
     }
 
-    /// Has the new programs take over, in all cgroups, which it returns.
+    /// Replaces the running programs in all cgroups, and returns these.
     pub(crate) fn switch(self) -> Result<Vec<SocketCgroup>, SocketProgramsError> {
         if let Some(loaded) = self.loaded {
             self.folder.replace(loaded)?;
@@ -617,7 +617,7 @@ impl<'r> Folder<'r> {
         object::load(self.registry, sizes, Some(&kept))
     }
 
-    /// Has loaded programs take the place of those that are attached.
+    /// Replaces the attached programs by loaded ones.
     fn replace(&self, mut loaded: LoadedObject) -> Result<(), SocketProgramsError> {
         let replaced = self.pin_programs(&mut loaded, NEW_PROGRAMS).and_then(|()| {
             let (new, current) = (self.path.join(NEW_PROGRAMS), self.path.join(PROGRAMS));
