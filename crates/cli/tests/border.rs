@@ -5,6 +5,7 @@ mod common;
 use std::{
     io::{BufRead as _, BufReader},
     process::Stdio,
+    time::Instant,
 };
 
 use common::{host::Host, interrupt, soon, text};
@@ -216,4 +217,60 @@ fn secrets_rotate_with_all_that_is_up() {
     assert_eq!((host.counter("edge", "seen"), host.counter("edge", "known")), (6, 6));
     host.ok("down edge");
     host.ok("border detach --all");
+}
+
+/// Wherever a rotation is killed, traits are right or absent, and the next rotation has all programs read them again.
+#[test]
+fn a_killed_rotation_is_mended_by_the_next() {
+    const STEPS: u32 = 24;
+    let Some(host) = Host::new() else { return };
+    host.pair.rx().netns().ip("link add pod1 type veth peer name pod1in").unwrap();
+    let edge = host.policy("edge", "key tenant u32\nxdp { udp set tenant = 7 }\n");
+    let reader = "key tenant u32\ntc ingress { trait tenant == 7 count known\n trait tenant != 7 count wrong }\n";
+    host.ok(&format!("up {edge} --dev rx0"));
+    host.ok(&format!("up {} --dev rx0", host.policy("reader", reader)));
+    host.ok("border attach --dev pod1");
+    let start = Instant::now();
+    host.ok("registry rotate");
+    let whole = start.elapsed();
+
+    let (mut killed, mut stale) = (0, 0);
+    for step in 0..STEPS {
+        let mut rotation = host.start("registry rotate");
+        std::thread::sleep(whole * (STEPS + step) / (2 * STEPS));
+        rotation.kill().unwrap();
+        killed += u32::from(!rotation.wait().unwrap().success());
+        assert!(host.delivers(7013));
+        let shown: Value = serde_json::from_slice(&host.run("registry show --json").stdout).unwrap();
+        stale += u32::from(shown["programs"].as_array().unwrap().iter().any(|program| program["stale"] == true));
+
+        assert_eq!(host.ok("registry rotate"), "registry 'default' has new secrets: edge, reader, 1 border\n");
+        let before = host.counter("reader", "known");
+        assert!(host.delivers(7013));
+        assert_eq!(host.counter("reader", "known"), before + 1, "step {step}");
+        assert!(!host.traits.pins("_new").exists(), "step {step}");
+    }
+    println!("{killed} of {STEPS} rotations were killed, {stale} with programs of both secrets");
+    assert!(killed > STEPS / 4);
+    assert_eq!(host.counter("reader", "wrong"), 0);
+}
+
+/// What is brought up while a rotation waits, or makes it wait, has the secrets that the rest has.
+#[test]
+fn rotations_and_replacements_do_not_disturb_each_other() {
+    const ROUNDS: usize = 8;
+    let Some(host) = Host::new() else { return };
+    host.pair.rx().netns().ip("link add pod1 type veth peer name pod1in").unwrap();
+    let edge = host.policy("edge", "key tenant u32\nxdp { udp set tenant = 7 }\n");
+    let reader = host.policy("reader", "key tenant u32\ntc ingress { trait tenant == 7 count known }\n");
+    host.ok(&format!("up {reader} --dev rx0"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..ROUNDS).for_each(|_| drop(host.ok("registry rotate"))));
+        scope.spawn(|| (0..ROUNDS).for_each(|_| drop(host.ok("border attach --dev pod1"))));
+        (0..ROUNDS).for_each(|_| drop(host.ok(&format!("up {edge} --dev rx0 --replace"))));
+    });
+    let shown = host.json("registry show --json");
+    assert!(shown["programs"].as_array().unwrap().iter().all(|program| program["stale"] == false), "{shown}");
+    assert!(host.delivers(7013));
+    assert_eq!(host.counter("reader", "known"), 1);
 }

@@ -1045,6 +1045,11 @@ fn a_device_bound_program_reads_hardware_metadata_and_can_be_replaced() {
     host.exchange(2);
     assert_eq!(read_seen(&last, 2).version, 2, "an unbound program takes over, too");
     host.up(&bound, &options).unwrap();
+    // this thread is in another network namespace than the interface, for which the program is loaded
+    rotate(&Registry::options().bpffs(host.lab.bpffs().path()), false).unwrap();
+    host.exchange(3);
+    let (seen, all) = (read_seen(&host.list()[0], 3).by, all());
+    assert_eq!(seen[..HOOKS - 1], all[..HOOKS - 1], "at every hook but the filter, which no socket has");
 
     let generic = UpOptions { xdp_mode: XdpMode::Generic, ..options.clone() };
     let error = host.up(&bound, &generic).unwrap_err();
