@@ -426,7 +426,7 @@ fn a_key_that_goes_between_binding_and_loading_is_noticed() {
     let error = bound.load().err().unwrap();
     assert!(matches!(error, BindError::Changed { .. }), "{error}");
     assert!(error.to_string().contains("bind and load it again"), "{error}");
-    assert!(lab.registry.programs().unwrap().is_empty(), "it was unloaded again");
+    lab.assert_unused();
 }
 
 #[test]
@@ -451,11 +451,11 @@ fn a_key_used_by_number_that_goes_between_binding_and_loading_is_noticed() {
 
     let bound = open();
     lab.registry.unregister(&name("tenant"), false).unwrap();
-    // registered anew, it is another key
+    // registered again, it is another key
     lab.registry.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
     let error = bound.load().err().unwrap();
     assert!(matches!(error, BindError::Changed { .. }), "{error}");
-    assert!(lab.registry.programs().unwrap().is_empty(), "it was unloaded again");
+    lab.assert_unused();
     drop(open().load().unwrap());
 }
 
@@ -647,7 +647,7 @@ fn keys_of_a_program_that_another_loader_has_loaded_are_in_use_until_it_ends() {
     let (input, output) = (folder.compile("tenant", &tenant_source(), &[]), folder.file("bound.o"));
     bind_file(&input, &output, &lab.registry).unwrap();
     // a file is not a user
-    assert!(lab.registry.programs().unwrap().is_empty());
+    lab.assert_unused();
 
     let pair = Pair::new().unwrap();
     let mut command = pair.rx().netns().command(&binary);
@@ -659,12 +659,8 @@ fn keys_of_a_program_that_another_loader_has_loaded_are_in_use_until_it_ends() {
     let error = lab.registry.unregister(&name("tenant"), false).unwrap_err();
     assert!(matches!(error, RegistryError::KeyInUse { .. }), "{error}");
     loader.stop();
-
-    let freed = (0..100).any(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        lab.registry.unregister(&name("tenant"), false).is_ok()
-    });
-    assert!(freed, "the loader has ended");
+    lab.assert_unused();
+    lab.registry.unregister(&name("tenant"), false).unwrap();
 }
 
 #[test]

@@ -174,6 +174,7 @@ impl Registry {
         let keys = self.snapshot_locked(&lock)?.keys;
         let mut others = self.programs_with(&keys, force.then_some(self.header.nonces))?;
         others.retain(|program| !known.contains(&program.id));
+        let others = users::that_stay(others)?;
         if others.is_empty() || force {
             self.maps.header.write(0, &self.header.encode())?;
             self.is_next.store(false, Ordering::Relaxed);
@@ -325,6 +326,7 @@ impl Registry {
         if !force {
             let mut programs = self.programs_with(&table.keys, None)?;
             programs.retain(|program| program.keys & entry.key.bit() != 0);
+            let programs = users::that_stay(programs)?;
             if !programs.is_empty() {
                 return Err(RegistryError::KeyInUse { registry: self.name.clone(), key: *name, programs });
             }
@@ -380,8 +382,7 @@ impl Registry {
     }
 
     fn programs_with(&self, keys: &[KeyEntry], nonces: Option<Nonces>) -> Result<Vec<BoundProgram>, RegistryError> {
-        let found = users::scan(self.id()).map_err(|source| RegistryError::Programs { source })?;
-        Ok(found.into_iter().map(|program| program.resolve(keys, nonces)).collect())
+        Ok(users::scan(self.id())?.into_iter().map(|program| program.resolve(keys, nonces)).collect())
     }
 
     /// Locks the registry's directory, and refuses if the registry this was opened as is no longer there.

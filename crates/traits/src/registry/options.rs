@@ -309,12 +309,10 @@ impl RegistryOptions {
             return Err(RegistryError::SocketsAttached { registry: self.name.clone() });
         }
         let keys = keys()?;
-        let programs = users::scan(id).map_err(|source| RegistryError::Programs { source })?;
+        let programs = users::scan(id)?.into_iter().map(|found| found.resolve(&keys, None)).collect();
+        let programs = users::that_stay(programs)?;
         if !programs.is_empty() {
-            return Err(RegistryError::RegistryInUse {
-                registry: self.name.clone(),
-                programs: programs.into_iter().map(|found| found.resolve(&keys, None)).collect(),
-            });
+            return Err(RegistryError::RegistryInUse { registry: self.name.clone(), programs });
         }
         let mut others = Vec::new();
         for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {

@@ -13,6 +13,7 @@ use std::{
     collections::HashMap,
     fmt, io,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -20,8 +21,12 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapInfo, MapType};
 
 use packet_traits_core::Nonces;
 
-use super::{entry::KeyEntry, table, utc::Utc};
+use super::{RegistryError, entry::KeyEntry, table, utc::Utc};
 use crate::descriptor::{AreaDescriptor, At, Descriptors};
+
+/// How often, and how long apart, a program is looked for before it counts as one that stays.
+const LOOKS: usize = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// A loaded program that is bound to the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,15 +95,15 @@ impl Found {
 
 /// Every loaded program that is bound to the registry with this id. A program or map that goes away meanwhile is left
 /// out.
-pub(super) fn scan(registry_id: u64) -> io::Result<Vec<Found>> {
+pub(super) fn scan(registry_id: u64) -> Result<Vec<Found>, RegistryError> {
     let mut maps = HashMap::new();
     let mut found = Vec::new();
     let mut id = 0;
     // Not libbpf_rs::query::ProgInfoIter: it takes any failure, also a lack of privilege, for the end of the list.
-    while let Some(next) = next_program(id)? {
+    while let Some(next) = next_program(id).map_err(listing)? {
         id = next;
-        let Some(program) = open_program(id)? else { continue };
-        let (info, map_ids) = program_info(&program)?;
+        let Some(program) = open_program(id).map_err(listing)? else { continue };
+        let (info, map_ids) = program_info(&program).map_err(listing)?;
         let uses: Vec<Uses> = map_ids
             .into_iter()
             .filter_map(|map| maps.entry(map).or_insert_with(|| uses_of_map(map, registry_id)).clone())
@@ -119,10 +124,34 @@ pub(super) fn scan(registry_id: u64) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
+/// Those of the programs that stay loaded. One that was just closed is there until other processes that list programs, each of
+/// which holds a program while it looks at it, have looked.
+pub(super) fn that_stay(mut programs: Vec<BoundProgram>) -> Result<Vec<BoundProgram>, RegistryError> {
+    for _ in 0..LOOKS {
+        if programs.is_empty() {
+            break;
+        }
+        thread::sleep(BETWEEN_LOOKS);
+        let mut stay = Vec::with_capacity(programs.len());
+        for program in programs {
+            // asking for the next id holds nothing
+            if next_program(program.id - 1).map_err(listing)? == Some(program.id) {
+                stay.push(program);
+            }
+        }
+        programs = stay;
+    }
+    Ok(programs)
+}
+
+fn listing(source: io::Error) -> RegistryError {
+    RegistryError::Programs { source }
+}
+
 /// Ids of the registries that a loaded program is bound to; none if it is bound to none, or gone.
-pub(crate) fn registries_of(program: u32) -> io::Result<Vec<u64>> {
-    let Some(program) = open_program(program)? else { return Ok(Vec::new()) };
-    let (_, map_ids) = program_info(&program)?;
+pub(crate) fn registries_of(program: u32) -> Result<Vec<u64>, RegistryError> {
+    let Some(program) = open_program(program).map_err(listing)? else { return Ok(Vec::new()) };
+    let (_, map_ids) = program_info(&program).map_err(listing)?;
     let sections = map_ids.into_iter().filter_map(read_only_data);
     let bound = |section: Vec<u8>| Descriptors::parse(&section).areas.into_iter().filter(is_bound);
     Ok(sections.flat_map(bound).map(|area| area.value.registry_id).collect())

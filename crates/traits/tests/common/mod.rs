@@ -22,6 +22,8 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, Once, PoisonError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use libbpf_rs::{OpenObject, OpenProgramMut};
@@ -170,6 +172,19 @@ impl Lab {
 
     pub fn register_record_keys(&self) {
         register_record_keys(&self.registry);
+    }
+
+    /// Fails if programs are bound to the registry, other than closed ones that another test's look at all programs still holds.
+    #[track_caller]
+    pub fn assert_unused(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.registry.programs().unwrap() {
+                programs if programs.is_empty() => return,
+                programs if Instant::now() > deadline => panic!("still loaded: {programs:?}"),
+                _ => thread::sleep(Duration::from_millis(10)),
+            }
+        }
     }
 
     /// Compiles, binds and loads `tests/bpf/<name>.bpf.c`.

@@ -14,7 +14,7 @@ use packet_traits::{
 
 /// A loaded program, unloaded when this is dropped.
 pub(crate) struct BoundProgram {
-    _fd: OwnedFd,
+    fd: OwnedFd,
     pub(crate) name: &'static str,
 }
 
@@ -31,7 +31,12 @@ impl BoundProgram {
             section.resize(section.len() + 4 * 64, 0);
         }
         let data = read_only_data(&section);
-        BoundProgram { _fd: load(c"reads_traits", Some(&data)), name: "reads_traits" }
+        BoundProgram { fd: load(c"reads_traits", Some(&data)), name: "reads_traits" }
+    }
+
+    /// What keeps it loaded as long as it is open.
+    pub(crate) fn held(&self) -> OwnedFd {
+        self.fd.try_clone().unwrap()
     }
 }
 

@@ -1,6 +1,9 @@
 //! Finding loaded programs, and refusing to take keys away from them.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    thread,
+    time::{Duration, SystemTime},
+};
 
 use packet_traits::{
     core::{KeyType, Merge},
@@ -35,8 +38,30 @@ fn a_key_of_a_loaded_program_is_not_given_up() {
     assert!(registry.still_valid(&[(tenant.key.number(), tenant.generation)]).unwrap());
 
     drop(program);
-    assert_eq!(registry.programs().unwrap(), []);
+    // with programs of other tests it may be held by those that look through all
     registry.unregister(&name("tenant"), false).unwrap();
+    assert_eq!(registry.programs().unwrap(), []);
+}
+
+#[test]
+fn a_program_that_is_only_looked_at_is_not_a_user() {
+    let Some((bpffs, registry)) = registry(48, 48) else { return };
+    let tenant = registry.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap();
+    // closed while another process, which lists programs, holds it
+    let closed = || {
+        let held = BoundProgram::load(&registry, &[&tenant], None).held();
+        assert_eq!(registry.programs().unwrap().len(), 1);
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(30));
+            drop(held);
+        })
+    };
+    let looking = closed();
+    registry.unregister(&name("tenant"), false).unwrap();
+    looking.join().unwrap();
+    let looking = closed();
+    options(&bpffs).remove(false).unwrap();
+    looking.join().unwrap();
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::{
         cgroup::{self, CgroupLink, CgroupTree},
     },
     bpffs::DEFAULT_ROOT,
-    registry::{self, Registry, RegistryError, RegistryName},
+    registry::{self, Registry, RegistryName},
 };
 
 /// A cgroup that is there.
@@ -105,7 +105,7 @@ pub(super) fn refuse_overlap(
     let is_other = |link: &CgroupLink| link.name == serving && link.cgroup != 0 && !own.contains(&link.id);
     let others: HashMap<u64, CgroupLink> = links.into_iter().filter(is_other).map(|link| (link.cgroup, link)).collect();
     let Some((link, place, path)) = nearest(cgroup, &others) else { return Ok(()) };
-    let ids = registry::registries_of(link.program).map_err(|source| RegistryError::Programs { source })?;
+    let ids = registry::registries_of(link.program)?;
     let registry_id = ids.first().copied().unwrap_or_default();
     let (registry, bpffs) = find_registry(registry_id, registry).unzip();
     let holder = Overlap { registry, bpffs, registry_id, cgroup: path, place };
