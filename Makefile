@@ -34,6 +34,7 @@ setup-clang: setup-test
 lint: setup-clang
 	$(CARGO) fmt --all --check
 	tools/lint-c.sh
+	tools/check-rfc.py
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 
