@@ -1,24 +1,7 @@
-//! JSON lines: one object a line, of version [`VERSION`].
+//! JSON lines: one object a line, of version [`VERSION`]. docs/json.md lists the types of objects and their members.
 //!
-//! Every object has `v`, the version, and `type`. Types and members are added, none is renamed, removed or changed without
-//! a new version; readers should ignore what they do not know. Numbers that may need more than 53 bits are text: ids in
-//! decimal, addresses in hexadecimal. Times `*_ns` are nanoseconds; `at_ns` is `CLOCK_MONOTONIC`.
-//!
-//! | type | when | members |
-//! |---|---|---|
-//! | `start` | first | `kernel`, `registry`, `id_key`, `assigns_ids`, `armed`: whether the points behind the entry are in place, `keys`: [{`name`, `type`}], `points`: [{`name`, `hook`}], `notes`: list of text |
-//! | `event` | a packet at a point | `id`, `point`, `at_ns`, `since_entered_ns`, `netns`, `netns_name`, `dev`, `ifindex`, `len`, `mark`, `cpu`, `skb`, `copy`, `clone`, `inferred`, `segments`, `headers`, `traits`; where known: `first`: it got its id here (xdp, tc-ingress), `verdict`, `program` and `program_id` (xdp-verdict), `reason` and `place` (drop), `place` (consume), `bytes`, `pid`, `comm` (deliver, peek), `socket`: its cookie in hexadecimal (cgroup, backlog, out-of-order, enqueue, queue-full, deliver, peek), `table` (route), `icmp`: type and code, `result` and `into` (gro-result) |
-//! | `packet` | with `--per-packet`, a packet of which nothing more is expected | `id`, `entered_ns`, `duration_ns`, `outcome`, `headers`, `came_as`: headers that it came in with, if others were seen last (NAT, a tunnel), `traits`, `merged`, `clones`, `retransmit_of`, `steps`: [{`point`, `since_entered_ns`, `since_step_ns`, `netns`, `netns_name`, `dev`, `copy`, `inferred`; where known the members that events have there}], `more_steps` |
-//! | `lost` | events did not fit into the ring buffer | `events`, so far, `points`: {name: count} |
-//! | `standby` | the points behind the entry were taken away, or are back (`--standby`) | `armed`: whether they are in place now, `why`: text for people |
-//! | `summary` | last | `packets`, `events`, `delivered`, `dropped`, `spent`: packets that the kernel reports as dropped when a connection ends or a queue is emptied, `merged`, `retransmits`, `unique_keys`: keys that `values` leaves out, `lost`, `lost_points`: {name: count}, `no_room`, `too_early`, `taken`, `shared`, `unfollowed`, `given_up`, `points`, `drops`, `values`, `verdicts`: [{`program`, `program_id`, `verdict`, `packets`}] of other people's XDP programs, `xdp`: packets that the tracer cannot tell, by what other people's XDP programs did with them: [{`fate`, `dev`, `ifindex`, `netns`, `netns_name`, `program`, `program_id`, `packets`}], traced or not |
-//!
-//! `headers` is `null` or {`protocol`, `source`, `destination`, `source_port`, `destination_port`, `tcp`: {`sequence`, `flags`,
-//! `data`}}. In `traits`, values of up to 32 bits are numbers, flags `true`, all others text as `traits keys` has them.
-//! Verdicts: `aborted`, `drop`, `pass`, `tx`, `redirect`, `invalid`; as reasons of drops, `xdp_aborted`, `xdp_drop`,
-//! `xdp_invalid`, with the program as the place. Fates: `redirected`, `redirect-failed`, `aborted`, `tx-failed`, `other-failed`.
-//! Points that need `fentry` are in `points` only where the kernel has it.
-//! Outcomes: `under-way`, `redirected`, `consumed`, `spent`, `merged`, `delivered`, `dropped`.
+//! Types and members are added; none is renamed, removed or changed without a new version. Numbers that may need more than 53 bits
+//! are text.
 
 use packet_traits::core::Value as TraitValue;
 use serde::Serialize;
