@@ -188,7 +188,7 @@ if [ "$what" = test ]; then
 	fi
 	want clang-format-19 "checks the style of C" have clang-format-19
 	need python3 "tests that JSON output is JSON" have python3
-	need jq "README.md shows how to filter JSON with it" have jq
+	need jq "docs/trace.md shows how to filter JSON with it" have jq
 	need iptables "its rules match by a policy's program" have iptables-legacy
 	need redis-tools "a server the tests save traits of SYNs for" have redis-check-rdb
 	need golang-go "runs the example in Go" have go

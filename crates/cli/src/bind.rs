@@ -20,7 +20,7 @@ Examples:
   traits --registry lab bind classify.bpf.o -o bound.o --check -v
 
 The output is an object file for the running kernel and any loader: libbpf, bpftool, iproute2, aya (0.13 and later), \
-cilium/ebpf (seen with 0.22); README.md says what each of them takes. It contains the registry's nonces, by which \
+cilium/ebpf (seen with 0.22); docs/programs.md says what each of them loads. It contains the registry's nonces, by which \
 traits can be forged, so only its owner may read it. Bind again after keys were removed and registered again; programs \
 that are loaded keep their keys.
 

@@ -1,12 +1,13 @@
-//! README.md's blocks, run as they are written and in their order, on a host of their own: its mounts, its network and its
-//! cgroups are others than this one's. What is there before is a network interface `eth0`, a capture, and peers that send.
+//! The blocks of README.md and of the pages in docs/, run as they are written and in their order. Each document has a host of its
+//! own: its mounts, its network and its cgroups are not this one's. That host has network interfaces `eth0` and `veth0`, the folder
+//! `policies`, a capture, and peers that send. So each document must contain what its blocks need, `traits registry create` first.
 
 mod common;
 
 use std::{
     error::Error,
     fs, io,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::symlink},
     path::Path,
     process::{Child, Command, Stdio},
     ptr, thread,
@@ -20,7 +21,42 @@ use packet_traits::{
 };
 use packet_traits_lab::{Cgroup, KernelFeature};
 
-const README: &str = include_str!("../../../README.md");
+/// A document whose blocks are run.
+struct Document {
+    /// Its path in the repository.
+    name: &'static str,
+    text: &'static str,
+    /// How many of its blocks do something.
+    runs: usize,
+    /// Files that they make.
+    makes: &'static [&'static str],
+}
+
+impl Document {
+    const fn new(name: &'static str, text: &'static str, runs: usize, makes: &'static [&'static str]) -> Document {
+        Document { name, text, runs, makes }
+    }
+}
+
+const README: Document =
+    Document::new("README.md", include_str!("../../../README.md"), 8, &["edge.bpf.o", "classify.bpf.o"]);
+const POLICY: Document =
+    Document::new("docs/policy.md", include_str!("../../../docs/policy.md"), 1, &["early-drop.bpf.o"]);
+const PROGRAMS: Document = Document::new(
+    "docs/programs.md",
+    include_str!("../../../docs/programs.md"),
+    4,
+    &["classify.bpf.o", "classify.bound.o"],
+);
+const SOCKETS: Document = Document::new("docs/sockets.md", include_str!("../../../docs/sockets.md"), 4, &[]);
+const TRACE: Document = Document::new(
+    "docs/trace.md",
+    include_str!("../../../docs/trace.md"),
+    5,
+    &["report.html", "trace.pcapng", "trace.json"],
+);
+const OPERATIONS: Document = Document::new("docs/operations.md", include_str!("../../../docs/operations.md"), 4, &[]);
+const DOCUMENTS: [Document; 6] = [README, POLICY, PROGRAMS, SOCKETS, TRACE, OPERATIONS];
 
 /// Blocks that are not run here, by what they begin with, and why.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -74,13 +110,15 @@ traits() {
 }
 "#;
 
-/// The host: `eth0`, its peer's namespace `peer`, behind which is another way, through the namespaces `router` and `server`.
+/// The host: `eth0`, its peer's namespace `peer`, behind which is another way, through the namespaces `router` and `server`. Also
+/// `veth0`, as of a container.
 const NETWORK: &str = r#"
 mount -t tmpfs tmpfs /run
 while umount -l /sys/fs/bpf 2>/dev/null; do :; done
 mount -t bpf -o mode=0700 bpf /sys/fs/bpf
 for name in peer router server; do ip netns add $name; ip -n $name link set lo up; done
 ip link add eth0 type veth peer name p0 netns peer
+ip link add veth0 type veth peer name c0 netns peer
 ip -n peer link add p1 type veth peer name rt0 netns router
 ip -n router link add rt1 type veth peer name sv0 netns server
 ip addr add 10.77.0.1/24 dev eth0
@@ -156,21 +194,30 @@ present, flags, mark = struct.unpack_from("QII", traits)
 print(f"datagram: {present >> number & 1} connection: {tenant}")
 "#;
 
-/// A block of README.md.
-struct Block {
-    line: usize,
-    language: &'static str,
+/// A block of a document.
+struct Block<'d> {
+    /// Where it is: `README.md:7`.
+    place: String,
+    language: &'d str,
     text: String,
 }
 
-fn blocks() -> Vec<Block> {
+impl Block<'_> {
+    /// Whether it is for this test.
+    fn is_run(&self) -> bool {
+        let elsewhere = ELSEWHERE.iter().any(|(begin, _)| self.text.starts_with(begin));
+        !elsewhere && !matches!(self.language, "" | "text")
+    }
+}
+
+fn blocks<'d>(name: &str, document: &'d str) -> Vec<Block<'d>> {
     let mut blocks = Vec::new();
-    let mut lines = README.lines().enumerate();
+    let mut lines = document.lines().enumerate();
     while let Some((index, line)) = lines.next() {
         if let Some(language) = line.strip_prefix("```") {
             let inside = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != "```");
             let text = inside.map(|line| format!("{line}\n")).collect();
-            blocks.push(Block { line: index + 1, language, text });
+            blocks.push(Block { place: format!("{name}:{}", index + 1), language, text });
         }
     }
     blocks
@@ -185,12 +232,13 @@ fn in_rust(ifindex: u32) -> Result<String, Box<dyn Error>> {
     Ok(format!("{} in mode {mode}", attachment.info().program_id))
 }
 
-#[test]
-fn every_block_runs_as_written_and_in_order() {
-    // what the table of kernels there says is required
+/// Runs a document's blocks as they are written and in their order.
+fn run(document: &Document) {
+    // what docs/limits.md says is required
     let required = [KernelFeature::NetfilterLinks, KernelFeature::LongMetadata, KernelFeature::MetadataDynptr];
     let Some(_) = Traits::on(&required) else { return };
     let (folder, cgroup) = (tempfile::tempdir().unwrap(), Cgroup::new().unwrap());
+    symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies"), folder.path().join("policies")).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
             unshare();
@@ -198,17 +246,66 @@ fn every_block_runs_as_written_and_in_order() {
             host.run("bash", &format!("set -e\n{NETWORK}mount --bind {} /sys/fs/cgroup\n", cgroup.path().display()));
             host.run("python3", CAPTURE);
             let _traffic = host.traffic();
-            let mut ran = 0;
-            for block in blocks() {
-                ran += u32::from(host.block(&block));
+            let mut runs = 0;
+            for block in blocks(document.name, document.text) {
+                runs += usize::from(host.block(&block));
             }
-            assert!(ran >= 10, "only {ran} blocks were run");
-            for made in ["edge.bpf.o", "classify.bpf.o", "report.html", "trace.pcapng", "trace.json"] {
-                assert!(fs::metadata(folder.path().join(made)).is_ok_and(|file| file.len() > 0), "{made}");
+            assert_eq!(runs, document.runs, "{}: blocks that were run", document.name);
+            for made in document.makes {
+                let is_whole = fs::metadata(folder.path().join(made)).is_ok_and(|file| file.len() > 0);
+                assert!(is_whole, "{}: {made}", document.name);
             }
             let _ = fs::remove_dir("/sys/fs/cgroup/tenant7.slice");
         });
     });
+}
+
+#[test]
+fn readme_runs_as_written() {
+    run(&README);
+}
+
+#[test]
+fn policy_page_runs_as_written() {
+    run(&POLICY);
+}
+
+#[test]
+fn programs_page_runs_as_written() {
+    run(&PROGRAMS);
+}
+
+#[test]
+fn sockets_page_runs_as_written() {
+    run(&SOCKETS);
+}
+
+#[test]
+fn trace_page_runs_as_written() {
+    run(&TRACE);
+}
+
+#[test]
+fn operations_page_runs_as_written() {
+    run(&OPERATIONS);
+}
+
+#[test]
+fn every_page_with_commands_is_run() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let paths = fs::read_dir(docs).unwrap().map(|entry| entry.unwrap().path());
+    for path in paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
+        let name = format!("docs/{}", path.file_name().unwrap().display());
+        let text = fs::read_to_string(&path).unwrap();
+        let has_commands = blocks(&name, &text).iter().any(Block::is_run);
+        let is_run = DOCUMENTS.iter().any(|document| document.name == name);
+        assert_eq!(has_commands, is_run, "{name}");
+    }
+}
+
+#[test]
+fn readme_is_short() {
+    assert!(README.text.lines().count() <= 200);
 }
 
 /// Gives this thread mounts and a network of its own.
@@ -259,42 +356,39 @@ impl Host<'_> {
     }
 
     /// Runs a block, or puts it where a later one looks for it. Whether it is of a kind that does something.
-    fn block(&self, block: &Block) -> bool {
-        let Block { line, language, text } = block;
-        if ELSEWHERE.iter().any(|(begin, _)| text.starts_with(begin)) {
+    fn block(&self, block: &Block<'_>) -> bool {
+        let Block { place, language, text } = block;
+        if !block.is_run() {
+            let first = text.lines().next().unwrap_or_default();
+            let commands = ["make", "sudo", "traits", "clang", "cargo", "$"];
+            let is_command = commands.iter().any(|word| first.split(' ').next() == Some(word));
+            assert!(!is_command || *language == "sh", "{place} is a command and not marked `sh`");
             return false;
         }
-        eprintln!("README.md:{line}");
+        eprintln!("{place}");
         match *language {
             "sh" => drop(self.run("bash", &format!("{SHELL}{text}"))),
             "console" => {
                 let command = text.lines().next().and_then(|line| line.strip_prefix("$ ")).unwrap();
                 let printed = self.run("bash", &format!("{SHELL}{command}"));
-                assert!(printed.contains("[rt0@router] ") && printed.contains("[sv0@server] "), "{printed}");
+                assert!(printed.contains("[rt0@router] ") && printed.contains("[sv0@server] "), "{place}:\n{printed}");
             }
             "nft" => fs::write(self.folder.join("edge.traits"), text).unwrap(),
             "c" => fs::write(self.folder.join("classify.bpf.c"), text).unwrap(),
             "python" => {
                 let printed = self.run("python3", &format!("{BEFORE_PYTHON}{text}{AFTER_PYTHON}"));
-                assert_eq!(printed, "datagram: 1 connection: 7\n");
+                assert_eq!(printed, "datagram: 1 connection: 7\n", "{place}");
             }
             "rust" => {
                 let here: Vec<_> = include_str!("readme.rs").lines().map(str::trim).collect();
                 let shown: Vec<_> = text.lines().map(str::trim).collect();
-                assert!(here.windows(shown.len()).any(|lines| lines == shown), "in_rust is not what README.md shows");
+                assert!(here.windows(shown.len()).any(|lines| lines == shown), "in_rust is not what {place} shows");
                 let ifindex = 77;
                 self.run("bash", &format!("ip link add eth1 index {ifindex} type veth peer name p2 netns peer"));
                 std::env::set_current_dir(self.folder).unwrap();
                 in_rust(ifindex).unwrap();
             }
-            "" => {
-                let first = text.lines().next().unwrap_or_default();
-                let commands = ["make", "sudo", "traits", "clang", "cargo", "$"];
-                let is_command = commands.iter().any(|word| first.split(' ').next() == Some(word));
-                assert!(!is_command, "README.md:{line} is a command and not marked `sh`");
-                return false;
-            }
-            other => panic!("README.md:{line}: what is to be done with `{other}`?"),
+            other => panic!("{place}: what is to be done with `{other}`?"),
         }
         true
     }
