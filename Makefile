@@ -78,11 +78,14 @@ bench: all
 	$(AS_ROOT) target/release/traits bench containers
 	$(AS_ROOT) target/release/traits bench border
 
-# As who you are: make && sudo make install
+# The command, the headers and the documentation. As who you are: make && sudo make install
 install:
 	install -Dm755 target/release/traits $(DESTDIR)$(PREFIX)/bin/traits
 	for header in include/packet_traits/*.h; do \
 		install -Dm644 $$header $(DESTDIR)$(PREFIX)/include/packet_traits/$${header##*/} || exit 1; \
+	done
+	for page in docs/*.md; do \
+		install -Dm644 $$page $(DESTDIR)$(PREFIX)/share/doc/packet-traits/$${page##*/} || exit 1; \
 	done
 
 uninstall:
@@ -90,7 +93,10 @@ uninstall:
 	for header in include/packet_traits/*.h; do \
 		rm -f $(DESTDIR)$(PREFIX)/include/packet_traits/$${header##*/}; \
 	done
-	-rmdir $(DESTDIR)$(PREFIX)/include/packet_traits
+	for page in docs/*.md; do \
+		rm -f $(DESTDIR)$(PREFIX)/share/doc/packet-traits/$${page##*/}; \
+	done
+	-rmdir $(DESTDIR)$(PREFIX)/include/packet_traits $(DESTDIR)$(PREFIX)/share/doc/packet-traits
 
 clean:
 	$(CARGO) clean
