@@ -12,6 +12,14 @@ use common::{host::Host, interrupt, soon, text};
 use packet_traits::{bind::BoundObject, registry::Registry};
 use serde_json::{Value, json};
 
+/// A policy's text: it gives datagrams a tenant.
+const SETS: &str = "key tenant u32\nxdp { udp set tenant = 7 }\n";
+
+/// Adds a link as of a container: `pod1` and `pod1in`.
+fn add_pod(host: &Host) {
+    host.pair.rx().netns().ip("link add pod1 type veth peer name pod1in").unwrap();
+}
+
 /// The interfaces that have a border, as `traits border status` tells.
 fn bordered(host: &Host) -> Vec<String> {
     let status = host.json("border status --json");
@@ -100,7 +108,7 @@ fn what_cannot_be_meant_is_refused_and_leaves_nothing() {
 #[test]
 fn who_answers_for_what_comes_in_is_said() {
     let Some(host) = Host::new() else { return };
-    let policy = host.policy("edge", "key tenant u32\nxdp { udp set tenant = 7 }\n");
+    let policy = host.policy("edge", SETS);
     host.ok(&format!("up {policy} --dev rx0"));
     let output = host.run("border attach --dev rx0");
     let note = text(&output.stderr);
@@ -182,7 +190,7 @@ fn secrets_rotate_with_all_that_is_up() {
         "key tenant u32\nxdp { udp set tenant = 7 count seen }\ntc ingress { trait tenant == 7 count known\n udp dport 7014 drop }\n",
     );
     host.ok(&format!("up {policy} --dev rx0"));
-    host.pair.rx().netns().ip("link add pod1 type veth peer name pod1in").unwrap();
+    add_pod(&host);
     host.ok("border attach --dev pod1");
     assert!(host.delivers(7013) && !host.delivers(7014));
 
@@ -223,8 +231,8 @@ fn secrets_rotate_with_all_that_is_up() {
 fn a_killed_rotation_is_mended_by_the_next() {
     const STEPS: u32 = 24;
     let Some(host) = Host::new() else { return };
-    host.pair.rx().netns().ip("link add pod1 type veth peer name pod1in").unwrap();
-    let edge = host.policy("edge", "key tenant u32\nxdp { udp set tenant = 7 }\n");
+    add_pod(&host);
+    let edge = host.policy("edge", SETS);
     let reader = "key tenant u32\ntc ingress { trait tenant == 7 count known\n trait tenant != 7 count wrong }\n";
     host.ok(&format!("up {edge} --dev rx0"));
     host.ok(&format!("up {} --dev rx0", host.policy("reader", reader)));
@@ -259,8 +267,8 @@ fn a_killed_rotation_is_mended_by_the_next() {
 fn rotations_and_replacements_do_not_disturb_each_other() {
     const ROUNDS: usize = 8;
     let Some(host) = Host::new() else { return };
-    host.pair.rx().netns().ip("link add pod1 type veth peer name pod1in").unwrap();
-    let edge = host.policy("edge", "key tenant u32\nxdp { udp set tenant = 7 }\n");
+    add_pod(&host);
+    let edge = host.policy("edge", SETS);
     let reader = host.policy("reader", "key tenant u32\ntc ingress { trait tenant == 7 count known }\n");
     host.ok(&format!("up {reader} --dev rx0"));
     std::thread::scope(|scope| {

@@ -59,10 +59,7 @@ const OPERATIONS: Document = Document::new("docs/operations.md", include_str!(".
 const DOCUMENTS: [Document; 6] = [README, POLICY, PROGRAMS, SOCKETS, TRACE, OPERATIONS];
 
 /// Blocks that are not run here, by what they begin with, and why.
-const ELSEWHERE: &[(&str, &str)] = &[
-    ("make demo", "it runs this test"),
-    ("sudo -E ON_KERNEL=", "tools/test-kernels.py runs tests in this way, which takes minutes"),
-];
+const ELSEWHERE: &[(&str, &str)] = &[("make demo", "it runs this test")];
 
 /// What the shell finds in front of every block. Commands that end by Ctrl-C get one when they have printed something.
 const SHELL: &str = r#"

@@ -3,11 +3,6 @@
 
 mod common;
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
-
 use common::{
     Keys, Lab, attach_cgroup, attach_tc, attach_xdp,
     record::{read_variable, set_global},
@@ -22,7 +17,7 @@ use packet_traits::{
     socket::{ReceiverOptions, Ring},
 };
 use packet_traits_lab::{
-    End, Family, Mac, Overlay, Pair, RECV_TIMEOUT, VethOptions, VxlanOptions,
+    End, Family, Mac, Overlay, Pair, VethOptions, VxlanOptions,
     frame::{Flow, ethernet, with_vlan},
     recv_numbered, send_numbered, send_together, udp_socket,
 };
@@ -66,18 +61,6 @@ fn load(lab: &Lab) -> LoadedObject {
     object
 }
 
-/// Reads until the answer is `done`, or no packet can be expected any more.
-fn until<T>(read: impl Fn() -> T, done: impl Fn(&T) -> bool) -> T {
-    let deadline = Instant::now() + RECV_TIMEOUT;
-    loop {
-        let answer = read();
-        if done(&answer) || Instant::now() > deadline {
-            return answer;
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
 /// What TC reads of a burst of segments of one flow, whose receiver merges packets or not.
 fn burst(gro: bool, unsealed: bool, tunnelled: bool) -> Read {
     let lab = Lab::empty(Layout::DEFAULT);
@@ -102,7 +85,7 @@ fn burst(gro: bool, unsealed: bool, tunnelled: bool) -> Read {
         }
     }
     let done = |read: &Read| read.whole + read.discarded + read.wrong >= SEGMENTS.into() || read.longest > 7000;
-    until(|| read_at(&object, "at_tc"), done)
+    common::until(|| read_at(&object, "at_tc"), done)
 }
 
 #[test]
@@ -270,7 +253,7 @@ fn of_packets_other_than_ip_it_is_read() {
         ] {
             let before = read_at(&object, "at_tc_local");
             packet_traits_lab::send_frame(pair.tx().netns(), pair.tx().ifindex(), &frame).unwrap();
-            let read = until(|| read_at(&object, "at_tc_local").since(&before), |read| *read != (0, 0, 0));
+            let read = common::until(|| read_at(&object, "at_tc_local").since(&before), |read| *read != (0, 0, 0));
             assert_eq!(read, (known.into(), (!known).into(), 0), "{mode}, {what}");
         }
     }

@@ -10,7 +10,7 @@ mod common;
 use std::{
     os::fd::{AsFd, BorrowedFd},
     path::Path,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use common::{BOTH_MODES, Lab, attach_tc, attach_xdp, compile_with, program, record, spec, test_run};
@@ -467,7 +467,8 @@ fn a_live_packet_passes_the_selftest_and_is_read_by_number_in_tc_and_in_a_socket
             capture.wait_for(Duration::from_secs(5), |seen| seen.bytes == frame()).unwrap();
             script.assert_answers(&object);
 
-            wait_until(|| reads(&object, "tc_reads")[64].ret != 0);
+            let counted = || reads(&object, "tc_reads")[64].ret;
+            assert_ne!(common::until(counted, |ret| *ret != 0), 0, "the packet did not come to TC");
             for map in ["tc_reads", "filter_reads"] {
                 for (key, read) in reads(&object, map).into_iter().enumerate() {
                     let what = format!("{key_type} key {key} in {map}, {mode:?}");
@@ -486,14 +487,6 @@ fn a_live_packet_passes_the_selftest_and_is_read_by_number_in_tc_and_in_a_socket
                 }
             }
         }
-    }
-}
-
-fn wait_until(mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !done() {
-        assert!(Instant::now() < deadline, "it did not happen within 5 seconds");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

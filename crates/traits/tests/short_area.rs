@@ -2,11 +2,6 @@
 
 mod common;
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
-
 use common::{
     BOTH_MODES, Lab, TEST_PORT, attach_tc, attach_xdp,
     record::{global, set_global},
@@ -17,7 +12,7 @@ use packet_traits::{
     core::{KeyType, Layout, Merge},
 };
 use packet_traits_lab::{
-    End, Family, Overlay, RECV_TIMEOUT, VxlanOptions,
+    End, Family, Overlay, VxlanOptions,
     frame::{Flow, with_vlan},
     send_frame,
 };
@@ -59,13 +54,7 @@ fn traits_are_read_where_two_headrooms_are_a_vlan_tag_apart() {
         let tunnel = Flow::between(outer.tx(), outer.rx(), underlay, 5000, 0);
         let _tc = attach_tc(&object, "read", overlay.rx(), Direction::Ingress);
         let count = |variable: &str| global(&object, variable);
-        let until = |what: &str, holds: &dyn Fn() -> bool| {
-            let start = Instant::now();
-            while !holds() {
-                assert!(start.elapsed() < RECV_TIMEOUT, "{what}");
-                thread::sleep(Duration::from_millis(1));
-            }
-        };
+        let until = |what: &str, holds: &dyn Fn() -> bool| assert!(common::until(holds, |held| *held), "{what}");
         for mode in BOTH_MODES {
             let _xdp = attach_xdp(&object, "assign", outer.rx(), mode);
             set_global(&object, "published", 0);

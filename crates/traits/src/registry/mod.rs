@@ -174,7 +174,6 @@ impl Registry {
         let keys = self.snapshot_locked(&lock)?.keys;
         let mut others = self.programs_with(&keys, force.then_some(self.header.nonces))?;
         others.retain(|program| !known.contains(&program.id));
-        let others = users::that_stay(others)?;
         if others.is_empty() || force {
             self.maps.header.write(0, &self.header.encode())?;
             self.is_next.store(false, Ordering::Relaxed);

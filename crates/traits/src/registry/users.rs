@@ -100,9 +100,9 @@ pub(super) fn scan(registry_id: u64) -> Result<Vec<Found>, RegistryError> {
     let mut found = Vec::new();
     let mut id = 0;
     // Not libbpf_rs::query::ProgInfoIter: it takes any failure, also a lack of privilege, for the end of the list.
-    while let Some(next) = next_program(id).map_err(listing)? {
+    while let Some(next) = next_program(id)? {
         id = next;
-        let Some(program) = open_program(id).map_err(listing)? else { continue };
+        let Some(program) = open_program(id)? else { continue };
         let (info, map_ids) = program_info(&program).map_err(listing)?;
         let uses: Vec<Uses> = map_ids
             .into_iter()
@@ -135,7 +135,7 @@ pub(super) fn that_stay(mut programs: Vec<BoundProgram>) -> Result<Vec<BoundProg
         let mut stay = Vec::with_capacity(programs.len());
         for program in programs {
             // asking for the next id holds nothing
-            if next_program(program.id - 1).map_err(listing)? == Some(program.id) {
+            if next_program(program.id - 1)? == Some(program.id) {
                 stay.push(program);
             }
         }
@@ -150,7 +150,7 @@ fn listing(source: io::Error) -> RegistryError {
 
 /// Ids of the registries that a loaded program is bound to; none if it is bound to none, or gone.
 pub(crate) fn registries_of(program: u32) -> Result<Vec<u64>, RegistryError> {
-    let Some(program) = open_program(program).map_err(listing)? else { return Ok(Vec::new()) };
+    let Some(program) = open_program(program)? else { return Ok(Vec::new()) };
     let (_, map_ids) = program_info(&program).map_err(listing)?;
     let sections = map_ids.into_iter().filter_map(read_only_data);
     let bound = |section: Vec<u8>| Descriptors::parse(&section).areas.into_iter().filter(is_bound);
@@ -196,24 +196,24 @@ fn uses_of_section(section: &[u8], registry_id: u64) -> Option<Uses> {
 }
 
 /// The id of the next loaded program, in ascending order.
-fn next_program(after: u32) -> io::Result<Option<u32>> {
+fn next_program(after: u32) -> Result<Option<u32>, RegistryError> {
     let mut next = 0;
     // SAFETY: `next` is valid for writing one u32.
     match unsafe { libbpf_sys::bpf_prog_get_next_id(after, &mut next) } {
         0 => Ok(Some(next)),
         error if error == -libc::ENOENT => Ok(None),
-        error => Err(io::Error::from_raw_os_error(-error)),
+        error => Err(listing(io::Error::from_raw_os_error(-error))),
     }
 }
 
 /// Opens a program by id; `None` if it is gone.
-fn open_program(id: u32) -> io::Result<Option<OwnedFd>> {
+fn open_program(id: u32) -> Result<Option<OwnedFd>, RegistryError> {
     // SAFETY: takes a number only.
     match unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) } {
         // SAFETY: a descriptor that was just made for this call and has no other owner.
         fd if fd >= 0 => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
         error if error == -libc::ENOENT => Ok(None),
-        error => Err(io::Error::from_raw_os_error(-error)),
+        error => Err(listing(io::Error::from_raw_os_error(-error))),
     }
 }
 

@@ -36,7 +36,7 @@ use packet_traits::{
     core::{KeyName, KeyType, Layout, Merge, Region},
     registry::{KeySpec, Registry, RegistryName},
 };
-use packet_traits_lab::{Bpffs, End, Family, KernelFeature, kernel_has, kernel_has_for};
+use packet_traits_lab::{Bpffs, End, Family, KernelFeature, RECV_TIMEOUT, kernel_has, kernel_has_for};
 
 pub const TEST_PORT: u16 = 7777;
 pub const BOTH_MODES: [XdpMode; 2] = [XdpMode::Native, XdpMode::Generic];
@@ -177,19 +177,25 @@ impl Lab {
     /// Fails if programs are bound to the registry, other than closed ones that another test's look at all programs still holds.
     #[track_caller]
     pub fn assert_unused(&self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            match self.registry.programs().unwrap() {
-                programs if programs.is_empty() => return,
-                programs if Instant::now() > deadline => panic!("still loaded: {programs:?}"),
-                _ => thread::sleep(Duration::from_millis(10)),
-            }
-        }
+        let left = until(|| self.registry.programs().unwrap(), Vec::is_empty);
+        assert!(left.is_empty(), "still loaded: {left:?}");
     }
 
     /// Compiles, binds and loads `tests/bpf/<name>.bpf.c`.
     pub fn load(&self, object: &str) -> LoadedObject {
         load(object, &self.registry)
+    }
+}
+
+/// Reads until the answer is `done`, or what is waited for cannot be expected any more. Returns the last answer.
+pub fn until<T>(mut read: impl FnMut() -> T, done: impl Fn(&T) -> bool) -> T {
+    let deadline = Instant::now() + RECV_TIMEOUT;
+    loop {
+        let answer = read();
+        if done(&answer) || Instant::now() > deadline {
+            return answer;
+        }
+        thread::sleep(Duration::from_millis(2));
     }
 }
 

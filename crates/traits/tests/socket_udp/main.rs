@@ -80,9 +80,6 @@ fn recv_shared(readers: &mut [Reader], count: usize) -> Vec<Vec<Datagram>> {
 /// Waits until this many sockets have rings: a process that is being started by another test may have a copy of each
 /// descriptor for a moment.
 fn wait_for_used(lab: &SocketLab, used: u32) {
-    let deadline = Instant::now() + RECV_TIMEOUT;
-    while lab.sockets_used() != used {
-        assert!(Instant::now() < deadline, "{} sockets have rings, not {used}", lab.sockets_used());
-        thread::sleep(Duration::from_millis(5));
-    }
+    let have = common::until(|| lab.sockets_used(), |have| *have == used);
+    assert_eq!(have, used, "sockets have rings");
 }
