@@ -541,6 +541,19 @@ fn what_is_attached_for_a_damaged_registry_can_be_detached() {
     assert!(error.contains("`traits registry create nowhere`"), "{error}");
 }
 
+#[test]
+fn pins_of_another_kind_are_refused() {
+    let Some(host) = Host::new() else { return };
+    for pin in ["slots", "rings"] {
+        host.attach(&host.cgroup, "");
+        fs::rename(host.pins().join("programs/release"), host.pins().join(pin)).unwrap();
+        let error = host.traits.fails(&format!("sockets attach --cgroup {}", host.cgroup.path().display()), 1);
+        assert!(error.contains(&format!("sockets/{pin} is not what")) && error.contains("of another kind"), "{error}");
+        host.traits.ok("sockets detach --all");
+        assert!(!is_served(&host.cgroup) && !host.pins().exists());
+    }
+}
+
 /// A server that knows nothing of traits but what its third argument has it do.
 struct Server {
     process: Child,

@@ -56,7 +56,7 @@ pub(super) fn prepare(
     for map in &setup.kept_maps {
         let mut open = find_map(object, name, map)?;
         if let Some(path) = places.old_maps.as_ref().map(|maps| maps.join(map))
-            && MapHandle::from_pinned_path(&path).is_ok_and(|old| same_shape(&open, &old))
+            && bpffs::open_map(&path).is_ok_and(|old| same_shape(&open, &old))
         {
             open.reuse_pinned_map(&path).map_err(map_failed("take over", map))?;
         }
@@ -184,7 +184,7 @@ fn share(mut map: OpenMapMut<'_>, name: &str, bpffs: &Path) -> Result<(), Deploy
         }
         _ => {}
     }
-    if !MapHandle::from_pinned_path(&path).is_ok_and(|pinned| same_shape(&map, &pinned)) {
+    if !bpffs::open_map(&path).is_ok_and(|pinned| same_shape(&map, &pinned)) {
         return Err(DeployError::SharedMap { map: name.to_owned(), path });
     }
     map.reuse_pinned_map(&path).map_err(map_failed("share", name))

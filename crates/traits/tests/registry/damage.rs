@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     ffi::CString,
     fs,
-    os::{fd::AsRawFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::ffi::OsStrExt,
+    },
     path::Path,
 };
 
@@ -20,7 +23,12 @@ use super::{bound_program, options, registry, spec};
 /// What every pin holds, byte for byte; of what is not a map, only that it is there.
 pub(super) fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let read = |path: &Path| {
+        // which opens programs as well, and takes what the kernel says of them for sizes of a map
         let map = MapHandle::from_pinned_path(path).ok()?;
+        let descriptor = fs::read_link(format!("/proc/self/fd/{}", map.as_fd().as_raw_fd())).unwrap();
+        if descriptor.as_os_str() != "anon_inode:bpf-map" {
+            return None;
+        }
         let entries = (0..map.max_entries().min(64)).map(|i| map.lookup(&i.to_ne_bytes(), MapFlags::ANY));
         Some(entries.filter_map(|value| value.ok().flatten()).flatten().collect())
     };

@@ -40,7 +40,7 @@ use std::{
     time::SystemTime,
 };
 
-use libbpf_rs::{MapCore, MapHandle};
+use libbpf_rs::MapCore;
 
 pub use self::error::{Overlap, Place, SocketProgramsError};
 use self::{
@@ -657,7 +657,7 @@ impl<'r> Folder<'r> {
     fn programs_in(&self, folder: &Path) -> Result<Vec<OwnedFd>, SocketProgramsError> {
         let open = |role: &Role| {
             let path = folder.join(role.name);
-            libbpf_rs::Program::fd_from_pinned_path(&path).map_err(|error| self.damaged(&path, &error))
+            bpffs::open(&path, bpffs::Kind::Program).map_err(|error| self.damaged(&path, &error))
         };
         ROLES.iter().map(open).collect()
     }
@@ -665,7 +665,7 @@ impl<'r> Folder<'r> {
     fn maps(&self) -> Result<Maps, SocketProgramsError> {
         let open = |name: &str| {
             let path = self.path.join(name);
-            MapHandle::from_pinned_path(&path).map_err(|error| self.damaged(&path, &error))
+            bpffs::open_map(&path).map_err(|error| self.damaged(&path, &error))
         };
         Ok(Maps { rings: open("rings")?, slots: open("slots")?, syns: open("syns")? })
     }
@@ -722,12 +722,12 @@ impl<'r> Folder<'r> {
         }))
     }
 
-    fn damaged(&self, path: &Path, error: &libbpf_rs::Error) -> SocketProgramsError {
-        SocketProgramsError::Damaged {
-            registry: self.registry.name().clone(),
-            path: path.to_owned(),
-            why: format!("{error:#}"),
-        }
+    fn damaged(&self, path: &Path, error: &io::Error) -> SocketProgramsError {
+        let why = match error.raw_os_error() {
+            Some(libc::EBADF) => "something of another kind is pinned there".to_owned(),
+            _ => error.to_string(),
+        };
+        SocketProgramsError::Damaged { registry: self.registry.name().clone(), path: path.to_owned(), why }
     }
 }
 

@@ -13,6 +13,7 @@ use packet_traits_core::{Layout, Region};
 use super::error::SocketProgramsError;
 use crate::{
     bind::{BindError, BoundObject, LoadedObject},
+    bpffs,
     registry::{Registry, checksum, random},
 };
 
@@ -217,11 +218,11 @@ pub(super) struct Kept {
 impl Kept {
     /// What is pinned in this folder; `None` if it is that of another [`STATE_VERSION`].
     pub(super) fn open(folder: &Path) -> libbpf_rs::Result<Option<Kept>> {
-        let last = LastSlot::read(&MapHandle::from_pinned_path(folder.join("slots"))?)?;
+        let last = LastSlot::read(&bpffs::open_map(&folder.join("slots"))?)?;
         if last.version != STATE_VERSION {
             return Ok(None);
         }
-        let open = |(map, pin): (&'static str, &str)| Ok((map, MapHandle::from_pinned_path(folder.join(pin))?));
+        let open = |(map, pin): (&'static str, &str)| Ok((map, bpffs::open_map(&folder.join(pin))?));
         let maps = PINNED.into_iter().map(open).collect::<libbpf_rs::Result<_>>()?;
         Ok(Some(Kept { maps, last }))
     }
