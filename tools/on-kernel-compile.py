@@ -31,7 +31,8 @@ def answer(request):
     (exchange / "status").write_text(str(done.returncode))
     files = [exchange / "stdout", exchange / "stderr", exchange / "status"]
     outputs = [Path(folder, path) for option, path in zip(arguments, arguments[1:]) if option == "-o" and path != "-"]
-    files += [path for path in outputs if path.exists()]
+    # not /dev/null, which is not removed either
+    files += [path for path in outputs if path.is_file()]
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as archive:
         for file in files:
