@@ -39,8 +39,6 @@ pub enum KernelFeature {
     Netkit,
     /// `xdp_metalen_invalid` in `include/net/xdp.h`: XDP metadata of more than 32 bytes, as the default area is.
     LongMetadata,
-    /// `tun_build_skb` in `drivers/net/tun.c`: native XDP on a tap device can set metadata.
-    TapMetadata,
     /// `bpf_dynptr_from_skb_meta`: TC programs write to metadata.
     MetadataDynptr,
     /// `__bpf_skb_meta_store_bytes` in `net/core/filter.c`, which came with it: visible metadata moves along when a packet's
@@ -48,47 +46,33 @@ pub enum KernelFeature {
     MovedMetadata,
 }
 
-/// How to tell that a kernel has a feature.
-enum Sign {
-    /// A function of the kernel's that is there exactly with it.
-    Function(&'static str),
-    /// It works.
-    Trial(fn() -> bool),
-    /// Nothing shows it but the kernel's version.
-    Version,
-}
-
 impl KernelFeature {
-    /// Its name, the first version of Linux that has it, and how to tell that it is here.
-    fn facts(self) -> (&'static str, (u32, u32), Sign) {
-        use Sign::{Function, Trial, Version};
+    /// Its name, the first version of Linux that has it, and a function of the kernel's that is there exactly with it, if
+    /// there is one.
+    fn facts(self) -> (&'static str, &'static str, Option<&'static str>) {
         match self {
-            KernelFeature::XdpHints => ("XDP hints", (6, 3), Function("bpf_xdp_metadata_rx_timestamp")),
-            KernelFeature::NetfilterLinks => ("netfilter program", (6, 4), Function("bpf_nf_link_attach")),
-            KernelFeature::Tcx => ("TCX", (6, 6), Function("tcx_link_attach")),
-            KernelFeature::Netkit => ("netkit", (6, 7), Function("netkit_link_attach")),
-            KernelFeature::LongMetadata => ("XDP metadata of more than 32 bytes", (6, 8), Trial(takes_long_metadata)),
-            KernelFeature::TapMetadata => ("XDP metadata of a tap device", (6, 15), Version),
-            KernelFeature::MetadataDynptr => ("metadata dynptr", (6, 18), Function("bpf_dynptr_from_skb_meta")),
-            KernelFeature::MovedMetadata => {
-                ("metadata that moves along", (6, 19), Function("__bpf_skb_meta_store_bytes"))
-            }
+            KernelFeature::XdpHints => ("XDP hints", "6.3", Some("bpf_xdp_metadata_rx_timestamp")),
+            KernelFeature::NetfilterLinks => ("netfilter program", "6.4", Some("bpf_nf_link_attach")),
+            KernelFeature::Tcx => ("TCX", "6.6", Some("tcx_link_attach")),
+            KernelFeature::Netkit => ("netkit", "6.7", Some("netkit_link_attach")),
+            KernelFeature::LongMetadata => ("XDP metadata of more than 32 bytes", "6.8", None),
+            KernelFeature::MetadataDynptr => ("metadata dynptr", "6.18", Some("bpf_dynptr_from_skb_meta")),
+            KernelFeature::MovedMetadata => ("metadata that moves along", "6.19", Some("__bpf_skb_meta_store_bytes")),
         }
     }
 
     /// Why a kernel without it skips a test.
     fn why(self) -> String {
-        let (name, (major, minor), _) = self.facts();
-        format!("{name} needs Linux {major}.{minor}")
+        let (name, since, _) = self.facts();
+        format!("{name} needs Linux {since}")
     }
 
-    const ALL: [KernelFeature; 8] = [
+    const ALL: [KernelFeature; 7] = [
         KernelFeature::XdpHints,
         KernelFeature::NetfilterLinks,
         KernelFeature::Tcx,
         KernelFeature::Netkit,
         KernelFeature::LongMetadata,
-        KernelFeature::TapMetadata,
         KernelFeature::MetadataDynptr,
         KernelFeature::MovedMetadata,
     ];
@@ -101,24 +85,12 @@ impl KernelFeature {
             let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
             let names: HashSet<&str> = symbols.lines().filter_map(|line| line.split([' ', '\t']).nth(2)).collect();
             let here = |feature: &KernelFeature| {
-                let (_, since, sign) = feature.facts();
-                match sign {
-                    Sign::Function(name) => names.contains(name),
-                    Sign::Trial(has) => has(),
-                    Sign::Version => version() >= since,
-                }
+                feature.facts().2.map_or_else(takes_long_metadata, |symbol| names.contains(symbol))
             };
             Self::ALL.into_iter().filter(here).collect()
         })
         .contains(&self)
     }
-}
-
-/// The running kernel's version, or 0.0 if its release does not begin with one.
-fn version() -> (u32, u32) {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Whether an XDP program can reserve 36 bytes of metadata, by trying. Without the privilege to try: no.
