@@ -36,7 +36,7 @@ find_clang() {
 
 # shellcheck disable=SC2046 # files of ours have no spaces
 if command -v "$formatter" >/dev/null; then
-	"$formatter" --dry-run --Werror $(find include crates examples -name '*.[ch]') || failed=1
+	"$formatter" --dry-run --Werror $(find crates examples -name '*.[ch]') || failed=1
 else
 	echo "skipped: the style of C ($formatter is not installed)"
 fi

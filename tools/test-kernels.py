@@ -50,7 +50,7 @@ EMULATED = {
     "TRAITS_NO_BROWSER": "1",
 }
 # What is not run there, by (crate, binary), and why.
-NOT_EMULATED = {("cli", "bench"): "it measures time, which emulation makes meaningless"}
+NOT_EMULATED = {("bench", "bench"): "it measures time, which emulation makes meaningless"}
 # The lines of crates/lab/src/requirements.rs, which may stand within a line of libtest's.
 REPORT = re.compile(r"(skipped|left out): (\S+): (.*)\n")
 FINE = ("passed", "skipped")

@@ -1,7 +1,4 @@
-//! Compiles the command's BPF programs, and has the command linked so that hosts without a compiler can run it.
-
-#[path = "../../tools/compile_bpf.rs"]
-mod compile_bpf;
+//! Has the command linked so that hosts without a compiler can run it.
 
 use std::{
     env,
@@ -12,15 +9,6 @@ use std::{
 };
 
 fn main() {
-    compile_bpf::compile(&[
-        "src/bench/bpf/border.bpf.c",
-        "src/bench/bpf/ops.bpf.c",
-        "src/bench/bpf/sockets.bpf.c",
-        "src/bench/bpf/trace.bpf.c",
-        "src/bench/bpf/traffic.bpf.c",
-        "src/demo/bpf/demo.bpf.c",
-        "src/demo/bpf/demo_short.bpf.c",
-    ]);
     if let Some(archives) = Archives::find() {
         archives.prefer().expect("cargo's folder for what is built can be written");
     }

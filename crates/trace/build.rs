@@ -1,10 +1,7 @@
 //! Compiles the tracer's BPF programs.
 
-#[path = "../../tools/compile_bpf.rs"]
-mod compile_bpf;
-
 fn main() {
-    compile_bpf::compile(&[
+    packet_traits_headers::build::compile(&[
         "src/bpf/trace.bpf.c",
         "src/bpf/assign.bpf.c",
         "src/bpf/assign_flow.bpf.c",

@@ -1,17 +1,12 @@
 //! The options of all commands, and which commands take them.
 
-use std::{
-    io::{self, IsTerminal},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, Error, error::ErrorKind, parser::ValueSource};
-use libbpf_rs::PrintLevel;
 use packet_traits::{
     bpffs,
     registry::{RegistryName, RegistryOptions},
 };
-use tracing_subscriber::EnvFilter;
 
 use crate::output;
 
@@ -99,36 +94,5 @@ impl Global {
         let elsewhere = self.bpffs.as_path() != Path::new(bpffs::DEFAULT_ROOT);
         (elsewhere && message.contains("`traits ") && !message.contains("--bpffs"))
             .then(|| format!("--bpffs {}", self.bpffs.display()))
-    }
-
-    /// Has messages go to standard error.
-    pub(crate) fn log(&self) {
-        let level = match self.verbose {
-            0 => "warn",
-            1 => "debug",
-            _ => "trace",
-        };
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal())
-            .without_time()
-            // its own complaint that standard error is closed would panic, since that is where it goes
-            .log_internal_errors(false)
-            .init();
-        // else it is not even written
-        let listened = tracing::enabled!(target: "libbpf", tracing::Level::DEBUG);
-        libbpf_rs::set_print(listened.then_some((PrintLevel::Debug, log_libbpf)));
-    }
-}
-
-/// libbpf's own messages go where ours go, and only if they are asked for: its errors come back as ours.
-#[expect(clippy::needless_pass_by_value, reason = "the signature is libbpf-rs' PrintCallback")]
-fn log_libbpf(level: PrintLevel, message: String) {
-    let message = message.trim_end();
-    match level {
-        PrintLevel::Debug => tracing::trace!(target: "libbpf", "{message}"),
-        _ => tracing::debug!(target: "libbpf", "{message}"),
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use packet_traits::{
-    core::{KeyName, KeyType, Merge},
+    KeyName, KeyType, Merge,
     registry::{Description, KeyEntry, KeySpec, Utc},
 };
 use serde::Serialize;

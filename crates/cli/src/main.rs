@@ -5,35 +5,26 @@
 mod bench;
 mod bind;
 mod border;
-mod clock;
-mod demo;
 mod deploy;
 mod doctor;
 mod global;
-mod interrupt;
 mod keys;
-mod mode;
 mod output;
 mod policy;
 mod registry;
 mod sockets;
 mod trace;
 
-use std::{error::Error, io, process::ExitCode};
+use std::{error::Error, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use packet_traits::{
-    bind::BindError, deployment::DeployError, rotate::RotateError, socket::programs::SocketProgramsError,
-};
+use packet_traits::{bind::BindError, rotate::RotateError, socket_programs::SocketProgramsError};
+use packet_traits_deploy::PolicyError;
+use packet_traits_socket::SocketError;
+use packet_traits_terminal::{Mode, Outcome, clock, interrupt};
 use packet_traits_trace::TraceError;
 
-use crate::{
-    global::Global,
-    interrupt::{INTERRUPTED, Interrupted},
-};
-
-/// What a command comes back with.
-type Outcome = Result<(), Box<dyn Error>>;
+use crate::global::Global;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -64,9 +55,6 @@ enum Command {
     /// Register, list or remove keys
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Measure traits on this machine
-    #[command(subcommand)]
-    Bench(bench::Command),
     /// Serve traits to applications by socket options, and look at their sockets
     #[command(subcommand)]
     Sockets(sockets::Command),
@@ -76,8 +64,9 @@ enum Command {
     Check(policy::check::Options),
     Compile(policy::compile::Options),
     Explain(policy::explain::Options),
+    Bench(bench::Options),
     Bind(bind::Options),
-    Demo(demo::Options),
+    Demo(packet_traits_demo::Options),
     Doctor(doctor::Options),
     Up(deploy::Up),
     Down(deploy::Down),
@@ -96,7 +85,7 @@ fn parse() -> Cli {
 
 fn main() -> ExitCode {
     let cli = parse();
-    cli.global.log();
+    packet_traits_terminal::log(cli.global.verbose);
     let outcome = match &cli.command {
         Command::Registry(command) => registry::run(command, &cli.global),
         Command::Keys(command) => keys::run(command, &cli.global),
@@ -106,7 +95,7 @@ fn main() -> ExitCode {
         Command::Compile(command) => policy::compile::run(command, &cli.global),
         Command::Explain(command) => policy::explain::run(command, &cli.global),
         Command::Bind(options) => bind::run(options, &cli.global),
-        Command::Demo(options) => match demo::run(options) {
+        Command::Demo(options) => match packet_traits_demo::run(options) {
             Ok(status) => return status,
             Err(error) => Err(error),
         },
@@ -118,31 +107,32 @@ fn main() -> ExitCode {
         Command::Down(command) => deploy::down(command, &cli.global),
         Command::Status(command) => deploy::status(command, &cli.global),
         Command::Log(command) => deploy::log(command, &cli.global),
-        Command::Bench(command) => bench::run(command),
+        Command::Bench(options) => bench::run(options, &cli.global),
         Command::Trace(options) => trace::run(options, &cli.global),
         Command::Top(options) => trace::top::run(options, &cli.global),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads the output has seen enough, as in `traits keys list | head`.
-        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
-        Err(error) => {
-            if let Some(log) = verifier_log(error.as_ref()).filter(|_| cli.global.verbose > 0) {
-                output::note(log);
-            }
-            let mut message = error.to_string();
-            if let Some(option) = cli.global.missing_option(&message) {
-                message += &format!(" (with {option}, as here)");
-            }
-            output::note(format_args!("traits: {message}"));
-            if error.is::<Interrupted>() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
-        }
+    packet_traits_terminal::exit(outcome.map_err(|error| explained(error, &cli.global)))
+}
+
+/// The error as it is printed, behind the verifier's log if that is asked for.
+fn explained(error: Box<dyn Error>, global: &Global) -> Box<dyn Error> {
+    if let Some(log) = verifier_log(error.as_ref()).filter(|_| global.verbose > 0) {
+        output::note(log);
+    }
+    let mut message = error.to_string();
+    if let Some(hint) = error.downcast_ref::<SocketError>().and_then(SocketError::hint) {
+        message += &format!("; {hint}");
+    }
+    match global.missing_option(&message) {
+        Some(option) => format!("{message} (with {option}, as here)").into(),
+        None if message == error.to_string() => error,
+        None => message.into(),
     }
 }
 
 /// What the verifier wrote about a program it refused.
 fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
-    if let Some(DeployError::Bind(error)) = error.downcast_ref() {
+    if let Some(error) = error.downcast_ref::<PolicyError>() {
         return error.verifier_log();
     }
     if let Some(error) = error.downcast_ref::<TraceError>() {
@@ -155,10 +145,6 @@ fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
         return error.verifier_log();
     }
     error.downcast_ref::<BindError>()?.verifier_log()
-}
-
-fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]

@@ -1,69 +1,11 @@
-//! How commands print: tables for people, JSON for machines, and the JSON shapes they share.
+//! What commands print: [`packet_traits_terminal::output`], and the JSON shapes that several commands share.
 //!
 //! JSON shapes are stable: members may be added, none is renamed or removed. Times are RFC 3339 in UTC to the second;
 //! 64-bit identities are text in hexadecimal, because many readers of JSON keep 53 bits of a number.
 
-use std::{
-    fmt::Display,
-    io::{self, Write},
-};
-
 use packet_traits::registry::{BoundProgram, KeyEntry, Utc};
-pub(crate) use packet_traits_trace::write::text::counted;
+pub(crate) use packet_traits_terminal::output::*;
 use serde::Serialize;
-
-/// Prints a line.
-pub(crate) fn line(text: impl Display) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{text}")
-}
-
-/// Prints text whose lines are ended.
-pub(crate) fn text(text: &str) -> io::Result<()> {
-    io::stdout().lock().write_all(text.as_bytes())
-}
-
-/// Prints a line on standard error. If nobody can read it, as after `traits demo 2>&1 | head -1`, there is nobody to tell.
-pub(crate) fn note(text: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
-}
-
-/// Prints a value as JSON.
-pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
-    line(serde_json::to_string_pretty(value)?)
-}
-
-/// Rows of text in aligned columns.
-pub(crate) struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    /// A table with these column titles.
-    pub(crate) fn new(titles: &[&str]) -> Table {
-        Table { rows: vec![titles.iter().map(|title| (*title).to_owned()).collect()] }
-    }
-
-    /// Appends a row.
-    pub(crate) fn row(&mut self, cells: &[&dyn Display]) {
-        self.rows.push(cells.iter().map(ToString::to_string).collect());
-    }
-
-    /// Prints it, if it has more than titles.
-    pub(crate) fn print(&self) -> io::Result<()> {
-        if self.rows.len() < 2 {
-            return Ok(());
-        }
-        let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        for row in &self.rows {
-            let cells: Vec<String> =
-                row.iter().enumerate().map(|(i, cell)| format!("{cell:<width$}", width = width(i))).collect();
-            line(cells.join("  ").trim_end())?;
-        }
-        Ok(())
-    }
-}
 
 /// A key.
 #[derive(Serialize)]

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Subcommand, error::ErrorKind};
 use packet_traits::{
+    Layout, Region,
     attach::Feature,
-    core::{Layout, Region},
     registry::{KeyEntry, Migration, Registry, RegistryName, RegistryOptions, Utc},
     rotate::{self, Rotation},
 };

@@ -27,7 +27,7 @@ const STAGES: [&str; 10] = [
     "tc-ingress",
     "tc-ingress-inner",
     "netfilter-prerouting",
-    "netfilter-localin",
+    "netfilter-input",
     "cgroup-ingress",
     "socket-filter",
     "delivery",

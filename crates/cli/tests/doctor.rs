@@ -25,13 +25,10 @@ use libbpf_sys::{BPF_FUNC_xdp_adjust_meta, BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYP
 use packet_traits::{
     attach::{Direction, Hook, TcxOptions, XdpMode, tcx, xdp},
     registry::Registry,
-    socket::{
-        Keys,
-        programs::{AttachOptions, SocketPrograms},
-        recv_with_traits, set_receive,
-    },
+    socket_programs::{AttachOptions, SocketPrograms},
 };
 use packet_traits_lab::{AfXdp, Cgroup, Family, Pair, number_of, recv_numbered, send_numbered, udp_socket};
+use packet_traits_socket::{Keys, SocketTraits, UdpTraits};
 use serde_json::Value;
 
 /// The modes, and how the names of checks end.
@@ -289,14 +286,15 @@ fn stages_read_what_the_doctor_says() {
         }
         assert_eq!(served.is_ok(), says == "yes", "socket {mode}: {served:?}");
         if served.is_ok() {
-            set_receive(&datagrams.receiver, true).unwrap();
+            datagrams.receiver.receive_traits(true).unwrap();
             let keys = Keys::of(&datagrams.receiver).unwrap();
             let tenant = keys.typed::<u32>("tenant").unwrap();
             datagrams.send(1);
             let mut buffer = [0; 64];
-            let (length, _, found) = recv_with_traits(&datagrams.receiver, &keys, &mut buffer).unwrap();
-            assert_eq!((number_of(&buffer[..length]), found.get(&tenant)), (Some(0), Some(7)), "{mode}");
-            set_receive(&datagrams.receiver, false).unwrap();
+            let received = datagrams.receiver.recv_with_traits(&keys, &mut buffer).unwrap();
+            let found = (number_of(&buffer[..received.len]), received.traits.get(&tenant));
+            assert_eq!(found, (Some(0), Some(7)), "{mode}");
+            datagrams.receiver.receive_traits(false).unwrap();
             SocketPrograms::detach_all(&registry).unwrap();
         }
         host.ok("down set");

@@ -150,7 +150,7 @@ fn a_policy_goes_up_counts_and_goes_down() {
     let tc = if KernelFeature::Tcx.is_here() { "tcx ingress" } else { "clsact ingress" };
     assert_eq!(find("tc_ingress")["hook"], tc);
     if netfilter {
-        assert_eq!(find("nf_input-ipv6-local_in--1")["hook"], "netfilter ipv6 local_in priority -1");
+        assert_eq!(find("nf_input-ip6-input--1")["hook"], "netfilter ip6 input priority -1");
     }
     assert_eq!(find("cgroup_ingress")["target"], cgroup.path().display().to_string());
     for program in programs {
@@ -252,7 +252,7 @@ fn a_wrong_policy_is_told_by_line_and_changes_nothing() {
         return;
     }
     let netfilter = host.policy("netfilter", "netfilter input priority -1 { udp dport 1 drop }\n");
-    assert!(host.fails(&format!("up {netfilter} --netfilter nf_input=ipv4:forward")).contains("leave --netfilter out"));
+    assert!(host.fails(&format!("up {netfilter} --netfilter nf_input=ip:forward")).contains("leave --netfilter out"));
 }
 
 #[test]

@@ -17,11 +17,9 @@ use libbpf_rs::{
     MapCore, MapFlags, MapHandle, Program,
     query::{ProgInfoIter, ProgInfoQueryOptions},
 };
-use packet_traits::{
-    attach::Attachment,
-    socket::{Keys, SocketError},
-};
+use packet_traits::attach::Attachment;
 use packet_traits_lab::{Cgroup, Family, KernelFeature, Netns, Pair, kernel_has};
+use packet_traits_socket::{Keys, SocketError, SocketTraits};
 use serde_json::Value;
 
 const PROGRAMS: [&str; 6] = ["pt_egress", "pt_getsockopt", "pt_ingress", "pt_release", "pt_setsockopt", "pt_sockops"];
@@ -124,7 +122,7 @@ fn status_says_whose_the_sockets_are() {
     assert!(!host.traits.ok("sockets status").contains("uid"));
     let sockets = [(); 2].map(|()| host.cgroup.enter(|| UdpSocket::bind("127.0.0.1:0")).unwrap());
     for socket in &sockets {
-        packet_traits::socket::set_receive(socket, true).unwrap();
+        socket.receive_traits(true).unwrap();
     }
     let status = host.status();
     assert_eq!((&status["sockets_per_user"], &status["sockets_used"]), (&3.into(), &2.into()));

@@ -27,7 +27,7 @@ const SERVED: u16 = 7007;
 const CLOSED: u16 = 7009;
 
 /// Points that not every kernel has: of netfilter (6.4), and of sockets' queues (6.3).
-const LATER_POINTS: [&str; 4] = ["prerouting", "route(", "local-in", "enqueue"];
+const LATER_POINTS: [&str; 4] = ["prerouting", "route(", "input", "enqueue"];
 
 /// Whether the function is named that drops a datagram to a closed port: `__udp4_lib_rcv`, which newer kernels (7.3) have
 /// in `udp_rcv`.
@@ -252,7 +252,7 @@ fn a_line_per_packet_has_its_whole_path() {
     let lines: Vec<&str> = out.lines().filter(|line| line.starts_with('#')).collect();
     assert_eq!(lines.len(), 5, "{out}");
     let delivered = lines.iter().find(|line| line.contains("delivered in")).unwrap();
-    let points = ["[rx0@", " xdp+", " gro+", " tc-ingress+", " prerouting+", " route(main)+", " local-in+"];
+    let points = ["[rx0@", " xdp+", " gro+", " tc-ingress+", " prerouting+", " route(main)+", " input+"];
     // the socket where it is known first
     let cgroup = format!(" cgroup({})+", rig.server_cookie());
     let mut rest = *delivered;

@@ -33,8 +33,7 @@ const COMMANDS: [&str; 19] = [
 ];
 
 /// Those that do not.
-const OTHERS: [&str; 6] =
-    ["sockets show 1", "sockets save-syn 1", "demo", "bench ops", "bench policy", "bench sockets"];
+const OTHERS: [&str; 3] = ["sockets show 1", "sockets save-syn 1", "demo"];
 
 #[test]
 fn every_command_that_needs_root_says_so() {

@@ -71,7 +71,7 @@ fn status_names_the_interface_and_its_network_namespace() {
     let Some(host) = host() else { return };
     let inode = fs::metadata(host.pair.rx().netns().path()).unwrap().ino();
     host.ok(&format!("up {} --dev rx0", host.object("xdp_classify")));
-    host.ok(&format!("up {} --netfilter drop_blocked=ipv4:local-in", host.object("netfilter_drop")));
+    host.ok(&format!("up {} --netfilter drop_blocked=ip:input", host.object("netfilter_drop")));
 
     let inside = host.ok("status");
     assert!(inside.contains("  rx0 (ifindex "), "{inside}");
@@ -140,8 +140,8 @@ fn a_place_that_is_taken_says_what_to_take_down() {
     assert!(found["found"].as_str().unwrap().ends_with(", native, by edge"), "{found}");
     assert!(found["next"].as_str().unwrap().ends_with(" down edge`"), "{found}");
 
-    host.ok(&format!("up {drop} --netfilter drop_blocked=ipv4:local-in"));
-    let taken = host.fails(&format!("up {drop} --name other --netfilter drop_blocked=ipv4:local-in"));
+    host.ok(&format!("up {drop} --netfilter drop_blocked=ip:input"));
+    let taken = host.fails(&format!("up {drop} --name other --netfilter drop_blocked=ip:input"));
     assert!(taken.contains("has the same priority, by netfilter_drop; ") && taken.contains("is free"), "{taken}");
     assert!(taken.contains(" down netfilter_drop` detaches it; or "), "{taken}");
 
@@ -162,20 +162,20 @@ fn a_place_that_is_taken_says_what_to_take_down() {
 fn netfilter_programs_go_where_they_are_told() {
     let Some(host) = host() else { return };
     let drop = host.object("netfilter_drop");
-    let places = "--netfilter drop_blocked=ipv4:local-in --netfilter drop_blocked=ipv6:local-in:-5";
+    let places = "--netfilter drop_blocked=ip:input --netfilter drop_blocked=ip6:input:-5";
     host.ok(&format!("up {drop} {places}"));
     let status = host.ok("status");
-    for pin in ["drop_blocked-ipv4-local_in-0", "drop_blocked-ipv6-local_in--5"] {
+    for pin in ["drop_blocked-ip-input-0", "drop_blocked-ip6-input--5"] {
         assert!(status.contains(pin), "{status}");
     }
     host.ok("down netfilter_drop");
-    let twice = "--netfilter drop_blocked=ipv4:local-in:7 --netfilter drop_blocked=ipv4:local-in:8";
+    let twice = "--netfilter drop_blocked=ip:input:7 --netfilter drop_blocked=ip:input:8";
     host.ok(&format!("up {drop} {twice}"));
     host.ok("down netfilter_drop");
-    let wrong = host.fails(&format!("up {drop} --netfilter drop_blocked=ipv4:forward --netfilter drop=ipv4:local-in"));
+    let wrong = host.fails(&format!("up {drop} --netfilter drop_blocked=ip:forward --netfilter drop=ip:input"));
     assert!(wrong.contains("no netfilter program drop;") && wrong.contains("it has drop_blocked"), "{wrong}");
     let classify = host.object("xdp_classify");
-    let none = host.fails(&format!("up {classify} --dev rx0 --netfilter drop=ipv4:local-in"));
+    let none = host.fails(&format!("up {classify} --dev rx0 --netfilter drop=ip:input"));
     assert!(none.contains("leave --netfilter out"), "{none}");
     assert_eq!(host.up(), [""; 0]);
     assert!(!host.traits.pins("").exists(), "a failed attempt leaves no folder");
@@ -207,7 +207,7 @@ fn every_example_goes_up_side_by_side_and_down_again() {
     let examples = [
         ("xdp_classify", "--dev rx0"),
         ("tc_priority", "--dev rx0"),
-        ("netfilter_drop", "--netfilter drop_blocked=ipv4:pre-routing"),
+        ("netfilter_drop", "--netfilter drop_blocked=ip:prerouting"),
         ("cgroup_count", in_cgroup.as_str()),
         ("trace_drops", ""),
     ];
@@ -232,7 +232,7 @@ fn parallel_commands_do_not_disturb_each_other() {
     let drop = &host.object("netfilter_drop");
     // Six pins each, at priorities of their own: at the hooks nothing is in the way.
     let places = |process: i32| {
-        let place = |i| format!("--netfilter drop_blocked=ipv4:local-in:{}", 10 * process + i);
+        let place = |i| format!("--netfilter drop_blocked=ip:input:{}", 10 * process + i);
         (1..=6).map(place).collect::<Vec<_>>().join(" ")
     };
     for _ in 0..3 {

@@ -2,7 +2,11 @@
 
 mod common;
 
-use std::process::{Command, Output};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Output},
+};
 
 use common::text;
 
@@ -24,10 +28,6 @@ fn options_that_a_command_would_ignore_are_refused() {
     let ignored = [
         ("demo", "registry"),
         ("demo", "bpffs"),
-        ("bench ops", "registry"),
-        ("bench policy", "bpffs"),
-        ("bench sockets", "registry"),
-        ("bench trace", "bpffs"),
         ("doctor", "registry"),
         ("sockets show 1", "registry"),
         ("sockets show 1", "bpffs"),
@@ -53,6 +53,32 @@ fn options_that_a_command_would_ignore_are_refused() {
     }
 }
 
+#[test]
+fn bench_becomes_the_program_beside_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = folder.path().join("traits");
+    fs::copy(env!("CARGO_BIN_EXE_traits"), &command).unwrap();
+    let run = |arguments: &[&str]| Command::new(&command).args(arguments).env("PATH", folder.path()).output().unwrap();
+
+    let said = text(&run(&["bench", "ops"]).stderr);
+    assert!(said.starts_with("traits: there is no program traits-bench") && said.contains("cargo build"), "{said}");
+
+    let program = folder.path().join("traits-bench");
+    fs::write(&program, "#!/bin/sh\necho \"$*\"\nexit 3\n").unwrap();
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    for (arguments, passed) in [
+        (&["bench", "ops", "--rounds", "3", "--json"][..], "ops --rounds 3 --json"),
+        (&["bench", "--help"], "--help"),
+        (&["-vv", "bench", "ops", "-v"], "-v -v ops -v"),
+    ] {
+        let output = run(arguments);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(3), format!("{passed}\n")));
+    }
+    let refused = run(&["--registry", "lab", "bench", "ops"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("does not take --registry: "), "{}", text(&refused.stderr));
+}
+
 /// Every command and subcommand, as words behind `traits`.
 fn commands() -> Vec<String> {
     let mut found = vec![String::new()];
@@ -60,7 +86,8 @@ fn commands() -> Vec<String> {
     while let Some(command) = found.get(next).cloned() {
         let help = help(&command, 120);
         let listed = section(&help, "Commands:").filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
-        let below = listed.filter(|name| !name.is_empty() && *name != "help");
+        // `bench` is another program
+        let below = listed.filter(|name| !["", "help", "bench"].contains(name));
         found.extend(below.map(|name| format!("{command} {name}").trim_start().to_owned()));
         next += 1;
     }
@@ -82,7 +109,7 @@ fn prose(help: &str) -> Vec<&str> {
 #[test]
 fn help_follows_the_width_of_the_terminal() {
     let all = commands();
-    assert!(all.len() > 25, "{all:?}");
+    assert!(all.len() > 20, "{all:?}");
     for columns in [60, 80, 120] {
         for command in &all {
             let help = help(command, columns);

@@ -6,6 +6,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod hook;
 pub mod key;
 pub mod layout;
 pub mod packed;
@@ -13,6 +14,7 @@ pub mod typed;
 pub mod value;
 pub mod view;
 
+pub use hook::{Direction, NetfilterFamily, NetfilterHook};
 pub use key::{Key, KeyName, KeyType, Merge, NameError};
 pub use layout::{Layout, LayoutError, Nonces, Region, Slot};
 pub use packed::{Packed, Version};

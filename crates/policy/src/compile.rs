@@ -9,6 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use packet_traits_headers::Header;
 use tempfile::TempDir;
 use thiserror::Error;
 
@@ -23,12 +24,9 @@ const SOURCE_NAME: &str = "policy.bpf.c";
 /// Name of the manifest's file, beside the source.
 const MANIFEST_NAME: &str = "manifest.json";
 
-/// The headers that emitted programs include, by their names in `packet_traits/`.
-const OUR_HEADERS: [(&str, &str); 3] = [
-    ("kernel.bpf.h", include_str!("../../../include/packet_traits/kernel.bpf.h")),
-    ("policy.bpf.h", include_str!("../../../include/packet_traits/policy.bpf.h")),
-    ("traits.bpf.h", include_str!("../../../include/packet_traits/traits.bpf.h")),
-];
+/// The headers that emitted programs include.
+const OUR_HEADERS: [Header; 3] =
+    [packet_traits_headers::KERNEL, packet_traits_headers::POLICY, packet_traits_headers::TRAITS];
 
 /// How to compile.
 #[derive(Clone, Debug)]
@@ -96,7 +94,8 @@ impl Compiler {
             .map_err(|error| CompileError::Io { action: "writing the manifest".to_owned(), source: error.into() })?;
         write(&at.join(SOURCE_NAME), &with_manifest(&emitted.source))?;
         write(&at.join(MANIFEST_NAME), &json)?;
-        write_all(&at.join("include/packet_traits"), &OUR_HEADERS)?;
+        let ours = OUR_HEADERS.map(|header| (header.name, header.text));
+        write_all(&at.join("include").join(packet_traits_headers::FOLDER), &ours)?;
         write_all(&at.join("include/bpf"), self.headers)?;
 
         let architecture = env::consts::ARCH;

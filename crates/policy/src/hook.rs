@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+pub use packet_traits_core::{Direction, NetfilterFamily, NetfilterHook};
+
 /// A place on a packet's way that a block of rules is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
@@ -12,7 +14,7 @@ pub enum Hook {
     /// `netfilter HOOK priority N`, in both families unless one is named.
     Netfilter {
         /// `None`: IPv4 and IPv6.
-        family: Option<Family>,
+        family: Option<NetfilterFamily>,
         /// The point.
         hook: NetfilterHook,
         /// Lower runs earlier.
@@ -24,61 +26,6 @@ pub enum Hook {
     Match,
     /// `steer`: chooses among the sockets of a SO_REUSEPORT group (`SO_ATTACH_REUSEPORT_EBPF`).
     Steer,
-}
-
-/// Which way a packet goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// It was received.
-    Ingress,
-    /// It is about to be sent.
-    Egress,
-}
-
-/// An address family of netfilter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// IPv4 (`ip`).
-    Ipv4,
-    /// IPv6 (`ip6`).
-    Ipv6,
-}
-
-/// A hook of netfilter, under its name in nftables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NetfilterHook {
-    /// `prerouting`
-    PreRouting,
-    /// `input`
-    Input,
-    /// `forward`
-    Forward,
-    /// `output`
-    Output,
-    /// `postrouting`
-    PostRouting,
-}
-
-impl NetfilterHook {
-    /// Every hook, in the order a packet meets them.
-    pub const ALL: [NetfilterHook; 5] = [
-        NetfilterHook::PreRouting,
-        NetfilterHook::Input,
-        NetfilterHook::Forward,
-        NetfilterHook::Output,
-        NetfilterHook::PostRouting,
-    ];
-
-    /// Its name in nftables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            NetfilterHook::PreRouting => "prerouting",
-            NetfilterHook::Input => "input",
-            NetfilterHook::Forward => "forward",
-            NetfilterHook::Output => "output",
-            NetfilterHook::PostRouting => "postrouting",
-        }
-    }
 }
 
 /// What a rule may want to do and not every hook can.
@@ -149,15 +96,6 @@ impl Hook {
     }
 }
 
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        })
-    }
-}
-
 impl fmt::Display for Hook {
     /// As it is written in a policy.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -165,12 +103,11 @@ impl fmt::Display for Hook {
             Hook::Xdp => f.write_str("xdp"),
             Hook::Tc(direction) => write!(f, "tc {direction}"),
             Hook::Netfilter { family, hook, priority } => {
-                let family = match family {
-                    None => "",
-                    Some(Family::Ipv4) => "ip ",
-                    Some(Family::Ipv6) => "ip6 ",
-                };
-                write!(f, "netfilter {family}{} priority {priority}", hook.name())
+                f.write_str("netfilter ")?;
+                if let Some(family) = family {
+                    write!(f, "{family} ")?;
+                }
+                write!(f, "{hook} priority {priority}")
             }
             Hook::Cgroup(direction) => write!(f, "cgroup {direction}"),
             Hook::Match => f.write_str("match"),

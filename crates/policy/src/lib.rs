@@ -1,8 +1,8 @@
 //! The policy language of packet traits: which traits packets get, and what later stages do because of them.
 //!
 //! docs/policy.md is the reference of the language. A policy (`*.traits`) is checked ([`policy::Policy`]), then either compiled to
-//! BPF C over `packet_traits/traits.bpf.h` or interpreted on one packet. This crate knows nothing of attaching; the `traits`
-//! command loads what it emits.
+//! BPF C over `packet_traits/traits.bpf.h` or interpreted on one packet. This crate knows nothing of attaching:
+//! `packet-traits-deploy` brings up what it emits.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -15,7 +15,7 @@
 //! | `random` | random policies and packets, for tests (behind the feature of that name) |
 //! | [`emit`], [`compile`] | a policy as BPF C, and that as an object |
 //! | [`log_event`] | what `log` tells |
-//! | [`manifest`] | what a compiled policy says of itself to whoever loads it |
+//! | [`manifest`], [`symbols`] | what a compiled policy says of itself to its loader, and the names of its maps |
 #![forbid(unsafe_code)]
 
 pub mod check;
@@ -34,5 +34,6 @@ pub mod print;
 #[cfg(feature = "random")]
 pub mod random;
 pub mod source;
+pub mod symbols;
 mod syntax;
 mod words;

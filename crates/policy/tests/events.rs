@@ -6,10 +6,7 @@ use std::{os::fd::AsRawFd, time::Duration};
 
 use common::{Draft, Lab, area_enabled, enabled, outer, set};
 use libbpf_rs::{MapCore, MapFlags, RingBufferBuilder, libbpf_sys};
-use packet_traits::{
-    bind::LoadedObject,
-    core::{KeyType, Merge},
-};
+use packet_traits::{KeyType, Merge, bind::LoadedObject};
 use packet_traits_policy::{
     field::FieldKind,
     hook::Hook,

@@ -5,7 +5,7 @@ mod common;
 use common::{
     Draft, Lab, area_enabled, compare, compilers, enabled, equal, inner, is_set, is_short, outer, set, single, test,
 };
-use packet_traits::core::{KeyType, Merge};
+use packet_traits::{KeyType, Merge};
 use packet_traits_lab::{clang, clangs};
 use packet_traits_policy::{
     field::{Field, FieldKind, Header},

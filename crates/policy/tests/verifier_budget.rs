@@ -15,7 +15,7 @@ use std::{
 
 use common::{Draft, Lab, area_enabled, compare, compilers, equal, is_short, outer, set, test};
 use libbpf_rs::libbpf_sys;
-use packet_traits::core::{KeyType, Merge};
+use packet_traits::{KeyType, Merge};
 use packet_traits_lab::{clang, clang_version, clangs};
 use packet_traits_policy::{
     field::FieldKind,

@@ -6,7 +6,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use packet_traits::core::{KeyType, Value};
+use packet_traits::{KeyType, Value};
 
 use crate::keys::Keys;
 

@@ -1,7 +1,7 @@
 //! The registry's keys as events carry them: which bytes behind an event are whose value.
 
 use packet_traits::{
-    core::{KeyType, Region, Value},
+    KeyType, Region, Value,
     registry::{KeyEntry, Registry, RegistryError},
 };
 

@@ -7,7 +7,7 @@ use std::{
     fmt,
 };
 
-use packet_traits::core::Value;
+use packet_traits::Value;
 
 use crate::{
     event::{Event, GroResult},

@@ -29,11 +29,11 @@ pub enum Point {
     /// [`Route`](Point::Route). The whole has the id of the first fragment.
     Defrag,
     /// Netfilter LOCAL_IN: it is for this namespace.
-    LocalIn,
+    Input,
     /// Netfilter FORWARD: it goes on to another interface.
     Forward,
     /// Netfilter LOCAL_OUT: a tunnel has packed it.
-    LocalOut,
+    Output,
     /// Netfilter POST_ROUTING: it is about to leave.
     PostRouting,
     /// Too long for its way out: it is cut into fragments (`ip_do_fragment`, `ip6_fragment`), which have no id.
@@ -85,9 +85,9 @@ impl Point {
         Point::PreRouting,
         Point::Route,
         Point::Defrag,
-        Point::LocalIn,
+        Point::Input,
         Point::Forward,
-        Point::LocalOut,
+        Point::Output,
         Point::PostRouting,
         Point::Fragment,
         Point::Neighbour,
@@ -125,9 +125,9 @@ impl Point {
             Point::PreRouting => "prerouting",
             Point::Route => "route",
             Point::Defrag => "defrag",
-            Point::LocalIn => "local-in",
+            Point::Input => "input",
             Point::Forward => "forward",
-            Point::LocalOut => "local-out",
+            Point::Output => "output",
             Point::PostRouting => "postrouting",
             Point::Fragment => "fragment",
             Point::Neighbour => "neighbour",
@@ -167,7 +167,7 @@ impl Point {
     pub const fn is_of_netfilter(self) -> bool {
         matches!(
             self,
-            Point::PreRouting | Point::Route | Point::LocalIn | Point::Forward | Point::LocalOut | Point::PostRouting
+            Point::PreRouting | Point::Route | Point::Input | Point::Forward | Point::Output | Point::PostRouting
         )
     }
 
@@ -184,9 +184,9 @@ impl Point {
             Point::PreRouting => "netfilter PRE_ROUTING, IPv4 and IPv6",
             Point::Route => "tp_btf/fib_table_lookup, tp_btf/fib6_table_lookup",
             Point::Defrag => "fentry/ip_defrag, fentry/ipv6_frag_rcv",
-            Point::LocalIn => "netfilter LOCAL_IN, IPv4 and IPv6",
+            Point::Input => "netfilter LOCAL_IN, IPv4 and IPv6",
             Point::Forward => "netfilter FORWARD, IPv4 and IPv6",
-            Point::LocalOut => "netfilter LOCAL_OUT, IPv4 and IPv6",
+            Point::Output => "netfilter LOCAL_OUT, IPv4 and IPv6",
             Point::PostRouting => "netfilter POST_ROUTING, IPv4 and IPv6",
             Point::Fragment => "fentry/ip_do_fragment, fentry/ip6_fragment",
             Point::Neighbour => "fentry/__neigh_event_send",

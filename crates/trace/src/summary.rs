@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use packet_traits::core::Value;
+use packet_traits::Value;
 use serde::Serialize;
 
 use crate::{

@@ -385,7 +385,7 @@ fn tcp_says_what_it_takes_and_what_comes_out_of_order() {
         if kernel_has_for(KernelFeature::NetfilterLinks, "whether TCP takes what is let through") {
             for packet in &seen.packets {
                 let way = points(packet);
-                assert_eq!(way.contains(&Tcp), way.contains(&LocalIn), "{family:?}: {packet:?}");
+                assert_eq!(way.contains(&Tcp), way.contains(&Input), "{family:?}: {packet:?}");
             }
         }
         let early = seen.packets.iter().filter(|packet| points(packet).contains(&OutOfOrder)).count();

@@ -17,8 +17,8 @@ use common::{
     tc_enabled, watch,
 };
 use packet_traits::{
+    KeyName, KeyType, Value,
     attach::{Attachment, XdpMode, xdp},
-    core::{KeyName, KeyType, Value},
     drop_reason,
     registry::{KeySpec, Registry},
 };
@@ -384,7 +384,7 @@ fn what_does_not_fit_is_counted() {
     assert!(seen.counters.lost_events() > 0);
     assert_eq!(seen.counters.assigned, 300);
     let events = |point: Point| seen.summary.points.get(&point).map_or(0, |seen| seen.events);
-    let all = [Xdp, Point::Gro, Point::Receive, Point::TcIngress, Point::PreRouting, Point::LocalIn, Deliver];
+    let all = [Xdp, Point::Gro, Point::Receive, Point::TcIngress, Point::PreRouting, Point::Input, Deliver];
     for point in on_this_kernel(&tracer, &all) {
         assert_eq!(events(point) + lost[point as usize], 300, "{point}");
     }

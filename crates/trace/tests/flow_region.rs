@@ -8,8 +8,8 @@ use common::{
     Home, TENANT_KEY, enabled, in_namespaces, load_object, on_this_kernel, points, port, start, tc_enabled, watch,
 };
 use packet_traits::{
+    KeyName, KeyType, Layout, Merge, Region,
     attach::{XdpMode, xdp},
-    core::{KeyName, KeyType, Layout, Merge, Region},
     registry::KeySpec,
 };
 use packet_traits_lab::{
@@ -26,7 +26,7 @@ use packet_traits_trace::{
 const SMALL: usize = 32;
 
 const FORWARDED: [Point; 9] = [Xdp, TcIngress, PreRouting, Route, Forward, PostRouting, TcEgress, Queue, Xmit];
-const DELIVERED: [Point; 7] = [Xdp, TcIngress, PreRouting, Route, LocalIn, Cgroup, Deliver];
+const DELIVERED: [Point; 7] = [Xdp, TcIngress, PreRouting, Route, Input, Cgroup, Deliver];
 
 /// The points of a path that every kernel and mode has in this order.
 fn way(packet: &Packet) -> Vec<Point> {

@@ -16,7 +16,7 @@ use packet_traits_trace::{
 
 const FORWARDED: [Point; 11] =
     [Xdp, Gro, Receive, TcIngress, PreRouting, Route, Forward, PostRouting, TcEgress, Queue, Xmit];
-const DELIVERED: [Point; 10] = [Xdp, Gro, Receive, TcIngress, PreRouting, Route, LocalIn, Cgroup, Enqueue, Deliver];
+const DELIVERED: [Point; 10] = [Xdp, Gro, Receive, TcIngress, PreRouting, Route, Input, Cgroup, Enqueue, Deliver];
 
 /// The points, without those that come when the CPU has time, or once for each routing table.
 fn way(packet: &Packet) -> Vec<Point> {

@@ -41,7 +41,7 @@ const FATES: [(u16, u64); 5] =
 
 /// How a packet starts that gets as far as IP.
 const RECEIVED: [Point; 4] = [Xdp, Gro, Receive, TcIngress];
-const TO_SOCKET: [Point; 4] = [PreRouting, Route, LocalIn, Cgroup];
+const TO_SOCKET: [Point; 4] = [PreRouting, Route, Input, Cgroup];
 
 /// Drops in LOCAL_IN, and where packets come in.
 fn filter(receiver: &End) {

@@ -35,10 +35,10 @@ use std::{
 use clap::Parser;
 use libbpf_rs::{MapCore, MapFlags};
 use packet_traits::{
+    Key, TraitsMut, TraitsView,
     attach::{self, XdpMode},
     bind::BoundObject,
     bpffs,
-    core::{Key, TraitsMut, TraitsView},
     registry::{Registry, RegistryName},
 };
 use xdp::{

@@ -2,8 +2,8 @@
 //!
 //! A *trait* is a small typed value with a name (`tenant: u32`, `flow_id: u64`, `rx_ts`) that an XDP program attaches
 //! to a packet and that every later stage can read. This crate is the control side: the [`registry`] that names are
-//! given out from, [`bind`]ing a BPF object's keys to it, and [`attach`]ing programs to hooks; the [`socket`] options
-//! by which applications read and set traits; and [`border`]s, which keep them from others.
+//! given out from, [`bind`]ing a BPF object's keys to it, and [`attach`]ing programs to hooks; the [`socket_programs`] that serve
+//! the options of `packet-traits-socket`, by which applications read and set traits; and [`border`]s, which keep traits from others.
 
 pub mod attach;
 pub mod bind;
@@ -18,6 +18,10 @@ mod mounts;
 mod netlink;
 pub mod registry;
 pub mod rotate;
-pub mod socket;
+pub mod socket_programs;
 
-pub use packet_traits_core as core;
+pub use packet_traits_core::{
+    Key, KeyName, KeyType, Layout, LayoutError, Mac, Merge, NameError, NetfilterFamily, NetfilterHook, Nonces, Packed,
+    PacketRegion, Region, SetError, Slot, Timestamp, TraitValue, TraitsMut, TraitsView, TypeMismatch, TypedKey, Uuid,
+    Value, ValueBytes, ValueError, Version, ViewError, hook, key, layout, packed, typed, value, view,
+};

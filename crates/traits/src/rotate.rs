@@ -2,10 +2,10 @@
 //!
 //! Secrets can be read from the memory in front of a packet that leaves the host. With them, traits can be forged. [`rotate`]
 //! replaces them, and loads [deployments](crate::deployment), [borders](crate::border) and
-//! [socket programs](crate::socket::programs) with the new ones. These then replace the running programs at the same hooks and
+//! [socket programs](crate::socket_programs) with the new ones. These then replace the running programs at the same hooks and
 //! with the same maps: every packet meets a program, and counters go on. Traits of packets in flight read as absent.
 //!
-//! Programs of other loaders, tracers and applications with a [`TraitsView`](crate::core::TraitsView) keep the previous secrets.
+//! Programs of other loaders, tracers and applications with a [`TraitsView`](packet_traits_core::TraitsView) keep the previous secrets.
 //! They read nothing, and nothing they write is read, until they are bound, started or opened again.
 
 use std::{
@@ -17,7 +17,7 @@ use std::{
 use crate::{
     deployment::{DeployError, Location, Rebinding, UNLOAD},
     registry::{BoundProgram, Registry, RegistryError, RegistryName, RegistryOptions},
-    socket::programs::{self, SocketCgroup, SocketProgramsError},
+    socket_programs::{self, SocketCgroup, SocketProgramsError},
 };
 
 /// What was replaced.
@@ -100,7 +100,7 @@ pub fn rotate(options: &RegistryOptions, force: bool) -> Result<Rotation, Rotate
     let location = Location::from(&next);
     let deployments = Rebinding::prepare(&location, &next)?;
     let borders = Rebinding::prepare(&location.of_borders(), &next)?;
-    let sockets = programs::Rebinding::prepare(&next)?;
+    let sockets = socket_programs::Rebinding::prepare(&next)?;
 
     let mut known: HashSet<u32> = sockets.programs()?.into_iter().collect();
     known.extend(deployments.programs().union(borders.programs()));

@@ -15,9 +15,7 @@ use common::{
 };
 use libbpf_rs::{MapCore, MapFlags};
 use packet_traits::{
-    attach::XdpMode,
-    bind::LoadedObject,
-    core::{Key, Layout, PacketRegion, TraitsMut, TraitsView, ViewError, layout::Region},
+    Key, Layout, PacketRegion, TraitsMut, TraitsView, ViewError, attach::XdpMode, bind::LoadedObject, layout::Region,
 };
 use packet_traits_lab::{AF_XDP_FRAMES, AfXdp, AfXdpFrame, Family, Pair, number_of, send_numbered, udp_socket};
 

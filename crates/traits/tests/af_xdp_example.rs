@@ -10,10 +10,7 @@ use common::{
     examples::{Folder, Running, binary, repository},
     register,
 };
-use packet_traits::{
-    core::{KeyType, Layout, Merge, Value},
-    registry::Registry,
-};
+use packet_traits::{KeyType, Layout, Merge, Value, registry::Registry};
 use packet_traits_lab::{
     Family, PacketSocket, Pair,
     frame::{Flow, IpPair},

@@ -16,9 +16,9 @@ use common::{
 };
 use libbpf_rs::Object;
 use packet_traits::{
+    Key, KeyType, Layout, Merge, PacketRegion, TraitsView,
     attach::{Attachment, XdpMode},
     bind::LoadedObject,
-    core::{Key, KeyType, Layout, Merge, PacketRegion, TraitsView},
     registry::Registry,
 };
 use packet_traits_lab::{Family, TcpSink, frame::Flow, send_numbered, tcp_transfer};

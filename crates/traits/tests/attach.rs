@@ -446,13 +446,13 @@ fn netfilter_counts_at_every_hook_until_dropped() {
     let chain = Chain::new().expect("a chain");
     for (family, traffic) in FAMILIES {
         for (hook, end) in [
-            (NetfilterHook::LocalOut, chain.client()),
+            (NetfilterHook::Output, chain.client()),
             (NetfilterHook::PostRouting, chain.client()),
             (NetfilterHook::PreRouting, chain.router_in()),
             (NetfilterHook::Forward, chain.router_in()),
             (NetfilterHook::PostRouting, chain.router_in()),
             (NetfilterHook::PreRouting, chain.server()),
-            (NetfilterHook::LocalIn, chain.server()),
+            (NetfilterHook::Input, chain.server()),
         ] {
             let programs = Programs::load(&["nf_count"]);
             let options = NetfilterOptions::new(family, hook).priority(-10);
@@ -475,7 +475,7 @@ fn netfilter_priority_errors_are_explained() {
 
     let error = attach(options).expect_err("the priority is taken");
     assert!(matches!(error, AttachError::Busy { .. }), "{error}");
-    assert!(error.to_string().contains("netfilter ipv4 pre_routing priority 0 on network namespace"), "{error}");
+    assert!(error.to_string().contains("netfilter ip prerouting priority 0 on network namespace"), "{error}");
     assert!(error.to_string().contains("priority -1 is free"), "{error}");
     let lower = attach(options.priority(-1)).expect("what is said to be free is");
     let error = attach(options).expect_err("the priority is taken");

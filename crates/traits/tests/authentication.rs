@@ -16,9 +16,9 @@ use common::{
 };
 use libbpf_rs::Object;
 use packet_traits::{
+    Layout, Nonces, TraitsMut, Value,
     attach::{CgroupHook, Direction, XdpMode, cgroup, tracing, xdp},
     bind::LoadedObject,
-    core::{Layout, Nonces, TraitsMut, Value},
     registry::Registry,
 };
 use packet_traits_lab::{Family, Overlay, PacketSocket, VxlanOptions, frame::Flow, recv_numbered, udp_socket};

@@ -16,9 +16,9 @@ use std::{
 use common::{Lab, TEST_PORT, attach_tc, compile_with, name, record, spec, test_run};
 use libbpf_rs::{MapCore, ObjectBuilder};
 use packet_traits::{
+    KeyType, Layout, Merge, TraitsView, Value,
     attach::{Direction, cgroup::cgroup_root},
     bind::{BindError, BoundObject, bind_file, bind_open_object},
-    core::{KeyType, Layout, Merge, TraitsView, Value},
     registry::{Registry, RegistryError},
 };
 use packet_traits_lab::{Family, Pair, left_out, recv_numbered, send_numbered, udp_socket};

@@ -7,10 +7,10 @@ use std::{os::fd::AsFd, time::Duration};
 use common::{BOTH_MODES, Keys, Lab, attach_tc, attach_xdp, enabled, program};
 use libbpf_rs::{MapCore, MapFlags};
 use packet_traits::{
+    KeyType, Merge,
     attach::{Direction, TcxOptions, XdpMode, tcx, xdp},
     bind::LoadedObject,
     border::{Border, Crossed},
-    core::{KeyType, Merge},
     deployment::Location,
 };
 use packet_traits_lab::{

@@ -16,7 +16,7 @@ use packet_traits_lab::{
 const PACKETS: u64 = 50;
 
 const LOCAL_HOOKS: [(&str, NetfilterHook); 2] =
-    [("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::LocalIn)];
+    [("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::Input)];
 
 /// How often a hook sees a tunnelled packet: inside the tunnel, and outside of it if both are of one family.
 fn passes(underlay: Family, inner: Family) -> usize {

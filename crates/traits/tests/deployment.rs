@@ -23,11 +23,11 @@ use std::{
 use common::{Lab, area_macros, compile_with, enabled};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use packet_traits::{
+    KeyType, Merge,
     attach::{
         AttachError, Attachment, Direction, Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, Target, XdpMode,
     },
     bind::{BindError, BoundObject},
-    core::{KeyType, Merge},
     deployment::{DeployError, Deployed, Deployment, Filter, FilterUse, Location, Setup, Table, UpOptions},
     registry::Registry,
     rotate::{RotateError, rotate},
@@ -106,7 +106,7 @@ impl Host {
         let place = |hook| NetfilterOptions::new(NetfilterFamily::Ipv4, hook);
         let mut netfilter = vec![
             ("on_prerouting".to_owned(), place(NetfilterHook::PreRouting)),
-            ("on_input".to_owned(), place(NetfilterHook::LocalIn)),
+            ("on_input".to_owned(), place(NetfilterHook::Input)),
         ];
         if !has_netfilter() {
             netfilter.clear();
@@ -1167,7 +1167,7 @@ fn netfilter_links_need_a_dispatcher() {
     let programs = common::load("deployment_other", &host.lab.registry);
     let [first, second] = ["other_netfilter", "another_netfilter"].map(|name| common::program(&programs, name));
     host.pair.rx().netns().enter(|| {
-        let place = NetfilterOptions::new(NetfilterFamily::Ipv4, NetfilterHook::LocalIn);
+        let place = NetfilterOptions::new(NetfilterFamily::Ipv4, NetfilterHook::Input);
         let mut link = packet_traits::attach::netfilter::attach(first.as_fd(), &place).unwrap();
         let error = link.replace(second.as_fd()).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EOPNOTSUPP), "the kernel cannot update such a link: {error}");

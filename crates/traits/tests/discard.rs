@@ -10,17 +10,17 @@ use common::{
     sockets::{Setup, SocketLab},
 };
 use packet_traits::{
+    KeyType, Layout, Merge,
     attach::{CgroupHook, Direction, XdpMode},
     bind::LoadedObject,
-    core::{KeyType, Layout, Merge},
     registry::Registry,
-    socket::{ReceiverOptions, Ring},
 };
 use packet_traits_lab::{
     End, Family, Mac, Overlay, Pair, VethOptions, VxlanOptions,
     frame::{Flow, ethernet, with_vlan},
     recv_numbered, send_numbered, send_together, udp_socket,
 };
+use packet_traits_socket::{ReceiverOptions, Ring};
 
 const KEYS: Keys = &[
     ("flow", KeyType::U64, Merge::Block),
@@ -151,7 +151,7 @@ fn an_application_gets_no_value_of_a_reassembled_datagram() {
     let _xdp = attach_xdp(&object, "number", lab.pair.rx(), XdpMode::Native);
     let (client, socket) = (lab.udp_client(Family::V4), lab.udp(Family::V4));
     for by_ring in [true, false] {
-        let ring = Ring::open_in(&Registry::options().bpffs(lab.lab.bpffs().path())).unwrap();
+        let ring = Ring::open(Registry::options().bpffs(lab.lab.bpffs().path()).slots_path()).unwrap();
         let options = ReceiverOptions::new();
         let options = if by_ring { options.ring(&ring) } else { options.without_ring() };
         let receiver = options.build(socket.try_clone().unwrap()).unwrap();
@@ -159,7 +159,7 @@ fn an_application_gets_no_value_of_a_reassembled_datagram() {
         let (first, only) = (keys.typed::<u64>("first").unwrap(), keys.typed::<u64>("only").unwrap());
         for (size, whole) in [(100, true), (3000, false)] {
             send_numbered(&client, lab.addr(Family::V4), 0..1, size).unwrap();
-            let (_, _, traits) = receiver.recv(&mut [0; 4000]).unwrap();
+            let traits = receiver.recv(&mut [0; 4000]).unwrap().traits;
             let number = traits.get(&first).expect("a number");
             assert_eq!(traits.get(&only), whole.then_some(number), "{size} bytes, by ring {by_ring}");
         }

@@ -157,7 +157,7 @@ fn a_datagram_that_a_netfilter_program_drops_by_its_traits_is_read() {
         return;
     }
     each(|scene| {
-        let hooks = [("netfilter_drops_odd", NetfilterHook::LocalIn)];
+        let hooks = [("netfilter_drops_odd", NetfilterHook::Input)];
         let _netfilter = attach_netfilter(&scene.object, scene.rx(), scene.family, &hooks);
         scene.send_and_lose_odd(&scene.receiver());
         scene.assert_dropped(odd(), "NETFILTER_DROP");

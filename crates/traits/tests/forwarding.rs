@@ -11,9 +11,9 @@ use common::{
     register_record_keys,
 };
 use packet_traits::{
+    Layout,
     attach::{Attachment, Direction, NetfilterFamily, NetfilterHook, NetfilterOptions, XdpMode, netfilter},
     bind::LoadedObject,
-    core::Layout,
     registry::Registry,
 };
 use packet_traits_lab::{
@@ -128,7 +128,7 @@ fn merged_packet_through_a_router(family: Family, tso: bool) -> Records {
     router_out.netns().set_feature(router_out.name(), Feature::Tso, tso).unwrap();
     let _xdp = attach_xdp(&object, "assign_flow", chain.router_in(), XdpMode::Native);
     let _router = observe_router(&object, &chain, family);
-    let _server = attach_netfilter(&object, chain.server(), family, &[("local_in", NetfilterHook::LocalIn)]);
+    let _server = attach_netfilter(&object, chain.server(), family, &[("local_in", NetfilterHook::Input)]);
     let (client, server) = (chain.client(), chain.server());
     let flow = Flow {
         ip: Flow::between(client, server, family, 0, 0).ip,
@@ -168,7 +168,7 @@ fn segments_that_the_stack_cuts_have_no_traits() {
 
 /// Observes what comes to the server, behind XDP.
 fn observe_server(object: &LoadedObject, chain: &Chain) -> Vec<Attachment> {
-    let mut attached = attach_netfilter(object, chain.server(), Family::V4, &[("local_in", NetfilterHook::LocalIn)]);
+    let mut attached = attach_netfilter(object, chain.server(), Family::V4, &[("local_in", NetfilterHook::Input)]);
     attached.push(attach_tc(object, "tc_ingress", chain.server(), Direction::Ingress));
     attached
 }
@@ -240,7 +240,7 @@ fn another_registry_behind_the_veth_reads_nothing() {
         let _behind = attach_xdp(&theirs, "read_again", chain.server(), mode);
         let _tc = attach_tc(&theirs, "tc_ingress", chain.server(), Direction::Ingress);
         let local_in = program(&theirs, "local_in");
-        let beside = NetfilterOptions::new(NetfilterFamily::Ipv4, NetfilterHook::LocalIn).priority(1);
+        let beside = NetfilterOptions::new(NetfilterFamily::Ipv4, NetfilterHook::Input).priority(1);
         let _local_in = chain.server().netns().enter(|| netfilter::attach(local_in.as_fd(), &beside)).unwrap();
         send_through(&chain, Family::V4);
 

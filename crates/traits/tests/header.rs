@@ -20,9 +20,9 @@ use common::{
 };
 use libbpf_rs::{Linker, MapCore, MapFlags, ObjectBuilder, OpenObject};
 use packet_traits::{
+    KeyType, Layout, Merge, TraitsView, Value,
     attach::{CgroupHook, Direction, NetfilterHook, XdpMode},
     bind::{BoundObject, LoadedObject},
-    core::{KeyType, Layout, Merge, TraitsView, Value},
     registry::Registry,
 };
 use packet_traits_lab::{
@@ -610,7 +610,7 @@ fn the_examples_work_together_on_one_link() {
     drop_blocked.map("blocked").unwrap().update(&8u32.to_ne_bytes(), &[0; 8], MapFlags::ANY).unwrap();
     let _xdp = attach_xdp(&classify, "classify", rx, XdpMode::Generic);
     let _tc = attach_tc(&priority, "prioritize", rx, Direction::Ingress);
-    let _netfilter = attach_netfilter(&drop_blocked, rx, Family::V4, &[("drop_blocked", NetfilterHook::LocalIn)]);
+    let _netfilter = attach_netfilter(&drop_blocked, rx, Family::V4, &[("drop_blocked", NetfilterHook::Input)]);
     let _cgroup = attach_cgroup(&count, "count", CgroupHook::Ingress);
     let _tracing = attach_tracing(&drops, &["report_drop"]);
 

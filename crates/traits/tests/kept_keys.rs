@@ -14,12 +14,9 @@ use common::{
     sockets::{Assigned, SOCKET_KEYS, Sent, SocketLab},
     spec, tcp,
 };
-use packet_traits::{
-    core::{KeyType, Merge},
-    registry::Registry,
-    socket::{self, Keys, Receiver, ReceiverOptions, Ring, Source, Traits},
-};
+use packet_traits::{KeyType, Merge, registry::Registry};
 use packet_traits_lab::{Family, send_numbered};
+use packet_traits_socket::{Keys, Receiver, ReceiverOptions, Ring, SocketTraits, TcpTraits, Traits};
 
 const FAMILY: Family = Family::V4;
 
@@ -51,43 +48,43 @@ fn what_a_connection_kept_is_no_value_of_a_later_key() {
     }
     let lab = SocketLab::new();
     let listener = lab.listener(FAMILY);
-    socket::save_syn_traits(&listener, true).unwrap();
-    socket::set_receive(&listener, true).unwrap();
+    listener.save_syn_traits(true).unwrap();
+    listener.receive_traits(true).unwrap();
     let mut client = lab.tcp_client(FAMILY);
     let (mut accepted, from) = tcp::accept(&listener);
     client.write_all(&9u64.to_be_bytes()).unwrap();
     accepted.read_exact(&mut [0; 8]).unwrap();
     let keys = Keys::of(&accepted).unwrap();
-    socket::set_socket_trait(&accepted, &keys.typed("tenant").unwrap(), 77u32).unwrap();
-    socket::set_socket_trait(&accepted, &keys.typed("flow_id").unwrap(), 78u64).unwrap();
+    accepted.set_trait(&keys.typed("tenant").unwrap(), 77u32).unwrap();
+    accepted.set_trait(&keys.typed("flow_id").unwrap(), 78u64).unwrap();
 
     replace(&lab.lab.registry, "tenant", false);
     let keys = Keys::of(&accepted).unwrap();
     let (syn, data) = (Assigned::syn(from), Assigned::data(from, 9));
-    for (source, flow_id) in [(Source::Syn, syn.flow_id), (Source::Last, data.flow_id), (Source::Own, 78)] {
-        let value = socket::read_value(&accepted, source, keys.get("later").unwrap()).unwrap();
-        assert_eq!(value, None, "{source:?}");
-        let value = socket::read(&accepted, source, &keys.typed::<u64>("flow_id").unwrap()).unwrap();
-        assert_eq!(value, Some(flow_id), "{source:?}");
-    }
+    let later = keys.get("later").unwrap();
+    let values = [accepted.syn_value(later), accepted.last_value(later), accepted.own_value(later)];
+    assert_eq!(values.map(Result::unwrap), [None, None, None]);
+    let flow_id = keys.typed::<u64>("flow_id").unwrap();
+    let values = [accepted.syn_trait(&flow_id), accepted.last_trait(&flow_id), accepted.own_trait(&flow_id)];
+    assert_eq!(values.map(Result::unwrap), [Some(syn.flow_id), Some(data.flow_id), Some(78)]);
     for (kept, flow_id) in [
-        (socket::syn_traits(&accepted, &keys).unwrap(), syn.flow_id),
-        (socket::last_traits(&accepted, &keys).unwrap(), data.flow_id),
-        (socket::socket_traits(&accepted, &keys).unwrap(), 78),
+        (accepted.syn_traits(&keys).unwrap(), syn.flow_id),
+        (accepted.last_traits(&keys).unwrap(), data.flow_id),
+        (accepted.own_traits(&keys).unwrap(), 78),
     ] {
         assert_eq!(traits(&kept, &keys), (None, Some(flow_id)));
     }
 
     // another one's new value does not bring it back, and its own counts
-    socket::set_socket_trait(&accepted, &keys.typed("flow_id").unwrap(), 79u64).unwrap();
-    assert_eq!(traits(&socket::socket_traits(&accepted, &keys).unwrap(), &keys), (None, Some(79)));
-    socket::set_socket_trait(&accepted, &keys.typed("later").unwrap(), 5u32).unwrap();
-    assert_eq!(traits(&socket::socket_traits(&accepted, &keys).unwrap(), &keys), (Some(5), Some(79)));
+    accepted.set_trait(&keys.typed("flow_id").unwrap(), 79u64).unwrap();
+    assert_eq!(traits(&accepted.own_traits(&keys).unwrap(), &keys), (None, Some(79)));
+    accepted.set_trait(&keys.typed("later").unwrap(), 5u32).unwrap();
+    assert_eq!(traits(&accepted.own_traits(&keys).unwrap(), &keys), (Some(5), Some(79)));
 }
 
 /// A receiver of the lab's socket, which reads the slots as memory or by system calls.
 fn receiver(lab: &SocketLab, socket: &UdpSocket, by_ring: bool) -> Receiver<UdpSocket> {
-    let ring = Ring::open_in(&Registry::options().bpffs(lab.lab.bpffs().path())).unwrap();
+    let ring = Ring::open(Registry::options().bpffs(lab.lab.bpffs().path()).slots_path()).unwrap();
     let options = ReceiverOptions::new();
     let options = if by_ring { options.ring(&ring) } else { options.without_ring() };
     options.build(socket.try_clone().unwrap()).unwrap()
@@ -107,7 +104,7 @@ fn what_waiting_datagrams_brought_is_no_value_of_a_later_key() {
         replace(&lab.lab.registry, "tenant", false);
         let mut after = receiver(&lab, &socket, by_ring);
         let keys = after.keys().clone();
-        let (_, _, found) = after.recv(&mut [0; 64]).unwrap();
+        let found = after.recv(&mut [0; 64]).unwrap().traits;
         assert_eq!(traits(&found, &keys), (None, Some(0)));
         let batch = after.recv_batch().unwrap();
         assert_eq!(batch.len(), 3);
@@ -116,7 +113,7 @@ fn what_waiting_datagrams_brought_is_no_value_of_a_later_key() {
         }
         // who looked the keys up before still knows the other one
         send(7..8);
-        let (_, _, found) = before.recv(&mut [0; 64]).unwrap();
+        let found = before.recv(&mut [0; 64]).unwrap().traits;
         assert_eq!(found.get(&before.keys().typed("flow_id").unwrap()), Some(7u64));
     }
 }
@@ -135,7 +132,7 @@ fn a_key_that_only_comes_leaves_readers_of_the_ring_what_they_had() {
             lab.lab.registry.register(&more).unwrap();
         }
         send_numbered(&client, lab.addr(FAMILY), number..number + 1, 64).unwrap();
-        let (_, _, found) = receiver.recv(&mut [0; 64]).unwrap();
+        let found = receiver.recv(&mut [0; 64]).unwrap().traits;
         let expected = Assigned::datagram(number);
         assert_eq!(found.get(&receiver.keys().typed("tenant").unwrap()), Some(expected.tenant));
         assert_eq!(found.get(&receiver.keys().typed("flow_id").unwrap()), Some(expected.flow_id));
@@ -150,8 +147,8 @@ fn what_a_socket_says_of_what_it_sends_is_no_value_of_a_later_key() {
     let mut lab = SocketLab::new();
     let (client, socket) = (lab.udp_client(FAMILY), lab.udp(FAMILY));
     let keys = Keys::of(&socket).unwrap();
-    socket::set_socket_trait(&socket, &keys.typed("tenant").unwrap(), 77u32).unwrap();
-    socket::set_socket_trait(&socket, &keys.typed("flow_id").unwrap(), 78u64).unwrap();
+    socket.set_trait(&keys.typed("tenant").unwrap(), 77u32).unwrap();
+    socket.set_trait(&keys.typed("flow_id").unwrap(), 78u64).unwrap();
     let to = client.local_addr().unwrap();
     send_numbered(&socket, to, 1..2, 64).unwrap();
     assert_eq!(lab.sent(), [Sent { number: 1, tenant: Some(77), flow_id: Some(78) }]);
@@ -161,7 +158,7 @@ fn what_a_socket_says_of_what_it_sends_is_no_value_of_a_later_key() {
     send_numbered(&socket, to, 2..3, 64).unwrap();
     assert_eq!(lab.sent(), [Sent { number: 2, tenant: None, flow_id: Some(78) }]);
     let keys = Keys::of(&socket).unwrap();
-    socket::set_socket_trait(&socket, &keys.typed("tenant").unwrap(), 79u32).unwrap();
+    socket.set_trait(&keys.typed("tenant").unwrap(), 79u32).unwrap();
     send_numbered(&socket, to, 3..4, 64).unwrap();
     assert_eq!(lab.sent(), [Sent { number: 3, tenant: Some(79), flow_id: Some(78) }]);
 }

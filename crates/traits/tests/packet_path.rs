@@ -29,7 +29,7 @@ fn udp_to_a_local_socket(mode: XdpMode, family: Family, entry: &str) {
         &object,
         rx,
         family,
-        &[("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::LocalIn)],
+        &[("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::Input)],
     );
     let _cgroup = attach_cgroup(&object, "cgroup_ingress", CgroupHook::Ingress);
     let _tracing = attach_tracing(&object, &["delivery", "consume"]);
@@ -107,7 +107,7 @@ fn tcp_to_a_local_socket(mode: XdpMode, family: Family) {
         &object,
         rx,
         family,
-        &[("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::LocalIn)],
+        &[("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::Input)],
     );
     let _cgroup = [("cgroup_ingress", CgroupHook::Ingress), ("sock_ops", CgroupHook::SockOps)]
         .map(|(name, hook)| attach_cgroup(&object, name, hook));

@@ -15,9 +15,9 @@ use common::{
     spec,
 };
 use packet_traits::{
+    KeyType, Layout, Merge,
     attach::{Attachment, Direction, XdpMode},
     bind::LoadedObject,
-    core::{KeyType, Layout, Merge},
 };
 use packet_traits_lab::{
     Chain, End, Family, KernelFeature, Overlay, PacketSocket, Pair, VxlanOptions,

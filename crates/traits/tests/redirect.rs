@@ -32,7 +32,7 @@ const TINY: u32 = 64;
 const AT_RECEIVER: [Stage; 2] = [Stage::TcIngress, Stage::LocalIn];
 
 fn observe(object: &LoadedObject, receiver: &End) -> Vec<Attachment> {
-    let mut attached = attach_netfilter(object, receiver, Family::V4, &[("local_in", NetfilterHook::LocalIn)]);
+    let mut attached = attach_netfilter(object, receiver, Family::V4, &[("local_in", NetfilterHook::Input)]);
     attached.push(attach_tc(object, "tc_ingress", receiver, Direction::Ingress));
     attached
 }

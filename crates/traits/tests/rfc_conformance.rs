@@ -17,9 +17,10 @@ use common::{BOTH_MODES, Lab, attach_tc, attach_xdp, compile_with, program, reco
 use libbpf_rs::{MapCore, MapFlags, ObjectBuilder};
 use libc::{EBUSY, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP};
 use packet_traits::{
+    KeyType, Layout, Merge, Region, TraitsView,
     attach::{Direction, socket},
     bind::{BoundObject, LoadedObject},
-    core::{KeyType, Layout, Merge, Region, TraitsView, layout::FLOW_FOOTER_LEN},
+    layout::FLOW_FOOTER_LEN,
     registry::{Registry, RegistryError},
 };
 use packet_traits_lab::{

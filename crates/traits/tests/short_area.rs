@@ -7,10 +7,7 @@ use common::{
     record::{global, set_global},
     spec,
 };
-use packet_traits::{
-    attach::Direction,
-    core::{KeyType, Layout, Merge},
-};
+use packet_traits::{KeyType, Layout, Merge, attach::Direction};
 use packet_traits_lab::{
     End, Family, Overlay, VxlanOptions,
     frame::{Flow, with_vlan},

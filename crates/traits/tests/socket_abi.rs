@@ -9,7 +9,7 @@ use std::{
     process::{self, Command, Stdio},
 };
 
-use packet_traits::socket::abi;
+use packet_traits_socket::abi;
 
 /// A line of the C program that prints an integer expression under a name.
 fn print(name: &str, expression: &str) -> String {

@@ -19,11 +19,8 @@ use common::{
     include_dir,
     sockets::{Assigned, MARK, Sent, Setup, SocketLab},
 };
-use packet_traits::{
-    attach::XdpMode,
-    core::{KeyType, Layout, Merge},
-    socket::programs::SocketPrograms,
-};
+use packet_traits::{KeyType, Layout, Merge, attach::XdpMode, socket_programs::SocketPrograms};
+
 use packet_traits_lab::{Family, Netns, left_out, number_of, send_numbered};
 
 /// Has a server ready to be run, with what that takes in `folder`. `None`, after saying so, if its language is not installed.

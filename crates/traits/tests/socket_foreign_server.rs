@@ -23,8 +23,8 @@ use common::{
     sockopt,
 };
 use libc::c_long;
-use packet_traits::socket::{self, Keys, Traits};
 use packet_traits_lab::{Family, RECV_TIMEOUT};
+use packet_traits_socket::{Keys, SocketTraits, TcpTraits, Traits};
 
 /// A command without arguments that gets an answer, as Redis's protocol has it. The first 8 bytes are the number of its
 /// packet.
@@ -157,10 +157,10 @@ fn another_process_reads_the_traits_of_redis_connections() {
         let mut earlier = lab.tcp_client(family);
         exchange(&mut earlier);
         let unsaved = server.connection(earlier.local_addr().unwrap());
-        assert!(!socket::syn_traits(&unsaved, &keys).unwrap().is_found());
+        assert!(!unsaved.syn_traits(&keys).unwrap().is_found());
 
-        socket::save_syn_traits(&listener, true).unwrap();
-        socket::set_receive(&listener, true).unwrap();
+        listener.save_syn_traits(true).unwrap();
+        listener.receive_traits(true).unwrap();
         let mut clients: Vec<TcpStream> = (0..10).map(|_| lab.tcp_client(family)).collect();
         for client in &mut clients {
             exchange(client);
@@ -170,8 +170,7 @@ fn another_process_reads_the_traits_of_redis_connections() {
             let accepted = server.connection(peer);
             let set = |assigned: Assigned| (Some(assigned.tenant), Some(assigned.flow_id));
             let number = u64::from_be_bytes(PING[..8].try_into().unwrap());
-            let (syn, last) =
-                (socket::syn_traits(&accepted, &keys).unwrap(), socket::last_traits(&accepted, &keys).unwrap());
+            let (syn, last) = (accepted.syn_traits(&keys).unwrap(), accepted.last_traits(&keys).unwrap());
             assert_eq!(values(&syn, &keys), set(Assigned::syn(peer)));
             assert_eq!(values(&last, &keys), set(Assigned::data(peer, number)));
             // and it has not come in anybody's way

@@ -23,16 +23,16 @@ use common::{
     sockopt, tcp,
 };
 use packet_traits::{
+    KeyType, Merge, Value,
     attach::{Attachment, CgroupHook, Direction, NetfilterHook, cgroup},
     bind::LoadedObject,
-    core::{KeyType, Merge, Value},
-    socket::{
-        self, Keys, SocketError, Traits,
-        abi::{self, NEXT_TRAITS, SOCKET_TRAITS, SOL_TRAITS, TRAITS_ALL},
-        programs::{AttachOptions, SocketPrograms},
-    },
+    socket_programs::{AttachOptions, SocketPrograms},
 };
 use packet_traits_lab::{Cgroup, Chain, End, Family, Netns, VethOptions, udp_socket};
+use packet_traits_socket::{
+    Keys, SocketError, SocketTraits, TcpTraits, Traits, UdpTraits,
+    abi::{self, NEXT_TRAITS, SOCKET_TRAITS, SOL_TRAITS, TRAITS_ALL},
+};
 
 /// The keys of `sockets.bpf.c` and those of `record.bpf.h`.
 const KEYS: KeyTable = &[
@@ -108,7 +108,7 @@ impl Sender {
         set_global(&object, "netns_cookie", cookie(rx.netns()));
         let mut attached = Vec::new();
         for family in Family::BOTH {
-            let hooks = [("local_out", NetfilterHook::LocalOut), ("post_routing", NetfilterHook::PostRouting)];
+            let hooks = [("local_out", NetfilterHook::Output), ("post_routing", NetfilterHook::PostRouting)];
             attached.extend(attach_netfilter(&object, rx, family, &hooks));
         }
         attached.push(attach_tc(&object, "tc_egress", rx, Direction::Egress));
@@ -231,7 +231,7 @@ fn a_connection_has_its_traits_from_the_syn_to_the_fin() {
     for family in Family::BOTH {
         let server = tx.netns().enter(|| TcpListener::bind(sender.to(family))).unwrap();
         let socket = sender.lab.inside(|| tcp::socket(family));
-        socket::set_socket_traits(&socket, &sender.traits(5)).unwrap();
+        socket.set_traits(&sender.traits(5)).unwrap();
         tcp::connect(&socket, sender.to(family)).unwrap();
         let mut client = TcpStream::from(socket);
         let (mut accepted, _) = tcp::accept(&server);
@@ -273,8 +273,8 @@ fn datagrams_have_the_traits_of_their_socket() {
         let (_sink, connected) = (sender.sink(family), sender.udp(family));
         let bystander = sender.udp(family);
         let unconnected = sender.unconnected(family);
-        socket::set_socket_traits(&connected, &sender.traits(1)).unwrap();
-        socket::set_socket_traits(&unconnected, &sender.traits(2)).unwrap();
+        connected.set_traits(&sender.traits(1)).unwrap();
+        unconnected.set_traits(&sender.traits(2)).unwrap();
         for round in 0..100 {
             connected.send(&datagram(3 * round)).unwrap();
             unconnected.send_to(&datagram(3 * round + 1), sender.to(family)).unwrap();
@@ -302,35 +302,35 @@ fn changed_and_deleted_values_count_at_once() {
     };
     let key = |name| sender.keys.get(name).unwrap();
     send(&socket, ABSENT);
-    socket::set_socket_traits(&socket, &sender.traits(1)).unwrap();
+    socket.set_traits(&sender.traits(1)).unwrap();
     send(&socket, full(1));
-    socket::set_socket_traits(&socket, &sender.traits(2)).unwrap();
+    socket.set_traits(&sender.traits(2)).unwrap();
     send(&socket, full(2));
-    socket::set_socket_trait(&socket, &sender.keys.typed("seq").unwrap(), 77u64).unwrap();
+    socket.set_trait(&sender.keys.typed("seq").unwrap(), 77u64).unwrap();
     let mut changed = record::Traits { seq: 77, ..values(2) };
     send(&socket, (HAS_ALL, changed));
-    socket::set_socket_value(&socket, key("tiny"), &Value::U8(9)).unwrap();
+    socket.set_value(key("tiny"), &Value::U8(9)).unwrap();
     changed.tiny = 9;
     send(&socket, (HAS_ALL, changed));
-    socket::delete_socket_trait(&socket, key("seq")).unwrap();
+    socket.delete_trait(key("seq")).unwrap();
     changed.seq = 0;
     send(&socket, (HAS_ALL & !HAS_SEQ, changed));
-    socket::delete_socket_trait(&socket, key("marked")).unwrap();
+    socket.delete_trait(key("marked")).unwrap();
     send(&socket, (HAS_ALL & !HAS_SEQ & !HAS_MARKED, changed));
-    socket::set_socket_value(&socket, key("marked"), &Value::Flag).unwrap();
+    socket.set_value(key("marked"), &Value::Flag).unwrap();
     send(&socket, (HAS_ALL & !HAS_SEQ, changed));
     // as an int of 0
     let marked = SOCKET_TRAITS + key("marked").number() as i32;
     sockopt::set_int(&socket, SOL_TRAITS, marked, 0).unwrap();
     send(&socket, (HAS_ALL & !HAS_SEQ & !HAS_MARKED, changed));
     // what it was told is what it says
-    let own = socket::socket_traits(&socket, &sender.keys).unwrap();
+    let own = socket.own_traits(&sender.keys).unwrap();
     assert_eq!(own.get(&sender.keys.typed::<u8>("tiny").unwrap()), Some(9));
     assert!(!own.is_set(key("seq")) && !own.is_set(key("marked")) && own.is_set(key("src")));
     // only one: the others are deleted
-    socket::set_socket_traits(&socket, &sender.seq(8)).unwrap();
+    socket.set_traits(&sender.seq(8)).unwrap();
     send(&socket, (HAS_SEQ, record::Traits { seq: 8, ..NOTHING }));
-    socket::set_socket_traits(&socket, &Traits::new(&sender.keys)).unwrap();
+    socket.set_traits(&Traits::new(&sender.keys)).unwrap();
     send(&socket, ABSENT);
     assert_seen(&sender.records(), expected);
 }
@@ -344,14 +344,14 @@ fn a_listener_has_no_traits_of_its_own_and_gives_none() {
         let sender = Sender::new();
         // what it was told before it listened is not what it sends, and not what the accepted ones send
         let socket = sender.lab.inside(|| tcp::socket(family));
-        socket::set_socket_traits(&socket, &sender.traits(5)).unwrap();
+        socket.set_traits(&sender.traits(5)).unwrap();
         tcp::bind(&socket, sender.lab.addr(family));
         let listener = tcp::listen(socket);
         let one = SOCKET_TRAITS + sender.keys.get("tenant").unwrap().number() as i32;
         assert_eq!(sockopt::set(&listener, SOL_TRAITS, one, &[1; 4]), Err(libc::EOPNOTSUPP));
         assert_eq!(sockopt::set(&listener, SOL_TRAITS, one, &[]), Err(libc::EOPNOTSUPP));
         assert_eq!(sockopt::set(&listener, SOL_TRAITS, SOCKET_TRAITS + TRAITS_ALL, &[0; 300]), Err(libc::EOPNOTSUPP));
-        let error = socket::set_socket_traits(&listener, &sender.traits(5)).unwrap_err();
+        let error = listener.set_traits(&sender.traits(5)).unwrap_err();
         assert!(matches!(error, SocketError::WrongSocket { .. }), "{error}");
 
         let tx = sender.lab.pair.tx();
@@ -362,14 +362,14 @@ fn a_listener_has_no_traits_of_its_own_and_gives_none() {
             TcpStream::from(client)
         });
         let (mut accepted, _) = tcp::accept(&listener);
-        assert!(socket::socket_traits(&accepted, &sender.keys).unwrap().is_empty());
+        assert!(accepted.own_traits(&sender.keys).unwrap().is_empty());
         let mut exchange = |accepted: &mut TcpStream| {
             accepted.write_all(&[1; 100]).unwrap();
             client.read_exact(&mut [0; 100]).unwrap();
             sender.records()
         };
         let before = exchange(&mut accepted);
-        socket::set_socket_traits(&accepted, &sender.traits(6)).unwrap();
+        accepted.set_traits(&sender.traits(6)).unwrap();
         let after = exchange(&mut accepted);
         for hook in shown(HOOKS) {
             assert_eq!(before.count(hook), 2, "{hook:?}: the answer to the SYN, and the data");
@@ -388,7 +388,7 @@ fn next_traits_are_for_udp() {
     let sender = Sender::new();
     for family in Family::BOTH {
         let socket = sender.lab.inside(|| tcp::socket(family));
-        let error = socket::set_next_traits(&socket, &sender.traits(1)).unwrap_err();
+        let error = socket.set_next_traits(&sender.traits(1)).unwrap_err();
         assert!(matches!(error, SocketError::WrongSocket { .. }), "{error}");
         let udp = sender.udp(family);
         for option in [NEXT_TRAITS, NEXT_TRAITS + TRAITS_ALL] {
@@ -404,9 +404,9 @@ fn values_of_the_wrong_size_are_refused_and_change_nothing() {
     }
     let sender = Sender::new();
     let socket = sender.udp(Family::V4);
-    socket::set_socket_traits(&socket, &sender.traits(1)).unwrap();
-    let before = socket::socket_traits(&socket, &sender.keys).unwrap();
-    let needed = socket::receive_state(&socket).unwrap().traits_len as usize;
+    socket.set_traits(&sender.traits(1)).unwrap();
+    let before = socket.own_traits(&sender.keys).unwrap();
+    let needed = socket.receive_state().unwrap().traits_len as usize;
     for option in [SOCKET_TRAITS, NEXT_TRAITS] {
         for key in &sender.keys {
             let sizes: &[usize] = if key.key_type() == KeyType::Flag { &[1, 4] } else { &[key.key_type().size()] };
@@ -424,7 +424,7 @@ fn values_of_the_wrong_size_are_refused_and_change_nothing() {
             assert_eq!(result, Err(libc::EINVAL), "{} bytes", value.len());
         }
     }
-    let after = socket::socket_traits(&socket, &sender.keys).unwrap();
+    let after = socket.own_traits(&sender.keys).unwrap();
     assert!(after.iter(&sender.keys).eq(before.iter(&sender.keys)));
     let _sink = sender.sink(Family::V4);
     socket.send(&datagram(0)).unwrap();
@@ -443,7 +443,7 @@ fn what_does_not_fit_is_refused_and_what_was_set_before_stays() {
     let plenty = rx.sysctl(LIMIT).unwrap();
     let (_sink, full_before, never) = (sender.sink(Family::V4), sender.udp(Family::V4), sender.udp(Family::V4));
     let listener = sender.lab.listener(Family::V4);
-    socket::set_socket_traits(&full_before, &sender.traits(1)).unwrap();
+    full_before.set_traits(&sender.traits(1)).unwrap();
 
     rx.set_sysctl(LIMIT, "300").unwrap();
     let is_refused = |result: Result<(), SocketError>| {
@@ -451,21 +451,21 @@ fn what_does_not_fit_is_refused_and_what_was_set_before_stays() {
         assert!(matches!(error, SocketError::NoRoom { .. }), "{error}");
         assert_eq!(error.errno(), libc::ENOSPC);
     };
-    is_refused(socket::set_socket_traits(&never, &sender.traits(2)));
-    is_refused(socket::set_socket_value(&never, sender.keys.get("marked").unwrap(), &Value::Flag));
-    is_refused(socket::set_next_traits(&never, &sender.traits(2)));
-    is_refused(socket::set_receive(&full_before, true));
-    is_refused(socket::set_receive(&listener, true));
-    is_refused(socket::save_syn_traits(&listener, true));
-    assert!(socket::socket_traits(&never, &sender.keys).unwrap().is_empty());
+    is_refused(never.set_traits(&sender.traits(2)));
+    is_refused(never.set_value(sender.keys.get("marked").unwrap(), &Value::Flag));
+    is_refused(never.set_next_traits(&sender.traits(2)));
+    is_refused(full_before.receive_traits(true));
+    is_refused(listener.receive_traits(true));
+    is_refused(listener.save_syn_traits(true));
+    assert!(never.own_traits(&sender.keys).unwrap().is_empty());
     never.send(&datagram(0)).unwrap();
     full_before.send(&datagram(1)).unwrap();
     // there is room for it already
-    socket::set_socket_traits(&full_before, &sender.traits(3)).unwrap();
+    full_before.set_traits(&sender.traits(3)).unwrap();
     full_before.send(&datagram(2)).unwrap();
 
     rx.set_sysctl(LIMIT, &plenty).unwrap();
-    socket::set_socket_traits(&never, &sender.traits(4)).unwrap();
+    never.set_traits(&sender.traits(4)).unwrap();
     never.send(&datagram(3)).unwrap();
     assert_seen(&sender.records(), [(0, ABSENT), (1, full(1)), (2, full(3)), (3, full(4))]);
 }
@@ -490,15 +490,15 @@ fn every_size_is_seen_in_every_layout() {
             };
             // one more with each datagram
             for (index, (name, value)) in VALUES.iter().enumerate() {
-                socket::set_socket_value(&socket, key(name), value).unwrap();
-                assert_eq!(socket::read_value(&socket, socket::Source::Own, key(name)).unwrap().as_ref(), Some(value));
+                socket.set_value(key(name), value).unwrap();
+                assert_eq!(socket.own_value(key(name)).unwrap().as_ref(), Some(value));
                 socket.send(&[0; 16]).unwrap();
                 assert_eq!(sizes.seen(), at_every_hook(&VALUES[..=index]), "{layout:?}");
             }
             // one less
             for (index, (name, _)) in VALUES.iter().enumerate() {
-                socket::delete_socket_trait(&socket, key(name)).unwrap();
-                assert_eq!(socket::read_value(&socket, socket::Source::Own, key(name)).unwrap(), None);
+                socket.delete_trait(key(name)).unwrap();
+                assert_eq!(socket.own_value(key(name)).unwrap(), None);
                 socket.send(&[0; 16]).unwrap();
                 assert_eq!(sizes.seen(), at_every_hook(&VALUES[index + 1..]), "{layout:?}");
             }
@@ -506,7 +506,7 @@ fn every_size_is_seen_in_every_layout() {
             for (name, value) in &VALUES {
                 let mut traits = Traits::new(&keys);
                 traits.set_value(key(name), value).unwrap();
-                socket::send_with_traits(&socket, &[0; 16], &traits).unwrap();
+                socket.send_with_traits(&[0; 16], &traits).unwrap();
                 assert_eq!(sizes.seen(), at_every_hook(&[(*name, *value)]), "{layout:?}");
                 socket.send(&[0; 16]).unwrap();
                 assert_eq!(sizes.seen(), at_every_hook(&[]), "{layout:?}");
@@ -550,13 +550,13 @@ fn a_router_sees_nothing_of_what_a_sender_says() {
         let keys = Keys::of(&socket).unwrap();
         let mut traits = Traits::new(&keys);
         traits.set(&keys.typed("seq").unwrap(), 5u64).unwrap();
-        socket::set_socket_traits(&socket, &traits).unwrap();
+        socket.set_traits(&traits).unwrap();
         for number in 0..20 {
             let to = chain.server().addr(family, TEST_PORT);
             if number % 2 == 0 {
                 socket.send_to(&datagram(number), to).unwrap();
             } else {
-                socket::send_to_with_traits(&socket, &datagram(number), to, &traits).unwrap();
+                socket.send_to_with_traits(&datagram(number), to, &traits).unwrap();
             }
             sink.recv(&mut [0; 64]).unwrap();
         }
@@ -589,7 +589,7 @@ fn a_datagrams_own_traits_are_not_the_next_ones() {
         let socket = sender.udp(family);
         let send = |number: u64| match number % 2 {
             0 => socket.send(&datagram(number)).unwrap(),
-            _ => socket::send_with_traits(&socket, &datagram(number), &sender.traits(number)).unwrap(),
+            _ => socket.send_with_traits(&datagram(number), &sender.traits(number)).unwrap(),
         };
         for number in 0..DATAGRAMS {
             send(number);
@@ -597,11 +597,11 @@ fn a_datagrams_own_traits_are_not_the_next_ones() {
         let own = |number| if number % 2 == 0 { ABSENT } else { full(number) };
         assert_seen(&sender.records(), (0..DATAGRAMS).map(|number| (number, own(number))));
 
-        socket::set_socket_traits(&socket, &sender.traits(9)).unwrap();
+        socket.set_traits(&sender.traits(9)).unwrap();
         let send = |number: u64| match number % 3 {
             0 => socket.send(&datagram(number)).unwrap(),
-            1 => socket::send_with_traits(&socket, &datagram(number), &sender.traits(number)).unwrap(),
-            _ => socket::send_with_traits(&socket, &datagram(number), &sender.seq(number)).unwrap(),
+            1 => socket.send_with_traits(&datagram(number), &sender.traits(number)).unwrap(),
+            _ => socket.send_with_traits(&datagram(number), &sender.seq(number)).unwrap(),
         };
         for number in 0..DATAGRAMS {
             send(number);
@@ -633,7 +633,7 @@ fn threads_of_one_socket_send_each_its_own_traits() {
         let sender = Sender::new();
         let _sink = full_sink(&sender, family);
         let socket = sender.udp(family);
-        socket::set_socket_traits(&socket, &sender.traits(9)).unwrap();
+        socket.set_traits(&sender.traits(9)).unwrap();
         let lock = Mutex::new(());
         let keys = &sender.keys;
         let traits = |number| {
@@ -648,7 +648,7 @@ fn threads_of_one_socket_send_each_its_own_traits() {
                     for number in first..first + EACH {
                         if first < 4 * EACH {
                             let _locked = lock.lock().unwrap();
-                            socket::send_with_traits(socket, &datagram(number), &traits(number)).unwrap();
+                            socket.send_with_traits(&datagram(number), &traits(number)).unwrap();
                         } else {
                             socket.send(&datagram(number)).unwrap();
                         }
@@ -668,25 +668,25 @@ fn another_threads_datagram_does_not_take_what_a_thread_has_set() {
     }
     let sender = Sender::new();
     let (_sink, socket) = (sender.sink(Family::V4), sender.udp(Family::V4));
-    socket::set_next_traits(&socket, &sender.traits(1)).unwrap();
+    socket.set_next_traits(&sender.traits(1)).unwrap();
     thread::scope(|scope| drop(scope.spawn(|| socket.send(&datagram(0)).unwrap())));
     socket.send(&datagram(1)).unwrap();
     socket.send(&datagram(2)).unwrap();
     // the other thread's takes the place of what this one has set: one of them at a time
-    socket::set_next_traits(&socket, &sender.traits(3)).unwrap();
+    socket.set_next_traits(&sender.traits(3)).unwrap();
     let keys = &sender.keys;
     let theirs = sender.seq(4);
-    thread::scope(|scope| drop(scope.spawn(|| socket::send_with_traits(&socket, &datagram(4), &theirs).unwrap())));
+    thread::scope(|scope| drop(scope.spawn(|| socket.send_with_traits(&datagram(4), &theirs).unwrap())));
     socket.send(&datagram(3)).unwrap();
     // key by key, and taken back
-    socket::set_next_traits(&socket, &sender.traits(5)).unwrap();
+    socket.set_next_traits(&sender.traits(5)).unwrap();
     let seq = NEXT_TRAITS + keys.get("seq").unwrap().number() as i32;
     sockopt::set(&socket, SOL_TRAITS, seq, &55u64.to_ne_bytes()).unwrap();
     socket.send(&datagram(5)).unwrap();
-    socket::set_next_traits(&socket, &sender.traits(6)).unwrap();
-    socket::set_next_traits(&socket, &Traits::new(keys)).unwrap();
+    socket.set_next_traits(&sender.traits(6)).unwrap();
+    socket.set_next_traits(&Traits::new(keys)).unwrap();
     socket.send(&datagram(6)).unwrap();
-    socket::set_next_traits(&socket, &sender.seq(7)).unwrap();
+    socket.set_next_traits(&sender.seq(7)).unwrap();
     sockopt::set(&socket, SOL_TRAITS, seq, &[]).unwrap();
     socket.send(&datagram(7)).unwrap();
     sockopt::set(&socket, SOL_TRAITS, seq, &8u64.to_ne_bytes()).unwrap();
@@ -719,7 +719,7 @@ fn what_a_thread_has_set_ends_with_it() {
     let (_sink, socket) = (sender.sink(Family::V4), sender.udp(Family::V4));
     let traits = sender.seq(1);
     for round in 0..50 {
-        thread::scope(|scope| drop(scope.spawn(|| socket::set_next_traits(&socket, &traits).unwrap())));
+        thread::scope(|scope| drop(scope.spawn(|| socket.set_next_traits(&traits).unwrap())));
         // its memory is free after an RCU grace period; some of the threads that begin then, all there at once, get it
         thread::sleep(Duration::from_millis(40));
         let all_there = Barrier::new(THREADS as usize);
@@ -763,9 +763,9 @@ fn a_failed_send_leaves_nothing_for_the_next_datagram() {
     for family in Family::BOTH {
         let sender = Sender::new();
         let socket = sender.udp(family);
-        socket::set_socket_traits(&socket, &sender.traits(9)).unwrap();
+        socket.set_traits(&sender.traits(9)).unwrap();
         let failed = |socket: &UdpSocket, data: &[u8], errno| {
-            let error = socket::send_with_traits(socket, data, &sender.traits(1)).unwrap_err();
+            let error = socket.send_with_traits(data, &sender.traits(1)).unwrap_err();
             assert_eq!(error.errno(), errno, "{error}");
         };
         // too long
@@ -783,7 +783,7 @@ fn a_failed_send_leaves_nothing_for_the_next_datagram() {
 
         // no room, since what was sent waits for the other end's address
         let socket = sender.udp(family);
-        socket::set_socket_traits(&socket, &sender.traits(9)).unwrap();
+        socket.set_traits(&sender.traits(9)).unwrap();
         socket.set_nonblocking(true).unwrap();
         sockopt::set_int(&socket, libc::SOL_SOCKET, libc::SO_SNDBUF, 1).unwrap();
         forget_neighbour(&sender);
@@ -818,14 +818,14 @@ fn what_no_datagram_has_taken_can_be_taken_back() {
             assert_eq!(sent, 0);
         };
         let none = Traits::new(&sender.keys);
-        socket::set_next_traits(&socket, &sender.traits(1)).unwrap();
+        socket.set_next_traits(&sender.traits(1)).unwrap();
         probe();
-        socket::set_next_traits(&socket, &none).unwrap();
+        socket.set_next_traits(&none).unwrap();
         socket.send(&datagram(0)).unwrap();
         // but not what is on its way
-        socket::set_next_traits(&socket, &sender.traits(2)).unwrap();
+        socket.set_next_traits(&sender.traits(2)).unwrap();
         socket.send(&datagram(2)).unwrap();
-        socket::set_next_traits(&socket, &none).unwrap();
+        socket.set_next_traits(&none).unwrap();
         assert_seen(&sender.records(), [(0, (0, record::Traits::default())), (2, full(2))]);
     }
 }
@@ -845,12 +845,12 @@ fn a_datagram_that_waits_for_an_address_keeps_its_own_traits_until_the_next_has_
         let sender = Sender::new();
         let (_sink, socket) = (sender.sink(family), sender.udp(family));
         let other = sender.udp(family);
-        socket::set_socket_traits(&socket, &sender.traits(9)).unwrap();
+        socket.set_traits(&sender.traits(9)).unwrap();
         forget_neighbour(&sender);
         socket.send(&datagram(0)).unwrap();
-        socket::send_with_traits(&socket, &datagram(1), &sender.seq(1)).unwrap();
+        socket.send_with_traits(&datagram(1), &sender.seq(1)).unwrap();
         socket.send(&datagram(2)).unwrap();
-        socket::send_with_traits(&other, &datagram(3), &sender.seq(3)).unwrap();
+        other.send_with_traits(&datagram(3), &sender.seq(3)).unwrap();
         other.send(&datagram(4)).unwrap();
         let waiting = sender.records();
         for hook in [Stage::TcEgress, Stage::NetDevQueue] {
@@ -864,8 +864,8 @@ fn a_datagram_that_waits_for_an_address_keeps_its_own_traits_until_the_next_has_
 
         // the next one with traits takes its place: what waits has its socket's then, never the other's
         forget_neighbour(&sender);
-        socket::send_with_traits(&socket, &datagram(1), &sender.seq(1)).unwrap();
-        socket::send_with_traits(&socket, &datagram(2), &sender.traits(2)).unwrap();
+        socket.send_with_traits(&datagram(1), &sender.seq(1)).unwrap();
+        socket.send_with_traits(&datagram(2), &sender.traits(2)).unwrap();
         find_neighbour(&sender, family);
         let records = Records::collect(&sender.object, |records| records.count(Stage::NetDevQueue) == 2);
         for hook in shown(HOOKS) {
@@ -909,7 +909,7 @@ fn programs_attached_to_the_cgroup_before_and_after_see_the_same() {
             socket.send_to(&datagram(number), to).unwrap();
         } else {
             traits.set(&keys.typed("seq").unwrap(), number).unwrap();
-            socket::send_to_with_traits(&socket, &datagram(number), to, &traits).unwrap();
+            socket.send_to_with_traits(&datagram(number), to, &traits).unwrap();
         }
     }
     let seen = |number: u64| match number % 2 {
@@ -934,10 +934,10 @@ fn a_datagram_leaves_with_its_sockets_mark() {
         for mark in [0, 9, 0x8000_0001u32] {
             sockopt::set_int(&socket, libc::SOL_SOCKET, libc::SO_MARK, mark as i32).unwrap();
             socket.send(&datagram(0)).unwrap();
-            socket::send_with_traits(&socket, &datagram(1), &sender.traits(1)).unwrap();
-            socket::set_socket_traits(&socket, &sender.traits(2)).unwrap();
+            socket.send_with_traits(&datagram(1), &sender.traits(1)).unwrap();
+            socket.set_traits(&sender.traits(2)).unwrap();
             socket.send(&datagram(2)).unwrap();
-            socket::set_socket_traits(&socket, &Traits::new(&sender.keys)).unwrap();
+            socket.set_traits(&Traits::new(&sender.keys)).unwrap();
             let records = sender.records();
             for hook in shown(HOOKS) {
                 let marks: Vec<u64> = records.at(hook).map(|record| record.extra).collect();
@@ -956,12 +956,12 @@ fn fragments_have_their_sockets_traits_and_the_first_one_its_datagrams() {
     let sender = Sender::new();
     for family in Family::BOTH {
         let (_sink, socket) = (sender.sink(family), sender.udp(family));
-        socket::set_socket_traits(&socket, &sender.traits(9)).unwrap();
+        socket.set_traits(&sender.traits(9)).unwrap();
         let long = |number: u64| [&number.to_be_bytes()[..], &[0; 4000]].concat();
         for own in [false, true] {
             match own {
                 false => socket.send(&long(1)).unwrap(),
-                true => socket::send_with_traits(&socket, &long(1), &sender.seq(1)).unwrap(),
+                true => socket.send_with_traits(&long(1), &sender.seq(1)).unwrap(),
             };
             socket.send(&datagram(2)).unwrap();
             let records = sender.records();
@@ -991,10 +991,10 @@ fn datagrams_that_are_sent_at_once_have_the_same_traits() {
     for family in Family::BOTH {
         let sender = Sender::new();
         let (sink, socket) = (sender.sink(family), sender.udp(family));
-        socket::set_socket_traits(&socket, &sender.traits(9)).unwrap();
+        socket.set_traits(&sender.traits(9)).unwrap();
         sockopt::set_int(&socket, libc::IPPROTO_UDP, UDP_SEGMENT, 1000).unwrap();
         socket.send(&[1; 4000]).unwrap();
-        socket::send_with_traits(&socket, &[2; 4000], &sender.seq(2)).unwrap();
+        socket.send_with_traits(&[2; 4000], &sender.seq(2)).unwrap();
         socket.send(&[3; 4000]).unwrap();
         let records = sender.records();
         for hook in shown(HOOKS) {
@@ -1021,14 +1021,14 @@ fn what_goes_to_many_has_its_traits_when_it_leaves() {
     let socket = sender.unconnected(Family::V4);
     socket.set_broadcast(true).unwrap();
     socket.join_multicast_v4(&group, &rx.ipv4()).unwrap();
-    socket::set_socket_traits(&socket, &sender.traits(9)).unwrap();
+    socket.set_traits(&sender.traits(9)).unwrap();
     rx.netns().ip(&format!("route add {group} dev {}", rx.name())).unwrap();
     for to in [group, Ipv4Addr::new(10, 77, 0, 255)] {
         for number in 0..10 {
             let to = SocketAddr::from((to, TEST_PORT));
             match number % 2 {
                 0 => socket.send_to(&datagram(number), to).unwrap(),
-                _ => socket::send_to_with_traits(&socket, &datagram(number), to, &sender.seq(number)).unwrap(),
+                _ => socket.send_to_with_traits(&datagram(number), to, &sender.seq(number)).unwrap(),
             };
         }
         let records = sender.records();
@@ -1059,11 +1059,11 @@ fn a_datagram_that_is_written_in_parts_has_its_traits() {
         };
         for number in [0, 2] {
             if number == 0 {
-                socket::set_next_traits(&socket, &sender.traits(number)).unwrap();
+                socket.set_next_traits(&sender.traits(number)).unwrap();
                 send_part(&datagram(number));
             } else {
                 send_part(&datagram(number));
-                socket::set_next_traits(&socket, &sender.traits(number)).unwrap();
+                socket.set_next_traits(&sender.traits(number)).unwrap();
             }
             socket.send(b"the rest").unwrap();
             socket.send(&datagram(number + 1)).unwrap();

@@ -26,20 +26,19 @@ use common::{
     sockopt, tcp,
 };
 use packet_traits::{
+    KeyType, Merge, TraitValue, TypedKey,
     attach::{Attachment, Direction, XdpMode},
     bind::LoadedObject,
-    core::{KeyType, Merge, TypedKey},
-    socket::{
-        self, Keys, SocketError, Source, Traits,
-        abi::{
-            self, LAST_TRAITS, RCV_TRAITS, SAVE_SYN_TRAITS, SOCKET_TRAITS, SOL_TRAITS, SYN_TRAITS, TRAITS_ALL,
-            TRAITS_FOUND,
-        },
-    },
 };
 use packet_traits_lab::{
     Family, Netns, Pair, RECV_TIMEOUT, VethOptions,
     frame::{ACK, FIN, Flow, PSH, SYN},
+};
+use packet_traits_socket::{
+    Keys, SocketError, SocketTraits, TcpTraits, Traits,
+    abi::{
+        self, LAST_TRAITS, RCV_TRAITS, SAVE_SYN_TRAITS, SOCKET_TRAITS, SOL_TRAITS, SYN_TRAITS, TRAITS_ALL, TRAITS_FOUND,
+    },
 };
 
 /// Reads the traits that `assign` of `sockets.bpf.c` sets.
@@ -61,8 +60,8 @@ impl Reader {
     fn read(&self, stream: &impl AsFd, source: Source) -> Option<(Option<u32>, Option<u64>)> {
         let traits = all(stream, source, &self.keys);
         let values = (traits.get(&self.tenant), traits.get(&self.flow_id));
-        let tenant = socket::read(stream, source, &self.tenant).unwrap();
-        let flow_id = socket::read(stream, source, &self.flow_id).unwrap();
+        let tenant = one(stream, source, &self.tenant);
+        let flow_id = one(stream, source, &self.flow_id);
         assert_eq!((tenant, flow_id), values, "one by one they are others");
         assert!(traits.is_found() || traits.is_empty());
         traits.is_found().then_some(values)
@@ -80,11 +79,25 @@ impl Reader {
     }
 }
 
+/// Which traits of a socket.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Syn,
+    Last,
+}
+
+fn one<T: TraitValue>(stream: &impl AsFd, source: Source, key: &TypedKey<T>) -> Option<T> {
+    match source {
+        Source::Syn => stream.syn_trait(key),
+        Source::Last => stream.last_trait(key),
+    }
+    .unwrap()
+}
+
 fn all(stream: &impl AsFd, source: Source, keys: &Keys) -> Traits {
     match source {
-        Source::Syn => socket::syn_traits(stream, keys),
-        Source::Last => socket::last_traits(stream, keys),
-        Source::Own => socket::socket_traits(stream, keys),
+        Source::Syn => stream.syn_traits(keys),
+        Source::Last => stream.last_traits(keys),
     }
     .unwrap()
 }
@@ -104,7 +117,7 @@ fn read_number(stream: &mut TcpStream) -> u64 {
 /// A listener that saves SYNs.
 fn saving_listener(lab: &SocketLab, family: Family) -> TcpListener {
     let listener = lab.listener(family);
-    socket::save_syn_traits(&listener, true).unwrap();
+    listener.save_syn_traits(true).unwrap();
     listener
 }
 
@@ -151,7 +164,7 @@ fn a_dual_stack_listener_saves_the_syns_of_both_families() {
     for mode in BOTH_MODES {
         let lab = SocketLab::with(&Setup { xdp: Some(mode), ..Setup::default() });
         let listener = lab.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, TEST_PORT))).unwrap();
-        socket::save_syn_traits(&listener, true).unwrap();
+        listener.save_syn_traits(true).unwrap();
         let reader = Reader::of(&listener);
         for family in [Family::V4, Family::V6, Family::V4] {
             let client = lab.tcp_client(family);
@@ -181,7 +194,7 @@ fn listeners_of_a_reuseport_group_save_each_for_itself() {
                 tcp::bind(&socket, lab.addr(family));
                 let listener = tcp::listen(socket);
                 listener.set_nonblocking(true).unwrap();
-                socket::save_syn_traits(&listener, index != 0).unwrap();
+                listener.save_syn_traits(index != 0).unwrap();
                 listener
             })
             .collect();
@@ -219,7 +232,7 @@ fn saving_can_begin_before_bind_before_listen_and_after_listen() {
             let socket = socket_inside(&lab, family);
             let save_if = |now| {
                 if now {
-                    socket::save_syn_traits(&socket, true).unwrap();
+                    socket.save_syn_traits(true).unwrap();
                 }
             };
             save_if(when == 0);
@@ -276,14 +289,14 @@ fn accepted_connections_inherit_the_switches() {
     let lab = SocketLab::new();
     let listener = lab.listener(Family::V4);
     for (save, receive) in [(false, false), (true, false), (false, true), (true, true)] {
-        socket::save_syn_traits(&listener, save).unwrap();
-        socket::set_receive(&listener, receive).unwrap();
+        listener.save_syn_traits(save).unwrap();
+        listener.receive_traits(receive).unwrap();
         let (mut client, mut accepted) = connect(&lab, Family::V4, &listener);
         write_number(&mut client, 5);
         read_number(&mut accepted);
         for socket in [listener.as_fd(), accepted.as_fd()] {
             assert_eq!(sockopt::get_int(&socket, SOL_TRAITS, SAVE_SYN_TRAITS), Ok(save.into()));
-            let state = socket::receive_state(&socket).unwrap();
+            let state = socket.receive_state().unwrap();
             assert_eq!(state.enabled, u32::from(receive));
             assert_eq!((state.slots, state.slot_len, state.ring), (0, 0, 0), "TCP takes no ring");
         }
@@ -323,7 +336,7 @@ fn a_socket_that_connects_or_is_connected_cannot_save_its_syn() {
             assert_eq!(sockopt::set_int(&socket, SOL_TRAITS, SAVE_SYN_TRAITS, on), Err(libc::EISCONN));
         }
         assert_eq!(sockopt::get_int(&socket, SOL_TRAITS, SAVE_SYN_TRAITS), Ok(0));
-        let error = socket::save_syn_traits(&socket, true).unwrap_err();
+        let error = socket.save_syn_traits(true).unwrap_err();
         assert!(matches!(error, SocketError::Connected { .. }), "{error}");
     }
 }
@@ -353,11 +366,11 @@ fn a_listener_that_stops_saving_saves_nothing_more() {
         let listener = lab.listener(family);
         let reader = Reader::of(&listener);
         let never = connect(&lab, family, &listener).1;
-        socket::save_syn_traits(&listener, true).unwrap();
+        listener.save_syn_traits(true).unwrap();
         let (client, saved) = connect(&lab, family, &listener);
         let set = Assigned::syn(client.local_addr().unwrap());
         reader.assert(&saved, Source::Syn, set);
-        socket::save_syn_traits(&listener, false).unwrap();
+        listener.save_syn_traits(false).unwrap();
         let later = connect(&lab, family, &listener).1;
         for unsaved in [&never, &later] {
             reader.assert_nothing(unsaved, Source::Syn);
@@ -376,7 +389,7 @@ fn a_syn_without_traits_is_found_and_empty() {
     let lab = SocketLab::with(&Setup { xdp: None, ..Setup::default() });
     for family in Family::BOTH {
         let listener = saving_listener(&lab, family);
-        socket::set_receive(&listener, true).unwrap();
+        listener.receive_traits(true).unwrap();
         let (mut client, mut accepted) = connect(&lab, family, &listener);
         write_number(&mut client, 1);
         read_number(&mut accepted);
@@ -572,7 +585,7 @@ fn a_syn_in_another_namespace_is_another_one() {
         let listener = saving_listener(&link.lab, family);
         let bind = || TcpListener::bind(other.rx().addr(family, TEST_PORT));
         let other_listener = link.lab.cgroup.enter(|| other.rx().netns().enter(bind)).unwrap();
-        socket::save_syn_traits(&other_listener, true).unwrap();
+        other_listener.save_syn_traits(true).unwrap();
         let mut clients = [&link.lab.pair, &other].map(|pair| Crafted::new(pair, family, 40000));
         for client in &mut clients {
             client.syn(&[]);
@@ -593,7 +606,7 @@ fn a_syn_in_another_namespace_is_another_one() {
 fn what_ends_the_handshake_may_be_the_newest_data() {
     with_and_without_cookies(|link, family| {
         let listener = saving_listener(&link.lab, family);
-        socket::set_receive(&listener, true).unwrap();
+        listener.receive_traits(true).unwrap();
         let mut client = Crafted::new(&link.lab.pair, family, 40000);
         client.connect(b"first");
         let (mut accepted, _) = tcp::accept(&listener);
@@ -613,7 +626,7 @@ fn a_connection_that_is_accepted_with_its_first_data_has_both() {
     for family in Family::BOTH {
         let link = Numbered::new();
         let listener = saving_listener(&link.lab, family);
-        socket::set_receive(&listener, true).unwrap();
+        listener.receive_traits(true).unwrap();
         sockopt::set_int(&listener, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 10).unwrap();
         let mut client = Crafted::new(&link.lab.pair, family, 40000);
         client.connect(&[]);
@@ -636,7 +649,7 @@ fn fast_open_has_the_newest_data_in_the_syn() {
         tx.netns().set_sysctl("net/ipv4/tcp_fastopen", "5").unwrap();
         rx.netns().set_sysctl("net/ipv4/tcp_fastopen", "514").unwrap();
         let listener = saving_listener(&link.lab, family);
-        socket::set_receive(&listener, true).unwrap();
+        listener.receive_traits(true).unwrap();
         sockopt::set_int(&listener, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, 16).unwrap();
         let client = tx.netns().enter(|| tcp::socket(family));
         sockopt::set_int(&client, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1).unwrap();
@@ -716,7 +729,7 @@ impl Segments {
     fn new(family: Family) -> Segments {
         let link = Numbered::new();
         let listener = saving_listener(&link.lab, family);
-        socket::set_receive(&listener, true).unwrap();
+        listener.receive_traits(true).unwrap();
         let mut client = Crafted::new(&link.lab.pair, family, 40000);
         client.connect(&[]);
         let (accepted, _) = tcp::accept(&listener);
@@ -842,7 +855,7 @@ fn every_segment_of_its_own_has_its_own_traits() {
         let lab = SocketLab::with(&Setup { xdp: Some(mode), ..Setup::default() });
         for family in Family::BOTH {
             let listener = lab.listener(family);
-            socket::set_receive(&listener, true).unwrap();
+            listener.receive_traits(true).unwrap();
             let (mut client, mut accepted) = connect(&lab, family, &listener);
             let (reader, peer) = (Reader::of(&accepted), client.local_addr().unwrap());
             reader.assert_nothing(&accepted, Source::Last);
@@ -883,14 +896,14 @@ fn receiving_can_begin_and_end_on_a_connection() {
     };
     exchange(&mut accepted, 1);
     reader.assert_nothing(&accepted, Source::Last);
-    socket::set_receive(&accepted, true).unwrap();
+    accepted.receive_traits(true).unwrap();
     reader.assert_nothing(&accepted, Source::Last);
     exchange(&mut accepted, 2);
     reader.assert(&accepted, Source::Last, Assigned::data(peer, 2));
-    socket::set_receive(&accepted, false).unwrap();
+    accepted.receive_traits(false).unwrap();
     exchange(&mut accepted, 3);
     reader.assert_nothing(&accepted, Source::Last);
-    socket::set_receive(&accepted, true).unwrap();
+    accepted.receive_traits(true).unwrap();
     reader.assert_nothing(&accepted, Source::Last);
     exchange(&mut accepted, 4);
     reader.assert(&accepted, Source::Last, Assigned::data(peer, 4));
@@ -906,8 +919,8 @@ fn a_socket_that_connects_has_the_newest_data_and_no_syn() {
     for family in Family::BOTH {
         let server = tx.netns().enter(|| TcpListener::bind(tx.addr(family, 0))).unwrap();
         let socket = socket_inside(&lab, family);
-        socket::save_syn_traits(&socket, true).unwrap();
-        socket::set_receive(&socket, true).unwrap();
+        socket.save_syn_traits(true).unwrap();
+        socket.receive_traits(true).unwrap();
         tcp::bind(&socket, lab.addr(family));
         let reader = Reader::of(&socket);
         // the same socket again
@@ -937,7 +950,7 @@ fn a_disconnected_socket_has_forgotten_its_connection() {
     let tx = lab.pair.tx();
     for family in Family::BOTH {
         let listener = saving_listener(&lab, family);
-        socket::set_receive(&listener, true).unwrap();
+        listener.receive_traits(true).unwrap();
         let (mut client, mut accepted) = connect(&lab, family, &listener);
         let (reader, peer) = (Reader::of(&accepted), client.local_addr().unwrap());
         write_number(&mut client, 1);
@@ -996,7 +1009,7 @@ fn bulk_data_has_the_traits_of_the_newest_packet_that_gro_made() {
         link.lab.pair.tx().netns().set_sysctl("net/ipv4/tcp_early_retrans", "0").unwrap();
         for (family, headers) in Family::BOTH.into_iter().zip(HEADERS) {
             let listener = link.lab.listener(family);
-            socket::set_receive(&listener, true).unwrap();
+            listener.receive_traits(true).unwrap();
             let (mut client, mut accepted) = connect(&link.lab, family, &listener);
             let newest = |accepted: &TcpStream| {
                 let traits = all(accepted, Source::Last, &link.keys);
@@ -1046,7 +1059,7 @@ fn a_thousand_connections_have_each_its_own_syn() {
         rx.netns().ip(&format!("neigh replace {client} lladdr {} dev {} nud permanent", tx.mac(), rx.name())).unwrap();
     }
     let listener = lab.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, TEST_PORT))).unwrap();
-    socket::save_syn_traits(&listener, true).unwrap();
+    listener.save_syn_traits(true).unwrap();
     let reader = Reader::of(&listener);
 
     let mut counts = [0; 4];
@@ -1084,7 +1097,7 @@ fn with_every_size(test: impl Fn(&Sizes, &Keys, &TcpStream)) {
         sizes.assign();
         let (tx, addr) = (sizes.pair.tx(), sizes.pair.rx().addr(Family::V4, TEST_PORT));
         let listener = sizes.inside(|| TcpListener::bind(addr)).unwrap();
-        socket::save_syn_traits(&listener, true).unwrap();
+        listener.save_syn_traits(true).unwrap();
         let _client = tx.netns().enter(|| TcpStream::connect_timeout(&addr, RECV_TIMEOUT)).unwrap();
         let (accepted, _) = tcp::accept(&listener);
         test(&sizes, &Keys::of(&accepted).unwrap(), &accepted);
@@ -1099,7 +1112,7 @@ fn every_key_is_read_by_its_number() {
     with_every_size(|_, keys, accepted| {
         for (name, expected) in VALUES {
             let key = keys.get(name).unwrap();
-            assert_eq!(socket::read_value(accepted, Source::Syn, key).unwrap(), Some(expected), "{name}");
+            assert_eq!(accepted.syn_value(key).unwrap(), Some(expected), "{name}");
             let bytes = if key.key_type() == KeyType::Flag { vec![1] } else { expected.to_bytes().to_vec() };
             for room in LENGTHS {
                 let mut value = vec![sockopt::UNTOUCHED; room];
@@ -1111,7 +1124,7 @@ fn every_key_is_read_by_its_number() {
             }
         }
         let absent = keys.get(ABSENT).unwrap();
-        assert_eq!(socket::read_value(accepted, Source::Syn, absent).unwrap(), None);
+        assert_eq!(accepted.syn_value(absent).unwrap(), None);
         for room in LENGTHS {
             let mut value = vec![sockopt::UNTOUCHED; room];
             let result = sockopt::get(accepted, SOL_TRAITS, SYN_TRAITS + absent.number() as i32, &mut value);
@@ -1159,7 +1172,7 @@ fn all_traits_are_read_at_once_or_nothing_is_written() {
         expected.sort_by_key(|(name, _)| keys.get(name).unwrap().number());
         assert_eq!(found, expected);
 
-        let needed = socket::receive_state(accepted).unwrap().traits_len as usize;
+        let needed = accepted.receive_state().unwrap().traits_len as usize;
         let lengths = LENGTHS.into_iter().chain([needed - 1, needed, needed + 1, size_of::<abi::traits>()]);
         for room in lengths {
             for (option, is_found) in [(SYN_TRAITS, true), (LAST_TRAITS, false), (SOCKET_TRAITS, false)] {

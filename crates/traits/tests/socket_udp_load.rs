@@ -17,7 +17,8 @@ use common::{
     sockets::{Setup, SocketLab},
     sockopt::set_int,
 };
-use packet_traits::{attach::XdpMode, socket::programs::AttachOptions};
+use packet_traits::{attach::XdpMode, socket_programs::AttachOptions};
+
 use packet_traits_lab::{Family, RECV_TIMEOUT, send_many_numbered};
 
 const SIZE: usize = 64;

@@ -23,12 +23,10 @@ use packet_traits::{
     deployment::{Deployment, Location, UpOptions},
     registry::Registry,
     rotate::rotate,
-    socket::{
-        self, Keys, Receiver, ReceiverOptions, Ring, Traits,
-        programs::{AttachOptions, Attached, SocketPrograms, SocketProgramsError},
-    },
+    socket_programs::{AttachOptions, Attached, SocketPrograms, SocketProgramsError},
 };
 use packet_traits_lab::{Cgroup, Family, send_numbered};
+use packet_traits_socket::{Keys, Receiver, ReceiverOptions, Ring, SocketTraits, TcpTraits, Traits};
 
 const TENANT: u32 = 77;
 
@@ -72,7 +70,7 @@ fn assert_is(traits: &Traits, keys: &Keys, set: Assigned) {
 /// Receives the datagrams of these numbers, which are on the way.
 fn receive(receiver: &Receiver<UdpSocket>, numbers: Range<u64>) {
     for number in numbers {
-        let (_, _, traits) = receiver.recv(&mut [0; 64]).unwrap();
+        let traits = receiver.recv(&mut [0; 64]).unwrap().traits;
         assert_is(&traits, receiver.keys(), Assigned::datagram(number));
     }
 }
@@ -85,7 +83,7 @@ fn servers_keep_what_they_asked_for() {
     for family in Family::BOTH {
         keep_what_they_asked_for(&SocketLab::new(), family, &ReceiverOptions::new().without_ring());
         let lab = SocketLab::new();
-        let ring = Ring::open_in(&Registry::options().bpffs(lab.lab.bpffs().path())).unwrap();
+        let ring = Ring::open(Registry::options().bpffs(lab.lab.bpffs().path()).slots_path()).unwrap();
         keep_what_they_asked_for(&lab, family, &ReceiverOptions::new().ring(&ring));
     }
 }
@@ -93,14 +91,14 @@ fn servers_keep_what_they_asked_for() {
 fn keep_what_they_asked_for(lab: &SocketLab, family: Family, options: &ReceiverOptions) {
     let receiver = options.build(lab.udp(family)).unwrap();
     let keys = receiver.keys();
-    socket::set_socket_trait(receiver.socket(), &keys.typed("tenant").unwrap(), TENANT).unwrap();
+    receiver.socket().set_trait(&keys.typed("tenant").unwrap(), TENANT).unwrap();
     let client = lab.udp_client(family);
     send_numbered(&client, lab.addr(family), 0..10, 64).unwrap();
     receive(&receiver, 0..5);
 
     let listener = lab.listener(family);
-    socket::save_syn_traits(&listener, true).unwrap();
-    socket::set_receive(&listener, true).unwrap();
+    listener.save_syn_traits(true).unwrap();
+    listener.receive_traits(true).unwrap();
     let mut old = lab.tcp_client(family);
     let (mut old_accepted, old_peer) = tcp::accept(&listener);
     let waiting = lab.tcp_client(family);
@@ -126,14 +124,14 @@ fn keep_what_they_asked_for(lab: &SocketLab, family: Family, options: &ReceiverO
     receiver.socket().send_to(&answer, peer).unwrap();
     assert_eq!(lab.sent().last(), Some(&Sent { number: 99, tenant: Some(TENANT), flow_id: None }));
 
-    assert_is(&socket::syn_traits(&old_accepted, keys).unwrap(), keys, Assigned::syn(old_peer));
+    assert_is(&old_accepted.syn_traits(keys).unwrap(), keys, Assigned::syn(old_peer));
     exchange(&mut old, &mut old_accepted, keys, 7);
     let (accepted, peer) = tcp::accept(&listener);
     assert_eq!(peer, waiting.local_addr().unwrap());
-    assert_is(&socket::syn_traits(&accepted, keys).unwrap(), keys, Assigned::syn(peer));
+    assert_is(&accepted.syn_traits(keys).unwrap(), keys, Assigned::syn(peer));
     let mut new = lab.tcp_client(family);
     let (mut accepted, peer) = tcp::accept(&listener);
-    assert_is(&socket::syn_traits(&accepted, keys).unwrap(), keys, Assigned::syn(peer));
+    assert_is(&accepted.syn_traits(keys).unwrap(), keys, Assigned::syn(peer));
     exchange(&mut new, &mut accepted, keys, 8);
     drop(receiver);
     assert_eq!(lab.sockets_used(), 0, "the new programs see that a socket is closed");
@@ -144,7 +142,7 @@ fn exchange(client: &mut TcpStream, accepted: &mut TcpStream, keys: &Keys, numbe
     client.write_all(&number.to_be_bytes()).unwrap();
     accepted.read_exact(&mut [0; 8]).unwrap();
     let set = Assigned::data(client.local_addr().unwrap(), number);
-    assert_is(&socket::last_traits(accepted, keys).unwrap(), keys, set);
+    assert_is(&accepted.last_traits(keys).unwrap(), keys, set);
 }
 
 #[test]
@@ -199,12 +197,12 @@ fn servers_keep_what_they_asked_for_when_secrets_rotate() {
 
     let receiver = ReceiverOptions::new().without_ring().build(lab.udp(Family::V4)).unwrap();
     let keys = receiver.keys();
-    socket::set_socket_trait(receiver.socket(), &keys.typed("tenant").unwrap(), TENANT).unwrap();
+    receiver.socket().set_trait(&keys.typed("tenant").unwrap(), TENANT).unwrap();
     let client = lab.udp_client(Family::V4);
     send_numbered(&client, lab.addr(Family::V4), 0..10, 64).unwrap();
     receive(&receiver, 0..5);
     let listener = lab.listener(Family::V4);
-    socket::save_syn_traits(&listener, true).unwrap();
+    listener.save_syn_traits(true).unwrap();
     let waiting = lab.tcp_client(Family::V4);
 
     let before = program_ids(&lab);
@@ -224,7 +222,7 @@ fn servers_keep_what_they_asked_for_when_secrets_rotate() {
     assert_eq!(lab.sent().last(), Some(&Sent { number: 99, tenant: Some(TENANT), flow_id: None }));
     let (accepted, peer) = tcp::accept(&listener);
     assert_eq!(peer, waiting.local_addr().unwrap());
-    assert_is(&socket::syn_traits(&accepted, keys).unwrap(), keys, Assigned::syn(peer));
+    assert_is(&accepted.syn_traits(keys).unwrap(), keys, Assigned::syn(peer));
     assert!(status(&lab).current && !status(&lab).unfinished);
     Deployment::down("assign", &Location::from(&lab.lab.registry)).unwrap();
 }

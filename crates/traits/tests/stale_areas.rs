@@ -17,9 +17,9 @@ use common::{
     spec,
 };
 use packet_traits::{
+    KeyType, Layout, Merge, Region,
     attach::{Direction, TcxOptions, tcx},
     bind::{BoundObject, LoadedObject},
-    core::{KeyType, Layout, Merge, Region},
 };
 use packet_traits_lab::Netns;
 

@@ -16,9 +16,9 @@ use common::{
 };
 use libbpf_rs::Object;
 use packet_traits::{
+    Layout,
     attach::Direction,
     bind::{BoundObject, LoadedObject},
-    core::Layout,
     registry::Registry,
 };
 use packet_traits_lab::{

@@ -15,8 +15,8 @@ use std::{
 use common::{EVERY_KEY, Keys, RECORD_KEYS, compile_with};
 use libbpf_rs::ObjectBuilder;
 use packet_traits::{
+    KeyType, Layout, Merge,
     bind::{BoundObject, LoadedObject},
-    core::{KeyType, Layout, Merge},
 };
 use packet_traits_lab::{clang, clang_version};
 

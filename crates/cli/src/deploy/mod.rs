@@ -1,50 +1,40 @@
 //! `traits up`, `traits down`, `traits status`, `traits log`: policies and objects whose programs stay attached.
 
-mod input;
 mod log;
-pub(crate) mod policy;
-pub(crate) mod statistics;
 mod status;
 
 use std::{
     error::Error,
-    ffi::CString,
-    path::PathBuf,
-    thread,
-    time::{Duration, Instant},
+    path::{Path, PathBuf},
 };
 
 use clap::Args;
 use packet_traits::{
-    attach::{Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, XdpMode},
-    bind::BoundObject,
-    core::KeyName,
-    deployment::{Deployment, Location, UpOptions},
-    registry::{BoundProgram, KeyEntry, Registry, RegistryError},
+    KeyName,
+    attach::{Hook, NetfilterFamily, NetfilterHook, NetfilterOptions},
+    hook::UnknownHook,
 };
+use packet_traits_deploy::{Deployment, Location, Policy, PolicyError, RemovedKeys, remove_keys};
 use serde::Serialize;
 
-use self::{input::Input, status::DeploymentJson};
+use self::status::DeploymentJson;
 pub(crate) use self::{
     log::{Log, log},
     status::{Status, status},
 };
 use crate::{
-    Global, Outcome,
+    Global, Mode, Outcome,
     interrupt::{Interrupt, Interrupted},
-    mode::Mode,
     output::{self, counted},
+    policy,
 };
-
-/// How long programs may take to be unloaded once they are detached.
-const UNLOAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 const UP_EXAMPLES: &str = "\
 Examples:
   traits up edge.traits --dev eth0
   traits up edge.traits --dev eth0 --replace
   traits up classify.bpf.o --dev eth0 --mode generic --name edge
-  traits up filter.bpf.o --netfilter drop=ipv4:local-in:-100
+  traits up filter.bpf.o --netfilter drop=ip:input:-100
   traits up count.bpf.o --cgroup /sys/fs/cgroup/system.slice
 
 Attaches every program to the hook that its block or section names, or attaches none. They stay attached after the \
@@ -146,22 +136,13 @@ struct DownJson {
 }
 
 fn parse_netfilter(text: &str) -> Result<(String, NetfilterOptions), String> {
-    let wrong = || format!("{text:?} is not PROGRAM=FAMILY:HOOK[:PRIORITY], such as drop=ipv4:local-in:-100");
+    let wrong = || format!("{text:?} is not PROGRAM=FAMILY:HOOK[:PRIORITY], such as drop=ip:input:-100");
     let (program, place) = text.split_once('=').filter(|(program, _)| !program.is_empty()).ok_or_else(wrong)?;
     let mut parts = place.split(':');
-    let family = match parts.next() {
-        Some("ipv4") => NetfilterFamily::Ipv4,
-        Some("ipv6") => NetfilterFamily::Ipv6,
-        _ => return Err(format!("{}; FAMILY is ipv4 or ipv6", wrong())),
-    };
-    let hook = match parts.next().map(|hook| hook.replace('_', "-")).as_deref() {
-        Some("pre-routing") => NetfilterHook::PreRouting,
-        Some("local-in") => NetfilterHook::LocalIn,
-        Some("forward") => NetfilterHook::Forward,
-        Some("local-out") => NetfilterHook::LocalOut,
-        Some("post-routing") => NetfilterHook::PostRouting,
-        _ => return Err(format!("{}; HOOK is pre-routing, local-in, forward, local-out or post-routing", wrong())),
-    };
+    let unknown = |what: &str, why: UnknownHook| format!("{}; {what}: {why}", wrong());
+    let mut part = || parts.next().unwrap_or_default();
+    let family: NetfilterFamily = part().parse().map_err(|why| unknown("FAMILY", why))?;
+    let hook: NetfilterHook = part().parse().map_err(|why| unknown("HOOK", why))?;
     let mut options = NetfilterOptions::new(family, hook);
     if let Some(priority) = parts.next() {
         options = options.priority(priority.parse().map_err(|_| format!("{}; PRIORITY is a number", wrong()))?);
@@ -172,15 +153,6 @@ fn parse_netfilter(text: &str) -> Result<(String, NetfilterOptions), String> {
     Ok((program.to_owned(), options))
 }
 
-fn interface_index(name: &str) -> Result<u32, String> {
-    let c_name = CString::new(name).map_err(|_| format!("interface name {name:?} has a NUL in it"))?;
-    // SAFETY: if_nametoindex(3) reads a NUL-terminated name.
-    match unsafe { libc::if_nametoindex(c_name.as_ptr()) } {
-        0 => Err(format!("there is no interface {name} in this network namespace (`ip link` lists them)")),
-        index => Ok(index),
-    }
-}
-
 impl Global {
     /// Where what is up is pinned. The registry need not be there.
     pub(crate) fn location(&self) -> Location {
@@ -188,91 +160,64 @@ impl Global {
     }
 }
 
-/// What is up under a name.
-fn find(name: &str, global: &Global) -> Result<Deployment, Box<dyn Error>> {
-    let up = Deployment::list(&global.location())?;
-    let names = up.iter().map(Deployment::name).collect::<Vec<_>>().join(", ");
-    up.into_iter().find(|deployment| deployment.name() == name).ok_or_else(|| {
-        let up = if names.is_empty() { "nothing" } else { &names };
-        format!("nothing named {name} is up in registry {}; up: {up}", global.registry).into()
-    })
+/// Reads an object, or checks and compiles a policy against the registry.
+fn read(file: &Path, global: &Global) -> Result<Policy, Box<dyn Error>> {
+    if Policy::is_text(file) {
+        return Ok(Policy::compile(file, &policy::load(file, global)?)?);
+    }
+    Ok(Policy::from_file(file)?)
 }
 
 /// Runs `traits up`.
 pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     let registry = global.options().open()?;
-    let name = match &command.name {
-        Some(name) => name.clone(),
-        None => {
-            let file = command.file.file_name().unwrap_or_default().to_string_lossy();
-            file.split('.').next().unwrap_or_default().to_owned()
-        }
-    };
-    let mut options = UpOptions {
-        interface: command.dev.as_deref().map(interface_index).transpose()?,
-        xdp_mode: command.mode.into(),
-        cgroup: command.cgroup.clone(),
-        netfilter: command.netfilter.clone(),
-        replace: command.replace,
-        ..UpOptions::default()
-    };
-    // Ctrl-C waits for the pins to be whole, then takes them away.
+    // Ctrl-C waits for the pins to be whole, then takes them away. It also ends the compiler.
     let interrupt = Interrupt::catch()?;
-    // It also ends the compiler.
-    let Input { object, manifest } =
-        interrupt.over(Input::read(&command.file, global), Interrupted::NOTHING_CHANGED)?;
-    if manifest.is_some() && !command.netfilter.is_empty() {
-        return Err("a policy says itself where its netfilter programs go; leave --netfilter out".into());
+    let mut policy = interrupt
+        .over(read(&command.file, global), Interrupted::NOTHING_CHANGED)?
+        .mode(command.mode.into())
+        .replace(command.replace);
+    if let Some(name) = &command.name {
+        policy = policy.named(name);
     }
-    let specs = manifest.as_ref().map(policy::keys).transpose()?.unwrap_or_default();
-    let keys = registry.register_provisionally(&specs)?;
-    let mut object = BoundObject::from_bytes(&object, &command.file.display().to_string(), &registry)?;
-    let interface = options.interface.zip(command.dev.as_deref());
-    if let Some(manifest) = &manifest {
-        options.netfilter = policy::netfilter(manifest)?;
-        options.setup = policy::setup(manifest, object.open_object_mut(), interface)?;
+    if let Some(interface) = &command.dev {
+        policy = policy.on_interface(interface);
     }
-    if interrupt.came() {
-        return Err(Interrupted::NOTHING_CHANGED.into());
+    if let Some(cgroup) = &command.cgroup {
+        policy = policy.in_cgroup(cgroup);
     }
-    let replaces = command.replace && find(&name, global).is_ok();
-    let mut deployment = Deployment::up(&name, object, &registry, &options)?;
-    Deployment::locate(std::slice::from_mut(&mut deployment));
+    for (program, place) in &command.netfilter {
+        policy = policy.netfilter(program, *place);
+    }
+    let mut up = policy.up(&registry).map_err(|error| match error {
+        PolicyError::NetfilterGiven { .. } => {
+            "a policy says itself where its netfilter programs go; leave --netfilter out".into()
+        }
+        other => Box::<dyn Error>::from(other),
+    })?;
     // What was replaced is gone, so the new version stays.
-    if interrupt.came() && !replaces {
-        Deployment::down(&name, &global.location())?;
+    if interrupt.came() && !up.replaced {
+        up.undo(&registry)?;
         return Err(Interrupted::NOTHING_ATTACHED.into());
     }
     global.note_passing();
-    let new_keys: Vec<_> = keys.new_keys().iter().map(|entry| entry.key.name().to_string()).collect();
-    keys.keep();
-    if let Some((manifest, (interface, name))) = manifest.as_ref().zip(interface) {
-        policy::never_holds(manifest, interface, name).into_iter().for_each(output::note);
-    }
+    Deployment::locate(std::slice::from_mut(&mut up.deployment));
+    let deployment = &up.deployment;
     if !deployment.kept().is_empty() {
-        note_kept(&find(&name, global)?, deployment.kept(), false);
+        note_kept(&Deployment::find(deployment.name(), &global.location())?, deployment.kept(), false);
     }
-    unused(command, &deployment).for_each(output::note);
-    if let Some(manifest) = manifest.as_ref().filter(|_| has_native_xdp(&deployment)) {
-        policy::lost_redirects(manifest).into_iter().for_each(output::note);
-    }
-    for missing in manifest.iter().flat_map(policy::missing_interfaces) {
-        output::note(format_args!("there is no interface {missing} now: rules that name it match once there is"));
-    }
+    unused(command, deployment).for_each(output::note);
+    up.notes.iter().for_each(output::note);
+    let new_keys: Vec<_> = up.new_keys.iter().map(KeyName::to_string).collect();
     if command.json {
-        output::json(&UpJson { deployment: DeploymentJson::new(&deployment), new_keys })?;
+        output::json(&UpJson { deployment: DeploymentJson::new(deployment), new_keys })?;
     } else {
-        status::print(std::slice::from_ref(&deployment))?;
+        status::print(std::slice::from_ref(deployment))?;
         if !new_keys.is_empty() {
             output::line(format_args!("registered: {}", new_keys.join(", ")))?;
         }
     }
     Ok(())
-}
-
-/// Whether one of its programs is attached to XDP in the driver.
-fn has_native_xdp(deployment: &Deployment) -> bool {
-    deployment.attached().iter().any(|deployed| deployed.xdp_mode == Some(XdpMode::Native))
 }
 
 /// What was given and concerns no program.
@@ -307,10 +252,11 @@ pub(crate) fn down(command: &Down, global: &Global) -> Outcome {
         false => Deployment::down(&command.name, &global.location())?,
     };
     Deployment::locate(std::slice::from_mut(&mut deployment));
-    let (removed, kept) = match registry {
+    let keys = match registry {
         Some(registry) => remove_keys(&deployment, &registry)?,
-        None => Default::default(),
+        None => RemovedKeys::default(),
     };
+    let removed: Vec<_> = keys.removed.iter().map(KeyName::to_string).collect();
     if command.json {
         let kept_filters = deployment.kept().to_vec();
         output::json(&DownJson { deployment: DeploymentJson::new(&deployment), removed_keys: removed, kept_filters })?;
@@ -325,9 +271,7 @@ pub(crate) fn down(command: &Down, global: &Global) -> Outcome {
             output::line(format_args!("removed keys: {}", removed.join(", ")))?;
         }
     }
-    for error in kept {
-        output::note(error);
-    }
+    keys.kept.iter().for_each(output::note);
     note_kept(&deployment, deployment.kept(), command.keep_filters);
     Ok(())
 }
@@ -345,44 +289,6 @@ fn note_kept(deployment: &Deployment, kept: &[String], all: bool) {
     }
 }
 
-/// Removes the keys that a policy declares and that nobody uses. Returns their names, and why others stay.
-fn remove_keys(
-    deployment: &Deployment,
-    registry: &Registry,
-) -> Result<(Vec<String>, Vec<RegistryError>), Box<dyn Error>> {
-    let (mut removed, mut kept) = (Vec::new(), Vec::new());
-    let Some(manifest) = policy::noted(deployment.notes()) else { return Ok((removed, kept)) };
-    for spec in policy::keys(&manifest)? {
-        let is_it = |entry: KeyEntry| entry.key.key_type() == spec.key_type && entry.merge == spec.merge;
-        if !registry.lookup(&spec.name)?.is_some_and(is_it) {
-            continue;
-        }
-        match unregister(registry, &spec.name, deployment) {
-            Ok(_) => removed.push(spec.name.to_string()),
-            Err(error @ RegistryError::KeyInUse { .. }) => kept.push(error),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok((removed, kept))
-}
-
-/// Removes a key. Programs that were just detached are unloaded a moment later.
-fn unregister(registry: &Registry, key: &KeyName, detached: &Deployment) -> Result<KeyEntry, RegistryError> {
-    let ours = |program: &BoundProgram| {
-        detached.attached().iter().any(|deployed| deployed.info.program_id == program.id)
-            || detached.filters().iter().any(|filter| filter.program_id == program.id)
-    };
-    let deadline = Instant::now() + UNLOAD_TIMEOUT;
-    loop {
-        match registry.unregister(key, false) {
-            Err(RegistryError::KeyInUse { programs, .. }) if programs.iter().all(ours) && Instant::now() < deadline => {
-                thread::sleep(Duration::from_millis(10));
-            }
-            other => return other,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -390,13 +296,20 @@ mod tests {
     #[test]
     fn netfilter_places_are_parsed_whole() {
         assert_eq!(
-            parse_netfilter("drop=ipv4:local-in"),
-            Ok(("drop".to_owned(), NetfilterOptions::new(NetfilterFamily::Ipv4, NetfilterHook::LocalIn)))
+            parse_netfilter("drop=ip:input"),
+            Ok(("drop".to_owned(), NetfilterOptions::new(NetfilterFamily::Ipv4, NetfilterHook::Input)))
         );
+        assert_eq!(parse_netfilter("drop=ipv4:local-in"), parse_netfilter("drop=ip:input"));
         assert!(parse_netfilter("drop=ipv6:post_routing:-100").is_ok());
-        for wrong in
-            ["drop", "=ipv4:local-in", "drop=ip:local-in", "drop=ipv4:in", "drop=ipv4:forward:x", "d=ipv4:forward:1:2"]
-        {
+        for wrong in [
+            "drop",
+            "=ip:input",
+            "drop=inet:input",
+            "drop=ip:in",
+            "drop=ip",
+            "drop=ipv4:forward:x",
+            "d=ipv4:forward:1:2",
+        ] {
             assert!(parse_netfilter(wrong).is_err(), "{wrong}");
         }
     }

@@ -1,19 +1,14 @@
 //! `traits status`, and how what is up is shown: programs, rules with their hits, counters.
 
-use std::error::Error;
-
 use clap::Args;
 use packet_traits::{
     attach::{Hook, NATIVE_AT_VETH, Target, XdpMode, is_veth},
-    deployment::{Deployed, DeployedFilter, Deployment, FilterUse, NetNamespace},
+    deployment::{Deployed, DeployedFilter, FilterUse, NetNamespace},
     registry::Utc,
 };
+use packet_traits_deploy::{Count, Deployment, Statistics};
 use serde::Serialize;
 
-use super::{
-    find, policy,
-    statistics::{Count, Statistics},
-};
 use crate::{
     Global, Outcome,
     output::{self, Table, counted},
@@ -270,16 +265,6 @@ fn native_veths(deployments: &[Deployment]) -> Vec<&str> {
         .collect()
 }
 
-/// What a deployment's policy has counted; `None` if it is no policy.
-fn statistics(deployment: &Deployment) -> Result<Option<Statistics>, Box<dyn Error>> {
-    match policy::noted(deployment.notes()) {
-        // It is being made, or taken away.
-        Some(_) if deployment.unfinished() => Ok(None),
-        Some(manifest) => Statistics::read(deployment, manifest).map(Some),
-        None => Ok(None),
-    }
-}
-
 /// Prints what a policy has counted.
 fn print_statistics(name: &str, statistics: &Statistics) -> std::io::Result<()> {
     output::line(format_args!("\n{name}: {}", statistics.source))?;
@@ -319,11 +304,11 @@ fn print_statistics(name: &str, statistics: &Statistics) -> std::io::Result<()> 
 /// Runs `traits status`.
 pub(crate) fn status(command: &Status, global: &Global) -> Outcome {
     let mut deployments = match &command.name {
-        Some(name) => vec![find(name, global)?],
+        Some(name) => vec![Deployment::find(name, &global.location())?],
         None => Deployment::list(&global.location())?,
     };
     Deployment::locate(&mut deployments);
-    let counted = deployments.iter().map(statistics).collect::<Result<Vec<_>, _>>()?;
+    let counted = deployments.iter().map(Statistics::of).collect::<Result<Vec<_>, _>>()?;
     if command.json {
         let all = deployments.iter().zip(counted);
         let all: Vec<_> = all.map(|(one, policy)| DeploymentJson { policy, ..DeploymentJson::new(one) }).collect();

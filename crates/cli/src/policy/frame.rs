@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use packet_traits_policy::hook::Family;
+use packet_traits::NetfilterFamily;
 
 use super::capture::{Captured, Link};
 
@@ -47,7 +47,7 @@ pub(crate) enum NoIp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Datagram<'a> {
     /// What the link says it is.
-    pub(crate) family: Family,
+    pub(crate) family: NetfilterFamily,
     /// Its bytes, as far as they were captured.
     pub(crate) bytes: &'a [u8],
     /// How many bytes there were.
@@ -83,8 +83,8 @@ impl<'a> Frame<'a> {
         }
         let datagram = |family| Datagram { family, bytes: &bytes[at..], length: packet.length.max(bytes.len()) - at };
         frame.ip = match [type_high, type_low] {
-            [0x08, 0x00] => Ok(datagram(Family::Ipv4)),
-            [0x86, 0xdd] => Ok(datagram(Family::Ipv6)),
+            [0x08, 0x00] => Ok(datagram(NetfilterFamily::Ipv4)),
+            [0x86, 0xdd] => Ok(datagram(NetfilterFamily::Ipv6)),
             _ => Err(NoIp::Other),
         };
         frame
@@ -101,8 +101,8 @@ impl<'a> Frame<'a> {
 fn of_version(bytes: &[u8], length: usize) -> Result<Datagram<'_>, NoIp> {
     let datagram = |family| Datagram { family, bytes, length: length.max(bytes.len()) };
     match bytes.first().map(|byte| byte >> 4) {
-        Some(4) => Ok(datagram(Family::Ipv4)),
-        Some(6) => Ok(datagram(Family::Ipv6)),
+        Some(4) => Ok(datagram(NetfilterFamily::Ipv4)),
+        Some(6) => Ok(datagram(NetfilterFamily::Ipv6)),
         Some(_) => Err(NoIp::Other),
         None => Err(NoIp::Cut),
     }
@@ -112,12 +112,12 @@ impl Datagram<'_> {
     /// Source and destination, if its header was captured.
     pub(crate) fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
         match self.family {
-            Family::Ipv4 => {
+            NetfilterFamily::Ipv4 => {
                 let header = self.bytes.first_chunk::<IPV4_LEN>()?;
                 let address = |at: usize| Some(IpAddr::from(Ipv4Addr::from(*header[at..].first_chunk::<4>()?)));
                 Some((address(12)?, address(16)?))
             }
-            Family::Ipv6 => {
+            NetfilterFamily::Ipv6 => {
                 let header = self.bytes.first_chunk::<IPV6_LEN>()?;
                 let address = |at: usize| Some(IpAddr::from(Ipv6Addr::from(*header[at..].first_chunk::<16>()?)));
                 Some((address(8)?, address(24)?))
@@ -145,7 +145,7 @@ mod tests {
         let frame = Frame::read(&packet);
         assert_eq!(frame.macs, Some(([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])));
         assert_eq!(frame.vlans, [100, 7, 0]);
-        assert_eq!(frame.ip, Ok(Datagram { family: Family::Ipv6, bytes: &[0x60, 9], length: 2 }));
+        assert_eq!(frame.ip, Ok(Datagram { family: NetfilterFamily::Ipv6, bytes: &[0x60, 9], length: 2 }));
         assert_eq!(frame.ip.unwrap().addresses(), None);
 
         let cut = Captured { bytes: bytes[..20].to_vec(), ..packet };
@@ -155,7 +155,9 @@ mod tests {
 
     #[test]
     fn without_a_link_header_the_version_tells() {
-        for (first, family) in [(0x4f, Ok(Family::Ipv4)), (0x60, Ok(Family::Ipv6)), (0x50, Err(NoIp::Other))] {
+        for (first, family) in
+            [(0x4f, Ok(NetfilterFamily::Ipv4)), (0x60, Ok(NetfilterFamily::Ipv6)), (0x50, Err(NoIp::Other))]
+        {
             let packet = captured(Link::Ip, &[first]);
             assert_eq!(Frame::read(&packet).ip.map(|ip| ip.family), family);
         }

@@ -7,7 +7,7 @@ use std::{
     ptr,
 };
 
-use packet_traits_policy::hook::Family;
+use packet_traits::NetfilterFamily;
 
 use super::frame::Mac;
 
@@ -130,10 +130,10 @@ impl Host {
     }
 
     /// Whether some interface forwards packets of a family.
-    pub(crate) fn forwards(&self, family: Family) -> bool {
+    pub(crate) fn forwards(&self, family: NetfilterFamily) -> bool {
         match family {
-            Family::Ipv4 => self.forwards.0,
-            Family::Ipv6 => self.forwards.1,
+            NetfilterFamily::Ipv4 => self.forwards.0,
+            NetfilterFamily::Ipv6 => self.forwards.1,
         }
     }
 }

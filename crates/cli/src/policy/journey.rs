@@ -8,7 +8,7 @@ use std::{borrow::Cow, net::IpAddr};
 
 use packet_traits_policy::{
     field::{FRAGMENT_NONE, Field, FieldKind},
-    hook::{Direction, Family, Hook, NetfilterHook},
+    hook::{Direction, Hook, NetfilterFamily, NetfilterHook},
     interpret::{self, Context, Decision, Outcome, Packet},
     policy::{Layer, Policy},
 };
@@ -227,8 +227,8 @@ impl<'a> Journey<'a> {
             Hook::Tc(Direction::Egress) => self.at_egress(),
             Hook::Netfilter { family, hook, priority } => {
                 match (family, self.frame.ip.map(|ip| ip.family)) {
-                    (Some(Family::Ipv4), Ok(Family::Ipv6)) => return never("it is for IPv4 only"),
-                    (Some(Family::Ipv6), Ok(Family::Ipv4)) => return never("it is for IPv6 only"),
+                    (Some(NetfilterFamily::Ipv4), Ok(NetfilterFamily::Ipv6)) => return never("it is for IPv4 only"),
+                    (Some(NetfilterFamily::Ipv6), Ok(NetfilterFamily::Ipv4)) => return never("it is for IPv6 only"),
                     _ => {}
                 }
                 self.at_netfilter(hook, priority)
@@ -277,7 +277,7 @@ impl<'a> Journey<'a> {
             (NetfilterHook::Input, _) => {
                 let taken = self.routed()?;
                 // IPv6 does it behind the hook (ip6_input, ip6_protocol_deliver_rcu)
-                if taken.is_fragment() && taken.ip.family == Family::Ipv4 {
+                if taken.is_fragment() && taken.ip.family == NetfilterFamily::Ipv4 {
                     return never(
                         "it is a fragment; the kernel reassembles the packet before this hook (ip_local_deliver)",
                     );
@@ -308,8 +308,8 @@ impl<'a> Journey<'a> {
         let taken = self.routed()?;
         let forwarded = stack::forward(self.frame, &taken.ip, taken.bytes, self.host)?;
         let ether_type: [u8; 2] = match taken.ip.family {
-            Family::Ipv4 => [0x08, 0x00],
-            Family::Ipv6 => [0x86, 0xdd],
+            NetfilterFamily::Ipv4 => [0x08, 0x00],
+            NetfilterFamily::Ipv6 => [0x86, 0xdd],
         };
         let frame = [&bytes[..TAG_AT], &ether_type, &forwarded].concat();
         let note = "the kernel writes a new Ethernet header; the addresses here are those that the packet arrived with"
@@ -364,8 +364,8 @@ impl<'a> Taken<'a> {
         let mut seen = self.seen(hook);
         if priority >= PRIORITY_DEFRAGMENTATION && self.is_fragment() {
             let function = match self.ip.family {
-                Family::Ipv4 => "ipv4_conntrack_defrag",
-                Family::Ipv6 => "ipv6_defrag",
+                NetfilterFamily::Ipv4 => "ipv4_conntrack_defrag",
+                NetfilterFamily::Ipv6 => "ipv6_defrag",
             };
             let note = format!(
                 "it is a fragment; with connection tracking, the reassembled packet comes here instead ({function})"
@@ -378,8 +378,8 @@ impl<'a> Taken<'a> {
     /// As it is seen behind the decision that it is for this host.
     fn delivered(&self, mut seen: Seen<'a>) -> Seen<'a> {
         let function = match self.ip.family {
-            Family::Ipv4 => "ip_route_input_rcu",
-            Family::Ipv6 => "ip6_mc_input",
+            NetfilterFamily::Ipv4 => "ip_route_input_rcu",
+            NetfilterFamily::Ipv6 => "ip6_mc_input",
         };
         if let Some((_, destination)) = self.ip.addresses()
             && destination.is_multicast()
@@ -395,8 +395,8 @@ impl<'a> Taken<'a> {
             return Ok(());
         }
         let function = match self.ip.family {
-            Family::Ipv4 => "ip_finish_output",
-            Family::Ipv6 => "ip6_finish_output",
+            NetfilterFamily::Ipv4 => "ip_finish_output",
+            NetfilterFamily::Ipv6 => "ip6_finish_output",
         };
         let why =
             format!("it is a fragment; unless a raw socket sent it, the kernel made it after this hook ({function})");

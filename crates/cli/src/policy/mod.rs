@@ -18,7 +18,7 @@ use std::{
 };
 
 use packet_traits::{
-    core::layout::AREA_LEN_PORTABLE,
+    layout::AREA_LEN_PORTABLE,
     registry::{RegistryError, longest_metadata},
 };
 use packet_traits_policy::{

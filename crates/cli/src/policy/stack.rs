@@ -12,7 +12,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use packet_traits_policy::hook::Family;
+use packet_traits::NetfilterFamily;
 
 use super::{
     frame::{Datagram, Frame, IPV4_LEN, IPV6_LEN, NoIp, is_group},
@@ -106,15 +106,15 @@ pub(crate) fn receive_frame(frame: &Frame<'_>, host: Option<&Host>, interface: O
 /// the loopback interface only.
 pub(crate) fn receive_ip<'a>(ip: &Datagram<'a>, is_loopback: bool) -> Result<&'a [u8], Absent> {
     let total = match ip.family {
-        Family::Ipv4 => check_ipv4(ip)?,
-        Family::Ipv6 => check_ipv6(ip, is_loopback)?,
+        NetfilterFamily::Ipv4 => check_ipv4(ip)?,
+        NetfilterFamily::Ipv6 => check_ipv6(ip, is_loopback)?,
     };
     Ok(trimmed(ip, total))
 }
 
 /// A packet as this host's stack has made it: a capture of its frame may have padding behind it.
 pub(crate) fn sent_ip<'a>(ip: &Datagram<'a>) -> &'a [u8] {
-    let header = if ip.family == Family::Ipv4 { IPV4_LEN } else { IPV6_LEN };
+    let header = if ip.family == NetfilterFamily::Ipv4 { IPV4_LEN } else { IPV6_LEN };
     match total(ip) {
         Some(total) if total >= header => trimmed(ip, total),
         // it is not the stack that has made it
@@ -125,8 +125,8 @@ pub(crate) fn sent_ip<'a>(ip: &Datagram<'a>) -> &'a [u8] {
 /// How long the packet's header says that it is; `None` if that was not captured.
 pub(crate) fn total(ip: &Datagram<'_>) -> Option<usize> {
     match ip.family {
-        Family::Ipv4 => ip.bytes.first_chunk::<IPV4_LEN>().map(|header| ipv4_total(header, ip.length)),
-        Family::Ipv6 => ip.bytes.first_chunk::<IPV6_LEN>().map(|header| ipv6_total(header, ip.length)),
+        NetfilterFamily::Ipv4 => ip.bytes.first_chunk::<IPV4_LEN>().map(|header| ipv4_total(header, ip.length)),
+        NetfilterFamily::Ipv6 => ip.bytes.first_chunk::<IPV6_LEN>().map(|header| ipv6_total(header, ip.length)),
     }
 }
 
@@ -285,15 +285,15 @@ pub(crate) fn forward(
     host: Option<&Host>,
 ) -> Result<Vec<u8>, Absent> {
     let (function, limit_at) = match ip.family {
-        Family::Ipv4 => ("ip_forward", 8),
-        Family::Ipv6 => ("ip6_forward", 7),
+        NetfilterFamily::Ipv4 => ("ip_forward", 8),
+        NetfilterFamily::Ipv6 => ("ip6_forward", 7),
     };
     if host.is_some_and(|host| !host.forwards(ip.family)) {
         let (family, setting) = match ip.family {
-            Family::Ipv4 => ("IPv4", "net.ipv4.ip_forward"),
-            Family::Ipv6 => ("IPv6", "net.ipv6.conf.all.forwarding"),
+            NetfilterFamily::Ipv4 => ("IPv4", "net.ipv4.ip_forward"),
+            NetfilterFamily::Ipv6 => ("IPv6", "net.ipv6.conf.all.forwarding"),
         };
-        let function = if ip.family == Family::Ipv4 { "ip_route_input_slow" } else { function };
+        let function = if ip.family == NetfilterFamily::Ipv4 { "ip_route_input_slow" } else { function };
         return Err(dropped(format!("this host does not forward {family}, {setting} is 0"), function));
     }
     let Some((source, destination)) = ip.addresses() else { return Err(cut()) };
@@ -303,7 +303,7 @@ pub(crate) fn forward(
     let mut bytes = bytes.to_vec();
     match bytes.get_mut(limit_at) {
         Some(limit @ 2..) => *limit -= 1,
-        Some(limit) if ip.family == Family::Ipv4 => {
+        Some(limit) if ip.family == NetfilterFamily::Ipv4 => {
             return Err(dropped(format!("its TTL is {limit}"), function));
         }
         Some(limit) => return Err(dropped(format!("its hop limit is {limit}"), function)),
@@ -359,7 +359,7 @@ mod tests {
     }
 
     /// An IP packet's bytes as they are taken in.
-    fn taken_in(family: Family, bytes: &[u8], length: usize) -> Result<usize, Absent> {
+    fn taken_in(family: NetfilterFamily, bytes: &[u8], length: usize) -> Result<usize, Absent> {
         receive_ip(&Datagram { family, bytes, length }, false).map(<[u8]>::len)
     }
 
@@ -373,18 +373,18 @@ mod tests {
     #[test]
     fn padding_is_no_part_of_a_packet() {
         let padded = [ipv4(&[]), vec![0xee; 18]].concat();
-        assert_eq!(taken_in(Family::Ipv4, &padded, 46), Ok(28));
-        assert_eq!(sent_ip(&Datagram { family: Family::Ipv4, bytes: &padded, length: 46 }).len(), 28);
+        assert_eq!(taken_in(NetfilterFamily::Ipv4, &padded, 46), Ok(28));
+        assert_eq!(sent_ip(&Datagram { family: NetfilterFamily::Ipv4, bytes: &padded, length: 46 }).len(), 28);
         let padded = [ipv6("fd00::1", "fd00::2", &[]), vec![0xee; 5]].concat();
-        assert_eq!(taken_in(Family::Ipv6, &padded, 53), Ok(48));
-        assert_eq!(sent_ip(&Datagram { family: Family::Ipv6, bytes: &padded, length: 53 }).len(), 48);
-        assert_eq!(taken_in(Family::Ipv4, &ipv4(&[])[..24], 28), Ok(24), "of which 24 were captured");
+        assert_eq!(taken_in(NetfilterFamily::Ipv6, &padded, 53), Ok(48));
+        assert_eq!(sent_ip(&Datagram { family: NetfilterFamily::Ipv6, bytes: &padded, length: 53 }).len(), 48);
+        assert_eq!(taken_in(NetfilterFamily::Ipv4, &ipv4(&[])[..24], 28), Ok(24), "of which 24 were captured");
         // merged ones do not say how long they are
         let merged = [ipv4(&[(3, 0)]), vec![0; 70_000]].concat();
-        assert_eq!(taken_in(Family::Ipv4, &merged, merged.len()), Ok(merged.len()));
+        assert_eq!(taken_in(NetfilterFamily::Ipv4, &merged, merged.len()), Ok(merged.len()));
         // and those with a jumbo payload say it in an option
         let jumbo = ipv6("fd00::1", "fd00::2", &[(5, 0), (6, 0), (41, 0)]);
-        assert_eq!(taken_in(Family::Ipv6, &jumbo, 48), Ok(48));
+        assert_eq!(taken_in(NetfilterFamily::Ipv6, &jumbo, 48), Ok(48));
     }
 
     #[test]
@@ -402,14 +402,16 @@ mod tests {
             (ipv4(&[])[..19].to_vec(), "it is shorter than an IPv4 header (ip_rcv_core)"),
         ];
         for (bytes, expected) in cases {
-            let found = taken_in(Family::Ipv4, &bytes, bytes.len()).map_err(why);
+            let found = taken_in(NetfilterFamily::Ipv4, &bytes, bytes.len()).map_err(why);
             assert_eq!(found, Err(expected.to_owned()));
             // where it goes out, it is not the receiver's to judge
-            assert!(!sent_ip(&Datagram { family: Family::Ipv4, bytes: &bytes, length: bytes.len() }).is_empty());
+            assert!(
+                !sent_ip(&Datagram { family: NetfilterFamily::Ipv4, bytes: &bytes, length: bytes.len() }).is_empty()
+            );
         }
         let cut = "unknown: the capture ends in front of the end of its IP header";
-        assert_eq!(taken_in(Family::Ipv4, &ipv4(&[])[..19], 28).map_err(why), Err(cut.to_owned()));
-        assert_eq!(taken_in(Family::Ipv6, &[0x60; 8], 48).map_err(why), Err(cut.to_owned()));
+        assert_eq!(taken_in(NetfilterFamily::Ipv4, &ipv4(&[])[..19], 28).map_err(why), Err(cut.to_owned()));
+        assert_eq!(taken_in(NetfilterFamily::Ipv6, &[0x60; 8], 48).map_err(why), Err(cut.to_owned()));
 
         for (source, destination, changes, expected) in [
             ("fd00::1", "fd00::2", (0, 0x40), "its IP header has version 4 (ip6_rcv_core)"),
@@ -422,10 +424,10 @@ mod tests {
             ("fd00::1", "fd00::2", (6, 0), "its hop-by-hop options do not end in the packet (ipv6_parse_hopopts)"),
         ] {
             let bytes = ipv6(source, destination, &[changes]);
-            assert_eq!(taken_in(Family::Ipv6, &bytes, 48).map_err(why), Err(expected.to_owned()));
+            assert_eq!(taken_in(NetfilterFamily::Ipv6, &bytes, 48).map_err(why), Err(expected.to_owned()));
         }
         let of_itself = ipv6("::1", "::1", &[]);
-        let datagram = Datagram { family: Family::Ipv6, bytes: &of_itself, length: 48 };
+        let datagram = Datagram { family: NetfilterFamily::Ipv6, bytes: &of_itself, length: 48 };
         assert_eq!(receive_ip(&datagram, true), Ok(&of_itself[..]));
     }
 
@@ -436,7 +438,8 @@ mod tests {
             ipv4(&places.collect::<Vec<_>>())
         };
         let routed = |bytes: &[u8], is_loopback| {
-            route(&Datagram { family: Family::Ipv4, bytes, length: bytes.len() }, is_loopback, None).map_err(why)
+            route(&Datagram { family: NetfilterFamily::Ipv4, bytes, length: bytes.len() }, is_loopback, None)
+                .map_err(why)
         };
         for (source, destination, expected) in [
             ([224, 0, 0, 1], [10, 0, 0, 1], "224.0.0.1 is not a valid source address (ip_route_input_slow)"),
@@ -461,7 +464,7 @@ mod tests {
         let source = Ipv4Addr::new(10, 0, 0, 7);
         let here = Host { addresses: vec![("eth0".to_owned(), source.into())], ..Host::default() };
         let bytes = from(source.octets(), [10, 0, 0, 1]);
-        let datagram = Datagram { family: Family::Ipv4, bytes: &bytes, length: 28 };
+        let datagram = Datagram { family: NetfilterFamily::Ipv4, bytes: &bytes, length: 28 };
         let dropped = route(&datagram, false, Some(&here)).map_err(why).unwrap_err();
         assert!(dropped.starts_with("10.0.0.7 is an address of this host, "), "{dropped}");
         assert_eq!(route(&datagram, true, Some(&here)), Ok(()), "it goes to itself by the loopback interface");
@@ -474,7 +477,7 @@ mod tests {
             [bytes, vec![0; 4]].concat()
         };
         let judged = |bytes: &[u8]| {
-            let datagram = Datagram { family: Family::Ipv4, bytes, length: 32 };
+            let datagram = Datagram { family: NetfilterFamily::Ipv4, bytes, length: 32 };
             // netfilter prerouting sees it, the hooks behind do not
             assert!(receive_ip(&datagram, false).is_ok());
             route(&datagram, false, None).map_err(why)
@@ -489,8 +492,8 @@ mod tests {
         let unknown = ipv6("fd00::1", "fd00::2", &[(6, 0), (40, 17), (41, 0), (42, 0x5e), (43, 4)]);
         let expected =
             "hop-by-hop option 94 is not known here, and says that the packet is dropped then (ipv6_parse_hopopts)";
-        assert_eq!(taken_in(Family::Ipv6, &unknown, 48).map_err(why), Err(expected.to_owned()));
-        assert_eq!(taken_in(Family::Ipv6, &unknown[..44], 48), Ok(44), "of which 44 were captured");
+        assert_eq!(taken_in(NetfilterFamily::Ipv6, &unknown, 48).map_err(why), Err(expected.to_owned()));
+        assert_eq!(taken_in(NetfilterFamily::Ipv6, &unknown[..44], 48), Ok(44), "of which 44 were captured");
     }
 
     fn frame(to: [u8; 6], vlans: &[u16]) -> Frame<'static> {
@@ -545,22 +548,28 @@ mod tests {
             forward(&frame(to, &[]), &Datagram { family, bytes, length: bytes.len() }, bytes, here).map_err(why)
         };
         let (v4, v6) = (ipv4(&[]), ipv6("fd00::1", "fd00::2", &[]));
-        assert_eq!(forwarded(Family::Ipv4, &v4, OURS, None).unwrap()[8], 63);
-        assert_eq!(forwarded(Family::Ipv6, &v6, OURS, None).unwrap()[7], 63);
+        assert_eq!(forwarded(NetfilterFamily::Ipv4, &v4, OURS, None).unwrap()[8], 63);
+        assert_eq!(forwarded(NetfilterFamily::Ipv6, &v6, OURS, None).unwrap()[7], 63);
         let here = host(None);
-        assert!(forwarded(Family::Ipv4, &v4, OURS, Some(&here)).is_ok());
+        assert!(forwarded(NetfilterFamily::Ipv4, &v4, OURS, Some(&here)).is_ok());
         let link_local = ipv6("fe80::1", "fd00::2", &[]);
         let on_link = ipv6("fe80::1", "fe80::2", &[]);
-        assert_eq!(forwarded(Family::Ipv6, &on_link, OURS, None).unwrap()[7], 63);
+        assert_eq!(forwarded(NetfilterFamily::Ipv6, &on_link, OURS, None).unwrap()[7], 63);
         let only_on_link = "unknown: a packet from fe80::1 is forwarded only if it goes out by the interface that it came in by \
                             (ip6_forward)";
         for (family, bytes, to, here, expected) in [
-            (Family::Ipv4, ipv4(&[(8, 1)]), OURS, None, "its TTL is 1 (ip_forward)"),
-            (Family::Ipv6, ipv6("fd00::1", "fd00::2", &[(7, 0)]), OURS, None, "its hop limit is 0 (ip6_forward)"),
-            (Family::Ipv4, v4, [0xff; 6], None, "its frame has a multicast MAC address (ip_forward)"),
-            (Family::Ipv6, link_local, OURS, None, only_on_link),
+            (NetfilterFamily::Ipv4, ipv4(&[(8, 1)]), OURS, None, "its TTL is 1 (ip_forward)"),
             (
-                Family::Ipv6,
+                NetfilterFamily::Ipv6,
+                ipv6("fd00::1", "fd00::2", &[(7, 0)]),
+                OURS,
+                None,
+                "its hop limit is 0 (ip6_forward)",
+            ),
+            (NetfilterFamily::Ipv4, v4, [0xff; 6], None, "its frame has a multicast MAC address (ip_forward)"),
+            (NetfilterFamily::Ipv6, link_local, OURS, None, only_on_link),
+            (
+                NetfilterFamily::Ipv6,
                 v6,
                 OURS,
                 Some(&here),

@@ -143,7 +143,7 @@ fn is_for_all(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use packet_traits_policy::hook::Family;
+    use packet_traits::NetfilterFamily;
 
     use super::{super::frame::Datagram, *};
 
@@ -199,14 +199,14 @@ mod tests {
 
     fn of(to: [u8; 6], from: [u8; 6], addresses: Option<(&str, &str)>) -> (Option<Way>, String) {
         let mut bytes = vec![0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0];
-        let mut family = Family::Ipv4;
+        let mut family = NetfilterFamily::Ipv4;
         if let Some((source, destination)) = addresses {
             match (source.parse().unwrap(), destination.parse().unwrap()) {
                 (IpAddr::V4(source), IpAddr::V4(destination)) => {
                     bytes.extend([source.octets(), destination.octets()].concat());
                 }
                 (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                    family = Family::Ipv6;
+                    family = NetfilterFamily::Ipv6;
                     bytes = vec![0x60, 0, 0, 0, 0, 0, 17, 64];
                     bytes.extend([source.octets(), destination.octets()].concat());
                 }

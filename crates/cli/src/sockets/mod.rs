@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use packet_traits::{
     registry::{Registry, RegistryName, Utc},
-    socket::programs::{AttachOptions, Attached, SocketCgroup, SocketPrograms},
+    socket_programs::{AttachOptions, Attached, SocketCgroup, SocketPrograms},
 };
+
 use serde::Serialize;
 
 use crate::{
@@ -94,7 +95,7 @@ Examples:
   traits sockets attach --sockets 1024 --slots 2048
 
 Applications then read and set traits with plain socket calls, without privileges: see <packet_traits/socket.h> for C, \
-and packet_traits::socket for Rust. The programs stay attached after the command ends. Attaching again changes \
+and packet-traits-socket for Rust. The programs stay attached after the command ends. Attaching again changes \
 nothing, unless the programs are of another build of traits: then these take their place in all cgroups, and sockets keep \
 what they asked for. That is how to upgrade. A socket belongs to the cgroup its process was in when it made the socket.
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use libc::c_int;
-use packet_traits::socket::{
-    self, Keys, SocketError, Traits,
+use packet_traits_socket::{
+    Keys, SocketError, SocketTraits, TcpTraits, Traits,
     abi::{SAVE_SYN_TRAITS, SOL_TRAITS},
 };
 use serde::Serialize;
@@ -207,7 +207,7 @@ pub(super) fn save_syn(pid: u32, save: bool, json: bool) -> Outcome {
         .into());
     }
     for socket in &listeners {
-        socket::save_syn_traits(&socket.fd, save).map_err(|error| explain(pid, socket, &error))?;
+        socket.fd.save_syn_traits(save).map_err(|error| explain(pid, socket, &error))?;
     }
     if json {
         let listeners = listeners.iter().map(|socket| ListenerJson { fd: socket.number, local: socket.local });
@@ -229,9 +229,12 @@ fn explain(pid: u32, socket: &Socket, error: &SocketError) -> String {
         SocketError::NotAttached { .. } => format!(
             "descriptor {number} of process {pid}: its cgroup has no socket programs; run `traits sockets attach` for \
              the cgroup that the process made it in (`cat /proc/{pid}/cgroup` shows where it is now); a process that \
-             was moved since must make it anew"
+             was moved since must make it again"
         ),
-        error => format!("descriptor {number} of process {pid}: {error}"),
+        error => {
+            let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+            format!("descriptor {number} of process {pid}: {error}{hint}")
+        }
     }
 }
 
@@ -279,7 +282,7 @@ struct TraitsJson {
 
 impl TraitsJson {
     fn of(socket: &Socket) -> Result<TraitsJson, SocketError> {
-        let state = match socket::receive_state(&socket.fd) {
+        let state = match socket.fd.receive_state() {
             // The kernel itself says EOPNOTSUPP to an IPv4 socket's unknown options (do_ip_getsockopt in
             // net/ipv4/ip_sockglue.c), and the programs never do to this one.
             Err(SocketError::NotAttached { .. } | SocketError::WrongSocket { .. }) => return Ok(TraitsJson::default()),
@@ -300,9 +303,9 @@ impl TraitsJson {
             save_syn: is_tcp
                 .then(|| int_option(socket.fd.as_fd(), SOL_TRAITS, SAVE_SYN_TRAITS).is_ok_and(|value| value != 0)),
             receive: state.enabled != 0,
-            syn: if is_tcp { found(socket::syn_traits(&socket.fd, &keys))? } else { None },
-            last: if is_tcp { found(socket::last_traits(&socket.fd, &keys))? } else { None },
-            own: match socket::socket_traits(&socket.fd, &keys) {
+            syn: if is_tcp { found(socket.fd.syn_traits(&keys))? } else { None },
+            last: if is_tcp { found(socket.fd.last_traits(&keys))? } else { None },
+            own: match socket.fd.own_traits(&keys) {
                 Ok(traits) => Some(named(&traits)),
                 Err(SocketError::WrongSocket { .. }) => None,
                 Err(error) => return Err(error),

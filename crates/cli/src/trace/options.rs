@@ -5,7 +5,7 @@ use std::{error::Error, time::Duration};
 use clap::ValueEnum;
 use packet_traits_trace::{CAPTURE_MAX, Condition, Namespace, Options, Standby};
 
-use crate::mode::Mode;
+use crate::Mode;
 
 /// Most MiB for events, as of [`Options::ring_len`].
 const BUFFER_MAX: usize = 1 << 10;

@@ -1,5 +1,5 @@
 //! What the command's tests share: the command on a bpffs of its own, and the example programs.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, unused_imports, missing_docs)]
 
 pub mod host;
 
@@ -7,11 +7,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use packet_traits_lab::{Bpffs, KernelFeature, kernel_has, kernel_tests_enabled, require_root};
+pub use packet_traits_testing::process::{interrupt, soon, text, wait_for_lock};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -115,43 +114,6 @@ impl Traits {
         assert_eq!((output.status.code(), out.as_str()), (Some(status), ""), "{line}: {err}");
         err
     }
-}
-
-/// Sends Ctrl-C's signal to a command as soon as it wants to be told.
-pub fn interrupt(process: &Child) {
-    let status = format!("/proc/{}/status", process.id());
-    // proc_pid_status(5): a mask, in which the signal of number 1 is bit 0
-    let has = |mask: &str| {
-        let status = fs::read_to_string(&status).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(mask)).expect(mask);
-        u64::from_str_radix(line.trim(), 16).unwrap() >> (libc::SIGINT - 1) & 1 == 1
-    };
-    soon("the command catches SIGINT", || has("SigCgt:"));
-    // SAFETY: kill takes two numbers; the process is a child that was not waited for.
-    assert_eq!(unsafe { libc::kill(process.id().cast_signed(), libc::SIGINT) }, 0);
-    soon("it has got it", || !has("ShdPnd:"));
-}
-
-/// Waits until a command waits for a lock that the test holds.
-pub fn wait_for_lock(process: &Child) {
-    let pid = process.id().to_string();
-    // proc_locks(5): `1: -> FLOCK ADVISORY WRITE PID …` is one that waits
-    let waits = |line: &str| line.contains("->") && line.split_whitespace().any(|word| word == pid);
-    soon("the command waits for the lock", || fs::read_to_string("/proc/locks").unwrap().lines().any(waits));
-}
-
-/// Waits for what another process does.
-pub fn soon(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Output as text.
-pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// Compiles `examples/bpf/<name>.bpf.c` to a file of that name in a folder of the test's own.

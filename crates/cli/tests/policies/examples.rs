@@ -5,15 +5,13 @@ use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
 };
 
-use packet_traits::{
-    core::{Timestamp, TypedKey},
-    socket::Receiver,
-};
+use packet_traits::{Timestamp, TypedKey};
 use packet_traits_lab::{
     Cgroup, Family, KernelFeature, PacketSocket, Pair, VethOptions,
     frame::{FIN, Flow, IpPair, SYN},
     number_of, send_numbered, udp_socket,
 };
+use packet_traits_socket::{Received, Receiver};
 use socket2::SockRef;
 
 use crate::host::Host;
@@ -82,7 +80,7 @@ fn every_packet_has_an_id_of_its_own_and_every_flow_one_for_all_of_its_packets()
         for sender in &senders {
             send_numbered(sender, served.to(), number..number + 1, 64).unwrap();
             let mut buffer = [0; 2048];
-            let (len, from, traits) = served.receiver.recv(&mut buffer).unwrap();
+            let Received { len, from, traits, .. } = served.receiver.recv(&mut buffer).unwrap();
             assert_eq!(number_of(&buffer[..len]), Some(number));
             assert!(ids.insert(traits.get(&packet_id).unwrap()), "an id was given twice");
             let flow = traits.get(&flow_id).unwrap();
@@ -98,7 +96,7 @@ fn every_packet_has_an_id_of_its_own_and_every_flow_one_for_all_of_its_packets()
     served.host.up(served.pair.rx(), &Host::example("tracing-ids.traits"), &["--mode", "native", "--replace"]);
     for number in 0..PER_FLOW {
         send_numbered(&senders[0], served.to(), number..number + 1, 64).unwrap();
-        let (_, _, traits) = served.receiver.recv(&mut [0; 2048]).unwrap();
+        let traits = served.receiver.recv(&mut [0; 2048]).unwrap().traits;
         assert!(ids.insert(traits.get(&packet_id).unwrap()), "an id was given twice after replacing");
     }
 }
@@ -206,7 +204,7 @@ fn what_the_card_says_reaches_the_application() {
         for _ in 0..10 {
             let before = monotonic();
             sender.send(&[0; 64]).unwrap();
-            let (_, _, traits) = served.receiver.recv(&mut [0; 2048]).unwrap();
+            let traits = served.receiver.recv(&mut [0; 2048]).unwrap().traits;
             of_flow.extend(traits.get(&rx_hash));
             assert!(before < traits.get(&rx_ts).unwrap().0);
             assert_eq!(traits.get(&hw_ts), None);

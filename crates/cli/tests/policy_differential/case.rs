@@ -2,9 +2,9 @@
 
 use std::{io, ops::RangeInclusive};
 
-use packet_traits::core::{PacketRegion, Region, TraitsMut, TraitsView};
+use packet_traits::{PacketRegion, Region, TraitsMut, TraitsView};
 use packet_traits_policy::{
-    hook::{Direction, Family, Hook, NetfilterHook},
+    hook::{Direction, Hook, NetfilterFamily, NetfilterHook},
     interpret::{self, Context, Decision, Outcome, from_value, to_value},
     log_event::{LogEvent, PACKET_MAX},
     policy::{Action, Policy},
@@ -247,8 +247,8 @@ fn skb(loaded: &Loaded, policy: &Policy, block: usize, input: &Input, outcome: &
     let mut packet = Vec::new();
     if !hook.sees_ethernet() {
         packet = test_run::ethernet(match ip_header(&input.packet) {
-            Some(Family::Ipv4) => 0x0800,
-            Some(Family::Ipv6) => 0x86dd,
+            Some(NetfilterFamily::Ipv4) => 0x0800,
+            Some(NetfilterFamily::Ipv6) => 0x86dd,
             None => OTHER_ETHER_TYPE,
         });
     }
@@ -295,7 +295,7 @@ fn netfilter(
     block: usize,
     input: &Input,
     outcome: &Outcome<'_>,
-    only: Option<Family>,
+    only: Option<NetfilterFamily>,
     hook: NetfilterHook,
 ) -> Result<Ran, String> {
     const NF_DROP: u32 = 0;
@@ -312,10 +312,10 @@ fn netfilter(
 }
 
 /// The version of the IP header that a packet starts with, if all of it is there.
-fn ip_header(packet: &[u8]) -> Option<Family> {
+fn ip_header(packet: &[u8]) -> Option<NetfilterFamily> {
     match packet.first()? >> 4 {
-        4 if packet.len() >= 20 => Some(Family::Ipv4),
-        6 if packet.len() >= 40 => Some(Family::Ipv6),
+        4 if packet.len() >= 20 => Some(NetfilterFamily::Ipv4),
+        6 if packet.len() >= 40 => Some(NetfilterFamily::Ipv6),
         _ => None,
     }
 }

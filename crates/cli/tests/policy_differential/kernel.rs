@@ -5,8 +5,8 @@ use std::{collections::HashMap, os::fd::AsFd, path::Path, process::Command};
 use libbpf_rs::{MapCore, MapFlags, RingBufferBuilder};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use packet_traits::{
+    Key, Layout, Nonces,
     bind::{BoundObject, LoadedObject},
-    core::{Key, Layout, Nonces},
     registry::{KeySpec, Registry},
 };
 use packet_traits_policy::{

@@ -6,8 +6,8 @@ use std::{borrow::Cow, os::fd::AsFd};
 
 use libbpf_rs::{MapCore, MapFlags, ObjectBuilder};
 use packet_traits::{
+    Merge,
     attach::{Attachment, Direction, Position, TcxOptions, XdpMode, tcx, xdp},
-    core::Merge,
 };
 use packet_traits_policy::{
     interpret::{self, Context, Decision, Outcome},

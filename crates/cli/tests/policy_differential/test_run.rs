@@ -6,7 +6,7 @@ use std::{
     ptr,
 };
 
-use packet_traits_policy::hook::{Family, NetfilterHook};
+use packet_traits_policy::hook::{NetfilterFamily, NetfilterHook};
 
 /// Bytes of an Ethernet header, which the kernel wants in front of every packet it is to run a program on.
 const ETH_LEN: usize = 14;
@@ -87,7 +87,12 @@ pub fn skb(program: BorrowedFd<'_>, context: SkBuff, packet: &[u8]) -> io::Resul
 }
 
 /// Runs a netfilter program on an IP packet at a hook; its verdict.
-pub fn netfilter(program: BorrowedFd<'_>, family: Family, hook: NetfilterHook, packet: &[u8]) -> io::Result<u32> {
+pub fn netfilter(
+    program: BorrowedFd<'_>,
+    family: NetfilterFamily,
+    hook: NetfilterHook,
+    packet: &[u8],
+) -> io::Result<u32> {
     /// `struct nf_hook_state`: the numbers of uapi/linux/netfilter.h, then pointers that are not ours to give.
     #[repr(C)]
     #[derive(Default)]
@@ -97,8 +102,8 @@ pub fn netfilter(program: BorrowedFd<'_>, family: Family, hook: NetfilterHook, p
         _pointers: [u64; 5],
     }
     let (family, ether_type) = match family {
-        Family::Ipv4 => (2, 0x0800u16),
-        Family::Ipv6 => (10, 0x86dd),
+        NetfilterFamily::Ipv4 => (2, 0x0800u16),
+        NetfilterFamily::Ipv6 => (10, 0x86dd),
     };
     let mut state = HookState { family, ..HookState::default() };
     let mut data = Vec::new();

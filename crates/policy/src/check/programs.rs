@@ -91,7 +91,7 @@ impl Checker<'_> {
                 },
                 Hook::Netfilter { family, hook, priority } => {
                     let families = match family {
-                        None => vec![crate::hook::Family::Ipv4, crate::hook::Family::Ipv6],
+                        None => vec![crate::hook::NetfilterFamily::Ipv4, crate::hook::NetfilterFamily::Ipv6],
                         Some(family) => vec![family],
                     };
                     if let Some(holder) = foreign::at_priority(priority) {

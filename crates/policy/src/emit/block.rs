@@ -8,10 +8,8 @@ use crate::{
     emit::{code::Code, needs::Needs, packet, place::Place, rules::Scope, traits},
     policy::{Action, Block, Rule, Verdict},
     source::Sources,
+    symbols::{COUNTERS, HITS, LOG, LOG_LOST, MAY_INHERIT},
 };
-
-/// The constant that says whether packets may bring traits along to the interface.
-pub(super) const MAY_INHERIT: &str = "pt_may_inherit";
 
 /// How much the rules of one function may weigh, as [`Scope::weight`] does: some ten instructions for each unit.
 const PART_WEIGHT_MAX: usize = 2000;
@@ -66,9 +64,9 @@ fn log(code: &mut Code, scope: &Scope<'_>) {
         code.line("if (!t)");
         code.line("\treturn 0;");
     }
-    code.line("record = bpf_ringbuf_reserve(&pt_log, sizeof(*record), 0);");
+    code.line(format_args!("record = bpf_ringbuf_reserve(&{LOG}, sizeof(*record), 0);"));
     code.line("if (!record)");
-    code.line("\treturn pt_log_lose(&pt_log_lost);");
+    code.line(format_args!("\treturn pt_log_lose(&{LOG_LOST});"));
     code.line(format_args!(
         "pt_log_begin(&record->event, rule, text, {}, length, {});",
         place.any_interface(),
@@ -87,9 +85,9 @@ fn log(code: &mut Code, scope: &Scope<'_>) {
 
 /// The variables that rules refer to which need this, from the declarations on.
 fn variables(code: &mut Code, scope: &Scope<'_>, needs: &Needs) {
-    code.line("struct pt_hits *hits;");
+    code.line(format_args!("struct {HITS} *hits;"));
     if counts(scope, needs) {
-        code.line("struct pt_counters *counters;");
+        code.line(format_args!("struct {COUNTERS} *counters;"));
     }
     if !needs.read.is_empty() {
         code.line("__u64 zero = pt_zero;");

@@ -28,10 +28,11 @@ use thiserror::Error;
 
 use self::{block::one_line, code::Code, needs::Needs, place::Place, rules::Scope, tables::CTable};
 use crate::{
-    hook::{Direction, Family, Hook},
+    hook::{Direction, Hook, NetfilterFamily},
     manifest::{self, Manifest},
     policy::{Action, Block, COUNTED_VALUES_MAX, Interface, InterfaceId, KeyId, Layer, Policy, Verdict},
     source::Sources,
+    symbols,
 };
 
 /// How many rules a policy may have: their hits are in one value of a per-CPU map, which is 32 KiB at most
@@ -129,13 +130,13 @@ pub fn emit(policy: &Policy, sources: &Sources, options: &EmitOptions) -> Result
     let sees_links = at_links(policy, &needs, |needs| needs.ethernet(Layer::Outer));
     if sees_links {
         code.comment("Whether packets begin with their IP header, at XDP and TC; filled in by the loader.");
-        code.line(format_args!("const volatile __u32 {} = 0;", packet::NO_LINK_HEADER));
+        code.line(format_args!("const volatile __u32 {} = 0;", symbols::NO_LINK_HEADER));
         code.blank();
     }
     let may_inherit = policy.blocks.iter().any(drops_inherited);
     if may_inherit {
         code.comment("Whether packets may have traits from another interface; filled in by the loader.");
-        code.line(format_args!("const volatile __u32 {} = 1;", block::MAY_INHERIT));
+        code.line(format_args!("const volatile __u32 {} = 1;", symbols::MAY_INHERIT));
         code.blank();
     }
     maps(&mut code, policy, &needs);
@@ -251,7 +252,7 @@ fn interfaces(code: &mut Code, policy: &Policy) {
         return;
     }
     code.comment(&format!("Indexes of {}, filled in by the loader.", policy.interfaces.join(", ")));
-    code.line(format_args!("const volatile __u32 pt_interfaces[{}] = {{}};", policy.interfaces.len()));
+    code.line(format_args!("const volatile __u32 {}[{}] = {{}};", symbols::INTERFACES, policy.interfaces.len()));
     code.blank();
 }
 
@@ -277,34 +278,43 @@ fn map(code: &mut Code, name: &str, map_type: &str, max_entries: u32, key: &str,
 
 fn maps(code: &mut Code, policy: &Policy, needs: &[Needs]) {
     let rules: usize = policy.blocks.iter().map(|block| block.rules.len()).sum();
-    for (count, what, member) in [(rules, "hits", "rule"), (plain_counters(policy), "counters", "counter")] {
+    for (count, name, member) in
+        [(rules, symbols::HITS, "rule"), (plain_counters(policy), symbols::COUNTERS, "counter")]
+    {
         if count > 0 {
-            code.open(format_args!("struct pt_{what}"));
+            code.open(format_args!("struct {name}"));
             code.line(format_args!("struct pt_count {member}[{count}];"));
             code.close_with(";");
             code.blank();
-            map(code, &format!("pt_{what}"), "PERCPU_ARRAY", 1, "__u32", &format!("struct pt_{what}"));
+            map(code, name, "PERCPU_ARRAY", 1, "__u32", &format!("struct {name}"));
         }
     }
     for counter in &policy.counters {
         if let Some(by) = counter.by {
             let key = slot::c_type(by.key_type());
-            map(code, &format!("pt_by_{}", counter.name), "LRU_HASH", COUNTED_VALUES_MAX, key, "struct pt_count");
+            map(
+                code,
+                &symbols::counter_by_value(&counter.name),
+                "LRU_HASH",
+                COUNTED_VALUES_MAX,
+                key,
+                "struct pt_count",
+            );
         }
     }
     let any = |wanted: fn(&Needs) -> bool| needs.iter().any(wanted);
     if any(|needs| needs.unique) {
-        map(code, "pt_unique", "PERCPU_ARRAY", 1, "__u32", "__u64");
+        map(code, symbols::UNIQUE, "PERCPU_ARRAY", 1, "__u32", "__u64");
     }
     if any(|needs| needs.redirects_to_xsk) {
-        map(code, "pt_xsks", "XSKMAP", XSKS_MAX, "__u32", "__u32");
+        map(code, symbols::XSKS, "XSKMAP", XSKS_MAX, "__u32", "__u32");
     }
     if any(|needs| needs.redirects_to_cpu) {
-        map(code, "pt_cpus", "CPUMAP", CPUS_MAX, "__u32", "struct bpf_cpumap_val");
+        map(code, symbols::CPUS, "CPUMAP", CPUS_MAX, "__u32", "struct bpf_cpumap_val");
     }
     if any(|needs| !needs.logs.is_empty()) {
-        map(code, "pt_log", "RINGBUF", LOG_BYTES, "", "");
-        map(code, "pt_log_lost", "PERCPU_ARRAY", 1, "__u32", "__u64");
+        map(code, symbols::LOG, "RINGBUF", LOG_BYTES, "", "");
+        map(code, symbols::LOG_LOST, "PERCPU_ARRAY", 1, "__u32", "__u64");
     }
 }
 
@@ -325,9 +335,9 @@ fn describe_key(key: &crate::policy::KeyDeclaration) -> manifest::Key {
 fn describe_counter(counter: &crate::policy::Counter, number: usize) -> manifest::Counter {
     let name = counter.name.clone();
     match counter.by {
-        None => manifest::Counter { name, map: "pt_counters".to_owned(), index: Some(number as u32), by: None },
+        None => manifest::Counter { name, map: symbols::COUNTERS.to_owned(), index: Some(number as u32), by: None },
         Some(by) => {
-            let map = format!("pt_by_{name}");
+            let map = symbols::counter_by_value(&name);
             manifest::Counter { name, map, index: None, by: Some(by.key_type().to_string()) }
         }
     }
@@ -363,8 +373,8 @@ fn describe_hook(hook: Hook) -> manifest::Hook {
         Hook::Netfilter { family, hook, priority } => manifest::Hook::Netfilter {
             families: match family {
                 None => vec!["ipv4".to_owned(), "ipv6".to_owned()],
-                Some(Family::Ipv4) => vec!["ipv4".to_owned()],
-                Some(Family::Ipv6) => vec!["ipv6".to_owned()],
+                Some(NetfilterFamily::Ipv4) => vec!["ipv4".to_owned()],
+                Some(NetfilterFamily::Ipv6) => vec!["ipv6".to_owned()],
             },
             point: hook.name().to_owned(),
             priority,

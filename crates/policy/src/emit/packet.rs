@@ -10,10 +10,8 @@ use crate::{
     field::{Field, FieldKind, Header},
     hook::{Direction, Hook},
     policy::{InterfaceDirection, Layer},
+    symbols::NO_LINK_HEADER,
 };
-
-/// The constant by which the loader says that an interface's packets begin with their IP header.
-pub(super) const NO_LINK_HEADER: &str = "pt_no_link_header";
 
 /// Bytes of TCP's header up to the end of its flags.
 const TCP_WITH_FLAGS: &str = "14";

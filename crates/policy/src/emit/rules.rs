@@ -18,6 +18,7 @@ use crate::{
         Action, Comparison, Condition, CounterId, Hardware, Interface, KeyId, Layer, Operand, Policy, Presence, Rule,
         Test, Type, Value, Verdict,
     },
+    symbols::{self, CPUS, XSKS},
 };
 
 /// The condition that holds for every packet.
@@ -250,7 +251,9 @@ impl Scope<'_> {
     fn interface(&self, interface: Interface) -> String {
         match interface {
             Interface::Index(index) => index.to_string(),
-            Interface::Name(name) => format!("pt_interfaces[{}] /* {} */", name.0, self.policy.interfaces[name.0]),
+            Interface::Name(name) => {
+                format!("{}[{}] /* {} */", symbols::INTERFACES, name.0, self.policy.interfaces[name.0])
+            }
         }
     }
 
@@ -274,7 +277,7 @@ impl Scope<'_> {
             }
             Value::Unique => Computed {
                 declarations: vec!["__u64 unique;".to_owned()],
-                guards: vec!["pt_next_unique(&pt_unique, &unique)".to_owned()],
+                guards: vec![format!("pt_next_unique(&{}, &unique)", symbols::UNIQUE)],
                 expression: "unique".to_owned(),
             },
             Value::Hash(layer) => self.hash(layer),
@@ -399,7 +402,10 @@ impl Scope<'_> {
             code.open_scope();
             code.line(format_args!("{} by = {};", slot::c_type(key_type), slot::from_number(key_type, expression)));
             code.blank();
-            code.line(format_args!("pt_count_by(&pt_by_{}, &by, pkt->length);", self.policy.counters[counter.0].name));
+            code.line(format_args!(
+                "pt_count_by(&{}, &by, pkt->length);",
+                symbols::counter_by_value(&self.policy.counters[counter.0].name)
+            ));
             code.close();
         });
     }
@@ -429,7 +435,7 @@ impl Scope<'_> {
             Verdict::RedirectCpu(value) => {
                 let computed = self.value(value, Type::Unsigned(32));
                 self.with(code, &computed, |code, expression| {
-                    code.line(format_args!("verdict = bpf_redirect_map(&pt_cpus, {expression}, XDP_PASS);"));
+                    code.line(format_args!("verdict = bpf_redirect_map(&{CPUS}, {expression}, XDP_PASS);"));
                     code.line("goto redirect;");
                 });
             }
@@ -437,7 +443,7 @@ impl Scope<'_> {
                 let own = || Computed::plain("pt_ctx_load(struct xdp_md, ctx, rx_queue_index)");
                 let computed = queue.as_ref().map_or_else(own, |queue| self.value(queue, Type::Unsigned(32)));
                 self.with(code, &computed, |code, expression| {
-                    code.line(format_args!("verdict = bpf_redirect_map(&pt_xsks, {expression}, XDP_PASS);"));
+                    code.line(format_args!("verdict = bpf_redirect_map(&{XSKS}, {expression}, XDP_PASS);"));
                     code.line("goto redirect_xsk;");
                 });
             }

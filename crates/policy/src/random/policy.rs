@@ -8,7 +8,7 @@ use packet_traits_core::{KeyName, KeyType, Merge, Region};
 use super::numbers::{GENEVE_OPTIONS, chance, highest, of_operand, of_type, pick};
 use crate::{
     field::{Field, FieldKind},
-    hook::{Ability, Direction, Family, Hook, NetfilterHook},
+    hook::{Ability, Direction, Hook, NetfilterFamily, NetfilterHook},
     policy::{
         Action, Block, Comparison, Condition, Counter, CounterId, Entry, Hardware, Interface, InterfaceDirection,
         InterfaceId, KeyDeclaration, KeyId, Layer, Operand, Policy, Presence, Rule, Table, TableId, Test, Type, Value,
@@ -48,7 +48,7 @@ impl PolicyOptions {
             Hook::Tc(Direction::Ingress),
             Hook::Tc(Direction::Egress),
             Hook::Netfilter { family: None, hook: NetfilterHook::Forward, priority: 0 },
-            Hook::Netfilter { family: Some(Family::Ipv6), hook: NetfilterHook::Input, priority: -1 },
+            Hook::Netfilter { family: Some(NetfilterFamily::Ipv6), hook: NetfilterHook::Input, priority: -1 },
             Hook::Cgroup(Direction::Ingress),
             Hook::Match,
             Hook::Steer,
@@ -64,7 +64,7 @@ pub fn hook(rng: &mut Rng) -> Hook {
         0 => Hook::Xdp,
         1 => Hook::Tc(direction),
         2 => Hook::Netfilter {
-            family: *pick(rng, &[None, Some(Family::Ipv4), Some(Family::Ipv6)]),
+            family: *pick(rng, &[None, Some(NetfilterFamily::Ipv4), Some(NetfilterFamily::Ipv6)]),
             hook: *pick(rng, &NetfilterHook::ALL),
             priority: rng.i32(-400..=400),
         },

@@ -14,7 +14,7 @@ use crate::{
     diagnostic::{Code, Diagnostic, Diagnostics, alternatives, closest, quoted},
     field::{Field, FieldKind},
     foreign,
-    hook::{Ability, Direction, Family, Hook, NetfilterHook},
+    hook::{Ability, Direction, Hook, NetfilterFamily, NetfilterHook},
     policy::{Comparison, Hardware, InterfaceDirection, Layer},
     source::{SourceId, Span},
     words::{self, HeaderWord},
@@ -629,8 +629,8 @@ impl<'a> Parser<'a> {
 
     fn netfilter(&mut self) -> Parsed<Hook> {
         let family = match self.word() {
-            Some("ip") => Some(Family::Ipv4),
-            Some("ip6") => Some(Family::Ipv6),
+            Some("ip") => Some(NetfilterFamily::Ipv4),
+            Some("ip6") => Some(NetfilterFamily::Ipv6),
             _ => None,
         };
         if family.is_some() {

@@ -7,8 +7,8 @@ use std::{path::PathBuf, sync::Once};
 
 use libbpf_rs::libbpf_sys;
 use packet_traits::{
+    KeyName, KeyType, Layout, Merge,
     bind::{BoundObject, LoadedObject},
-    core::{KeyName, KeyType, Layout, Merge},
     registry::{KeySpec, Registry, RegistryName},
 };
 use packet_traits_lab::{Bpffs, KernelFeature, kernel_has};

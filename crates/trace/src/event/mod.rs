@@ -6,7 +6,7 @@ mod raw;
 
 use std::{ffi::CStr, str};
 
-use packet_traits::core::{Region, Value};
+use packet_traits::{Region, Value};
 
 pub(crate) use self::raw::EVENT_LEN;
 use self::raw::at;

@@ -46,9 +46,9 @@ const TRACEPOINTS: [(&str, Point); 15] = [
 
 /// Netfilter programs and their hooks.
 const NETFILTER: [(&str, NetfilterHook); 5] = [
-    ("trace_local_in", NetfilterHook::LocalIn),
+    ("trace_local_in", NetfilterHook::Input),
     ("trace_forward", NetfilterHook::Forward),
-    ("trace_local_out", NetfilterHook::LocalOut),
+    ("trace_local_out", NetfilterHook::Output),
     ("trace_post_routing", NetfilterHook::PostRouting),
     ("trace_pre_routing", NetfilterHook::PreRouting),
 ];

@@ -3,9 +3,9 @@
 use std::io;
 
 use packet_traits::{
+    KeyType, Region,
     attach::{AttachError, Feature},
     bind::BindError,
-    core::{KeyType, Region},
     registry::RegistryError,
 };
 

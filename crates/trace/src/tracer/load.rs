@@ -10,8 +10,8 @@ use libbpf_rs::{
     btf::{Btf, types},
 };
 use packet_traits::{
+    KeyType, Merge,
     bind::{BindError, BoundObject, LoadedObject},
-    core::{KeyType, Merge},
     registry::Registry,
 };
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use packet_traits::{
+    KeyName, KeyType, Merge, Region,
     bind::LoadedObject,
-    core::{KeyName, KeyType, Merge, Region},
     registry::{Description, KeyEntry, KeySpec, Registry, RegistryError},
 };
 

@@ -3,7 +3,7 @@
 //! Types and members are added; none is renamed, removed or changed without a new version. Numbers that may need more than 53 bits
 //! are text.
 
-use packet_traits::core::Value as TraitValue;
+use packet_traits::Value as TraitValue;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 

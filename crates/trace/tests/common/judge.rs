@@ -4,9 +4,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use packet_traits::{
+    KeyType, Merge, Region,
     attach::{Attachment, XdpMode, xdp},
     bind::LoadedObject,
-    core::{KeyType, Merge, Region},
     registry::Registry,
 };
 use packet_traits_lab::{End, Family, send_numbered, udp_socket};

@@ -4,8 +4,8 @@
 use std::{cell::RefCell, path::Path, process::Command, thread, time::Duration};
 
 use packet_traits::{
+    KeyName, KeyType, Layout, Merge, Region,
     bind::{BoundObject, LoadedObject},
-    core::{KeyName, KeyType, Layout, Merge, Region},
     registry::{KeySpec, Registry, RegistryOptions},
 };
 use packet_traits_lab::{Bpffs, KernelFeature, Netns, kernel_has, kernel_tests_enabled, require_root};

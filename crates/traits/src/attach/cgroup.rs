@@ -1,6 +1,5 @@
 //! Cgroup hooks: programs for every socket of the processes in a cgroup (v2) and below it.
 
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -12,29 +11,12 @@ use libbpf_sys::{bpf_attach_type, bpf_prog_type};
 use super::attachment::Attachment;
 use super::error::{AttachError, Attempt, errno_of};
 use super::feature::Feature;
+pub use super::hook::CgroupHook;
 use super::hook::Hook;
 use super::link;
 use super::program::Program;
 use super::target::Target;
 use crate::mounts::{self, Mount};
-
-/// A hook of the sockets in a cgroup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CgroupHook {
-    /// Packets arriving at a socket (`SEC("cgroup_skb/ingress")`).
-    Ingress,
-    /// Packets a socket sends (`SEC("cgroup_skb/egress")`).
-    Egress,
-    /// Events of TCP sockets (`SEC("sockops")`).
-    SockOps,
-    /// `getsockopt` (`SEC("cgroup/getsockopt")`).
-    GetSockOpt,
-    /// `setsockopt` (`SEC("cgroup/setsockopt")`).
-    SetSockOpt,
-    /// A socket is closed for good (`SEC("cgroup/sock_release")`).
-    SockRelease,
-}
 
 impl CgroupHook {
     const ALL: [Self; 6] =
@@ -62,19 +44,6 @@ impl CgroupHook {
 
     pub(super) fn from_kernel(attach_type: bpf_attach_type) -> Option<Self> {
         Self::ALL.into_iter().find(|hook| hook.attach_type() == attach_type)
-    }
-}
-
-impl fmt::Display for CgroupHook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-            Self::SockOps => "sockops",
-            Self::GetSockOpt => "getsockopt",
-            Self::SetSockOpt => "setsockopt",
-            Self::SockRelease => "sock_release",
-        })
     }
 }
 

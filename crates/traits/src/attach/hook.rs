@@ -2,23 +2,36 @@
 
 use std::fmt;
 
-use super::cgroup::CgroupHook;
-use super::netfilter::{NetfilterFamily, NetfilterHook};
+pub use packet_traits_core::Direction;
+use packet_traits_core::{NetfilterFamily, NetfilterHook};
 
-/// Which way a packet goes through an interface.
+/// A hook of the sockets in a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// Packets the interface received.
+#[non_exhaustive]
+pub enum CgroupHook {
+    /// Packets arriving at a socket (`SEC("cgroup_skb/ingress")`).
     Ingress,
-    /// Packets the interface is about to send.
+    /// Packets a socket sends (`SEC("cgroup_skb/egress")`).
     Egress,
+    /// Events of TCP sockets (`SEC("sockops")`).
+    SockOps,
+    /// `getsockopt` (`SEC("cgroup/getsockopt")`).
+    GetSockOpt,
+    /// `setsockopt` (`SEC("cgroup/setsockopt")`).
+    SetSockOpt,
+    /// A socket is closed for good (`SEC("cgroup/sock_release")`).
+    SockRelease,
 }
 
-impl fmt::Display for Direction {
+impl fmt::Display for CgroupHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ingress => "ingress",
             Self::Egress => "egress",
+            Self::SockOps => "sockops",
+            Self::GetSockOpt => "getsockopt",
+            Self::SetSockOpt => "setsockopt",
+            Self::SockRelease => "sock_release",
         })
     }
 }

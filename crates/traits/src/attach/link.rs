@@ -5,9 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libbpf_sys::{bpf_attach_type, bpf_link_create_opts, bpf_link_info};
 
-use super::cgroup::CgroupHook;
-use super::hook::{Direction, Hook};
-use super::netfilter::{NetfilterFamily, NetfilterHook};
+use super::hook::{CgroupHook, Direction, Hook};
+use super::netfilter;
 use super::target::Target;
 
 /// Turns libbpf's "negative errno or result" into a result; the error is an errno.
@@ -101,8 +100,8 @@ fn place(link: BorrowedFd<'_>, raw: &bpf_link_info) -> Result<Option<(Hook, Targ
             Some((Hook::Tcx(direction), interface(tcx.ifindex)))
         }
         libbpf_sys::BPF_LINK_TYPE_NETFILTER => {
-            let family = NetfilterFamily::from_kernel(netfilter.pf);
-            let hook = NetfilterHook::from_kernel(netfilter.hooknum);
+            let family = netfilter::family_of(netfilter.pf);
+            let hook = netfilter::hook_of(netfilter.hooknum);
             family.zip(hook).map(|(family, hook)| {
                 let priority = netfilter.priority;
                 let hook = Hook::Netfilter { family, hook, priority };

@@ -53,11 +53,10 @@ pub mod tracing;
 pub mod xdp;
 
 pub use attachment::{Attachment, AttachmentInfo};
-pub use cgroup::CgroupHook;
 pub use devices::{Device, LOOPBACK, LinkChanges, NATIVE_AT_VETH, devices, is_veth, loses_redirects, namespace_number};
 pub use error::{AttachError, Attempt};
 pub use feature::Feature;
-pub use hook::{Direction, Hook};
+pub use hook::{CgroupHook, Direction, Hook};
 pub use link_layer::LinkLayer;
 pub use netfilter::{NetfilterFamily, NetfilterHook, NetfilterOptions};
 pub use target::{Target, interface_name};

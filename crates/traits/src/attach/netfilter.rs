@@ -1,9 +1,9 @@
 //! Netfilter: the five points of the IPv4 and IPv6 stacks where nftables and iptables also run.
 
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libbpf_sys::{BPF_NETFILTER, BPF_PROG_TYPE_NETFILTER};
+pub use packet_traits_core::{NetfilterFamily, NetfilterHook};
 
 use super::attachment::Attachment;
 use super::error::{AttachError, Attempt};
@@ -14,82 +14,31 @@ use super::program::Program;
 use super::target::Target;
 use crate::insn::Source;
 
-/// The protocol family whose packets a netfilter program sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NetfilterFamily {
-    /// IPv4.
-    Ipv4,
-    /// IPv6.
-    Ipv6,
-}
-
-impl NetfilterFamily {
-    /// `NFPROTO_*`, include/uapi/linux/netfilter.h.
-    fn to_kernel(self) -> u32 {
-        match self {
-            Self::Ipv4 => 2,
-            Self::Ipv6 => 10,
-        }
-    }
-
-    pub(super) fn from_kernel(number: u32) -> Option<Self> {
-        [Self::Ipv4, Self::Ipv6].into_iter().find(|family| family.to_kernel() == number)
+/// `NFPROTO_*`, include/uapi/linux/netfilter.h.
+fn family_number(family: NetfilterFamily) -> u32 {
+    match family {
+        NetfilterFamily::Ipv4 => 2,
+        NetfilterFamily::Ipv6 => 10,
     }
 }
 
-impl fmt::Display for NetfilterFamily {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ipv4 => "ipv4",
-            Self::Ipv6 => "ipv6",
-        })
+pub(super) fn family_of(number: u32) -> Option<NetfilterFamily> {
+    NetfilterFamily::ALL.into_iter().find(|family| family_number(*family) == number)
+}
+
+/// `enum nf_inet_hooks`, include/uapi/linux/netfilter.h.
+fn hook_number(hook: NetfilterHook) -> u32 {
+    match hook {
+        NetfilterHook::PreRouting => 0,
+        NetfilterHook::Input => 1,
+        NetfilterHook::Forward => 2,
+        NetfilterHook::Output => 3,
+        NetfilterHook::PostRouting => 4,
     }
 }
 
-/// The point on a packet's way through the IP stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NetfilterHook {
-    /// Every received packet, before it is routed.
-    PreRouting,
-    /// Received packets for this host.
-    LocalIn,
-    /// Packets routed from one interface to another.
-    Forward,
-    /// Packets this host made.
-    LocalOut,
-    /// Every packet about to be sent.
-    PostRouting,
-}
-
-impl NetfilterHook {
-    const ALL: [Self; 5] = [Self::PreRouting, Self::LocalIn, Self::Forward, Self::LocalOut, Self::PostRouting];
-
-    /// `enum nf_inet_hooks`, include/uapi/linux/netfilter.h.
-    fn to_kernel(self) -> u32 {
-        match self {
-            Self::PreRouting => 0,
-            Self::LocalIn => 1,
-            Self::Forward => 2,
-            Self::LocalOut => 3,
-            Self::PostRouting => 4,
-        }
-    }
-
-    pub(super) fn from_kernel(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|hook| hook.to_kernel() == number)
-    }
-}
-
-impl fmt::Display for NetfilterHook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::PreRouting => "pre_routing",
-            Self::LocalIn => "local_in",
-            Self::Forward => "forward",
-            Self::LocalOut => "local_out",
-            Self::PostRouting => "post_routing",
-        })
-    }
+pub(super) fn hook_of(number: u32) -> Option<NetfilterHook> {
+    NetfilterHook::ALL.into_iter().find(|hook| hook_number(*hook) == number)
 }
 
 // include/uapi/linux/bpf.h
@@ -147,8 +96,8 @@ pub fn attach(program: BorrowedFd<'_>, options: &NetfilterOptions) -> Result<Att
 fn create(program: BorrowedFd<'_>, options: &NetfilterOptions) -> Result<OwnedFd, i32> {
     let mut create = link::options();
     create.__bindgen_anon_1.netfilter = libbpf_sys::bpf_link_create_opts__bindgen_ty_1__bindgen_ty_5 {
-        pf: options.family.to_kernel(),
-        hooknum: options.hook.to_kernel(),
+        pf: family_number(options.family),
+        hooknum: hook_number(options.hook),
         priority: options.priority,
         flags: if options.defrag { BPF_F_NETFILTER_IP_DEFRAG } else { 0 },
     };

@@ -97,6 +97,7 @@ pub struct Deployment {
     namespace: Option<NetNamespace>,
     unreadable: Vec<Unreadable>,
     kept: Vec<String>,
+    replaced: bool,
 }
 
 /// A pin in a deployment's folder that is not part of it.
@@ -225,7 +226,7 @@ impl Deployment {
             mend(&lock.root)?;
         }
         let kept = version::keep(&folder, left, false)?;
-        Ok(Deployment { kept, ..Deployment::new(name, &folder, version) })
+        Ok(Deployment { kept, replaced: replaces, ..Deployment::new(name, &folder, version) })
     }
 
     /// Detaches the programs of the deployment `name`, and removes what else is pinned in its folder. Returns what was
@@ -262,12 +263,7 @@ impl Deployment {
             (unfinished, folder) = (true, left);
         }
         let Some(lock) = lock.filter(|_| folder.exists()) else {
-            let up: Vec<_> = Deployment::list(location)?.into_iter().map(|deployment| deployment.name).collect();
-            return Err(DeployError::NotUp {
-                name: name.to_owned(),
-                registry: location.registry.to_string(),
-                up: if up.is_empty() { "nothing".to_owned() } else { up.join(", ") },
-            });
+            return Err(not_up(name, location, &Deployment::list(location)?));
         };
         let deployment = Deployment::new(name, &folder, Version::open(&folder));
         // what a killed process left may hold on to the same links
@@ -300,6 +296,18 @@ impl Deployment {
             }
         }
         Ok(found)
+    }
+
+    /// What is up under a name, or is being made.
+    ///
+    /// # Errors
+    /// [`DeployError::NotUp`], which names what is up, and as for [`list`](Self::list).
+    pub fn find(name: &str, location: &Location) -> Result<Deployment, DeployError> {
+        let mut up = Deployment::list(location)?;
+        match up.iter().position(|deployment| deployment.name() == name) {
+            Some(place) => Ok(up.swap_remove(place)),
+            None => Err(not_up(name, location, &up)),
+        }
     }
 
     /// Finds the network namespaces that deployments were brought up in, and what their interfaces are called there now.
@@ -382,6 +390,11 @@ impl Deployment {
         &self.unreadable
     }
 
+    /// Whether [`up`](Self::up) put it in the place of another version.
+    pub fn replaced(&self) -> bool {
+        self.replaced
+    }
+
     /// Whether it is not whole: it is being made, or the process that made it was killed. In the latter case the next
     /// [`up`](Self::up) in the registry takes it away.
     pub fn unfinished(&self) -> bool {
@@ -419,6 +432,7 @@ impl Deployment {
             namespace: None,
             unreadable: version.unreadable,
             kept: Vec::new(),
+            replaced: false,
         }
     }
 }
@@ -627,5 +641,15 @@ fn refuse_mode_change(placed: &Placed<'_>, found: Option<XdpMode>) -> Result<(),
             Err(DeployError::ModeChange { program: placed.program.name.clone(), found })
         }
         _ => Ok(()),
+    }
+}
+
+/// That nothing has a name, and what is up instead.
+fn not_up(name: &str, location: &Location, up: &[Deployment]) -> DeployError {
+    let names: Vec<&str> = up.iter().map(Deployment::name).collect();
+    DeployError::NotUp {
+        name: name.to_owned(),
+        registry: location.registry.to_string(),
+        up: if names.is_empty() { "nothing".to_owned() } else { names.join(", ") },
     }
 }

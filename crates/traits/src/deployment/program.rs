@@ -123,7 +123,7 @@ impl Program {
     fn netfilter(&self, options: &UpOptions) -> Result<Vec<Placed<'_>>, DeployError> {
         let places: Vec<_> = options.netfilter.iter().filter(|(program, _)| *program == self.name).collect();
         if places.is_empty() {
-            return Err(self.needs(format!("--netfilter {}=ipv4:local-in (FAMILY:HOOK[:PRIORITY])", self.name)));
+            return Err(self.needs(format!("--netfilter {}=ip:input (FAMILY:HOOK[:PRIORITY])", self.name)));
         }
         let placed = |options: &NetfilterOptions| {
             let pin = match options.place() {

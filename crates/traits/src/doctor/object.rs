@@ -6,9 +6,9 @@ use libbpf_rs::{MapCore, MapFlags};
 
 use crate::{
     bind::{BindError, BoundObject, LoadedObject},
-    core::{KeyName, KeyType},
     registry::{KeySpec, Registry},
 };
+use packet_traits_core::{KeyName, KeyType};
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/doctor.bpf.o"));
 

@@ -2,6 +2,8 @@
 
 use std::{io, net::UdpSocket, os::fd::AsFd};
 
+use packet_traits_socket::{Keys, SocketError, SocketTraits as _, UdpTraits as _};
+
 use super::{
     Finding, Ground, Probe, Stage,
     object::{KEY, Loaded, VALUE, register_key},
@@ -12,14 +14,10 @@ use crate::{
         Attachment, CgroupHook, Direction, NetfilterFamily, NetfilterHook, NetfilterOptions, TcxOptions, XdpMode,
         cgroup, netfilter, socket, tcx, xdp,
     },
-    core::TypedKey,
     registry::Registry,
-    socket::{
-        Keys, SocketError,
-        programs::{AttachOptions, SocketPrograms, SocketProgramsError},
-        recv_with_traits, set_receive,
-    },
+    socket_programs::{AttachOptions, SocketPrograms, SocketProgramsError},
 };
+use packet_traits_core::TypedKey;
 
 /// Datagrams that are sent in each mode.
 const DATAGRAMS: u32 = 8;
@@ -148,7 +146,7 @@ impl Reader {
         let attached = loaded.with_fd(|fd| match stage {
             Stage::Tc => tcx::attach(fd, ground.ifindex, &TcxOptions::new(Direction::Ingress)),
             Stage::Netfilter => {
-                netfilter::attach(fd, &NetfilterOptions::new(NetfilterFamily::Ipv4, NetfilterHook::LocalIn))
+                netfilter::attach(fd, &NetfilterOptions::new(NetfilterFamily::Ipv4, NetfilterHook::Input))
             }
             Stage::Cgroup => match &ground.cgroup {
                 Some(cgroup) => cgroup::attach_path(fd, cgroup, CgroupHook::Ingress),
@@ -187,7 +185,7 @@ impl Application {
             why: error.to_string(),
         })?;
         let ask = || {
-            set_receive(&route.receiver, true)?;
+            route.receiver.receive_traits(true)?;
             let keys = Keys::of(&route.receiver)?;
             Ok(Application { key: keys.typed(KEY)?, keys })
         };
@@ -197,7 +195,7 @@ impl Application {
     /// Receives a datagram; 1 if it has the trait.
     fn receive(&self, socket: &UdpSocket) -> io::Result<u32> {
         let mut buffer = [0; 64];
-        let (_, _, traits) = recv_with_traits(socket, &self.keys, &mut buffer)?;
-        Ok(u32::from(traits.get(&self.key) == Some(VALUE)))
+        let received = socket.recv_with_traits(&self.keys, &mut buffer)?;
+        Ok(u32::from(received.traits.get(&self.key) == Some(VALUE)))
     }
 }

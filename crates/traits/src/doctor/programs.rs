@@ -110,7 +110,7 @@ fn at_clsact(ground: &Ground) -> Result<(), String> {
 fn at_netfilter() -> Result<(), String> {
     let program = Source::returning(BPF_PROG_TYPE_NETFILTER, NF_ACCEPT).at(BPF_NETFILTER).load()?;
     for family in [NetfilterFamily::Ipv4, NetfilterFamily::Ipv6] {
-        let options = NetfilterOptions::new(family, NetfilterHook::LocalIn);
+        let options = NetfilterOptions::new(family, NetfilterHook::Input);
         netfilter::attach(program.as_fd(), &options).map(drop).map_err(|error| error.to_string())?;
     }
     Ok(())

@@ -4,10 +4,8 @@ use std::os::fd::AsFd;
 
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, OpenObject};
 
-use crate::{
-    attach::{XdpMode, xdp},
-    core::{Layout, Region},
-};
+use crate::attach::{XdpMode, xdp};
+use packet_traits_core::{Layout, Region};
 
 use super::{Finding, Ground, Probe, route::Route};
 

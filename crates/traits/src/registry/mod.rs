@@ -10,7 +10,7 @@
 //! | `keys` | a record for each of the 64 keys |
 //! | `freed` | when each key number and each byte of the area was freed last |
 //! | `anchors` | headroom values that BPF programs have seen in XDP, and numbers of packets |
-//! | `sockets` | a folder: what [`SocketPrograms::attach`](crate::socket::programs::SocketPrograms::attach) pins |
+//! | `sockets` | a folder: what [`SocketPrograms::attach`](crate::socket_programs::SocketPrograms::attach) pins |
 //!
 //! **Writers** take a lock on the directory that the kernel releases when they die, and change the table so that it is
 //! valid at every instant: a new key's record is written before the update of `state` that publishes it, and a key's
@@ -24,7 +24,7 @@
 //!
 //! # Example
 //! ```no_run
-//! use packet_traits::{core::{KeyName, KeyType}, registry::{KeySpec, Registry}};
+//! use packet_traits::{KeyName, KeyType, registry::{KeySpec, Registry}};
 //!
 //! let registry = Registry::options().open_or_create()?;
 //! let tenant = registry.register(&KeySpec::new(KeyName::new("tenant")?, KeyType::U32))?;
@@ -68,7 +68,7 @@ pub use self::{
 };
 pub(crate) use self::{
     error::{errno_of, privilege_hint},
-    options::{SOCKETS, random},
+    options::{SLOTS, SOCKETS, random},
     table::checksum,
     users::{boot_time, program_info, registries_of},
 };

@@ -29,6 +29,9 @@ const PARENT: &str = "packet_traits";
 /// The folder in a registry's directory that the attached socket programs are pinned in.
 pub(crate) const SOCKETS: &str = "sockets";
 
+/// Name of the traits of datagrams in it.
+pub(crate) const SLOTS: &str = "slots";
+
 /// A registry's name: `[a-z][a-z0-9_-]{0,30}`. A bpffs allows no dot in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistryName(String);
@@ -122,6 +125,11 @@ impl RegistryOptions {
     /// Where the registry's maps are pinned.
     pub fn dir(&self) -> PathBuf {
         self.parent().join(self.name.as_str())
+    }
+
+    /// Where the traits of datagrams are pinned while socket programs are attached: what `packet_traits_socket::Ring` opens.
+    pub fn slots_path(&self) -> PathBuf {
+        self.dir().join(SOCKETS).join(SLOTS)
     }
 
     /// Where the registry's maps are pinned, if there is such a registry, whatever state it is in.

@@ -10,19 +10,15 @@ use std::{
 };
 
 use libc::{c_int, c_void};
-use packet_traits::{
-    core::TypedKey,
-    registry::Registry,
-    socket::{
-        Keys, Receiver, ReceiverOptions, Ring, Traits,
-        abi::{
-            RCV_TRAITS, SOL_TRAITS, SOL_TRAITS_DATAGRAM, SOL_TRAITS_DATAGRAMS, TRAITS_BATCH_MAX, TRAITS_FOUND,
-            TRAITS_HEADER_LEN, TRAITS_KEYS, traits_key,
-        },
-        recv_with_traits, set_receive,
+use packet_traits::{TypedKey, registry::Registry};
+use packet_traits_lab::{RECV_TIMEOUT, number_of};
+use packet_traits_socket::{
+    Keys, Received, Receiver, ReceiverOptions, Ring, SocketTraits, Traits, UdpTraits,
+    abi::{
+        RCV_TRAITS, SOL_TRAITS, SOL_TRAITS_DATAGRAM, SOL_TRAITS_DATAGRAMS, TRAITS_BATCH_MAX, TRAITS_FOUND,
+        TRAITS_HEADER_LEN, TRAITS_KEYS, traits_key,
     },
 };
-use packet_traits_lab::{RECV_TIMEOUT, number_of};
 
 use super::{
     sockets::{Assigned, SocketLab},
@@ -94,6 +90,11 @@ pub struct Datagram {
 }
 
 impl Datagram {
+    fn new(mut data: Vec<u8>, received: &Received, names: &Names) -> Datagram {
+        data.truncate(received.len);
+        Datagram { data, from: received.from, carried: names.read(&received.traits) }
+    }
+
     /// The number that it begins with.
     pub fn number(&self) -> u64 {
         number_of(&self.data).expect("the datagram has a number")
@@ -179,7 +180,7 @@ impl Reader {
     pub fn build(way: Way, socket: UdpSocket, ring: Option<&Ring>, room: usize) -> Reader {
         let source = match way {
             Way::Once => {
-                set_receive(&socket, true).unwrap();
+                socket.receive_traits(true).unwrap();
                 let keys = Keys::of(&socket).unwrap();
                 Source::Once { names: Names::of(&keys), keys, socket }
             }
@@ -214,18 +215,16 @@ impl Reader {
         match &mut self.source {
             Source::Once { socket, keys, names } => {
                 let mut buffer = vec![0; self.room];
-                let (len, from, traits) = recv_with_traits(socket, keys, &mut buffer)?;
-                buffer.truncate(len);
-                Ok(vec![Datagram { data: buffer, from, carried: names.read(&traits) }])
+                let received = socket.recv_with_traits(keys, &mut buffer)?;
+                Ok(vec![Datagram::new(buffer, &received, names)])
             }
             Source::Receiver { receiver, names, batch: false } => {
                 let mut buffer = vec![0; self.room];
-                let (len, from, traits) = receiver.recv(&mut buffer)?;
-                buffer.truncate(len);
-                Ok(vec![Datagram { data: buffer, from, carried: names.read(&traits) }])
+                let received = receiver.recv(&mut buffer)?;
+                Ok(vec![Datagram::new(buffer, &received, names)])
             }
             Source::Receiver { receiver, names, batch: true } => {
-                let datagram = |datagram: packet_traits::socket::Datagram<'_>| Datagram {
+                let datagram = |datagram: packet_traits_socket::Datagram<'_>| Datagram {
                     data: datagram.data().to_vec(),
                     from: datagram.from(),
                     carried: names.read(&datagram.traits()),
@@ -274,7 +273,7 @@ fn recv_by_number(socket: &UdpSocket, places: &Places, together: usize, room: us
 
 /// The slots of the lab's sockets, mapped.
 pub fn ring(lab: &SocketLab) -> Ring {
-    Ring::open_in(&Registry::options().bpffs(lab.lab.bpffs().path())).unwrap()
+    Ring::open(Registry::options().bpffs(lab.lab.bpffs().path()).slots_path()).unwrap()
 }
 
 /// A `struct traits`.

@@ -28,12 +28,12 @@ use std::{
 
 use libbpf_rs::{OpenObject, OpenProgramMut};
 use packet_traits::{
+    KeyName, KeyType, Layout, Merge, Region,
     attach::{
         Attachment, CgroupHook, Direction, NetfilterFamily, NetfilterHook, NetfilterOptions, TcxOptions, XdpMode,
         cgroup, netfilter, tcx, tracing, xdp,
     },
     bind::{BoundObject, LoadedObject},
-    core::{KeyName, KeyType, Layout, Merge, Region},
     registry::{KeySpec, Registry, RegistryName},
 };
 use packet_traits_lab::{Bpffs, End, Family, KernelFeature, RECV_TIMEOUT, kernel_has, kernel_has_for};

@@ -67,7 +67,7 @@ impl Readers {
             attach_cgroup(&object, "cgroup_ingress", CgroupHook::Ingress),
         ];
         if kernel_has_for(KernelFeature::NetfilterLinks, "what netfilter shows") {
-            for (name, hook) in [("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::LocalIn)] {
+            for (name, hook) in [("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::Input)] {
                 let fd = program(&object, name);
                 let options = NetfilterOptions::new(netfilter_family(Family::V4), hook).priority(netfilter_priority);
                 attached.push(end.netns().enter(|| netfilter::attach(fd.as_fd(), &options)).unwrap());

@@ -9,11 +9,12 @@ use std::{
 
 use libbpf_rs::RingBufferBuilder;
 use packet_traits::{
+    KeyType, Layout, Merge, Value,
     attach::{Attachment, CgroupHook, Direction, NetfilterHook, XdpMode, cgroup},
     bind::{BoundObject, LoadedObject},
-    core::{KeyType, Layout, Merge, Value},
-    socket::programs::{AttachOptions, SocketPrograms},
+    socket_programs::{AttachOptions, SocketPrograms},
 };
+
 use packet_traits_lab::{Cgroup, Family, KernelFeature, Pair};
 
 use super::{Lab, attach_netfilter, attach_tc, attach_xdp, compile_with, leave_out_netfilter, program, spec};
@@ -85,7 +86,7 @@ impl Sizes {
     /// Has the egress hooks of the receiver report.
     pub fn watch(&mut self, family: Family) {
         let rx = self.pair.rx();
-        self.attached.extend(attach_netfilter(&self.object, rx, family, &[("local_out", NetfilterHook::LocalOut)]));
+        self.attached.extend(attach_netfilter(&self.object, rx, family, &[("local_out", NetfilterHook::Output)]));
         let egress = program(&self.object, "cgroup_egress");
         self.attached.push(cgroup::attach_path(egress.as_fd(), self.cgroup.path(), CgroupHook::Egress).unwrap());
         self.attached.push(attach_tc(&self.object, "tc_egress", rx, Direction::Egress));

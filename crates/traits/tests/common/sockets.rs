@@ -11,11 +11,12 @@ use std::{
 
 use libbpf_rs::RingBufferBuilder;
 use packet_traits::{
+    KeyType, Layout, Merge, Region,
     attach::{Attachment, Direction, XdpMode},
     bind::LoadedObject,
-    core::{KeyType, Layout, Merge, Region},
-    socket::programs::{AttachOptions, SocketPrograms},
+    socket_programs::{AttachOptions, SocketPrograms},
 };
+
 use packet_traits_lab::{Cgroup, Family, Pair, RECV_TIMEOUT, VethOptions, udp_socket};
 
 use super::{Keys, Lab, TEST_PORT, attach_tc, attach_xdp, record::global, sockopt};

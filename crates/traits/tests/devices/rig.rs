@@ -10,11 +10,12 @@ use std::{
 };
 
 use packet_traits::{
+    Layout,
     attach::{Attachment, CgroupHook, cgroup},
     bind::{BoundObject, LoadedObject},
-    core::Layout,
-    socket::programs::{AttachOptions, SocketPrograms},
+    socket_programs::{AttachOptions, SocketPrograms},
 };
+
 use packet_traits_lab::{Cgroup, KernelFeature, Netns};
 
 use crate::common::{Lab, compile, program, register, sockets::SOCKET_KEYS};

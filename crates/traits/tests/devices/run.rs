@@ -10,13 +10,11 @@ use std::{
     time::Duration,
 };
 
-use packet_traits::{
-    attach::{AttachError, Attachment, Direction, NetfilterHook, XdpMode, xdp},
-    socket::{Keys, Source, read, recv_with_traits, save_syn_traits, set_receive},
-};
+use packet_traits::attach::{AttachError, Attachment, Direction, NetfilterHook, XdpMode, xdp};
 use packet_traits_lab::{
     End, Family, SinkEvent, TcpSink, number_of, send_many_numbered, send_numbered, tcp_transfer, udp_socket,
 };
+use packet_traits_socket::{Keys, SocketTraits, TcpTraits, UdpTraits};
 
 use crate::{
     common::{TEST_PORT, attach_netfilter, attach_tc, program, record::set_global},
@@ -145,7 +143,7 @@ impl Stack {
         attached.push(attach_tc(&rig.object, "tc_upper", rx, Direction::Ingress));
         if rig.netfilter {
             for family in self.families {
-                let hooks = [("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::LocalIn)];
+                let hooks = [("pre_routing", NetfilterHook::PreRouting), ("local_in", NetfilterHook::Input)];
                 attached.extend(attach_netfilter(&rig.object, rx, *family, &hooks));
             }
         }
@@ -175,16 +173,18 @@ impl Stack {
         let [tx, rx] = self.top();
         let to = rx.addr(family, TEST_PORT);
         let receiver = rig.inside(rx.netns(), || udp_socket(rx.netns(), to)).unwrap();
-        set_receive(&receiver, true).unwrap();
+        receiver.receive_traits(true).unwrap();
         let keys = Keys::of(&receiver).unwrap();
         let (tenant, flow_id) = (keys.typed("tenant").unwrap(), keys.typed("flow_id").unwrap());
         let sender = udp_socket(tx.netns(), tx.addr(family, 0)).unwrap();
         sender.connect(to).unwrap();
         let mut buffer = [0; 2048];
         let mut receive = |expected: u64| {
-            let (length, _, traits) = recv_with_traits(&receiver, &keys, &mut buffer)
+            let received = receiver
+                .recv_with_traits(&keys, &mut buffer)
                 .unwrap_or_else(|error| panic!("datagram {expected} did not come through {}: {error}", rx.name()));
-            let number = number_of(&buffer[..length]).unwrap();
+            let number = number_of(&buffer[..received.len]).unwrap();
+            let traits = received.traits;
             (number, Values { tenant: traits.get(&tenant), flow_id: traits.get(&flow_id) })
         };
         for number in first..first + ALONE {
@@ -278,13 +278,13 @@ fn attach_xdp(rig: &Rig, name: &str, end: &End, mode: XdpMode) -> Result<Attachm
 fn connections(rig: &Rig, tx: &End, rx: &End, family: Family) -> Vec<Values> {
     let to = rx.addr(family, TEST_PORT);
     let listener = rig.inside(rx.netns(), || TcpListener::bind(to)).unwrap();
-    save_syn_traits(&listener, true).unwrap();
+    listener.save_syn_traits(true).unwrap();
     let (sender, syns) = mpsc::channel();
     let watch = move |stream: &TcpStream, event| {
         if event == SinkEvent::Accepted {
             let keys = Keys::of(stream).unwrap();
-            let tenant = read(stream, Source::Syn, &keys.typed("tenant").unwrap()).unwrap();
-            let flow_id = read(stream, Source::Syn, &keys.typed("flow_id").unwrap()).unwrap();
+            let tenant = stream.syn_trait(&keys.typed("tenant").unwrap()).unwrap();
+            let flow_id = stream.syn_trait(&keys.typed("flow_id").unwrap()).unwrap();
             sender.send(Values { tenant, flow_id }).unwrap();
         }
     };

@@ -8,7 +8,7 @@ use libbpf_rs::{
     libbpf_sys::{self, bpf_insn},
 };
 use packet_traits::{
-    core::Region,
+    Region,
     registry::{KeyEntry, Registry},
 };
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use packet_traits::{
-    core::{KeyType, Merge},
+    KeyType, Merge,
     registry::{KeySpec, Registry, RegistryError},
 };
 

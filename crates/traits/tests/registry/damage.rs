@@ -13,7 +13,7 @@ use std::{
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, libbpf_sys};
 use packet_traits::{
-    core::{KeyType, Merge},
+    KeyType, Merge,
     registry::{Registry, RegistryError, RegistryOptions},
 };
 use packet_traits_lab::Bpffs;

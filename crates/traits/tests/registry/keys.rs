@@ -1,7 +1,7 @@
 //! Registering, finding and removing keys.
 
 use packet_traits::{
-    core::{KeyType, Layout, Merge, Region},
+    KeyType, Layout, Merge, Region,
     registry::{Description, RegistryError},
 };
 use packet_traits_lab::KernelFeature;

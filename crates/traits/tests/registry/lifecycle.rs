@@ -4,8 +4,8 @@ use std::{ffi::CStr, fs, io, os::unix::fs::PermissionsExt, ptr, thread};
 
 use libbpf_rs::{MapCore, MapFlags};
 use packet_traits::{
+    KeyType, Layout, Merge,
     bpffs::{self, BpffsError},
-    core::{KeyType, Layout, Merge},
     registry::{Registry, RegistryError},
 };
 

@@ -9,7 +9,7 @@ mod migrate;
 mod users;
 
 use packet_traits::{
-    core::{KeyName, KeyType, Layout, Merge},
+    KeyName, KeyType, Layout, Merge,
     registry::{KeySpec, Registry, RegistryName, RegistryOptions},
 };
 use packet_traits_lab::{Bpffs, KernelFeature, kernel_has, kernel_tests_enabled, require_root};

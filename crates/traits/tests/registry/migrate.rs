@@ -2,7 +2,7 @@
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use packet_traits::{
-    core::{KeyType, Layout, Merge},
+    KeyType, Layout, Merge,
     registry::{Description, Registry, RegistryError, RegistryOptions},
 };
 use packet_traits_lab::Bpffs;

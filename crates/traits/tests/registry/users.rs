@@ -5,10 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use packet_traits::{
-    core::{KeyType, Merge},
-    registry::RegistryError,
-};
+use packet_traits::{KeyType, Merge, registry::RegistryError};
 
 use super::{bound_program::BoundProgram, name, options, registry, registry_name, spec};
 

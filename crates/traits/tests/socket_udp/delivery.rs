@@ -9,13 +9,11 @@ use std::{
 };
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use packet_traits::{
-    attach::XdpMode,
-    socket::{
-        Keys, ReceiverOptions, SocketError, Traits, abi::traits_receive, receive_state, recv_with_traits, set_receive,
-    },
-};
+use packet_traits::attach::XdpMode;
 use packet_traits_lab::{Family, RECV_TIMEOUT, number_of, send_numbered, udp_socket};
+use packet_traits_socket::{
+    Keys, Received, ReceiverOptions, SocketError, SocketTraits, UdpTraits, abi::traits_receive,
+};
 
 use crate::{
     SIZE, assert_carried,
@@ -205,14 +203,14 @@ type Taken = Vec<(u64, Option<u32>, Option<u64>)>;
 fn take(
     keys: &Keys,
     (count, wanted): (&AtomicU64, u64),
-    recv: impl Fn(&mut [u8]) -> Result<(usize, SocketAddr, Traits), SocketError>,
+    recv: impl Fn(&mut [u8]) -> Result<Received, SocketError>,
 ) -> Taken {
     let (tenant, flow_id) = (keys.typed("tenant").unwrap(), keys.typed("flow_id").unwrap());
     let (mut taken, mut buffer) = (Vec::new(), [0; SIZE]);
     let deadline = Instant::now() + 2 * RECV_TIMEOUT;
     while count.load(Ordering::Relaxed) < wanted && Instant::now() < deadline {
         match recv(&mut buffer) {
-            Ok((len, _, traits)) => {
+            Ok(Received { len, traits, .. }) => {
                 let number = number_of(&buffer[..len]).unwrap();
                 taken.push((number, traits.get(&tenant), traits.get(&flow_id)));
                 count.fetch_add(1, Ordering::Relaxed);
@@ -252,7 +250,7 @@ fn several_threads_on_several_sockets_get_each_datagrams_own_traits() {
     let mut taken: Taken = thread::scope(|scope| {
         let mut threads = Vec::new();
         for (asks, mapped) in &receivers {
-            let once = |buffer: &mut [u8]| recv_with_traits(asks.socket(), asks.keys(), buffer);
+            let once = |buffer: &mut [u8]| asks.socket().recv_with_traits(asks.keys(), buffer);
             threads.push(scope.spawn(move || take(asks.keys(), (count, ALL), once)));
             threads.push(scope.spawn(move || take(asks.keys(), (count, ALL), |buffer| asks.recv(buffer))));
             threads.push(scope.spawn(move || take(mapped.keys(), (count, ALL), |buffer| mapped.recv(buffer))));
@@ -346,16 +344,16 @@ fn a_non_blocking_socket_that_has_no_datagram_says_so() {
 fn a_socket_keeps_its_ring_when_it_is_turned_on_again() {
     each_way(XdpMode::Native, |lab, way, family| {
         let socket = lab.udp(family);
-        let before = receive_state(&socket).unwrap();
+        let before = socket.receive_state().unwrap();
         let none = traits_receive { enabled: 0, ring: 0, slots: 0, generation: 0, slot_len: 0, ..before };
         assert_eq!(before, none);
         let (client, mut reader) = (lab.udp_client(family), Reader::new(way, socket, lab));
-        let state = receive_state(reader.socket()).unwrap();
+        let state = reader.socket().receive_state().unwrap();
         let slot_len = 32 + lab.values_len() as u32;
         assert_eq!((state.enabled, state.slots, state.slot_len), (1, 64, slot_len.next_multiple_of(64)));
         send(lab, &client, family, 0..10);
-        set_receive(reader.socket(), true).unwrap();
-        assert_eq!(receive_state(reader.socket()).unwrap(), state);
+        reader.socket().receive_traits(true).unwrap();
+        assert_eq!(reader.socket().receive_state().unwrap(), state);
         assert_carried(&reader.recv_all(10), 0..10, |number| Some(own(number)));
     });
 }
@@ -366,7 +364,7 @@ fn handles_start_over() {
     const FIRST: u32 = u32::MAX - 15;
     each_way(XdpMode::Native, |lab, way, family| {
         let (client, mut reader) = (lab.udp_client(family), Reader::new(way, lab.udp(family), lab));
-        let ring = receive_state(reader.socket()).unwrap().ring.to_ne_bytes();
+        let ring = reader.socket().receive_state().unwrap().ring.to_ne_bytes();
         let rings = MapHandle::from_pinned_path(lab.lab.registry.dir().join("sockets/rings")).unwrap();
         let mut value = rings.lookup(&ring, MapFlags::ANY).unwrap().unwrap();
         // `next` of struct ring

@@ -10,19 +10,15 @@ use std::{
 };
 
 use libc::{EINVAL, ENOENT, ENOPROTOOPT, EOPNOTSUPP};
-use packet_traits::{
-    core::{KeyType, Merge},
-    socket::{
-        self, Keys as SocketKeys, Receiver, SocketError, Source,
-        abi::{
-            LAST_TRAITS, NEXT_TRAITS, RCV_TRAITS, SAVE_SYN_TRAITS, SOCKET_TRAITS, SOL_TRAITS, SOL_TRAITS_DATAGRAM,
-            SOL_TRAITS_DATAGRAMS, SYN_TRAITS, TRAITS_ALL, TRAITS_BATCH_MAX, TRAITS_KEYS,
-        },
-        programs::SocketPrograms,
-        receive_state, recv_with_traits, set_receive,
+use packet_traits::{KeyType, Merge, socket_programs::SocketPrograms};
+use packet_traits_lab::{Family, udp_socket};
+use packet_traits_socket::{
+    Keys as SocketKeys, Received, Receiver, SocketError, SocketTraits, TcpTraits, UdpTraits,
+    abi::{
+        LAST_TRAITS, NEXT_TRAITS, RCV_TRAITS, SAVE_SYN_TRAITS, SOCKET_TRAITS, SOL_TRAITS, SOL_TRAITS_DATAGRAM,
+        SOL_TRAITS_DATAGRAMS, SYN_TRAITS, TRAITS_ALL, TRAITS_BATCH_MAX, TRAITS_KEYS,
     },
 };
-use packet_traits_lab::{Family, udp_socket};
 
 use crate::{
     SIZE, assert_carried,
@@ -54,8 +50,8 @@ fn a_buffer_that_is_too_short_is_refused_and_left_alone() {
     let lab = SocketLab::with(&Setup { keys: KEYS, ..Setup::default() });
     for family in Family::BOTH {
         let (client, socket) = (lab.udp_client(family), lab.udp(family));
-        set_receive(&socket, true).unwrap();
-        let len = receive_state(&socket).unwrap().traits_len as usize;
+        socket.receive_traits(true).unwrap();
+        let len = socket.receive_state().unwrap().traits_len as usize;
         send(&lab, &client, family, 4..5);
         let handle = recvmsg(&socket, SIZE, 0).unwrap().mark().unwrap().cast_signed();
         let keys = SocketKeys::of(&socket).unwrap();
@@ -102,8 +98,8 @@ fn several_datagrams_are_answered_for_as_far_as_there_is_room() {
     }
     let lab = SocketLab::new();
     let (client, socket) = (lab.udp_client(Family::V4), lab.udp(Family::V4));
-    set_receive(&socket, true).unwrap();
-    let len = receive_state(&socket).unwrap().traits_len as usize;
+    socket.receive_traits(true).unwrap();
+    let len = socket.receive_state().unwrap().traits_len as usize;
     send(&lab, &client, Family::V4, 0..3);
     let handles = [0; 3].map(|_| recvmsg(&socket, SIZE, 0).unwrap().mark().unwrap());
     let own = handles.map(|handle| RawTraits::of(&socket, handle));
@@ -174,12 +170,12 @@ fn rcv_traits_takes_0_and_1_only() {
     let lab = SocketLab::new();
     let socket = lab.udp(Family::V4);
     let refused = |value: &[u8]| {
-        let before = receive_state(&socket).unwrap();
+        let before = socket.receive_state().unwrap();
         assert_eq!(set(&socket, SOL_TRAITS, RCV_TRAITS, value), Err(EINVAL), "{value:?}");
-        assert_eq!(receive_state(&socket).unwrap(), before);
+        assert_eq!(socket.receive_state().unwrap(), before);
     };
     for on in [false, true] {
-        set_receive(&socket, on).unwrap();
+        socket.receive_traits(on).unwrap();
         for value in [-1i32, 2, 256, i32::MIN] {
             refused(&value.to_ne_bytes());
         }
@@ -221,7 +217,7 @@ fn sockets_that_are_not_udp_have_no_datagrams() {
         }
         // what does not receive at all
         assert_eq!(set_int(&raw, SOL_TRAITS, RCV_TRAITS, 1), Err(EOPNOTSUPP));
-        assert!(matches!(set_receive(&raw, true), Err(SocketError::WrongSocket { .. })));
+        assert!(matches!(raw.receive_traits(true), Err(SocketError::WrongSocket { .. })));
         // TCP does, but no datagrams
         assert!(matches!(Receiver::new(&tcp), Err(SocketError::WrongSocket { .. })));
     }
@@ -241,7 +237,7 @@ fn sockets_of_other_families_are_left_alone() {
         let expected = set_int(&outside, level, option, 1).unwrap_err();
         assert_eq!(set_int(&inside, level, option, 1), Err(expected));
     }
-    let error = set_receive(&inside, true).unwrap_err();
+    let error = inside.receive_traits(true).unwrap_err();
     assert!(matches!(error, SocketError::NotAttached { .. }), "{error}");
 }
 
@@ -255,17 +251,18 @@ fn assert_not_attached(socket: &UdpSocket) {
         assert_eq!(get(socket, level, option, 512), Err(unknown));
     }
     let errors = [
-        set_receive(socket, true).unwrap_err(),
-        set_receive(socket, false).unwrap_err(),
-        receive_state(socket).unwrap_err(),
+        socket.receive_traits(true).unwrap_err(),
+        socket.receive_traits(false).unwrap_err(),
+        socket.receive_state().unwrap_err(),
         SocketKeys::of(socket).unwrap_err(),
         Receiver::new(socket).unwrap_err(),
-        socket::save_syn_traits(socket, true).unwrap_err(),
+        socket.save_syn_traits(true).unwrap_err(),
     ];
     for error in errors {
         assert!(matches!(error, SocketError::NotAttached { .. }), "{error}");
         assert_eq!(error.errno(), ENOPROTOOPT);
-        assert!(error.to_string().contains("run `traits sockets attach` as root"), "{error}");
+        assert!(error.to_string().contains("`traits sockets attach` is not in force"), "{error}");
+        assert!(error.hint().unwrap().contains("run `traits sockets attach` as root"), "{error:?}");
         assert_eq!(io::Error::from(error).raw_os_error(), None, "it says more than a number");
     }
 }
@@ -286,7 +283,7 @@ fn a_socket_that_nothing_serves_says_how_to_attach() {
         assert_not_attached(&udp_socket(rx.netns(), rx.addr(family, TEST_PORT)).unwrap());
     }
     for family in Family::BOTH {
-        set_receive(&lab.udp(family), true).unwrap();
+        lab.udp(family).receive_traits(true).unwrap();
     }
 }
 
@@ -330,9 +327,9 @@ fn a_socket_without_rcv_traits_receives_datagrams_without_traits() {
     let keys = SocketKeys::of(&socket).unwrap();
     send(&lab, &client, Family::V4, 1..2);
     let mut buffer = [0; 2 * SIZE];
-    let (len, from, traits) = recv_with_traits(&socket, &keys, &mut buffer).unwrap();
+    let Received { len, from, traits, .. } = socket.recv_with_traits(&keys, &mut buffer).unwrap();
     assert_eq!((len, from), (SIZE, client.local_addr().unwrap()));
     assert!(!traits.is_found() && traits.is_empty());
     assert_eq!(traits.mark(), None);
-    assert_eq!(socket::read::<u32>(&socket, Source::Own, &keys.typed("tenant").unwrap()).unwrap(), None);
+    assert_eq!(socket.own_trait(&keys.typed::<u32>("tenant").unwrap()).unwrap(), None);
 }

@@ -10,17 +10,16 @@ use std::{
 use libc::{ENOSPC, EOPNOTSUPP, c_int};
 use packet_traits::{
     attach::XdpMode,
-    socket::{
-        Receiver, ReceiverOptions, SocketError,
-        abi::{
-            RCV_TRAITS, SAVE_SYN_TRAITS, SOCKET_TRAITS, SOL_TRAITS, SOL_TRAITS_DATAGRAM, SOL_TRAITS_DATAGRAMS,
-            TRAITS_ALL, TRAITS_BATCH_MAX, TRAITS_KEYS,
-        },
-        programs::{AttachOptions, SocketPrograms},
-        receive_state, set_receive,
-    },
+    socket_programs::{AttachOptions, SocketPrograms},
 };
 use packet_traits_lab::{Cgroup, Family, KernelFeature, udp_socket};
+use packet_traits_socket::{
+    Receiver, ReceiverOptions, SocketError, SocketTraits,
+    abi::{
+        RCV_TRAITS, SAVE_SYN_TRAITS, SOCKET_TRAITS, SOL_TRAITS, SOL_TRAITS_DATAGRAM, SOL_TRAITS_DATAGRAMS, TRAITS_ALL,
+        TRAITS_BATCH_MAX, TRAITS_KEYS,
+    },
+};
 
 use crate::{
     SIZE, assert_carried,
@@ -75,7 +74,7 @@ fn a_socket_does_not_find_another_sockets_handles() {
     let lab = SocketLab::new();
     let sockets = Family::BOTH.map(|family| {
         let (client, socket) = (lab.udp_client(family), lab.udp(family));
-        set_receive(&socket, true).unwrap();
+        socket.receive_traits(true).unwrap();
         send(&lab, &client, family, 0..SLOTS.into());
         let handles = recv_handles(&socket, SLOTS.into());
         let own: Vec<_> = handles.iter().map(|handle| RawTraits::of(&socket, *handle)).collect();
@@ -89,7 +88,7 @@ fn a_socket_does_not_find_another_sockets_handles() {
     let lo = |port| lab.inside(|| UdpSocket::bind(("127.0.0.1", port))).unwrap();
     for asks in [false, true] {
         let c = lo(0);
-        set_receive(&c, asks).unwrap();
+        c.receive_traits(asks).unwrap();
         assert_none_found(&c, of_a);
         assert_none_found(&c, of_b);
     }
@@ -133,8 +132,8 @@ fn a_rings_next_owner_sees_nothing_of_the_one_before() {
     lab.mark_some();
     let client = lab.udp_client(Family::V4);
     let former = lab.udp(Family::V4);
-    set_receive(&former, true).unwrap();
-    let state = receive_state(&former).unwrap();
+    former.receive_traits(true).unwrap();
+    let state = former.receive_state().unwrap();
     let xdp = attach_xdp(&lab.object, "assign", lab.pair.rx(), XdpMode::Native);
     send(&lab, &client, Family::V4, FORMER..FORMER + u64::from(SLOTS));
     let handles = recv_handles(&former, SLOTS.into());
@@ -143,8 +142,8 @@ fn a_rings_next_owner_sees_nothing_of_the_one_before() {
     wait_for_used(&lab, 0);
 
     let socket = lab.udp(Family::V4);
-    set_receive(&socket, true).unwrap();
-    let next = receive_state(&socket).unwrap();
+    socket.receive_traits(true).unwrap();
+    let next = socket.receive_state().unwrap();
     assert_eq!((next.ring, next.instance), (state.ring, state.instance), "there is one ring only");
     assert_ne!(next.generation, state.generation);
     let range = || handles[0].wrapping_sub(SLOTS)..handles[0].wrapping_add(3 * SLOTS);
@@ -155,7 +154,7 @@ fn a_rings_next_owner_sees_nothing_of_the_one_before() {
     let mapped = ReceiverOptions::new().ring(&ring(&lab)).build(&socket).unwrap();
     send(&lab, &client, Family::V4, 3..4);
     send(&lab, &client, Family::V4, 6..7);
-    let (_, _, traits) = mapped.recv(&mut [0; SIZE]).unwrap();
+    let traits = mapped.recv(&mut [0; SIZE]).unwrap().traits;
     assert!(traits.is_found() && traits.is_empty() && traits.iter(mapped.keys()).next().is_none());
     let handle = recv_handles(&socket, 1)[0];
     assert_eq!(RawTraits::of(&socket, handle), RawTraits { flags: 1, mark: own(6).mark, ..none() });
@@ -182,7 +181,7 @@ fn handles_go_on_where_the_one_before_left_off() {
     let mut last: Option<u32> = None;
     for _ in 0..3 {
         let socket = lab.udp(Family::V4);
-        set_receive(&socket, true).unwrap();
+        socket.receive_traits(true).unwrap();
         send(&lab, &client, Family::V4, 0..10);
         let handles = recv_handles(&socket, 10);
         if let Some(last) = last {
@@ -203,7 +202,7 @@ fn a_ring_is_free_when_the_last_descriptor_is_closed() {
     for family in Family::BOTH {
         let socket = lab.udp(family);
         assert_eq!(lab.sockets_used(), 0, "it has not asked");
-        set_receive(&socket, true).unwrap();
+        socket.receive_traits(true).unwrap();
         assert_eq!(lab.sockets_used(), 1);
         let copy = socket.try_clone().unwrap();
         drop(socket);
@@ -214,7 +213,7 @@ fn a_ring_is_free_when_the_last_descriptor_is_closed() {
         send(&lab, &client, family, 0..5);
         assert_carried(&reader.recv_all(5), 0..5, |number| Some(own_unmarked(number)));
         // turned off it keeps its ring, for datagrams that it has received and not read yet
-        set_receive(reader.socket(), false).unwrap();
+        reader.socket().receive_traits(false).unwrap();
         assert_eq!(lab.sockets_used(), 1);
         drop(reader);
         wait_for_used(&lab, 0);
@@ -274,7 +273,7 @@ fn sockets_of_a_detached_cgroup_still_give_their_rings_back() {
     // more often than a cgroup has room for programs (BPF_CGROUP_MAX_PROGS, 64)
     for _ in 0..70 {
         let socket = lab.udp(Family::V4);
-        set_receive(&socket, true).unwrap();
+        socket.receive_traits(true).unwrap();
         assert_eq!(lab.sockets_used(), 1);
         SocketPrograms::detach(registry, lab.cgroup.path()).unwrap();
         assert_eq!(get(&socket, SOL_TRAITS, RCV_TRAITS, 64), Err(EOPNOTSUPP));
@@ -317,20 +316,20 @@ fn a_socket_for_which_there_is_no_ring_is_refused_and_the_others_go_on() {
     let local = || lab.inside(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
     let others = [local(), local()];
     for other in &others {
-        set_receive(other, true).unwrap();
+        other.receive_traits(true).unwrap();
     }
-    let rings = [reader.socket(), &others[0], &others[1]].map(|socket| receive_state(socket).unwrap().ring);
+    let rings = [reader.socket(), &others[0], &others[1]].map(|socket| socket.receive_state().unwrap().ring);
     assert!(rings[0] != rings[1] && rings[1] != rings[2] && rings[0] != rings[2], "{rings:?}");
 
     let late = local();
     for _ in 0..3 {
         assert_eq!(set_int(&late, SOL_TRAITS, RCV_TRAITS, 1), Err(ENOSPC));
     }
-    let error = set_receive(&late, true).unwrap_err();
+    let error = late.receive_traits(true).unwrap_err();
     assert!(matches!(error, SocketError::NoRoom { .. }), "{error}");
-    assert!(error.to_string().contains("`traits sockets attach --sockets`"), "{error}");
+    assert!(error.hint().unwrap().contains("`traits sockets attach --sockets`"), "{error:?}");
     assert!(matches!(Receiver::new(&late), Err(SocketError::NoRoom { .. })));
-    let state = receive_state(&late).unwrap();
+    let state = late.receive_state().unwrap();
     assert_eq!((state.enabled, state.slots), (0, 0));
     // nor has SO_RCVMARK been turned on
     assert_eq!(get_int(&late, libc::SOL_SOCKET, SO_RCVMARK), Ok(0));
@@ -340,10 +339,10 @@ fn a_socket_for_which_there_is_no_ring_is_refused_and_the_others_go_on() {
     assert_eq!(lab.sockets_used(), 3);
     drop(others);
     wait_for_used(&lab, 1);
-    set_receive(&late, true).unwrap();
+    late.receive_traits(true).unwrap();
     assert_eq!(lab.sockets_used(), 2);
     // again: it has one
-    set_receive(&late, true).unwrap();
+    late.receive_traits(true).unwrap();
     assert_eq!(lab.sockets_used(), 2);
 }
 
@@ -371,7 +370,7 @@ fn a_mapped_ring_of_another_attachment_is_refused() {
     assert_ne!(earlier.instance(), ring(&lab).instance());
 
     let receiver = ReceiverOptions::new().ring(&ring(&lab)).build(&socket).unwrap();
-    assert_eq!(receiver.ring().unwrap().instance(), receive_state(&socket).unwrap().instance);
+    assert_eq!(receiver.ring().unwrap().instance(), socket.receive_state().unwrap().instance);
 }
 
 /// Sockets of other processes in the same cgroup and outside it, at the same time.
@@ -382,7 +381,7 @@ fn sockets_outside_the_cgroup_take_no_rings() {
     }
     let lab = SocketLab::new();
     let outside = udp_socket(lab.pair.rx().netns(), lab.addr(Family::V4)).unwrap();
-    assert!(matches!(set_receive(&outside, true), Err(SocketError::NotAttached { .. })));
+    assert!(matches!(outside.receive_traits(true), Err(SocketError::NotAttached { .. })));
     let client = lab.udp_client(Family::V4);
     send(&lab, &client, Family::V4, 0..5);
     for _ in 0..5 {

@@ -25,7 +25,7 @@ use common::{
     datagrams::{Carried, Datagram, Reader},
     sockets::{MARK, Setup, SocketLab},
 };
-use packet_traits::socket::programs::AttachOptions;
+use packet_traits::socket_programs::AttachOptions;
 use packet_traits_lab::{Family, RECV_TIMEOUT, send_numbered};
 
 /// Bytes of a datagram that tests send if its length does not matter.

@@ -1,13 +1,11 @@
 //! The mark of a datagram is its own for whoever asks: in its traits, or, without RCV_TRAITS, as it always was.
 
-use packet_traits::{
-    attach::XdpMode,
-    socket::{
-        abi::{RCV_TRAITS, SOL_TRAITS},
-        receive_state, set_receive,
-    },
-};
+use packet_traits::attach::XdpMode;
 use packet_traits_lab::Family;
+use packet_traits_socket::{
+    SocketTraits,
+    abi::{RCV_TRAITS, SOL_TRAITS},
+};
 
 use crate::{
     SIZE, assert_carried,
@@ -136,7 +134,7 @@ fn turning_it_off_gives_the_marks_back() {
 
                 set_int(&socket, SOL_TRAITS, RCV_TRAITS, 1).unwrap();
                 assert_eq!(get_int(&socket, libc::SOL_SOCKET, SO_RCVMARK).unwrap(), 1);
-                let state = receive_state(&socket).unwrap();
+                let state = socket.receive_state().unwrap();
                 assert_eq!((state.enabled, state.slots), (1, 64));
                 send(&lab, &client, family, 3..4);
                 let handle = recvmsg(&socket, SIZE, 0).unwrap().mark().unwrap();
@@ -145,9 +143,9 @@ fn turning_it_off_gives_the_marks_back() {
 
                 // its setting back is for new datagrams
                 set_int(&socket, SOL_TRAITS, RCV_TRAITS, 0).unwrap();
-                set_receive(&socket, false).unwrap();
+                socket.receive_traits(false).unwrap();
                 assert_eq!(get_int(&socket, libc::SOL_SOCKET, SO_RCVMARK).unwrap(), wanted_marks);
-                assert_eq!(receive_state(&socket).unwrap().enabled, 0);
+                assert_eq!(socket.receive_state().unwrap().enabled, 0);
             }
         }
     }
@@ -162,7 +160,7 @@ fn turning_it_off_first_changes_nothing() {
     let lab = marking_lab(Some(XdpMode::Native));
     let (client, socket) = (lab.udp_client(Family::V4), lab.udp(Family::V4));
     set_int(&socket, libc::SOL_SOCKET, SO_RCVMARK, 1).unwrap();
-    set_receive(&socket, false).unwrap();
+    socket.receive_traits(false).unwrap();
     send(&lab, &client, Family::V4, 3..4);
     assert_eq!(recvmsg(&socket, SIZE, 0).unwrap().mark(), Some(MARK));
     assert_eq!(lab.sockets_used(), 0);
@@ -211,17 +209,17 @@ fn an_application_that_turns_marks_on_or_off_itself_has_its_way() {
     }
     let lab = marking_lab(Some(XdpMode::Native));
     let socket = lab.udp(Family::V4);
-    set_receive(&socket, true).unwrap();
+    socket.receive_traits(true).unwrap();
     // off: there are no handles, and nothing is changed
     set_int(&socket, libc::SOL_SOCKET, SO_RCVMARK, 0).unwrap();
-    assert_eq!(receive_state(&socket).unwrap().enabled, 0);
+    assert_eq!(socket.receive_state().unwrap().enabled, 0);
     let client = lab.udp_client(Family::V4);
     send(&lab, &client, Family::V4, 0..1);
     wait_until_queued(&socket, 1);
     set_int(&socket, libc::SOL_SOCKET, SO_RCVMARK, 1).unwrap();
     assert_eq!(recvmsg(&socket, SIZE, 0).unwrap().mark(), Some(MARK), "datagram 0 has it");
     // on again, by itself: it stays on
-    assert_eq!(receive_state(&socket).unwrap().enabled, 1);
-    set_receive(&socket, false).unwrap();
+    assert_eq!(socket.receive_state().unwrap().enabled, 1);
+    socket.receive_traits(false).unwrap();
     assert_eq!(get_int(&socket, libc::SOL_SOCKET, SO_RCVMARK), Ok(1));
 }

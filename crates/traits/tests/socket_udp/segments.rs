@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use packet_traits::attach::XdpMode;
 use packet_traits_lab::{Family, VethOptions, frame::Flow, number_of, send_together};
+use packet_traits_socket::SocketTraits;
 
 use crate::{
     SIZE,
@@ -170,7 +171,7 @@ fn a_merged_datagram_has_one_handle() {
     let lab = merging_lab();
     let socket = lab.udp(Family::V4);
     set_int(&socket, libc::IPPROTO_UDP, UDP_GRO, 1).unwrap();
-    packet_traits::socket::set_receive(&socket, true).unwrap();
+    socket.receive_traits(true).unwrap();
     send_frames(&lab, Family::V4, (0..COUNT).map(|number| 5 * number));
     let message = recvmsg(&socket.as_fd(), ROOM, 0).unwrap();
     assert!(message.data.len() > SIZE);

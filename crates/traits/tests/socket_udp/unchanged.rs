@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use packet_traits::socket::{Keys, ReceiverOptions, recv_with_traits, set_receive};
 use packet_traits_lab::{Family, RECV_TIMEOUT, send_numbered, udp_socket};
+use packet_traits_socket::{Keys, Received, ReceiverOptions, SocketTraits, UdpTraits};
 
 use crate::{
     SIZE,
@@ -96,11 +96,11 @@ fn control_messages_are_the_same_with_the_options_and_without() {
             let socket = lab.udp(family);
             assert_eq!(received(&lab, &client, &socket, family), before);
             // with RCV_TRAITS only the mark is another
-            set_receive(&socket, true).unwrap();
+            socket.receive_traits(true).unwrap();
             let with = received(&lab, &client, &socket, family);
             assert_eq!(without_mark(&with), without_mark(&before));
             assert!(mark(&with).iter().all(|mark| mark.is_some() && *mark != Some(MARK)));
-            set_receive(&socket, false).unwrap();
+            socket.receive_traits(false).unwrap();
             assert_eq!(received(&lab, &client, &socket, family), before);
         }
     }
@@ -147,12 +147,12 @@ fn icmp_errors_reach_the_application() {
     for family in Family::BOTH {
         let socket = unanswered(&lab, family);
         plain(&socket);
-        set_receive(&socket, true).unwrap();
+        socket.receive_traits(true).unwrap();
         plain(&socket);
 
         let keys = Keys::of(&socket).unwrap();
         let mut receiver = ReceiverOptions::new().without_ring().build(&socket).unwrap();
-        let once = || Ok(recv_with_traits(&socket, &keys, &mut [0; SIZE])?);
+        let once = || Ok(socket.recv_with_traits(&keys, &mut [0; SIZE])?);
         assert_eq!(provoke_error(&socket, once).kind(), io::ErrorKind::ConnectionRefused);
         let recv = || Ok(receiver.recv(&mut [0; SIZE])?);
         assert_eq!(provoke_error(&socket, recv).kind(), io::ErrorKind::ConnectionRefused);
@@ -164,7 +164,7 @@ fn icmp_errors_reach_the_application() {
         let _late = socket.take_error().unwrap();
         socket.set_read_timeout(Some(RECV_TIMEOUT)).unwrap();
         send_numbered(&peer, lab.addr(family), 4..5, SIZE).unwrap();
-        let (len, from, traits) = recv_with_traits(&socket, &keys, &mut [0; 2 * SIZE]).unwrap();
+        let Received { len, from, traits, .. } = socket.recv_with_traits(&keys, &mut [0; 2 * SIZE]).unwrap();
         assert_eq!((len, from), (SIZE, peer.local_addr().unwrap()));
         assert_eq!(traits.get(&keys.typed("flow_id").unwrap()), Some(4u64));
     }

@@ -11,13 +11,10 @@ use std::{
 use packet_traits::{
     attach::XdpMode,
     registry::Registry,
-    socket::{
-        Receiver, Ring, SocketError,
-        programs::{AttachOptions, SocketPrograms},
-        set_receive,
-    },
+    socket_programs::{AttachOptions, SocketPrograms},
 };
 use packet_traits_lab::Family;
+use packet_traits_socket::{Receiver, Ring, SocketError, SocketTraits};
 
 use crate::{
     SIZE, assert_carried,
@@ -92,8 +89,8 @@ fn nobody_does_not_open_the_ring_and_does_without() {
     }
     let lab = marking_lab();
     let registry = Registry::options().bpffs(lab.lab.bpffs().path());
-    assert!(Ring::open_in(&registry).is_ok(), "root does");
-    let error = as_nobody(|| Ring::open_in(&registry).unwrap_err());
+    assert!(Ring::open(registry.slots_path()).is_ok(), "root does");
+    let error = as_nobody(|| Ring::open(registry.slots_path()).unwrap_err());
     assert!(matches!(error, SocketError::Ring { .. }), "{error}");
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
 
@@ -103,7 +100,7 @@ fn nobody_does_not_open_the_ring_and_does_without() {
         let receiver = Receiver::new(&socket).unwrap();
         assert!(receiver.ring().is_none());
         send(&lab, &client, Family::V4, 3..4);
-        let (_, _, traits) = receiver.recv(&mut [0; SIZE]).unwrap();
+        let traits = receiver.recv(&mut [0; SIZE]).unwrap().traits;
         assert_eq!(traits.get(&receiver.keys().typed("flow_id").unwrap()), Some(3u64));
         assert_eq!(traits.mark(), Some(MARK));
     });
@@ -122,8 +119,8 @@ fn shared_lab(sockets: u32, sockets_per_user: u32) -> SocketLab {
 /// Turns RCV_TRAITS on, in a thread of that user; root has all privileges.
 fn turn_on(uid: u32, socket: &UdpSocket) -> Result<(), SocketError> {
     match uid {
-        0 => set_receive(socket, true),
-        uid => as_user(uid, || set_receive(socket, true)),
+        0 => socket.receive_traits(true),
+        uid => as_user(uid, || socket.receive_traits(true)),
     }
 }
 
@@ -145,7 +142,7 @@ fn a_user_has_its_part_of_the_places_and_leaves_the_others_theirs() {
     let refused = |uid, socket: &UdpSocket| {
         let error = turn_on(uid, socket).unwrap_err();
         assert!(matches!(error, SocketError::NoRoom { .. }), "{uid}: {error}");
-        assert!(error.to_string().contains("`--sockets-per-user`"), "{error}");
+        assert!(error.hint().unwrap().contains("`--sockets-per-user`"), "{error:?}");
     };
 
     let socket = lab.udp(Family::V4);
@@ -219,10 +216,10 @@ fn threads_of_a_user_that_race_for_places_get_no_more_than_its_part() {
     for _ in 0..20 {
         let sockets: Vec<_> = (0..8).map(|_| lab.inside(|| UdpSocket::bind("127.0.0.1:0")).unwrap()).collect();
         let start = Barrier::new(sockets.len());
-        let turn_on = |socket| {
+        let turn_on = |socket: &UdpSocket| {
             as_nobody(|| {
                 start.wait();
-                set_receive(socket, true).is_ok()
+                socket.receive_traits(true).is_ok()
             })
         };
         let got = thread::scope(|scope| {
@@ -232,7 +229,7 @@ fn threads_of_a_user_that_race_for_places_get_no_more_than_its_part() {
         assert!(got <= PART, "{got}");
         assert_eq!(lab.sockets_used() as usize, got);
         // whoever lost a race can try again
-        let again = sockets.iter().filter(|socket| as_nobody(|| set_receive(*socket, true).is_ok())).count();
+        let again = sockets.iter().filter(|socket| as_nobody(|| socket.receive_traits(true).is_ok())).count();
         assert_eq!((again, lab.sockets_used() as usize), (PART, PART));
         drop(sockets);
         wait_for_used(&lab, 0);

@@ -6,18 +6,14 @@ use std::{
 };
 
 use packet_traits::{
+    KeyType, Layout, Merge, Value,
     attach::{Attachment, XdpMode},
     bind::{BoundObject, LoadedObject},
-    core::{KeyType, Layout, Merge, Value},
     registry::Registry,
-    socket::{
-        Keys as SocketKeys, ReceiverOptions, Ring, Source,
-        abi::traits_key,
-        programs::{AttachOptions, SocketPrograms},
-        read_value, recv_with_traits, set_receive, set_socket_value, socket_traits,
-    },
+    socket_programs::{AttachOptions, SocketPrograms},
 };
 use packet_traits_lab::{Cgroup, Family, Pair, udp_socket};
+use packet_traits_socket::{Keys as SocketKeys, ReceiverOptions, Ring, SocketTraits, UdpTraits, abi::traits_key};
 
 use crate::{
     SIZE,
@@ -81,7 +77,7 @@ fn values_of_every_type_come_with_a_datagram() {
     for mode in BOTH_MODES {
         let _xdp = attach_xdp(&object, "assign", lab.pair.rx(), mode);
         let (client, socket) = (lab.udp_client(Family::V4), lab.udp(Family::V4));
-        set_receive(&socket, true).unwrap();
+        socket.receive_traits(true).unwrap();
         let keys = SocketKeys::of(&socket).unwrap();
         let names = || EVERY_TYPE.iter().map(|(name, _, _)| *name);
         let expected: Vec<_> = names().zip(every_value()).collect();
@@ -91,9 +87,9 @@ fn values_of_every_type_come_with_a_datagram() {
             .map(|options| options.build(&socket).unwrap());
         send(&lab, &client, Family::V4, 0..5);
         let received = [
-            recv_with_traits(&socket, &keys, &mut buffer).unwrap().2,
-            asks.recv(&mut buffer).unwrap().2,
-            maps.recv(&mut buffer).unwrap().2,
+            socket.recv_with_traits(&keys, &mut buffer).unwrap().traits,
+            asks.recv(&mut buffer).unwrap().traits,
+            maps.recv(&mut buffer).unwrap().traits,
         ];
         let mut received = received.to_vec();
         while received.len() < 5 {
@@ -128,11 +124,11 @@ fn values_of_every_type_are_read_key_by_key() {
     let socket = lab.udp(Family::V6);
     let keys = SocketKeys::of(&socket).unwrap();
     for (key, value) in keys.iter().zip(every_value()) {
-        assert_eq!(read_value(&socket, Source::Own, key).unwrap(), None);
-        set_socket_value(&socket, key, &value).unwrap();
-        assert_eq!(read_value(&socket, Source::Own, key).unwrap(), Some(value));
+        assert_eq!(socket.own_value(key).unwrap(), None);
+        socket.set_value(key, &value).unwrap();
+        assert_eq!(socket.own_value(key).unwrap(), Some(value));
     }
-    let all: Vec<_> = socket_traits(&socket, &keys).unwrap().iter(&keys).map(|(_, value)| value).collect();
+    let all: Vec<_> = socket.own_traits(&keys).unwrap().iter(&keys).map(|(_, value)| value).collect();
     assert_eq!(all, every_value());
 }
 
@@ -257,10 +253,10 @@ impl FilledLab {
         let (tx, rx) = (pair.tx(), pair.rx());
         let addr = rx.addr(Family::V4, TEST_PORT);
         let socket = cgroup.enter(|| udp_socket(rx.netns(), addr)).unwrap();
-        set_receive(&socket, true).unwrap();
+        socket.receive_traits(true).unwrap();
         let client = udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap();
         client.connect(addr).unwrap();
-        let ring = Ring::open_in(&Registry::options().bpffs(lab.bpffs().path())).unwrap();
+        let ring = Ring::open(Registry::options().bpffs(lab.bpffs().path()).slots_path()).unwrap();
         FilledLab { _xdp: xdp, socket, ring, _object: object, client, _lab: lab, _cgroup: cgroup }
     }
 
@@ -349,11 +345,11 @@ fn assert_every_byte(case: &Case, lab: &FilledLab, numbers: &[u64]) {
         let values: Vec<_> = table.iter().filter_map(value).collect();
         for way in [Way::Once, Way::MappedReceiver] {
             lab.send(*number);
-            let (_, _, traits) = match way {
-                Way::Once => recv_with_traits(&lab.socket, &keys, &mut buffer),
+            let received = match way {
+                Way::Once => lab.socket.recv_with_traits(&keys, &mut buffer),
                 _ => receiver.recv(&mut buffer),
-            }
-            .unwrap();
+            };
+            let traits = received.unwrap().traits;
             let seen: Vec<_> = traits.iter(&keys).map(|(key, value)| (key.name().to_string(), value)).collect();
             assert_eq!((traits.is_found(), seen), (true, values.clone()), "{number:#x} {way:?} {:?}", case.layout);
         }

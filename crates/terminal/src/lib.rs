@@ -1,0 +1,37 @@
+//! What the commands of packet traits share: `traits` and `traits-bench`.
+//!
+//! Its interface changes with them.
+
+pub mod clock;
+pub mod interrupt;
+mod logging;
+mod mode;
+pub mod output;
+
+use std::{error::Error, io, process::ExitCode};
+
+pub use self::{logging::log, mode::Mode};
+
+/// What a command comes back with.
+pub type Outcome = Result<(), Box<dyn Error>>;
+
+/// The exit status of a command, whose error is printed: 0 done, 1 failed, 130 interrupted.
+pub fn exit(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of the output has seen enough, as in `traits keys list | head`.
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::note(format_args!("traits: {error}"));
+            match error.is::<interrupt::Interrupted>() {
+                true => ExitCode::from(interrupt::INTERRUPTED),
+                false => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// Whether the other end of standard output was closed.
+pub fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
