@@ -1,6 +1,7 @@
 //! What the programs are told before they are loaded: `config` of bpf/trace.bpf.h.
 
 use libbpf_rs::OpenObject;
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout};
 
 use crate::filter::{CONDITIONS_MAX, KernelCondition};
 
@@ -9,10 +10,39 @@ pub(crate) const NAMESPACES_MAX: usize = 8;
 /// Most bytes of a packet that are reported; `CAPTURE_MAX` in bpf/trace.bpf.h.
 pub const CAPTURE_MAX: usize = 256;
 
-/// `sizeof(config)`.
-const LEN: usize = BEFORE_CONDITIONS + CONDITIONS_MAX * 64;
-/// Of these, before the conditions.
-const BEFORE_CONDITIONS: usize = 144;
+/// `config` of bpf/trace.bpf.h.
+#[allow(dead_code, reason = "the programs' members are all here")]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawConfig {
+    id_bit: u64,
+    entered_bit: u64,
+    run: u64,
+    slower_ns: u64,
+    tc_id_bit: u64,
+    tc_entered_bit: u64,
+    id_dist: u32,
+    entered_dist: u32,
+    tc_id_dist: u32,
+    tc_entered_dist: u32,
+    sample: u32,
+    event_len: u32,
+    flow_slots: u32,
+    packet_slots: u32,
+    capture: u32,
+    netns: [u32; NAMESPACES_MAX],
+    id_size: u8,
+    id_merge: u8,
+    entered_merge: u8,
+    only_drops: u8,
+    header_conditions: u8,
+    conditions: u8,
+    consume_place: u8,
+    unused: [u8; 5],
+    tcp_end_from: u64,
+    tcp_end_to: u64,
+    condition: [KernelCondition; CONDITIONS_MAX],
+}
 
 /// A key, as the programs find it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,76 +81,104 @@ pub(crate) struct Config {
 impl Config {
     /// Writes it to an object. `None` if the object has no such section.
     pub(crate) fn write(&self, object: &mut OpenObject) -> Option<()> {
-        let bytes = self.bytes();
+        let raw = self.raw();
         let mut section = object.maps_mut().find(|map| map.name() == ".rodata.config")?;
-        section.initial_value_mut()?.get_mut(..bytes.len())?.copy_from_slice(&bytes);
+        section.initial_value_mut()?.get_mut(..raw.as_bytes().len())?.copy_from_slice(raw.as_bytes());
         Some(())
     }
 
-    fn bytes(&self) -> Vec<u8> {
-        let mut to = Writer(Vec::with_capacity(LEN));
-        to.u64s(&[self.id.bit, self.entered.bit, self.run, self.slower_ns, self.tc_id.bit, self.tc_entered.bit]);
-        to.u32s(&[self.id.dist, self.entered.dist, self.tc_id.dist, self.tc_entered.dist]);
-        to.u32s(&[self.sample, self.event_len, self.flow_slots, self.packet_slots, self.capture]);
-        let netns: Vec<u32> = (0..NAMESPACES_MAX).map(|at| self.netns.get(at).copied().unwrap_or(0)).collect();
-        to.u32s(&netns);
+    /// What does not fit is left out.
+    fn raw(&self) -> RawConfig {
         let (headers, traits) = &self.conditions;
-        let counts = [headers.len() as u8, (headers.len() + traits.len()) as u8];
-        to.u8s(&[self.id.size, self.id.merge, self.entered.merge, self.only_drops.into(), counts[0], counts[1]]);
-        to.u8s(&[self.consume_place.into(), 0]);
-        to.0.resize(BEFORE_CONDITIONS - 16, 0);
-        to.u64s(&[self.tcp_end.0, self.tcp_end.1]);
-        for condition in headers.iter().chain(traits) {
-            to.u64s(&[condition.bit]);
-            to.u64s(&condition.value);
-            to.u64s(&condition.mask);
-            to.u64s(&[condition.flip]);
-            to.u32s(&[condition.dist]);
-            let KernelCondition { merge, field, other, family, operator, negate, .. } = *condition;
-            to.u8s(&[merge, field, other, family, operator, negate, 0, 0, 0, 0, 0, 0]);
-        }
-        to.0.resize(LEN, 0);
-        to.0
-    }
-}
-
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn u64s(&mut self, words: &[u64]) {
-        self.0.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
-    }
-
-    fn u32s(&mut self, words: &[u32]) {
-        self.0.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
-    }
-
-    fn u8s(&mut self, bytes: &[u8]) {
-        self.0.extend(bytes);
+        let mut raw = RawConfig {
+            id_bit: self.id.bit,
+            entered_bit: self.entered.bit,
+            run: self.run,
+            slower_ns: self.slower_ns,
+            tc_id_bit: self.tc_id.bit,
+            tc_entered_bit: self.tc_entered.bit,
+            id_dist: self.id.dist,
+            entered_dist: self.entered.dist,
+            tc_id_dist: self.tc_id.dist,
+            tc_entered_dist: self.tc_entered.dist,
+            sample: self.sample,
+            event_len: self.event_len,
+            flow_slots: self.flow_slots,
+            packet_slots: self.packet_slots,
+            capture: self.capture,
+            id_size: self.id.size,
+            id_merge: self.id.merge,
+            entered_merge: self.entered.merge,
+            only_drops: self.only_drops.into(),
+            header_conditions: headers.len() as u8,
+            conditions: (headers.len() + traits.len()) as u8,
+            consume_place: self.consume_place.into(),
+            tcp_end_from: self.tcp_end.0,
+            tcp_end_to: self.tcp_end.1,
+            ..RawConfig::new_zeroed()
+        };
+        raw.netns.iter_mut().zip(&self.netns).for_each(|(to, inode)| *to = *inode);
+        raw.condition.iter_mut().zip(headers.iter().chain(traits)).for_each(|(to, condition)| *to = *condition);
+        raw
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use packet_traits_testing::{layout::Types, same_layout};
+
     use super::*;
+    use crate::tracer::load::TRACE_OBJECT;
 
     #[test]
-    fn members_are_where_the_header_has_them() {
-        let condition = KernelCondition { bit: 7, negate: 1, dist: 24, ..Default::default() };
+    fn the_programs_read_it_like_that() {
+        let types = Types::of(TRACE_OBJECT);
+        same_layout!(
+            types.variable("config"),
+            RawConfig {
+                id_bit,
+                entered_bit,
+                run,
+                slower_ns,
+                tc_id_bit,
+                tc_entered_bit,
+                id_dist,
+                entered_dist,
+                tc_id_dist,
+                tc_entered_dist,
+                sample,
+                event_len,
+                flow_slots,
+                packet_slots,
+                capture,
+                netns,
+                id_size,
+                id_merge,
+                entered_merge,
+                only_drops,
+                header_conditions,
+                conditions,
+                consume_place,
+                unused,
+                tcp_end_from,
+                tcp_end_to,
+                condition
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_said_stands_in_its_place() {
+        let condition = |dist| KernelCondition { dist, ..Default::default() };
         let config = Config {
             netns: vec![5],
-            capture: 96,
-            only_drops: true,
-            consume_place: true,
             tcp_end: (3, 4),
-            conditions: (Vec::new(), vec![condition]),
+            conditions: (vec![condition(8)], vec![condition(16), condition(24)]),
             ..Default::default()
         };
-        let bytes = config.bytes();
-        assert_eq!(bytes.len(), LEN);
-        assert_eq!((bytes[80], bytes[84], bytes[119], bytes[120], bytes[121]), (96, 5, 1, 0, 1));
-        assert_eq!((bytes[122], bytes[128], bytes[136]), (1, 3, 4));
-        let first = &bytes[BEFORE_CONDITIONS..];
-        assert_eq!((first[0], first[48], first[57]), (7, 24, 1));
+        let raw = config.raw();
+        assert_eq!((raw.netns, raw.tcp_end_from, raw.tcp_end_to), ([5, 0, 0, 0, 0, 0, 0, 0], 3, 4));
+        assert_eq!((raw.header_conditions, raw.conditions), (1, 3));
+        assert_eq!(raw.condition.map(|condition| condition.dist), [8, 16, 24, 0, 0, 0, 0, 0]);
     }
 }

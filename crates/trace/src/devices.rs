@@ -2,8 +2,18 @@
 
 use libbpf_rs::{MapCore, MapFlags};
 use packet_traits::bind::{BoundObject, LoadedObject};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::tracer::{PlaceId, TraceError, handle, libbpf};
+
+/// `struct device`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct RawDevice {
+    /// Inode of its network namespace.
+    pub(crate) netns: u32,
+    pub(crate) ifindex: u32,
+}
 
 pub(crate) const DEVICES: &str = "devices";
 
@@ -19,6 +29,8 @@ pub(crate) fn set_room(bound: &mut BoundObject<'_>, places: usize) -> Result<(),
 
 /// Adds one to a loaded object's map.
 pub(crate) fn add(object: &LoadedObject, (inode, ifindex): PlaceId) -> Result<(), TraceError> {
-    let key = [inode.to_ne_bytes(), ifindex.to_ne_bytes()].concat();
-    handle(object, DEVICES)?.update(&key, &[0; 4], MapFlags::ANY).map_err(libbpf("say which interfaces are traced"))
+    let key = RawDevice { netns: inode, ifindex };
+    handle(object, DEVICES)?
+        .update(key.as_bytes(), &[0; 4], MapFlags::ANY)
+        .map_err(libbpf("say which interfaces are traced"))
 }

@@ -7,6 +7,7 @@
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use packet_traits::{KeyType, Value};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::keys::Keys;
 
@@ -136,7 +137,8 @@ enum Field {
 }
 
 /// `struct condition` of bpf/trace.bpf.h.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
 pub(crate) struct KernelCondition {
     pub(crate) bit: u64,
     pub(crate) value: [u64; 2],
@@ -149,6 +151,7 @@ pub(crate) struct KernelCondition {
     pub(crate) family: u8,
     pub(crate) operator: u8,
     pub(crate) negate: u8,
+    pub(crate) unused: [u8; 6],
 }
 
 const EQUAL: u8 = 0;
@@ -291,7 +294,7 @@ impl Condition {
             merge: key.entry.merge as u8,
             operator,
             negate,
-            ..Default::default()
+            ..KernelCondition::default()
         })
     }
 }
@@ -306,7 +309,38 @@ fn words(bytes: &[u8]) -> [u64; 2] {
 
 #[cfg(test)]
 mod tests {
+    use packet_traits_testing::{
+        layout::{Types, enumerators},
+        same_layout,
+    };
+
     use super::*;
+    use crate::tracer::load::TRACE_OBJECT;
+
+    #[test]
+    fn the_programs_read_conditions_like_that() {
+        same_layout!(
+            Types::of(TRACE_OBJECT).structure("condition"),
+            KernelCondition { bit, value, mask, flip, dist, merge, field, other, family, operator, negate, unused }
+        );
+        let in_c = enumerators(include_str!("bpf/trace.bpf.h"));
+        let fields = [
+            ("FIELD_FAMILY", Field::Family),
+            ("FIELD_PROTOCOL", Field::Protocol),
+            ("FIELD_SOURCE", Field::Source),
+            ("FIELD_DESTINATION", Field::Destination),
+            ("FIELD_SOURCE_PORT", Field::SourcePort),
+            ("FIELD_DESTINATION_PORT", Field::DestinationPort),
+            ("FIELD_LENGTH", Field::Length),
+        ];
+        for (name, field) in fields {
+            assert_eq!(in_c[name], field as i64, "{name}");
+        }
+        assert_eq!(in_c.keys().filter(|name| name.starts_with("FIELD_")).count(), fields.len());
+        for (name, operator) in [("OPERATOR_EQUAL", EQUAL), ("OPERATOR_LESS", LESS), ("OPERATOR_GREATER", GREATER)] {
+            assert_eq!(in_c[name], i64::from(operator), "{name}");
+        }
+    }
 
     fn header(text: &str) -> Result<KernelCondition, FilterError> {
         text.parse::<Condition>()?.about_headers()

@@ -12,9 +12,11 @@ use packet_traits::{
     registry::Registry,
 };
 
+use zerocopy::FromBytes;
+
 use crate::{
     config::Config,
-    devices::{self, DEVICES},
+    devices::{self, DEVICES, RawDevice},
     namespace::{Interface, Namespace},
     point::Point,
     tracer::{TraceError, handle, leave_out_unknown, libbpf, place_id},
@@ -24,6 +26,15 @@ use crate::{
 static FUNCTIONS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/fentry.bpf.o"));
 static VERDICT_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/verdict.bpf.o"));
 static COUNTS_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/xdp_counts.bpf.o"));
+
+/// `struct counted` of bpf/xdp_counts.bpf.c.
+#[derive(FromBytes)]
+#[repr(C)]
+struct RawCounted {
+    device: RawDevice,
+    program: u32,
+    fate: u32,
+}
 
 /// The program that sees each datagram that a process takes.
 const DELIVERY: &str = "trace_udp";
@@ -166,9 +177,8 @@ impl Functions {
         let mut all = Vec::new();
         for key in map.keys() {
             let value = map.lookup(&key, MapFlags::ANY).map_err(libbpf("read the tracer's counters"))?;
-            let (words, _) = key.as_chunks();
-            let [netns, ifindex, program, fate] = words else { continue };
-            let [netns, ifindex, program, fate] = [netns, ifindex, program, fate].map(|word| u32::from_ne_bytes(*word));
+            let Ok(counted) = RawCounted::read_from_bytes(&key) else { continue };
+            let RawCounted { device: RawDevice { netns, ifindex }, program, fate } = counted;
             let place = places.iter().find(|(namespace, it)| namespace.inode() == netns && it.index == ifindex);
             let Some(((namespace, interface), packets)) =
                 place.zip(value.as_deref().and_then(<[u8]>::first_chunk).map(|bytes| u64::from_ne_bytes(*bytes)))
@@ -294,4 +304,25 @@ fn load_verdict(
         error => error.to_string(),
     })?;
     Ok((loaded, attached))
+}
+
+#[cfg(test)]
+mod tests {
+    use packet_traits_testing::{
+        layout::{Types, enumerators},
+        same_layout,
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_programs_count_like_that() {
+        let types = Types::of(COUNTS_OBJECT);
+        same_layout!(types.structure("device"), RawDevice { netns, ifindex });
+        same_layout!(types.structure("counted"), RawCounted { device, program, fate });
+        let in_c = enumerators(include_str!("bpf/xdp_counts.bpf.c"));
+        assert_eq!(Fate::from_code(in_c["FATE_REDIRECTED"] as u32), Fate::Redirected);
+        assert_eq!(Fate::from_code(in_c["FATE_REDIRECT_FAILED"] as u32), Fate::RedirectFailed);
+        assert_eq!(Fate::from_code(in_c["FATE_EXCEPTION"] as u32), Fate::Aborted);
+    }
 }

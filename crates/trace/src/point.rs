@@ -216,7 +216,19 @@ impl fmt::Display for Point {
 
 #[cfg(test)]
 mod tests {
+    use packet_traits_testing::layout::{enumerators, screaming};
+
     use super::*;
+
+    #[test]
+    fn the_programs_have_the_same_points() {
+        let in_c = enumerators(include_str!("bpf/trace.bpf.h"));
+        for point in Point::ALL {
+            let name = format!("POINT_{}", screaming(&format!("{point:?}")));
+            assert_eq!(in_c.get(&name), Some(&(point as i64)), "{name}");
+        }
+        assert_eq!(in_c["POINT_COUNT"], Point::ALL.len() as i64);
+    }
 
     #[test]
     fn numbers_are_places_in_the_list() {

@@ -231,7 +231,7 @@ static __always_inline int after_routing(struct bpf_nf_ctx *ctx, __u16 point)
 SEC("netfilter")
 int trace_local_in(struct bpf_nf_ctx *ctx)
 {
-	return after_routing(ctx, POINT_LOCAL_IN);
+	return after_routing(ctx, POINT_INPUT);
 }
 
 SEC("netfilter")
@@ -243,7 +243,7 @@ int trace_forward(struct bpf_nf_ctx *ctx)
 SEC("netfilter")
 int trace_local_out(struct bpf_nf_ctx *ctx)
 {
-	LOOK(ctx->skb, .point = POINT_LOCAL_OUT);
+	LOOK(ctx->skb, .point = POINT_OUTPUT);
 	return NF_ACCEPT;
 }
 

@@ -27,9 +27,9 @@ enum point {
 	POINT_PRE_ROUTING,
 	POINT_ROUTE,
 	POINT_DEFRAG,
-	POINT_LOCAL_IN,
+	POINT_INPUT,
 	POINT_FORWARD,
-	POINT_LOCAL_OUT,
+	POINT_OUTPUT,
 	POINT_POST_ROUTING,
 	POINT_FRAGMENT,
 	POINT_NEIGHBOUR,
@@ -158,10 +158,11 @@ const volatile struct {
 	__u8 header_conditions; /* those of `condition` that are about headers come first */
 	__u8 conditions;
 	__u8 consume_place; /* the tracepoint consume_skb tells the place (6.3) */
-	__u8 unused;
+	__u8 unused[5];
 	__u64 tcp_end_from; /* address of tcp_rcv_state_process (net/ipv4/tcp_input.c), and its end; 0: not known */
 	__u64 tcp_end_to;
 	struct condition condition[CONDITIONS];
+	struct event event[0]; /* BTF has the types of variables only, and the Rust side is compared with it */
 } config SEC(".rodata.config") = { .event_len = sizeof(struct event) };
 
 struct {

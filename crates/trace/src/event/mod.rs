@@ -7,9 +7,10 @@ mod raw;
 use std::{ffi::CStr, str};
 
 use packet_traits::{Region, Value};
+use zerocopy::FromBytes as _;
 
 pub(crate) use self::raw::EVENT_LEN;
-use self::raw::at;
+use self::raw::RawEvent;
 use crate::{
     keys::{Keys, OWN_KEYS, TracedKey},
     packet::{self, Headers},
@@ -32,6 +33,8 @@ pub enum GroResult {
 #[derive(Clone, Copy)]
 pub struct Event<'a> {
     raw: &'a [u8],
+    /// What it begins with.
+    head: &'a RawEvent,
     keys: &'a Keys,
     point: Point,
     run: u64,
@@ -41,8 +44,9 @@ impl<'a> Event<'a> {
     /// A view of what the programs wrote; `None` if it is too short or of a point this version does not know. `run` are
     /// the tracer's own bits of ids.
     pub(crate) fn new(raw: &'a [u8], keys: &'a Keys, run: u64) -> Option<Event<'a>> {
-        let point = Point::from_code(raw::u16(raw.get(..EVENT_LEN)?, at::POINT))?;
-        (raw.len() >= EVENT_LEN + keys.flow_slots + keys.packet_slots).then_some(Event { raw, keys, point, run })
+        let (head, _) = RawEvent::ref_from_prefix(raw).ok()?;
+        let point = Point::from_code(head.point.get())?;
+        (raw.len() >= EVENT_LEN + keys.flow_slots + keys.packet_slots).then_some(Event { raw, head, keys, point, run })
     }
 
     /// Where it was seen.
@@ -52,53 +56,53 @@ impl<'a> Event<'a> {
 
     /// The packet's id: the value of the id key; if the tracer assigns ids, the packets' number from 1 on.
     pub fn id(&self) -> u64 {
-        let id = raw::u64(self.raw, at::ID);
+        let id = self.head.id.get();
         if self.run == 0 { id } else { id & 0xffff_ffff_ffff }
     }
 
     /// When, in nanoseconds of `CLOCK_MONOTONIC`.
     pub fn at(&self) -> u64 {
-        raw::u64(self.raw, at::AT)
+        self.head.at.get()
     }
 
     /// When the packet entered, on the same clock: the value of the timestamp key.
     pub fn entered(&self) -> Option<u64> {
-        (self.flags() & raw::ENTERED != 0).then(|| raw::u64(self.raw, at::ENTERED))
+        (self.flags() & raw::ENTERED != 0).then(|| self.head.entered.get())
     }
 
     /// Tells the kernel's buffers from each other; 0 in XDP.
     pub fn skb(&self) -> u64 {
-        raw::u64(self.raw, at::SKB)
+        self.head.skb.get()
     }
 
     /// Consumed, dropped: the address in the kernel it was done from.
     pub fn place(&self) -> u64 {
-        raw::u64(self.raw, at::PLACE)
+        self.head.place.get()
     }
 
     /// The socket's cookie, at points that have to do with one and know it; else 0.
     pub fn socket(&self) -> u64 {
-        raw::u64(self.raw, at::SOCK)
+        self.head.sock.get()
     }
 
     /// The interface's name; empty where the packet is not at one.
     pub fn device(&self) -> &'a str {
-        text(&self.raw[at::DEV..at::DEV + 16])
+        text(&self.head.dev)
     }
 
     /// The interface's index in its namespace, or 0.
     pub fn ifindex(&self) -> u32 {
-        raw::u32(self.raw, at::IFINDEX)
+        self.head.ifindex.get()
     }
 
     /// The network namespace, by its inode number; 0 if it is not known.
     pub fn netns(&self) -> u32 {
-        raw::u32(self.raw, at::NETNS)
+        self.head.netns.get()
     }
 
     /// Bytes of the packet: from the MAC header on in XDP and on the way out, else from the header at hand.
     pub fn len(&self) -> u32 {
-        raw::u32(self.raw, at::LEN)
+        self.head.len.get()
     }
 
     /// Whether it has no bytes, as events have that do not show the packet.
@@ -108,12 +112,12 @@ impl<'a> Event<'a> {
 
     /// `skb->mark`.
     pub fn mark(&self) -> u32 {
-        raw::u32(self.raw, at::MARK)
+        self.head.mark.get()
     }
 
     /// Dropped: why, by number; `packet_traits::drop_reason` has the names.
     pub fn reason(&self) -> u32 {
-        raw::u32(self.raw, at::REASON)
+        self.head.reason.get()
     }
 
     /// Whether the packet was of use, though the kernel calls it dropped: a connection's last FIN and ACK, and what is left
@@ -145,7 +149,7 @@ impl<'a> Event<'a> {
 
     /// XDP: what a program of someone else decided, and which.
     pub fn verdict(&self) -> Option<(Verdict, XdpProgram)> {
-        let name = text(&self.raw[at::COMM..at::COMM + 16]);
+        let name = text(&self.head.comm);
         (self.point == Point::XdpVerdict)
             .then(|| (Verdict::from_code(self.value()), XdpProgram::new(self.place() as u32, name)))
     }
@@ -161,23 +165,23 @@ impl<'a> Event<'a> {
     }
 
     fn value(&self) -> u32 {
-        raw::u32(self.raw, at::VALUE)
+        self.head.value.get()
     }
 
     /// Delivered, looked at: the process.
     pub fn process(&self) -> Option<(u32, &'a str)> {
-        let pid = raw::u32(self.raw, at::PID);
-        (pid != 0).then(|| (pid, text(&self.raw[at::COMM..at::COMM + 16])))
+        let pid = self.head.pid.get();
+        (pid != 0).then(|| (pid, text(&self.head.comm)))
     }
 
     /// The CPU it happened on.
     pub fn cpu(&self) -> u16 {
-        raw::u16(self.raw, at::CPU)
+        self.head.cpu.get()
     }
 
     /// How many packets were merged into it, or it is to be cut into; 0 or 1 if none.
     pub fn segments(&self) -> u16 {
-        raw::u16(self.raw, at::SEGMENTS)
+        self.head.segments.get()
     }
 
     /// Whether other buffers share its data: it is a clone, or has clones.
@@ -197,19 +201,19 @@ impl<'a> Event<'a> {
     }
 
     fn flags(&self) -> u8 {
-        self.raw[at::FLAGS]
+        self.head.flags
     }
 
     /// The packet's first bytes, and whether they start with its MAC header.
     pub fn bytes(&self) -> (&'a [u8], bool) {
         let start = EVENT_LEN + self.keys.flow_slots + self.keys.packet_slots;
-        let captured = usize::from(raw::u16(self.raw, at::CAPTURED));
+        let captured = usize::from(self.head.captured.get());
         (self.raw.get(start..start + captured).unwrap_or_default(), self.flags() & raw::MAC != 0)
     }
 
     /// Its addresses and ports.
     pub fn headers(&self) -> Option<Headers> {
-        let network = usize::from(raw::u16(self.raw, at::NETWORK));
+        let network = usize::from(self.head.network.get());
         let (bytes, with_mac) = self.bytes();
         if with_mac && network == 0 {
             return None;
@@ -219,7 +223,7 @@ impl<'a> Event<'a> {
 
     /// Bytes of the packet from where [`bytes`](Event::bytes) starts, also where the kernel has stepped over headers.
     pub fn whole_len(&self) -> u32 {
-        let network = usize::from(raw::u16(self.raw, at::NETWORK));
+        let network = usize::from(self.head.network.get());
         let (bytes, _) = self.bytes();
         let ip = bytes.get(network..).and_then(packet::ip_len).map(|len| len + network as u32);
         ip.unwrap_or(0).max(self.len()).max(bytes.len() as u32)
@@ -232,8 +236,8 @@ impl<'a> Event<'a> {
 
     fn present(&self, region: Region) -> u64 {
         match region {
-            Region::Flow => raw::u64(self.raw, at::FLOW_PRESENT),
-            Region::Packet => raw::u64(self.raw, at::PACKET_PRESENT),
+            Region::Flow => self.head.flow_present.get(),
+            Region::Packet => self.head.packet_present.get(),
         }
     }
 
@@ -263,16 +267,18 @@ pub(crate) fn text(bytes: &[u8]) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::{FromZeros as _, IntoBytes as _};
+
     use super::*;
 
     #[test]
     fn verdicts_that_drop_are_drops() {
         let keys = Keys::default();
         let is_drop = |point: Point, verdict: u32| {
-            let mut raw = [0; EVENT_LEN];
-            raw[at::POINT..at::POINT + 2].copy_from_slice(&(point as u16).to_ne_bytes());
-            raw[at::VALUE..at::VALUE + 4].copy_from_slice(&verdict.to_ne_bytes());
-            Event::new(&raw, &keys, 0).unwrap().is_drop()
+            let mut raw = RawEvent::new_zeroed();
+            raw.point.set(point as u16);
+            raw.value.set(verdict);
+            Event::new(raw.as_bytes(), &keys, 0).unwrap().is_drop()
         };
         assert!(is_drop(Point::Drop, 0));
         assert!(!is_drop(Point::Consume, 0));

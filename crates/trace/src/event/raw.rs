@@ -1,34 +1,43 @@
-//! `struct event` of bpf/trace.bpf.h, by offsets.
+//! `struct event` of bpf/trace.bpf.h, as the programs write it.
 
-/// `sizeof(struct event)`.
-pub(crate) const EVENT_LEN: usize = 136;
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+    native_endian::{U16, U32, U64},
+};
 
-/// Offsets of its members.
-pub(super) mod at {
-    pub(in crate::event) const ID: usize = 0;
-    pub(in crate::event) const AT: usize = 8;
-    pub(in crate::event) const ENTERED: usize = 16;
-    pub(in crate::event) const SKB: usize = 24;
-    pub(in crate::event) const PLACE: usize = 32;
-    pub(in crate::event) const SOCK: usize = 40;
-    pub(in crate::event) const FLOW_PRESENT: usize = 48;
-    pub(in crate::event) const PACKET_PRESENT: usize = 56;
-    pub(in crate::event) const DEV: usize = 64;
-    pub(in crate::event) const COMM: usize = 80;
-    pub(in crate::event) const NETNS: usize = 96;
-    pub(in crate::event) const IFINDEX: usize = 100;
-    pub(in crate::event) const LEN: usize = 104;
-    pub(in crate::event) const MARK: usize = 108;
-    pub(in crate::event) const REASON: usize = 112;
-    pub(in crate::event) const VALUE: usize = 116;
-    pub(in crate::event) const PID: usize = 120;
-    pub(in crate::event) const POINT: usize = 124;
-    pub(in crate::event) const CPU: usize = 126;
-    pub(in crate::event) const CAPTURED: usize = 128;
-    pub(in crate::event) const NETWORK: usize = 130;
-    pub(in crate::event) const SEGMENTS: usize = 132;
-    pub(in crate::event) const FLAGS: usize = 134;
+/// One packet at one point. The flow region's slots, the packet region's and the packet's first bytes follow.
+#[allow(dead_code, reason = "the programs' members are all here")]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawEvent {
+    pub(super) id: U64,
+    pub(super) at: U64,
+    pub(super) entered: U64,
+    pub(super) skb: U64,
+    pub(super) place: U64,
+    pub(super) sock: U64,
+    pub(super) flow_present: U64,
+    pub(super) packet_present: U64,
+    pub(super) dev: [u8; 16],
+    pub(super) comm: [u8; 16],
+    pub(super) netns: U32,
+    pub(super) ifindex: U32,
+    pub(super) len: U32,
+    pub(super) mark: U32,
+    pub(super) reason: U32,
+    pub(super) value: U32,
+    pub(super) pid: U32,
+    pub(super) point: U16,
+    pub(super) cpu: U16,
+    pub(super) captured: U16,
+    pub(super) network: U16,
+    pub(super) segments: U16,
+    pub(super) flags: u8,
+    unused: u8,
 }
+
+/// Its bytes.
+pub(crate) const EVENT_LEN: usize = size_of::<RawEvent>();
 
 /// `EVENT_*`, bits of its flags.
 pub(super) const CLONE: u8 = 1;
@@ -38,18 +47,59 @@ pub(super) const ENTERED: u8 = 8;
 pub(super) const NEW_ID: u8 = 16;
 pub(super) const SPENT: u8 = 32;
 
-pub(super) fn u16(raw: &[u8], at: usize) -> u16 {
-    u16::from_ne_bytes([raw[at], raw[at + 1]])
-}
+#[cfg(test)]
+mod tests {
+    use packet_traits_testing::{
+        layout::{Types, enumerators},
+        same_layout,
+    };
 
-pub(super) fn u32(raw: &[u8], at: usize) -> u32 {
-    let mut bytes = [0; 4];
-    bytes.copy_from_slice(&raw[at..at + 4]);
-    u32::from_ne_bytes(bytes)
-}
+    use super::*;
+    use crate::tracer::load::TRACE_OBJECT;
 
-pub(super) fn u64(raw: &[u8], at: usize) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&raw[at..at + 8]);
-    u64::from_ne_bytes(bytes)
+    #[test]
+    fn the_programs_write_it_like_that() {
+        let types = Types::of(TRACE_OBJECT);
+        same_layout!(
+            types.structure("event"),
+            RawEvent {
+                id,
+                at,
+                entered,
+                skb,
+                place,
+                sock,
+                flow_present,
+                packet_present,
+                dev,
+                comm,
+                netns,
+                ifindex,
+                len,
+                mark,
+                reason,
+                value,
+                pid,
+                point,
+                cpu,
+                captured,
+                network,
+                segments,
+                flags,
+                unused
+            }
+        );
+        let flags = [
+            ("EVENT_CLONE", CLONE),
+            ("EVENT_MAC", MAC),
+            ("EVENT_INFERRED", INFERRED),
+            ("EVENT_ENTERED", ENTERED),
+            ("EVENT_NEW_ID", NEW_ID),
+            ("EVENT_SPENT", SPENT),
+        ];
+        let in_c = enumerators(include_str!("../bpf/trace.bpf.h"));
+        for (name, flag) in flags {
+            assert_eq!(in_c[name], i64::from(flag), "{name}");
+        }
+    }
 }

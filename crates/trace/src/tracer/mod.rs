@@ -16,7 +16,7 @@
 mod attach;
 mod entry;
 mod error;
-mod load;
+pub(crate) mod load;
 mod options;
 mod own_keys;
 
@@ -33,6 +33,7 @@ use packet_traits::{
     deployment::Location,
     registry::Registry,
 };
+use zerocopy::FromBytes;
 
 use self::{
     attach::{CURRENT_RECEIVED, RECEIVE},
@@ -92,6 +93,23 @@ impl Counters {
 }
 
 /// `counters` of bpf/trace.bpf.h.
+#[allow(dead_code, reason = "the programs' members are all here")]
+#[derive(FromBytes)]
+#[repr(C)]
+struct RawCounters {
+    next_id: u64,
+    sampled: u64,
+    lost: [u64; POINTS_MAX],
+    no_room: u64,
+    followed: u64,
+    too_early: u64,
+    unfollowed: u64,
+    matched: u64,
+    taken: u64,
+    shared: u64,
+}
+
+/// The counters of all objects.
 #[derive(Default)]
 struct Counts {
     /// Without those of other software's XDP programs, which are elsewhere.
@@ -103,19 +121,16 @@ struct Counts {
 impl Counts {
     /// Adds what one object has counted.
     fn add(&mut self, bytes: &[u8]) {
-        let mut words = bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word));
-        let mut next = || words.next().unwrap_or(0);
+        let Ok((raw, _)) = RawCounters::read_from_prefix(bytes) else { return };
         let shown = &mut self.shown;
-        shown.assigned += next();
-        let _sampled = next();
-        shown.lost.iter_mut().for_each(|lost| *lost += next());
-        shown.no_room += next();
-        let _followed = next();
-        shown.too_early += next();
-        shown.unfollowed += next();
-        self.matched += next();
-        shown.taken += next();
-        shown.shared += next();
+        shown.assigned += raw.next_id;
+        shown.lost.iter_mut().zip(raw.lost).for_each(|(sum, lost)| *sum += lost);
+        shown.no_room += raw.no_room;
+        shown.too_early += raw.too_early;
+        shown.unfollowed += raw.unfollowed;
+        self.matched += raw.matched;
+        shown.taken += raw.taken;
+        shown.shared += raw.shared;
     }
 }
 
@@ -412,5 +427,22 @@ impl Reader<'_> {
             action: "read events".to_owned(),
             source: io::Error::from_raw_os_error(-count),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use packet_traits_testing::{layout::Types, same_layout};
+
+    use super::{load::TRACE_OBJECT, *};
+
+    #[test]
+    fn the_programs_count_like_that() {
+        let types = Types::of(TRACE_OBJECT);
+        same_layout!(
+            types.variable("counters"),
+            RawCounters { next_id, sampled, lost, no_room, followed, too_early, unfollowed, matched, taken, shared }
+        );
+        assert_eq!(types.structure("current_packet").offset_of("received"), CURRENT_RECEIVED * size_of::<u64>());
     }
 }
