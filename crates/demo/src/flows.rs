@@ -98,7 +98,7 @@ impl Flow {
     /// itself.
     pub(super) fn passes(&self, stage: Stage) -> bool {
         match stage {
-            Stage::Xdp | Stage::TcIngress | Stage::PreRouting | Stage::LocalIn => true,
+            Stage::Xdp | Stage::TcIngress | Stage::PreRouting | Stage::Input => true,
             Stage::TcIngressInner => self.route != Route::Plain,
             Stage::CgroupIngress | Stage::Application => matches!(self.kind, Kind::Echo | Kind::Transfer),
             Stage::SocketFilter => self.kind == Kind::Echo,

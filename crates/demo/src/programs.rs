@@ -24,8 +24,8 @@ use packet_traits_lab::{Bpffs, Cgroup, Family, Netns};
 
 use super::{flows::Route, network::Network, records::Stage, servers::Servers, traffic::WINDOW};
 
-static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo.bpf.o"));
-static SHORT_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo_short.bpf.o"));
+pub(crate) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo.bpf.o"));
+pub(crate) static SHORT_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo_short.bpf.o"));
 
 /// Whether the kernel takes so little metadata that the area has no packet region.
 pub(super) fn is_short(registry: &Registry) -> bool {
@@ -44,7 +44,7 @@ fn keys(short: bool) -> [(&'static str, KeyType, Merge, &'static str); 3] {
 
 /// The netfilter programs, and their hooks.
 const NETFILTER: [(&str, Stage, NetfilterHook); 2] = [
-    ("demo_local_in", Stage::LocalIn, NetfilterHook::Input),
+    ("demo_local_in", Stage::Input, NetfilterHook::Input),
     ("demo_pre_route", Stage::PreRouting, NetfilterHook::PreRouting),
 ];
 

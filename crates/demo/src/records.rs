@@ -5,6 +5,7 @@ use std::{cell::RefCell, error::Error};
 
 use libbpf_rs::{MapCore, MapFlags, RingBuffer, RingBufferBuilder};
 use packet_traits::bind::LoadedObject;
+use zerocopy::FromBytes;
 
 /// Where a packet was seen; `enum stage`, and the application behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,7 +15,7 @@ pub(super) enum Stage {
     TcIngress,
     TcIngressInner,
     PreRouting,
-    LocalIn,
+    Input,
     CgroupIngress,
     SocketFilter,
     Delivery,
@@ -29,7 +30,7 @@ impl Stage {
         Stage::TcIngress,
         Stage::TcIngressInner,
         Stage::PreRouting,
-        Stage::LocalIn,
+        Stage::Input,
         Stage::CgroupIngress,
         Stage::SocketFilter,
         Stage::Delivery,
@@ -43,7 +44,7 @@ impl Stage {
     }
 
     pub(super) fn is_netfilter(self) -> bool {
-        matches!(self, Stage::PreRouting | Stage::LocalIn)
+        matches!(self, Stage::PreRouting | Stage::Input)
     }
 
     pub(super) fn name(self) -> &'static str {
@@ -52,7 +53,7 @@ impl Stage {
             Stage::TcIngress => "tc-ingress",
             Stage::TcIngressInner => "tc-ingress-inner",
             Stage::PreRouting => "netfilter-prerouting",
-            Stage::LocalIn => "netfilter-input",
+            Stage::Input => "netfilter-input",
             Stage::CgroupIngress => "cgroup-ingress",
             Stage::SocketFilter => "socket-filter",
             Stage::Delivery => "delivery",
@@ -91,27 +92,48 @@ pub(super) struct Record {
     pub(super) traits: Option<Traits>,
 }
 
-/// `sizeof(struct record)`.
-const LEN: usize = 48;
+/// `struct record`.
+#[derive(FromBytes)]
+#[repr(C)]
+struct RawRecord {
+    flow_id: u64,
+    rx_ts: u64,
+    now: u64,
+    number: u64,
+    tenant: u32,
+    bytes: u32,
+    reason: u32,
+    port: u16,
+    stage: u8,
+    has: u8,
+}
+
+/// `counters`.
+#[allow(dead_code, reason = "the programs' members are all here")]
+#[derive(FromBytes)]
+#[repr(C)]
+struct RawCounters {
+    flow_id: u64,
+    lost: u64,
+}
+
 /// `HAS_TENANT | HAS_FLOW_ID | HAS_RX_TS`.
 const HAS_ALL: u8 = 7;
 const HAS_SYN: u8 = 8;
 
 impl Record {
     fn parse(raw: &[u8]) -> Option<Record> {
-        let raw: &[u8; LEN] = raw.try_into().ok()?;
-        let u32_at = |at: usize| raw[at..].first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
-        let u64_at = |at: usize| raw[at..].first_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
-        let traits = Traits { flow_id: u64_at(0)?, rx_ts: u64_at(8)?, tenant: u32_at(32)? };
+        let raw = RawRecord::read_from_bytes(raw).ok()?;
+        let traits = Traits { flow_id: raw.flow_id, rx_ts: raw.rx_ts, tenant: raw.tenant };
         Some(Record {
-            stage: *Stage::ALL.get(usize::from(raw[46]))?,
-            port: u16::from_ne_bytes([raw[44], raw[45]]),
-            number: Some(u64_at(24)?),
-            syn: raw[47] & HAS_SYN != 0,
-            bytes: u32_at(36)?,
-            reason: u32_at(40)?,
-            now: u64_at(16)?,
-            traits: (raw[47] & HAS_ALL == HAS_ALL).then_some(traits),
+            stage: *Stage::ALL.get(usize::from(raw.stage))?,
+            port: raw.port,
+            number: Some(raw.number),
+            syn: raw.has & HAS_SYN != 0,
+            bytes: raw.bytes,
+            reason: raw.reason,
+            now: raw.now,
+            traits: (raw.has & HAS_ALL == HAS_ALL).then_some(traits),
         })
     }
 }
@@ -143,6 +165,39 @@ impl<'a> Reader<'a> {
 pub(super) fn lost(object: &LoadedObject) -> Result<u64, Box<dyn Error>> {
     let map = object.map(".data.counters").ok_or("the demo's object has no section `.data.counters`")?;
     let value = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY)?;
-    let lost = value.as_deref().and_then(|value| value.get(8..)?.first_chunk());
-    Ok(u64::from_ne_bytes(*lost.ok_or("the demo's section `.data.counters` has changed")?))
+    let counters = value.as_deref().and_then(|value| RawCounters::read_from_prefix(value).ok());
+    Ok(counters.ok_or("the demo's section `.data.counters` has changed")?.0.lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use packet_traits_testing::{
+        layout::{Types, enumerators, screaming},
+        same_layout,
+    };
+
+    use super::*;
+    use crate::programs::{OBJECT, SHORT_OBJECT};
+
+    #[test]
+    fn the_programs_write_records_like_that() {
+        for object in [OBJECT, SHORT_OBJECT] {
+            let types = Types::of(object);
+            same_layout!(
+                types.structure("record"),
+                RawRecord { flow_id, rx_ts, now, number, tenant, bytes, reason, port, stage, has }
+            );
+            same_layout!(types.variable("counters"), RawCounters { flow_id, lost });
+            // `config` is written as two words
+            assert_eq!(["netns", "skip"].map(|name| types.variable("config").offset_of(name)), [0, 4]);
+        }
+        let in_c = enumerators(include_str!("bpf/demo.bpf.c"));
+        let of_programs = Stage::ALL.into_iter().filter(|stage| *stage != Stage::Application);
+        for stage in of_programs {
+            let name = format!("STAGE_{}", screaming(&format!("{stage:?}")));
+            assert_eq!(in_c.get(&name), Some(&(stage as i64)), "{name}");
+        }
+        let has_all = in_c["HAS_TENANT"] | in_c["HAS_FLOW_ID"] | in_c["HAS_RX_TS"];
+        assert_eq!((has_all, in_c["HAS_SYN"]), (HAS_ALL.into(), HAS_SYN.into()));
+    }
 }

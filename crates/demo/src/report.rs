@@ -186,7 +186,7 @@ mod tests {
             flows: vec![flow("bytes", 6 << 20, 1), flow("datagrams", 120_000, 1), flow("datagrams", 80, 0)],
             stages: Stage::ALL.iter().map(stage).collect(),
             area_len: 32,
-            not_shown: vec![Stage::PreRouting.name(), Stage::LocalIn.name()],
+            not_shown: vec![Stage::PreRouting.name(), Stage::Input.name()],
             servers: vec![Reading {
                 server: SAMPLED_TRANSFER.to_string(),
                 packet: "datagram 10000".into(),

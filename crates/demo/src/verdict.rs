@@ -499,7 +499,7 @@ mod tests {
     #[test]
     fn a_datagram_that_a_stage_missed_is_noticed() {
         let wrong = problem(Kind::Echo, |_, records| {
-            let at = records.iter().position(|record| record.stage == Stage::LocalIn).unwrap();
+            let at = records.iter().position(|record| record.stage == Stage::Input).unwrap();
             records.remove(at);
         });
         assert_eq!(wrong, "netfilter-input (UDP echo, IPv4): 1 missing");

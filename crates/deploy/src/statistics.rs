@@ -7,8 +7,17 @@ use packet_traits_policy::{
     symbols,
 };
 use serde::Serialize;
+use zerocopy::FromBytes;
 
 use crate::{PolicyError, setup};
+
+/// `struct pt_count` in `packet_traits/policy.bpf.h`.
+#[derive(FromBytes)]
+#[repr(C)]
+struct RawCount {
+    packets: u64,
+    bytes: u64,
+}
 
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -21,11 +30,11 @@ pub struct Count {
 }
 
 impl Count {
-    const LEN: usize = 16;
+    const LEN: usize = size_of::<RawCount>();
 
     fn read(raw: &[u8]) -> Option<Count> {
-        let (packets, bytes) = raw.get(..Count::LEN)?.split_at(8);
-        Some(Count { packets: number(packets)?, bytes: number(bytes)? })
+        let (RawCount { packets, bytes }, _) = RawCount::read_from_prefix(raw).ok()?;
+        Some(Count { packets, bytes })
     }
 }
 
@@ -182,4 +191,25 @@ fn print(key_type: Option<KeyType>, bytes: &[u8]) -> String {
 
 fn number(raw: &[u8]) -> Option<u64> {
     Some(u64::from_ne_bytes(raw.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use packet_traits_policy::{
+        check::{CheckOptions, Texts, check},
+        compile::Compiler,
+        emit::{EmitOptions, emit},
+    };
+    use packet_traits_testing::{layout::Types, same_layout};
+
+    use super::*;
+
+    #[test]
+    fn policies_count_like_that() {
+        let texts = Texts::from_iter([("p.traits", "xdp {\n\tcount all\n}\n".to_owned())]);
+        let checked = check("p.traits".as_ref(), &texts, &CheckOptions::default()).unwrap();
+        let emitted = emit(&checked.policy, &checked.sources, &EmitOptions::default()).unwrap();
+        let object = Compiler::new(&libbpf_rs::libbpf_sys::API_HEADERS).compile(&emitted).unwrap();
+        same_layout!(Types::of(&object).structure("pt_count"), RawCount { packets, bytes });
+    }
 }

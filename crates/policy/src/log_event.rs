@@ -1,6 +1,7 @@
 //! Events that `log` actions write to the ring `pt_log`: `struct pt_log_event` in `packet_traits/policy.bpf.h`.
 
 use thiserror::Error;
+use zerocopy::FromBytes;
 
 /// How many of a packet's bytes are in an event, at most (`PT_LOG_PACKET_MAX`).
 pub const PACKET_MAX: usize = 128;
@@ -44,62 +45,80 @@ pub struct LogEventError {
 impl LogEvent {
     /// Reads a record of the ring.
     pub fn parse(record: &[u8]) -> Result<LogEvent, LogEventError> {
-        let mut rest = Words(record);
         let error = |reason| LogEventError { len: record.len(), reason };
-        let short = || error("it is too short");
-        let time = rest.u64().ok_or_else(short)?;
-        let rule = rest.u32().ok_or_else(short)?;
-        let text = rest.u32().ok_or_else(short)?;
-        let interface = rest.u32().ok_or_else(short)?;
-        let length = rest.u32().ok_or_else(short)?;
-        let captured = rest.u32().ok_or_else(short)?;
-        let count = rest.u32().ok_or_else(short)?;
-        let packet = rest.take::<PACKET_MAX>().ok_or_else(short)?;
-        let packet =
-            packet.get(..captured as usize).ok_or_else(|| error("it claims more of the packet than it has"))?;
+        let (head, mut rest) = RawEvent::read_from_prefix(record).map_err(|_| error("it is too short"))?;
+        let packet = head.packet.get(..head.captured as usize);
+        let packet = packet.ok_or_else(|| error("it claims more of the packet than it has"))?;
         let mut traits = Vec::new();
-        for _ in 0..count {
-            let key = rest.u32().ok_or_else(short)?;
-            let set = rest.u32().ok_or_else(short)?;
-            let low = rest.u64().ok_or_else(short)?;
-            let high = rest.u64().ok_or_else(short)?;
-            let value = u128::from(high) << 64 | u128::from(low);
-            traits.push(LogTrait { key, value: (set != 0).then_some(value) });
+        for _ in 0..head.traits {
+            let (one, behind) = RawTrait::read_from_prefix(rest).map_err(|_| error("it is too short"))?;
+            let value = u128::from(one.high) << 64 | u128::from(one.low);
+            traits.push(LogTrait { key: one.key, value: (one.set != 0).then_some(value) });
+            rest = behind;
         }
         Ok(LogEvent {
-            time,
-            rule,
-            text,
-            interface: (interface != 0).then_some(interface),
-            length,
+            time: head.time,
+            rule: head.rule,
+            text: head.text,
+            interface: (head.interface != 0).then_some(head.interface),
+            length: head.length,
             packet: packet.to_vec(),
             traits,
         })
     }
 }
 
-/// Numbers in native order, one after the other.
-struct Words<'r>(&'r [u8]);
+/// `struct pt_log_event`.
+#[derive(FromBytes)]
+#[repr(C)]
+struct RawEvent {
+    time: u64,
+    rule: u32,
+    text: u32,
+    interface: u32,
+    length: u32,
+    captured: u32,
+    traits: u32,
+    packet: [u8; PACKET_MAX],
+}
 
-impl Words<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*taken)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_ne_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_ne_bytes)
-    }
+/// `struct pt_log_trait`.
+#[derive(FromBytes)]
+#[repr(C)]
+struct RawTrait {
+    key: u32,
+    set: u32,
+    low: u64,
+    high: u64,
 }
 
 #[cfg(test)]
 mod tests {
+    use packet_traits_testing::{layout::Types, same_layout};
+
     use super::*;
+    use crate::{
+        check::{CheckOptions, Texts, check},
+        compile::Compiler,
+        emit::{EmitOptions, emit},
+    };
+
+    #[test]
+    fn policies_write_it_like_that() {
+        let text = "xdp {\n\tlog \"all\"\n}\n".to_owned();
+        let texts = Texts::from_iter([("p.traits", text)]);
+        let checked = check(std::path::Path::new("p.traits"), &texts, &CheckOptions::default()).unwrap();
+        let mut emitted = emit(&checked.policy, &checked.sources, &EmitOptions::default()).unwrap();
+        // BTF has the types of variables
+        emitted.source.push_str("struct pt_log_event event_here;\nstruct pt_log_trait trait_here;\n");
+        let object = Compiler::new(&libbpf_sys::API_HEADERS).compile(&emitted).unwrap();
+        let types = Types::of(&object);
+        same_layout!(
+            types.structure("pt_log_event"),
+            RawEvent { time, rule, text, interface, length, captured, traits, packet }
+        );
+        same_layout!(types.structure("pt_log_trait"), RawTrait { key, set, low, high });
+    }
 
     fn record(captured: u32, traits: u32) -> Vec<u8> {
         let mut record = 5u64.to_ne_bytes().to_vec();

@@ -43,6 +43,10 @@ pub const TRAITS_FOUND: u32 = 1;
 /// Bytes of [`traits`] in front of the values.
 pub const TRAITS_HEADER_LEN: usize = 16;
 
+/// Bytes of a slot's first words: the handle (u32), then the generation (u32), then the registry's revision (u64) when the
+/// datagram came. [`traits`] follow.
+pub const TRAITS_SLOT_HEADER_LEN: usize = 16;
+
 /// A key: an element of what [`TRAITS_KEYS`] gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

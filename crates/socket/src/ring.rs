@@ -21,14 +21,13 @@ use std::{
 use libc::{c_int, c_long};
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::{abi::traits_receive, error::SocketError};
+use super::{
+    abi::{TRAITS_SLOT_HEADER_LEN, traits_receive},
+    error::SocketError,
+};
 
 /// Where `traits sockets attach` pins the slots of the registry `default`.
 const DEFAULT: &str = "/sys/fs/bpf/packet_traits/default/sockets/slots";
-
-/// Bytes of a slot's first words: the handle (u32), then the generation (u32), then the registry's revision (u64) when the
-/// datagram came. The traits follow.
-const SLOT_HEADER_LEN: usize = 16;
 
 /// The slots of an attachment, mapped into this process read-only. A clone is the same mapping.
 ///
@@ -70,7 +69,7 @@ impl Ring {
         }
         let info = MapInfo::of(&pinned).map_err(failed)?;
         let (slot_len, elements) = (info.value_size as usize, info.max_entries as usize);
-        let has_slots = slot_len > SLOT_HEADER_LEN && slot_len.is_multiple_of(8) && elements >= 2;
+        let has_slots = slot_len > TRAITS_SLOT_HEADER_LEN && slot_len.is_multiple_of(8) && elements >= 2;
         if !has_slots || info.map_type != BPF_MAP_TYPE_ARRAY || info.map_flags & BPF_F_MMAPABLE == 0 {
             return Err(not_ring(format!(
                 "it is a map of type {} with flags {:#x} and {elements} entries of {slot_len} bytes",
@@ -113,7 +112,7 @@ impl Ring {
         let is_same = state.instance != 0
             && state.instance == self.instance()
             && state.slot_len as usize == self.slots.slot_len
-            && state.traits_len as usize <= self.slots.slot_len - SLOT_HEADER_LEN;
+            && state.traits_len as usize <= self.slots.slot_len - TRAITS_SLOT_HEADER_LEN;
         (fits && is_same).then(|| Part {
             ring: self.clone(),
             start,

@@ -51,6 +51,24 @@ impl Structure {
         found.unwrap_or_else(|| panic!("{} has no {member}", self.name)).offset
     }
 
+    /// What differs in bytes that were written by hand, a line each: each member must be there with the value it was given.
+    ///
+    /// # Panics
+    /// If there are fewer bytes than the structure has.
+    #[must_use]
+    pub fn misplaced(&self, bytes: &[u8], given: &[(&str, Vec<u8>)]) -> Vec<String> {
+        let mut found = Vec::new();
+        for member in &self.members {
+            let there = &bytes[member.offset..member.offset + member.size];
+            match given.iter().find(|(name, _)| *name == member.name) {
+                Some((_, value)) if value == there => {}
+                Some((_, value)) => found.push(format!("{}: {member}: {there:02x?}, not {value:02x?}", self.name)),
+                None => found.push(format!("{}: {member}: nothing was given for it", self.name)),
+            }
+        }
+        found
+    }
+
     /// What differs in another one, a line each; the name aside.
     #[must_use]
     pub fn differences(&self, other: &Structure) -> Vec<String> {

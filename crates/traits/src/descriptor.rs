@@ -278,6 +278,8 @@ impl CursorMut<'_> {
 
 #[cfg(test)]
 mod tests {
+    use packet_traits_testing::layout::Types;
+
     use super::*;
 
     fn section() -> Vec<u8> {
@@ -288,9 +290,7 @@ mod tests {
         raw
     }
 
-    #[test]
-    fn what_is_written_is_parsed_again() {
-        let mut raw = section();
+    fn descriptors() -> (AreaDescriptor, KeyDescriptor, SlotsDescriptor) {
         let area = AreaDescriptor {
             abi: 2,
             area_len: 144,
@@ -316,6 +316,89 @@ mod tests {
         };
         let mut slots = SlotsDescriptor { mask: 8, slots: [SlotEntry::default(); KEY_COUNT] };
         slots.slots[3] = SlotEntry { distance: 24, size: 4, merge: 1 };
+        (area, key, slots)
+    }
+
+    /// An object with a descriptor of each kind, made of the headers.
+    fn object() -> Vec<u8> {
+        const SOURCE: &str = "#include <linux/bpf.h>\n#include <packet_traits/rfc.bpf.h>\nTRAIT_KEY(tenant, __u32);\n";
+        let folder = tempfile::tempdir().unwrap();
+        let (include, source, object) =
+            (folder.path().join("include"), folder.path().join("all.bpf.c"), folder.path().join("all.bpf.o"));
+        packet_traits_headers::write_to(&include).unwrap();
+        std::fs::write(&source, SOURCE).unwrap();
+        let done = std::process::Command::new(packet_traits_lab::clang())
+            .args(["-O2", "-g", "-mcpu=v3", "-target", "bpf", "-c"])
+            .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
+            .arg("-I")
+            .arg(&include)
+            .arg("-o")
+            .args([&object, &source])
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        std::fs::read(object).unwrap()
+    }
+
+    #[test]
+    fn programs_read_descriptors_like_that() {
+        let object = object();
+        let types = Types::of(&object);
+        let (area, key, slots) = descriptors();
+        let mut raw = section();
+        area.write(&mut raw[16..]);
+        key.write(&mut raw[128..]);
+        slots.write(&mut raw[192..]);
+        let ne = |numbers: &[u64]| numbers.iter().flat_map(|number| number.to_ne_bytes()).collect::<Vec<u8>>();
+        let ne32 = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_ne_bytes()).collect::<Vec<u8>>();
+
+        let given = [
+            ("magic", AREA_MAGIC.to_vec()),
+            ("abi", ne32(&[area.abi])),
+            ("area_len", ne32(&[area.area_len])),
+            ("flow_len", ne32(&[area.flow_len])),
+            ("packet_len", ne32(&[area.packet_len])),
+            ("flow_nonce", ne(&[area.flow_nonce])),
+            ("packet_nonce", ne(&[area.packet_nonce])),
+            ("registry_id", ne(&[area.registry_id])),
+            ("anchors", ne32(&area.anchors)),
+            ("tag_keys", ne(&area.tag_keys)),
+            ("check_keys", ne(&area.check_keys)),
+            ("discard", ne(&[area.discard])),
+            ("sender_nonce", ne(&[area.sender_nonce])),
+        ];
+        let c = types.structure("trait_area_desc");
+        assert_eq!((c.size, c.misplaced(&raw[16..], &given)), (AreaDescriptor::LEN, Vec::new()));
+
+        let given = [
+            ("magic", KEY_MAGIC.to_vec()),
+            ("bit", ne(&[key.bit])),
+            ("dist", ne32(&[key.distance])),
+            ("size", key.size.to_ne_bytes().to_vec()),
+            ("merge", vec![key.merge]),
+            ("number", vec![key.number]),
+            ("generation", ne(&[key.generation])),
+            ("name", key.name.to_vec()),
+        ];
+        let c = types.structure("trait_key_desc");
+        assert_eq!((c.size, c.misplaced(&raw[128..], &given)), (KeyDescriptor::LEN, Vec::new()));
+
+        let row = |slot: &SlotEntry| [slot.distance, slot.size, slot.merge, 0];
+        let given = [
+            ("magic", SLOTS_MAGIC.to_vec()),
+            ("mask", ne(&[slots.mask])),
+            ("slot", slots.slots.iter().flat_map(row).collect()),
+        ];
+        let c = types.structure("trait_slots_desc");
+        assert_eq!((c.size, c.misplaced(&raw[192..], &given)), (SlotsDescriptor::LEN, Vec::new()));
+        let row = types.structure("trait_slot");
+        assert_eq!(["dist", "size", "merge"].map(|name| row.offset_of(name)), [0, 1, 2]);
+    }
+
+    #[test]
+    fn what_is_written_is_parsed_again() {
+        let mut raw = section();
+        let (area, key, slots) = descriptors();
         area.write(&mut raw[16..]);
         key.write(&mut raw[128..]);
         slots.write(&mut raw[192..]);

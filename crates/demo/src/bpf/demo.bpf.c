@@ -33,11 +33,11 @@ TRAIT_KEY(rx_ts, __u64, TRAIT_KEEP_FIRST);
 
 enum stage {
 	STAGE_XDP,
-	STAGE_TC,
-	STAGE_TC_INNER,
+	STAGE_TC_INGRESS,
+	STAGE_TC_INGRESS_INNER,
 	STAGE_PRE_ROUTING,
-	STAGE_LOCAL_IN,
-	STAGE_CGROUP,
+	STAGE_INPUT,
+	STAGE_CGROUP_INGRESS,
 	STAGE_SOCKET_FILTER,
 	STAGE_DELIVERY,
 	STAGE_DROP,
@@ -74,6 +74,7 @@ const volatile struct {
 struct {
 	__u64 flow_id;
 	__u64 lost; /* records that did not fit */
+	struct record record[0]; /* BTF has the types of variables only, and the Rust side is compared with it */
 } counters SEC(".data.counters");
 
 struct {
@@ -319,13 +320,13 @@ static __always_inline int at_tc(struct __sk_buff *ctx, __u8 stage)
 SEC("tc")
 int demo_tc(struct __sk_buff *ctx)
 {
-	return at_tc(ctx, STAGE_TC);
+	return at_tc(ctx, STAGE_TC_INGRESS);
 }
 
 SEC("tc")
 int demo_tc_inner(struct __sk_buff *ctx)
 {
-	return at_tc(ctx, STAGE_TC_INNER);
+	return at_tc(ctx, STAGE_TC_INGRESS_INNER);
 }
 
 /* These hooks see a tunnelled packet twice, outside and inside; the outer one is not a test packet. */
@@ -349,7 +350,7 @@ int demo_pre_route(struct bpf_nf_ctx *ctx)
 SEC("netfilter")
 int demo_local_in(struct bpf_nf_ctx *ctx)
 {
-	return at_netfilter(ctx, STAGE_LOCAL_IN);
+	return at_netfilter(ctx, STAGE_INPUT);
 }
 
 /* The cgroup is the root: it sees every socket of the host. */
@@ -357,7 +358,7 @@ SEC("cgroup_skb/ingress")
 int demo_cgroup(struct __sk_buff *ctx)
 {
 	const void *skb = __trait_kern_ctx(ctx);
-	struct record r = { .stage = STAGE_CGROUP };
+	struct record r = { .stage = STAGE_CGROUP_INGRESS };
 
 	if (is_of_receiver(SKB(skb, dev)) && find_in_skb(skb, &r)) {
 		READ_TRAITS(ctx, &r);

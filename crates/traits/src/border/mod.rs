@@ -19,6 +19,8 @@ mod links;
 
 use libbpf_rs::{MapCore, MapFlags};
 
+use zerocopy::{FromBytes, FromZeros as _};
+
 pub use self::links::{OpenLink, open_links};
 
 use crate::{
@@ -44,7 +46,16 @@ pub struct Border {
     location: Location,
 }
 
-/// What came over a border in one direction; `struct pt_crossed` in `border.bpf.c`.
+/// `struct pt_crossed` in `bpf/border.bpf.c`.
+#[derive(FromBytes)]
+#[repr(C)]
+struct RawCrossed {
+    packets: u64,
+    wiped: u64,
+    dropped: u64,
+}
+
+/// What came over a border in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Crossed {
     /// Packets.
@@ -143,9 +154,24 @@ impl Border {
             found.ok().flatten()
         });
         values.unwrap_or_default().iter().fold(Crossed::default(), |sum, raw| {
-            let (words, _) = raw.as_chunks();
-            let word = |at: usize| words.get(at).map_or(0, |bytes| u64::from_ne_bytes(*bytes));
-            Crossed { packets: sum.packets + word(0), wiped: sum.wiped + word(1), dropped: sum.dropped + word(2) }
+            let (one, _) = RawCrossed::read_from_prefix(raw).unwrap_or_else(|_| (RawCrossed::new_zeroed(), &[]));
+            Crossed {
+                packets: sum.packets + one.packets,
+                wiped: sum.wiped + one.wiped,
+                dropped: sum.dropped + one.dropped,
+            }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use packet_traits_testing::{layout::Types, same_layout};
+
+    use super::*;
+
+    #[test]
+    fn the_programs_count_like_that() {
+        same_layout!(Types::of(OBJECT).structure("pt_crossed"), RawCrossed { packets, wiped, dropped });
     }
 }

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, OpenObject};
+use zerocopy::FromBytes;
 
 use crate::attach::{XdpMode, xdp};
 use packet_traits_core::{Layout, Region};
@@ -61,18 +62,20 @@ impl Room {
     ) -> Result<Measured, String> {
         let first = 0u32.to_ne_bytes();
         let map = self.0.maps().find(|map| map.name() == "doctor_room_map").ok_or("the object has no map")?;
-        map.update(&first, &[0; Measured::LEN], MapFlags::ANY).map_err(|error| error.to_string())?;
+        map.update(&first, &[0; size_of::<Measured>()], MapFlags::ANY).map_err(|error| error.to_string())?;
         let program =
             self.0.progs().find(|program| program.name() == "doctor_room").ok_or("the object has no program")?;
         let attached = xdp::attach(program.as_fd(), ifindex, mode).map_err(|error| error.to_string())?;
         traffic()?;
         drop(attached);
         let value = map.lookup(&first, MapFlags::ANY).map_err(|error| error.to_string())?;
-        value.and_then(|bytes| Measured::parse(&bytes)).ok_or_else(|| "the map is empty".to_owned())
+        value.and_then(|bytes| Measured::read_from_bytes(&bytes).ok()).ok_or_else(|| "the map is empty".to_owned())
     }
 }
 
 /// `struct room` in bpf/room.bpf.c.
+#[derive(FromBytes)]
+#[repr(C)]
 struct Measured {
     packets: u32,
     headroom: u32,
@@ -80,13 +83,6 @@ struct Measured {
 }
 
 impl Measured {
-    const LEN: usize = 12;
-
-    fn parse(bytes: &[u8]) -> Option<Measured> {
-        let word = |at| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
-        Some(Measured { packets: word(0)?, headroom: word(4)?, metadata: word(8)? })
-    }
-
     fn headroom(&self, mode: XdpMode) -> Finding {
         Finding::yes(Probe::Headroom(mode), format!("{} bytes", self.headroom)).with_number(self.headroom.into())
     }
@@ -110,5 +106,17 @@ impl Measured {
             }),
         };
         found.with_number(self.metadata.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use packet_traits_testing::{layout::Types, same_layout};
+
+    use super::*;
+
+    #[test]
+    fn the_program_measures_like_that() {
+        same_layout!(Types::of(OBJECT).structure("room"), Measured { packets, headroom, metadata });
     }
 }

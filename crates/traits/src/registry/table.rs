@@ -280,6 +280,8 @@ impl Reader<'_> {
 mod tests {
     use std::time::Duration;
 
+    use packet_traits_testing::layout::Types;
+
     use super::*;
 
     fn entry() -> KeyEntry {
@@ -292,6 +294,39 @@ mod tests {
             generation: 9,
             registered_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(123_456_789),
         }
+    }
+
+    /// The socket programs read these two.
+    #[test]
+    fn programs_read_the_records_like_that() {
+        let types = Types::of(include_bytes!(concat!(env!("OUT_DIR"), "/sockets.bpf.o")));
+        let (entry, raw) = (entry(), encode_key(&entry()));
+        let given = [
+            ("name", entry.key.name().padded().to_vec()),
+            ("description", padded::<128>(b"a flow").to_vec()),
+            ("type", vec![KeyType::U64 as u8]),
+            ("merge", vec![Merge::KeepFirst as u8]),
+            ("size", vec![8]),
+            ("distance", vec![104]),
+            ("uid", 7u32.to_ne_bytes().to_vec()),
+            ("generation", 9u64.to_ne_bytes().to_vec()),
+            ("registered_at", 123_456_789u64.to_ne_bytes().to_vec()),
+            ("comm", padded::<16>(b"traits").to_vec()),
+            ("checksum", checksum(&raw[..KEY_LEN - 8]).to_ne_bytes().to_vec()),
+        ];
+        let key = types.structure("key_record");
+        assert_eq!((key.size, key.misplaced(&raw, &given)), (KEY_LEN, Vec::new()));
+
+        let state = State { live: 1 << 63 | 1, seq: 77, discard: 1 << 63 };
+        let raw = state.encode();
+        let given = [
+            ("live", state.live.to_ne_bytes().to_vec()),
+            ("seq", state.seq.to_ne_bytes().to_vec()),
+            ("discard", state.discard.to_ne_bytes().to_vec()),
+            ("checksum", checksum(&raw[..State::LEN - 8]).to_ne_bytes().to_vec()),
+        ];
+        let record = types.structure("state_record");
+        assert_eq!((record.size, record.misplaced(&raw, &given)), (State::LEN, Vec::new()));
     }
 
     #[test]

@@ -32,6 +32,9 @@ const CACHE_LINE: usize = 64;
 /// Bytes of `struct ring`.
 const RING_LEN: usize = 64;
 
+/// Bytes in front of its `next`.
+const RING_NEXT: usize = 12;
+
 /// Counts up when what the pinned maps hold comes to mean something else, or is laid out otherwise: programs do not take over
 /// what those of another number have kept of sockets.
 const STATE_VERSION: u32 = 2;
@@ -190,8 +193,7 @@ fn fill(loaded: &LoadedObject, sizes: Sizes, instance: u64) -> Result<(), Socket
     };
     for index in 0..sizes.sockets {
         let mut ring = [0; RING_LEN];
-        // after `owner` and `generation`
-        ring[12..16].copy_from_slice(&(random()? as u32).to_ne_bytes());
+        ring[RING_NEXT..RING_NEXT + 4].copy_from_slice(&(random()? as u32).to_ne_bytes());
         write("pt_rings", index, &ring)?;
     }
     let slots = loaded.map("pt_slots").expect("the object has this map");
@@ -274,12 +276,52 @@ fn lookup(map: &MapHandle, index: u32) -> libbpf_rs::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use libbpf_rs::btf::{
-        Btf, HasSize,
-        types::{self, MemberAttr},
-    };
+    use packet_traits_socket::abi::{TRAITS_HEADER_LEN, TRAITS_SLOT_HEADER_LEN, traits, traits_key, traits_receive};
+    use packet_traits_testing::{layout::Types, same_layout};
 
     use super::*;
+
+    #[test]
+    fn the_programs_and_applications_mean_the_same() {
+        let types = Types::of(OBJECT);
+        // what is `type` in C
+        let mut key = types.structure("traits_key");
+        key.members
+            .iter_mut()
+            .filter(|member| member.name == "type")
+            .for_each(|member| member.name.insert_str(0, "key_"));
+        same_layout!(key, traits_key { name, number, key_type, size, merge, offset, distance });
+        same_layout!(types.structure("traits"), traits { present, flags, mark, values });
+        same_layout!(
+            types.structure("traits_receive"),
+            traits_receive {
+                enabled,
+                traits_len,
+                flow_len,
+                packet_len,
+                ring,
+                slots,
+                generation,
+                slot_len,
+                instance,
+                revision
+            }
+        );
+        assert_eq!(types.structure("traits").offset_of("values"), TRAITS_HEADER_LEN);
+        let slot = types.structure("slot");
+        assert_eq!(["handle", "generation", "revision"].map(|word| slot.offset_of(word)), [0, 4, 8]);
+        // from there on it is what applications know as `traits`
+        let of_traits = ["present", "flags", "mark"].map(|word| slot.offset_of(word) - TRAITS_SLOT_HEADER_LEN);
+        assert_eq!(of_traits, ["present", "flags", "mark"].map(|word| types.structure("traits").offset_of(word)));
+        assert_eq!(slot.offset_of("word"), SLOT_HEADER_LEN);
+        assert_eq!(SLOT_HEADER_LEN, TRAITS_SLOT_HEADER_LEN + TRAITS_HEADER_LEN);
+    }
+
+    #[test]
+    fn rings_are_filled_like_that() {
+        let ring = Types::of(OBJECT).structure("ring");
+        assert_eq!((ring.size, ring.offset_of("next")), (RING_LEN, RING_NEXT));
+    }
 
     #[test]
     fn a_slot_has_room_for_the_layouts_values() {
@@ -317,14 +359,11 @@ mod tests {
             "ring 64: owner 0, generation 8, next 12, reserved 16",
             "syn_key 48: netns 0, saddr 8, daddr 24, sport 40, dport 42, sequence 44",
         ];
-        let btf = Btf::from_path(concat!(env!("OUT_DIR"), "/sockets.bpf.o")).unwrap();
+        let types = Types::of(OBJECT);
         let found = ["receive", "arrival", "trait_sender", "trait_sender_values", "ring", "syn_key"].map(|name| {
-            let kept: types::Struct<'_> = btf.type_by_name(name).unwrap();
-            let members = kept.iter().map(|member| {
-                let (MemberAttr::Normal { offset } | MemberAttr::BitField { offset, .. }) = member.attr;
-                format!("{} {}", member.name.unwrap_or_default().to_string_lossy(), offset / 8)
-            });
-            format!("{name} {}: {}", kept.size(), members.collect::<Vec<_>>().join(", "))
+            let kept = types.structure(name);
+            let members = kept.members.iter().map(|member| format!("{} {}", member.name, member.offset));
+            format!("{name} {}: {}", kept.size, members.collect::<Vec<_>>().join(", "))
         });
         assert_eq!(found[..], layout[..]);
     }

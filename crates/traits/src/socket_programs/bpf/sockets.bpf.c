@@ -153,6 +153,17 @@ struct {
 	__type(value, struct ring);
 } pt_rings SEC(".maps");
 
+/* BTF has the types of variables only, and the Rust sides are compared with these. Nothing reads it. */
+const volatile struct {
+	__u64 unused;
+	struct key_record key_record[0];
+	struct state_record state_record[0];
+	struct slot slot[0];
+	struct traits_key traits_key[0];
+	struct traits traits[0];
+	struct traits_receive traits_receive[0];
+} described = {};
+
 /* ring_count * ring_slots of them; value_size is what the registry's layout needs of struct slot */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
