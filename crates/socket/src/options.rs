@@ -1,6 +1,6 @@
 //! The socket options as functions, which the traits for sockets call.
 
-use std::{io, os::fd::BorrowedFd};
+use std::{io, os::fd::BorrowedFd, thread, time::Duration};
 
 use libc::c_int;
 
@@ -14,8 +14,13 @@ use super::{
     traits::{Traits, check_type},
 };
 
-/// How often an option is read again if data arrived while it was read.
+/// How often an option is read again at once if data arrived while it was read.
 const GET_ATTEMPTS: usize = 100;
+
+/// How often after that, with a pause in between: the CPU that writes it may be a guest's that does not run.
+const LATE_ATTEMPTS: usize = 200;
+
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// Which traits of a socket to read.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +122,12 @@ fn get(socket: BorrowedFd<'_>, option: c_int, value: &mut [u8]) -> io::Result<us
     let mut attempts = 0;
     loop {
         match sockopt::get(socket, SOL_TRAITS, option, value) {
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && attempts < GET_ATTEMPTS => attempts += 1,
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && attempts < GET_ATTEMPTS + LATE_ATTEMPTS => {
+                if attempts >= GET_ATTEMPTS {
+                    thread::sleep(PAUSE);
+                }
+                attempts += 1;
+            }
             answer => return answer,
         }
     }
