@@ -3,12 +3,14 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
 
+PUBLISHED = --workspace --exclude packet-traits-bench --exclude packet-traits-testing
+
 # Loading BPF programs and making namespaces needs root; cargo itself runs as who you are.
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 
 .PHONY: all demo test test-kernels test-devices test-distributions bench install uninstall setup setup-test setup-clang \
-	setup-kernel setup-devices lint clean
+	setup-kernel setup-devices lint package clean
 
 all: setup
 	$(CARGO) build --release
@@ -37,6 +39,13 @@ lint: setup-clang
 	tools/check-rfc.py
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+	$(CARGO) package $(PUBLISHED) --no-verify --allow-dirty --quiet
+
+# Builds each crate that is published from its package. In a folder of its own: cargo takes packages of an earlier run,
+# which have the same version, for the same.
+package: setup-test
+	rm -rf target/packages $${CARGO_HOME:-$$HOME/.cargo}/registry/src/-*/packet-traits*
+	$(CARGO) package $(PUBLISHED) --target-dir target/packages
 
 # Everything: lint, unit, property, kernel and command tests; some of the kernel's on other kernels as well.
 test: lint setup-kernel
