@@ -189,6 +189,7 @@ pub struct KeyName {
 
 /// Why a text is not a key's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NameError {
     /// It is empty or longer than [`NAME_LEN_MAX`] bytes.
     Length,

@@ -67,6 +67,7 @@ impl fmt::Display for Region {
 
 /// Why two region sizes do not make a layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LayoutError {
     /// The flow region is not a multiple of 8 or has no room for its footer.
     Flow(usize),

@@ -47,6 +47,7 @@ impl Version {
 
 /// Why a call on a store failed. Nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Error {
     /// `ENOMEM`: the bytes given have no room for the header.
     NoRoomForHeader {

@@ -220,6 +220,7 @@ impl AsRef<[u8]> for ValueBytes {
 
 /// Why a text is not a value of a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ValueError {
     /// It does not have the type's text form.
     Syntax(KeyType),

@@ -18,6 +18,7 @@ const WORD: usize = 8;
 
 /// Why bytes are not a trait area of a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ViewError {
     /// Fewer bytes than the area, or than its flow region, has.
     TooShort {
@@ -64,6 +65,7 @@ impl core::error::Error for ViewError {}
 
 /// Why a value was not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SetError {
     /// The value, or the call, is of another type than the key.
     Type(TypeMismatch),

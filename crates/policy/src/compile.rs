@@ -41,6 +41,7 @@ pub struct Compiler {
 
 /// Why a program was not compiled.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum CompileError {
     /// There is no such compiler.
     #[error(

@@ -47,6 +47,7 @@ pub struct Manifest {
 
 /// Why an object's manifest cannot be read.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum ManifestError {
     /// The file is no object file.
     #[error("this is no object file: {0}")]

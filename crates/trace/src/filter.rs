@@ -34,6 +34,7 @@ enum Comparison {
 
 /// Why a text is no condition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FilterError {
     /// It has not the form of one.
     #[error("`{0}` is no condition: write FIELD OPERATOR VALUE, such as 'tenant == 7', with one of == != < <= > >=")]

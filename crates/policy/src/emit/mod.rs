@@ -82,6 +82,7 @@ pub struct Emitted {
 
 /// Why a policy cannot become a program.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum EmitError {
     /// More than [`RULES_MAX`].
     #[error(

@@ -44,6 +44,7 @@ pub struct Description(String);
 
 /// Why a text is not a [`Description`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DescriptionError {
     /// It is too long.
     #[error("a description has at most {DESCRIPTION_LEN_MAX} bytes, this one has {0}")]
