@@ -39,6 +39,7 @@ lint: setup-clang
 	tools/check-rfc.py
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+	! $(CARGO) tree -p packet-traits-socket --all-features -e normal,build --prefix none | grep -E "libbpf|headers"
 	$(CARGO) package $(PUBLISHED) --no-verify --allow-dirty --quiet
 
 # Builds each crate that is published from its package. In a folder of its own: cargo takes packages of an earlier run,
