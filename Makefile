@@ -39,10 +39,11 @@ lint: setup-clang
 	tools/check-rfc.py
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
-	! $(CARGO) tree -p packet-traits-socket --all-features -e normal,build --prefix none | grep -E "libbpf|headers"
-	$(CARGO) package $(PUBLISHED) --no-verify --allow-dirty --quiet
+	uses=$$($(CARGO) tree -p packet-traits-socket --all-features -e normal,build --prefix none) && \
+		! echo "$$uses" | grep -E "libbpf|headers"
+	$(CARGO) package $(PUBLISHED) --no-verify --exclude-lockfile --allow-dirty --quiet
 
-# Builds each crate that is published from its package. In a folder of its own: cargo takes packages of an earlier run,
+# Builds each crate that is published from its package, with cargo 1.90 or later. In a folder of its own: cargo takes packages of an earlier run,
 # which have the same version, for the same.
 package: setup-test
 	rm -rf target/packages $${CARGO_HOME:-$$HOME/.cargo}/registry/src/-*/packet-traits*
@@ -91,6 +92,7 @@ bench: all
 # The command, the headers and the documentation. As who you are: make && sudo make install
 install:
 	install -Dm755 target/release/traits $(DESTDIR)$(PREFIX)/bin/traits
+	install -Dm755 target/release/traits-bench $(DESTDIR)$(PREFIX)/bin/traits-bench
 	for header in include/packet_traits/*.h; do \
 		install -Dm644 $$header $(DESTDIR)$(PREFIX)/include/packet_traits/$${header##*/} || exit 1; \
 	done
@@ -99,7 +101,7 @@ install:
 	done
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/traits
+	rm -f $(DESTDIR)$(PREFIX)/bin/traits $(DESTDIR)$(PREFIX)/bin/traits-bench
 	for header in include/packet_traits/*.h; do \
 		rm -f $(DESTDIR)$(PREFIX)/include/packet_traits/$${header##*/}; \
 	done

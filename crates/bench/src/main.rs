@@ -44,7 +44,13 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     packet_traits_terminal::log(cli.verbose);
-    packet_traits_terminal::exit(run(&cli.command))
+    let outcome = run(&cli.command);
+    if let Some(log) = outcome.as_ref().err().and_then(|error| packet_traits_terminal::verifier_log(error.as_ref()))
+        && cli.verbose > 0
+    {
+        packet_traits_terminal::output::note(log);
+    }
+    packet_traits_terminal::exit(outcome)
 }
 
 fn run(command: &Command) -> Outcome {

@@ -21,8 +21,8 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     let error = Command::new(program()).args(vec!["-v"; global.verbose.into()]).args(&options.arguments).exec();
     Err(match error.kind() {
         io::ErrorKind::NotFound => Box::<dyn Error>::from(format!(
-            "there is no program {PROGRAM}, which measures: `cargo build --release -p packet-traits-bench` makes it, beside \
-             this one"
+            "{PROGRAM} not found; build it in the repository with `cargo build --release -p packet-traits-bench`, and copy it \
+             beside `traits` or to a folder of the PATH"
         )),
         _ => format!("running {PROGRAM}: {error}").into(),
     })

@@ -18,11 +18,9 @@ mod trace;
 use std::{error::Error, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use packet_traits::{bind::BindError, rotate::RotateError, socket_programs::SocketProgramsError};
 use packet_traits_deploy::PolicyError;
 use packet_traits_socket::SocketError;
 use packet_traits_terminal::{Mode, Outcome, clock, interrupt};
-use packet_traits_trace::TraceError;
 
 use crate::global::Global;
 
@@ -135,16 +133,7 @@ fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
     if let Some(error) = error.downcast_ref::<PolicyError>() {
         return error.verifier_log();
     }
-    if let Some(error) = error.downcast_ref::<TraceError>() {
-        return error.verifier_log();
-    }
-    if let Some(error) = error.downcast_ref::<SocketProgramsError>() {
-        return error.verifier_log();
-    }
-    if let Some(error) = error.downcast_ref::<RotateError>() {
-        return error.verifier_log();
-    }
-    error.downcast_ref::<BindError>()?.verifier_log()
+    packet_traits_terminal::verifier_log(error)
 }
 
 #[cfg(test)]

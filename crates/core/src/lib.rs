@@ -1,8 +1,8 @@
-//! What packet traits are made of, without the kernel: where the trait area and its slots lie, what a key's value
-//! means and how it prints, views over the bytes of an area, and the kernel RFC's packed store.
+//! The parts of packet traits that need no kernel: layout of the trait area and its slots, types and text forms of values,
+//! views over the bytes of an area, the kernel RFC's packed store, and the names of hooks.
 //!
-//! This crate is `no_std`, allocates nothing, has no `unsafe` and no dependency. It knows nothing of BPF, maps or
-//! interfaces; those are in `packet-traits`.
+//! This crate is `no_std`, allocates nothing, has no `unsafe` and no dependency. BPF, maps and interfaces are in
+//! `packet-traits`.
 #![no_std]
 #![forbid(unsafe_code)]
 

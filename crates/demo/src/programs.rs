@@ -19,10 +19,18 @@ use packet_traits::{
     registry::{KeySpec, Registry, RegistryName},
     socket_programs::{AttachOptions, SocketPrograms, SocketProgramsError},
 };
-
 use packet_traits_lab::{Bpffs, Cgroup, Family, Netns};
+use zerocopy::{Immutable, IntoBytes};
 
 use super::{flows::Route, network::Network, records::Stage, servers::Servers, traffic::WINDOW};
+
+/// `config` of bpf/demo.bpf.c.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct RawConfig {
+    pub(crate) netns: u32,
+    pub(crate) skip: u32,
+}
 
 pub(crate) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo.bpf.o"));
 pub(crate) static SHORT_OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/demo_short.bpf.o"));
@@ -72,10 +80,10 @@ pub(super) fn load(
     let mut bound = BoundObject::from_bytes(object, "the demo's programs", registry)?;
     // net.ns.inum in the kernel
     let netns = u32::try_from(File::from(receiver.fd().try_clone_to_owned()?).metadata()?.ino())?;
-    let config: Vec<u8> = [netns, skip].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let config = RawConfig { netns, skip };
     let mut section = bound.open_object_mut().maps_mut().find(|map| map.name() == ".rodata.config");
-    let value = section.as_mut().and_then(|map| map.initial_value_mut()?.get_mut(..config.len()));
-    value.ok_or("the demo's object has no section `.rodata.config`")?.copy_from_slice(&config);
+    let value = section.as_mut().and_then(|map| map.initial_value_mut()?.get_mut(..size_of::<RawConfig>()));
+    value.ok_or("the demo's object has no section `.rodata.config`")?.copy_from_slice(config.as_bytes());
     for mut program in bound.open_object_mut().progs_mut() {
         if NETFILTER.iter().any(|(name, stage, _)| program.name() == *name && !stages.contains(stage)) {
             program.set_autoload(false);

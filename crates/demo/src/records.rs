@@ -177,7 +177,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::programs::{OBJECT, SHORT_OBJECT};
+    use crate::programs::{OBJECT, RawConfig, SHORT_OBJECT};
 
     #[test]
     fn the_programs_write_records_like_that() {
@@ -188,12 +188,11 @@ mod tests {
                 RawRecord { flow_id, rx_ts, now, number, tenant, bytes, reason, port, stage, has }
             );
             same_layout!(types.variable("counters"), RawCounters { flow_id, lost });
-            // `config` is written as two words
-            assert_eq!(["netns", "skip"].map(|name| types.variable("config").offset_of(name)), [0, 4]);
+            same_layout!(types.variable("config"), RawConfig { netns, skip });
         }
         let in_c = enumerators(include_str!("bpf/demo.bpf.c"));
-        let of_programs = Stage::ALL.into_iter().filter(|stage| *stage != Stage::Application);
-        for stage in of_programs {
+        assert_eq!(in_c.keys().filter(|name| name.starts_with("STAGE_")).count(), Stage::ALL.len() - 1);
+        for stage in Stage::ALL.into_iter().filter(|stage| *stage != Stage::Application) {
             let name = format!("STAGE_{}", screaming(&format!("{stage:?}")));
             assert_eq!(in_c.get(&name), Some(&(stage as i64)), "{name}");
         }

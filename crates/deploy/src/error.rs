@@ -45,8 +45,8 @@ pub enum PolicyError {
         /// The contradiction.
         why: String,
     },
-    /// Hooks were given for the netfilter programs of a policy, which says itself where they go.
-    #[error("the policy {file} says where its netfilter programs go; do not say it again")]
+    /// Hooks were given for the netfilter programs of a policy, which names them already.
+    #[error("the policy {file} already names the hooks of its netfilter programs; give none")]
     NetfilterGiven {
         /// The policy.
         file: String,

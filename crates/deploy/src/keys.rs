@@ -16,7 +16,7 @@ use crate::{PolicyError, setup};
 /// How long programs may take to be unloaded once they are detached.
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What came of removing keys.
+/// The result of [`remove_keys`].
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct RemovedKeys {

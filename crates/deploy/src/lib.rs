@@ -35,6 +35,7 @@ pub use packet_traits::deployment::{Deployment, Location};
 
 pub use self::{
     error::PolicyError,
+    interface::index as interface_index,
     keys::{RemovedKeys, remove_keys},
     log::{Event, Log},
     note::Note,

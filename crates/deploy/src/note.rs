@@ -1,4 +1,4 @@
-//! What is worth knowing of something that came up all the same.
+//! Notes about what is up, but may not work as expected.
 
 use std::fmt;
 

@@ -154,7 +154,7 @@ impl Policy {
         Policy { cgroup: Some(path.into()), ..self }
     }
 
-    /// Attaches a netfilter program of an object to a hook, once more at each call. A policy says itself where its programs go.
+    /// Attaches a netfilter program of an object to a hook, once more at each call. A policy names the hooks of its own programs.
     pub fn netfilter(mut self, program: impl Into<String>, place: NetfilterOptions) -> Policy {
         self.netfilter.push((program.into(), place));
         self

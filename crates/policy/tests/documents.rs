@@ -12,7 +12,7 @@ use packet_traits_policy::{
 const README: &str = include_str!("../../../README.md");
 const REFERENCE: &str = include_str!("../../../docs/policy.md");
 const LIMITS: &str = include_str!("../../../docs/limits.md");
-const HEADER: &str = include_str!("../../../include/packet_traits/policy.bpf.h");
+const HEADER: &str = packet_traits_headers::POLICY.text;
 
 /// Checks a policy; not even a warning may come.
 #[track_caller]

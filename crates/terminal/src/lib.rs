@@ -10,6 +10,9 @@ pub mod output;
 
 use std::{error::Error, io, process::ExitCode};
 
+use packet_traits::{bind::BindError, rotate::RotateError, socket_programs::SocketProgramsError};
+use packet_traits_trace::TraceError;
+
 pub use self::{logging::log, mode::Mode};
 
 /// What a command comes back with.
@@ -34,4 +37,18 @@ pub fn exit(outcome: Outcome) -> ExitCode {
 /// Whether the other end of standard output was closed.
 pub fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// What the verifier wrote about a program it refused, of errors of the libraries below.
+pub fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
+    if let Some(error) = error.downcast_ref::<TraceError>() {
+        return error.verifier_log();
+    }
+    if let Some(error) = error.downcast_ref::<SocketProgramsError>() {
+        return error.verifier_log();
+    }
+    if let Some(error) = error.downcast_ref::<RotateError>() {
+        return error.verifier_log();
+    }
+    error.downcast_ref::<BindError>()?.verifier_log()
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt};
 
 use libbpf_rs::btf::{
     Btf, BtfKind, BtfType, HasSize as _, ReferencesType as _,
-    types::{Array, Composite, DataSec, Enum, Enum64, Int, MemberAttr, Struct, Var},
+    types::{Array, Composite, Enum, Enum64, Int, MemberAttr, Struct, Var},
 };
 
 /// A member of a structure.
@@ -57,7 +57,8 @@ impl Structure {
     /// If there are fewer bytes than the structure has.
     #[must_use]
     pub fn misplaced(&self, bytes: &[u8], given: &[(&str, Vec<u8>)]) -> Vec<String> {
-        let mut found = Vec::new();
+        let unknown = given.iter().filter(|(name, _)| !self.members.iter().any(|member| member.name == *name));
+        let mut found: Vec<String> = unknown.map(|(name, _)| format!("{} has no {name}", self.name)).collect();
         for member in &self.members {
             let there = &bytes[member.offset..member.offset + member.size];
             match given.iter().find(|(name, _)| *name == member.name) {
@@ -116,23 +117,6 @@ impl<'o> Types<'o> {
         let found: Var<'_> = self.0.type_by_name(name).unwrap_or_else(|| panic!("the object has no variable {name}"));
         describe(&self.0, format!("variable {name}"), found.referenced_type().skip_mods_and_typedefs())
     }
-
-    /// The variables of a section, as members.
-    ///
-    /// # Panics
-    /// If there is no such section.
-    #[must_use]
-    pub fn section(&self, name: &str) -> Structure {
-        let found: DataSec<'_> =
-            self.0.type_by_name(name).unwrap_or_else(|| panic!("the object has no section {name}"));
-        let member = |one: &libbpf_rs::btf::types::VarSecInfo| {
-            let variable: BtfType<'_> = self.0.type_by_id(one.ty).expect("a section's variable");
-            Member { offset: one.offset as usize, size: one.size, name: text(variable) }
-        };
-        let members: Vec<Member> = found.iter().map(|one| member(&one)).collect();
-        let size = members.iter().map(|member| member.offset + member.size).max().unwrap_or(0);
-        Structure { name: format!("section {name}"), size, members }
-    }
 }
 
 /// The enumerators of C source, with their values. BTF has only those of enums that are types of something.
@@ -174,10 +158,6 @@ pub fn screaming(variant: &str) -> String {
         name.push(c.to_ascii_uppercase());
     }
     name
-}
-
-fn text(of: BtfType<'_>) -> String {
-    of.name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn describe(types: &Btf<'_>, name: String, found: BtfType<'_>) -> Structure {
@@ -229,7 +209,8 @@ macro_rules! rust_structure {
     };
 }
 
-/// Asserts that a structure of Rust has the members of one of C, all of them and at the same places.
+/// Asserts that a structure of Rust has the members of one of C, all of them and at the same places. Of a member that is a
+/// structure it compares the size: compare that one by itself.
 #[macro_export]
 macro_rules! same_layout {
     ($c:expr, $type:ty { $($member:ident),* $(,)? }) => {

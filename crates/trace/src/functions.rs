@@ -323,6 +323,8 @@ mod tests {
         let in_c = enumerators(include_str!("bpf/xdp_counts.bpf.c"));
         assert_eq!(Fate::from_code(in_c["FATE_REDIRECTED"] as u32), Fate::Redirected);
         assert_eq!(Fate::from_code(in_c["FATE_REDIRECT_FAILED"] as u32), Fate::RedirectFailed);
-        assert_eq!(Fate::from_code(in_c["FATE_EXCEPTION"] as u32), Fate::Aborted);
+        // the verdict above it is XDP_TX
+        assert_eq!(Fate::from_code(in_c["FATE_EXCEPTION"] as u32 | 3 << 8), Fate::TxFailed);
+        assert_eq!(in_c.keys().filter(|name| name.starts_with("FATE_")).count(), 3);
     }
 }

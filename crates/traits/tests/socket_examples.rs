@@ -1,4 +1,4 @@
-//! The example servers, those of `examples/sockets` and `echo.rs` and `echo_tokio.rs` of this package, are run as an
+//! The example servers, those of `examples/sockets` and of packet-traits-socket, are run as an
 //! unprivileged user: what they print of datagrams, connections and data is what XDP set, in every language, and what they
 //! send carries the traits they gave it.
 

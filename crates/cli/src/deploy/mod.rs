@@ -14,7 +14,7 @@ use packet_traits::{
     attach::{Hook, NetfilterFamily, NetfilterHook, NetfilterOptions},
     hook::UnknownHook,
 };
-use packet_traits_deploy::{Deployment, Location, Policy, PolicyError, RemovedKeys, remove_keys};
+use packet_traits_deploy::{Deployment, Location, Policy, PolicyError, RemovedKeys, interface_index, remove_keys};
 use serde::Serialize;
 
 use self::status::DeploymentJson;
@@ -171,6 +171,10 @@ fn read(file: &Path, global: &Global) -> Result<Policy, Box<dyn Error>> {
 /// Runs `traits up`.
 pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     let registry = global.options().open()?;
+    // before clang takes its time
+    if let Some(interface) = &command.dev {
+        interface_index(interface)?;
+    }
     // Ctrl-C waits for the pins to be whole, then takes them away. It also ends the compiler.
     let interrupt = Interrupt::catch()?;
     let mut policy = interrupt
@@ -191,7 +195,7 @@ pub(crate) fn up(command: &Up, global: &Global) -> Outcome {
     }
     let mut up = policy.up(&registry).map_err(|error| match error {
         PolicyError::NetfilterGiven { .. } => {
-            "a policy says itself where its netfilter programs go; leave --netfilter out".into()
+            "the policy already names the hooks of its netfilter programs; remove --netfilter".into()
         }
         other => Box::<dyn Error>::from(other),
     })?;

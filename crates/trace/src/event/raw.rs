@@ -98,6 +98,7 @@ mod tests {
             ("EVENT_SPENT", SPENT),
         ];
         let in_c = enumerators(include_str!("../bpf/trace.bpf.h"));
+        assert_eq!(in_c.keys().filter(|name| name.starts_with("EVENT_")).count(), flags.len());
         for (name, flag) in flags {
             assert_eq!(in_c[name], i64::from(flag), "{name}");
         }

@@ -19,7 +19,7 @@ pub enum CgroupHook {
     GetSockOpt,
     /// `setsockopt` (`SEC("cgroup/setsockopt")`).
     SetSockOpt,
-    /// A socket is closed for good (`SEC("cgroup/sock_release")`).
+    /// A socket is closed (`SEC("cgroup/sock_release")`).
     SockRelease,
 }
 

@@ -644,7 +644,7 @@ fn refuse_mode_change(placed: &Placed<'_>, found: Option<XdpMode>) -> Result<(),
     }
 }
 
-/// That nothing has a name, and what is up instead.
+/// The error for a name that is not up; it lists what is.
 fn not_up(name: &str, location: &Location, up: &[Deployment]) -> DeployError {
     let names: Vec<&str> = up.iter().map(Deployment::name).collect();
     DeployError::NotUp {

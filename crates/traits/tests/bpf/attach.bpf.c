@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: (MIT OR GPL-2.0)
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /* Programs of the attach tests: each counts the packets or events it sees, in the slot of its name. */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>

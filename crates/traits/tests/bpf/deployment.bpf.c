@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: (MIT OR GPL-2.0)
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /*
  * Two versions of one deployment, by VERSION: every program counts the packets it meets, by the number that the sender
  * has put into them.

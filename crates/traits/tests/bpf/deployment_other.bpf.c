@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: (MIT OR GPL-2.0)
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /* Programs that let everything pass and count nothing. */
 #include <linux/bpf.h>
 #include <packet_traits/traits.bpf.h>

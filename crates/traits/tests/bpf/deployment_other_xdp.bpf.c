@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: (MIT OR GPL-2.0)
+// SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /* An XDP program of another object. */
 #include <linux/bpf.h>
 #include <packet_traits/traits.bpf.h>

@@ -1,4 +1,5 @@
-//! Running the programs of `examples/`: of this package, which cargo builds with its tests, and of the repository.
+//! Running example programs: those of packet-traits-socket, which cargo builds with the tests of the workspace, and those of
+//! the repository.
 
 use std::{
     fs,
@@ -23,14 +24,14 @@ pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
-/// The binary of `crates/traits/examples/<name>.rs`.
+/// The binary of `crates/socket/examples/<name>.rs`.
 ///
-/// `cargo test` builds it, but not if it is told which tests (`--test`): then the last one that was built is used.
+/// `cargo test --workspace` builds it; otherwise run `cargo build --workspace --examples` first.
 pub fn binary(name: &str) -> PathBuf {
     // target/<profile>/deps/<test>-<hash>
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is not built; `cargo build --examples` does it", path.display());
+    assert!(path.exists(), "{} is not built; `cargo build --workspace --examples` does it", path.display());
     path
 }
 
