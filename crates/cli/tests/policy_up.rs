@@ -252,7 +252,7 @@ fn a_wrong_policy_is_told_by_line_and_changes_nothing() {
         return;
     }
     let netfilter = host.policy("netfilter", "netfilter input priority -1 { udp dport 1 drop }\n");
-    assert!(host.fails(&format!("up {netfilter} --netfilter nf_input=ip:forward")).contains("leave --netfilter out"));
+    assert!(host.fails(&format!("up {netfilter} --netfilter nf_input=ip:forward")).contains("remove --netfilter"));
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn bench_becomes_the_program_beside_the_command() {
     let run = |arguments: &[&str]| Command::new(&command).args(arguments).env("PATH", folder.path()).output().unwrap();
 
     let said = text(&run(&["bench", "ops"]).stderr);
-    assert!(said.starts_with("traits: there is no program traits-bench") && said.contains("cargo build"), "{said}");
+    assert!(said.starts_with("traits: traits-bench not found") && said.contains("cargo build"), "{said}");
 
     let program = folder.path().join("traits-bench");
     fs::write(&program, "#!/bin/sh\necho \"$*\"\nexit 3\n").unwrap();
