@@ -45,10 +45,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     packet_traits_terminal::log(cli.verbose);
     let outcome = run(&cli.command);
-    if let Some(log) = outcome.as_ref().err().and_then(|error| packet_traits_terminal::verifier_log(error.as_ref()))
+    if let Err(error) = outcome.as_ref()
         && cli.verbose > 0
     {
-        packet_traits_terminal::output::note(log);
+        packet_traits_terminal::note_verifier_log(error.as_ref());
     }
     packet_traits_terminal::exit(outcome)
 }

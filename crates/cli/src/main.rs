@@ -18,7 +18,6 @@ mod trace;
 use std::{error::Error, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use packet_traits_deploy::PolicyError;
 use packet_traits_socket::SocketError;
 use packet_traits_terminal::{Mode, Outcome, clock, interrupt};
 
@@ -114,8 +113,8 @@ fn main() -> ExitCode {
 
 /// The error as it is printed, behind the verifier's log if that is asked for.
 fn explained(error: Box<dyn Error>, global: &Global) -> Box<dyn Error> {
-    if let Some(log) = verifier_log(error.as_ref()).filter(|_| global.verbose > 0) {
-        output::note(log);
+    if global.verbose > 0 {
+        packet_traits_terminal::note_verifier_log(error.as_ref());
     }
     let mut message = error.to_string();
     if let Some(hint) = error.downcast_ref::<SocketError>().and_then(SocketError::hint) {
@@ -126,14 +125,6 @@ fn explained(error: Box<dyn Error>, global: &Global) -> Box<dyn Error> {
         None if message == error.to_string() => error,
         None => message.into(),
     }
-}
-
-/// What the verifier wrote about a program it refused.
-fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
-    if let Some(error) = error.downcast_ref::<PolicyError>() {
-        return error.verifier_log();
-    }
-    packet_traits_terminal::verifier_log(error)
 }
 
 #[cfg(test)]

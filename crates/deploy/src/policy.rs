@@ -95,6 +95,12 @@ impl Policy {
         Ok(Policy::new(file, object, Some(emitted.manifest)))
     }
 
+    /// The object file's contents.
+    #[cfg(test)]
+    pub(crate) fn object(&self) -> &[u8] {
+        &self.object
+    }
+
     /// Takes an object file's contents. `file` is its name in messages.
     ///
     /// # Errors

@@ -102,7 +102,7 @@ impl Statistics {
     /// [`PolicyError::NoMap`], [`PolicyError::Map`].
     pub fn of(deployment: &Deployment) -> Result<Option<Statistics>, PolicyError> {
         match setup::noted(deployment.notes()) {
-            // It is being made, or taken away.
+            // its making or its removal has not ended
             Some(_) if deployment.unfinished() => Ok(None),
             Some(manifest) => Statistics::read(deployment, manifest).map(Some),
             None => Ok(None),
@@ -195,21 +195,14 @@ fn number(raw: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use packet_traits_policy::{
-        check::{CheckOptions, Texts, check},
-        compile::Compiler,
-        emit::{EmitOptions, emit},
-    };
     use packet_traits_testing::{layout::Types, same_layout};
 
     use super::*;
+    use crate::Policy;
 
     #[test]
     fn policies_count_like_that() {
-        let texts = Texts::from_iter([("p.traits", "xdp {\n\tcount all\n}\n".to_owned())]);
-        let checked = check("p.traits".as_ref(), &texts, &CheckOptions::default()).unwrap();
-        let emitted = emit(&checked.policy, &checked.sources, &EmitOptions::default()).unwrap();
-        let object = Compiler::new(&libbpf_rs::libbpf_sys::API_HEADERS).compile(&emitted).unwrap();
-        same_layout!(Types::of(&object).structure("pt_count"), RawCount { packets, bytes });
+        let policy = Policy::from_text("p.traits", "xdp {\n\tcount all\n}\n").unwrap();
+        same_layout!(Types::of(policy.object()).structure("pt_count"), RawCount { packets, bytes });
     }
 }

@@ -118,7 +118,7 @@ impl<S: AsFd + ?Sized> UdpTraits for S {}
 fn send(socket: BorrowedFd<'_>, data: &[u8], to: Option<SocketAddr>, traits: &Traits) -> Result<usize, SocketError> {
     socket.set_next_traits(traits)?;
     let sent = send_datagram(socket, data, to);
-    // Also if it was sent: it may have been taken away before it got to the hook where it takes its traits.
+    // Even after a successful send: the kernel may drop the datagram before the hook that takes its traits.
     let mut none = *traits;
     none.clear();
     // If nothing serves the options any more, there is nothing to take back either.

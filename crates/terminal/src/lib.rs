@@ -11,6 +11,7 @@ pub mod output;
 use std::{error::Error, io, process::ExitCode};
 
 use packet_traits::{bind::BindError, rotate::RotateError, socket_programs::SocketProgramsError};
+use packet_traits_deploy::PolicyError;
 use packet_traits_trace::TraceError;
 
 pub use self::{logging::log, mode::Mode};
@@ -39,8 +40,17 @@ pub fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// What the verifier wrote about a program it refused, of errors of the libraries below.
-pub fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
+/// Prints what the verifier wrote about a program that it refused, if that is what the error is about.
+pub fn note_verifier_log(error: &(dyn Error + 'static)) {
+    if let Some(log) = verifier_log(error) {
+        output::note(log);
+    }
+}
+
+fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
+    if let Some(error) = error.downcast_ref::<PolicyError>() {
+        return error.verifier_log();
+    }
     if let Some(error) = error.downcast_ref::<TraceError>() {
         return error.verifier_log();
     }

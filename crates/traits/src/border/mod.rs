@@ -19,7 +19,7 @@ mod links;
 
 use libbpf_rs::{MapCore, MapFlags};
 
-use zerocopy::{FromBytes, FromZeros as _};
+use zerocopy::FromBytes;
 
 pub use self::links::{OpenLink, open_links};
 
@@ -153,13 +153,12 @@ impl Border {
             let found = map.lookup_percpu(&place.to_ne_bytes(), MapFlags::ANY);
             found.ok().flatten()
         });
-        values.unwrap_or_default().iter().fold(Crossed::default(), |sum, raw| {
-            let (one, _) = RawCrossed::read_from_prefix(raw).unwrap_or_else(|_| (RawCrossed::new_zeroed(), &[]));
-            Crossed {
-                packets: sum.packets + one.packets,
-                wiped: sum.wiped + one.wiped,
-                dropped: sum.dropped + one.dropped,
-            }
+        let values = values.unwrap_or_default();
+        let of_cpus = values.iter().filter_map(|raw| RawCrossed::read_from_prefix(raw).ok());
+        of_cpus.fold(Crossed::default(), |sum, (one, _)| Crossed {
+            packets: sum.packets + one.packets,
+            wiped: sum.wiped + one.wiped,
+            dropped: sum.dropped + one.dropped,
         })
     }
 }
