@@ -2,15 +2,18 @@
 """Runs kernel tests on the kernels of tools/kernels, in the machines of tools/on-kernel.sh.
 
     cargo test --workspace --no-run --message-format=json | sudo -E tools/test-kernels.py chosen
-    cargo test --workspace --profile emulated --no-run --message-format=json | sudo -E tools/test-kernels.py all [KERNEL...]
+    cargo test --workspace --profile emulated --no-run --message-format=json | sudo -E tools/test-kernels.py all [KERNEL...] \
+        [CRATE/TEST...]
 
 Cargo says where it put them. `chosen` runs those of tools/test-kernels.chosen. `all` runs every kernel test of the
 workspace on each kernel and on this machine's ("host"), or on those given, and writes docs/kernels.md. Which tests are
-kernel tests the test binaries say: with TRAITS_SKIP_KERNEL=1 these report that they are skipped.
+kernel tests the test binaries say: with TRAITS_SKIP_KERNEL=1 these report that they are skipped. CRATE/TEST names a
+binary, such as traits/registry: then only those named are run.
 
 What came of each binary is kept in target/kernels/results, with its output: `all` runs again only what failed or was
-built since. What docs/kernels.md says is kept in docs/kernels.json, so that a run on some kernels leaves the others as
-they were. A kernel that is not there is skipped by name; on Debian, which has them, that is a failure where CI is set.
+built since. What docs/kernels.md says is kept in docs/kernels.json, so that a run of some binaries or on some kernels
+leaves the others as they were. A kernel that is not there is skipped by name; on Debian, which has them, that is a
+failure where CI is set.
 """
 
 import concurrent.futures
@@ -24,6 +27,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -71,11 +75,13 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What came of a job: per test what and why, what tests left out, and seconds."""
+    """What came of a job: per test what and why, what tests left out, and seconds; of one that was kept also when."""
 
     tests: dict[str, tuple[str, str]]
     left_out: list[tuple[str, str]]
     seconds: int
+    commit: str = ""
+    date: str = ""
 
     def count(self, what):
         return sum(result == what for result, _ in self.tests.values())
@@ -319,16 +325,24 @@ def kept(kernel, job):
     result = json.loads(file.read_text())
     if result["of"] != json.loads(json.dumps(stamp(kernel, job))):
         return None
-    return Outcome({test: tuple(what) for test, what in result["tests"].items()}, result["left_out"], result["seconds"])
+    tests = {test: tuple(what) for test, what in result["tests"].items()}
+    return Outcome(tests, result["left_out"], result["seconds"], result["commit"], result["date"])
 
 
 def run_all(tests, only):
+    only_kernels = [word for word in only if "/" not in word]
+    only_tests = [tuple(word.split("/", 1)) for word in only if "/" in word]
+    if unknown := set(only_tests) - set(tests):
+        sys.exit("test-kernels: no such test: " + ", ".join("/".join(test) for test in sorted(unknown)))
+    if only_tests:
+        tests = {test: tests[test] for test in only_tests}
     jobs = [
         Job(crate, name, [tests[crate, name], "--exact", *names], names)
         for (crate, name), names in sorted(kernel_tests(tests).items())
         if names
     ]
-    there = available(only or [HOST, *kernels()])
+    there = available(only_kernels or [HOST, *kernels()])
+    commit = described_commit()
 
     def on(kernel):
         """What runs the open jobs of a kernel, by boot."""
@@ -341,6 +355,8 @@ def run_all(tests, only):
             result_file(kernel, job, ".log").write_text(output)
             result = {
                 "of": stamp(kernel, job),
+                "commit": commit,
+                "date": str(datetime.date.today()),
                 "tests": outcome.tests,
                 "left_out": outcome.left_out,
                 "seconds": outcome.seconds,
@@ -367,35 +383,41 @@ def run_all(tests, only):
     # Kernels in turn, so that no processor is left with a whole one.
     turns = itertools.zip_longest(*(on(kernel) for kernel in there if kernel != HOST))
     side_by_side(lambda boots: boots(), [boots for turn in turns for boots in turn if boots])
-    outcomes = {kernel: {job.title(): kept(kernel, job) for job in jobs} for kernel in there}
     seen = json.loads(SEEN.read_text()) if SEEN.exists() else {}
-    seen |= {kernel: described(kernel, by_job) for kernel, by_job in outcomes.items()}
+    failed = set()
+    for kernel in there:
+        run_on = seen.setdefault(kernel, {"binaries": {}})
+        run_on["release"] = release(kernel)
+        if not only_tests:
+            run_on["binaries"] = {}
+        for job in jobs:
+            outcome = kept(kernel, job)
+            run_on["binaries"][job.title()] = described(outcome)
+            if outcome.failed():
+                failed.add(job.title())
     SEEN.parent.mkdir(exist_ok=True)
     SEEN.write_text(json.dumps(seen, indent=1) + "\n")
     DOCUMENT.write_text(document({kernel: seen[kernel] for kernel in [HOST, *kernels()] if kernel in seen}))
     say(f"wrote {DOCUMENT}")
-    failed = sum(outcome.failed() for by_job in outcomes.values() for outcome in by_job.values())
     if failed:
-        sys.exit(f"test-kernels: failures in {failed} binaries; their output is in {RESULTS}")
+        sys.exit(f"test-kernels: failed: {', '.join(sorted(failed))}; their output is in {RESULTS}")
 
 
-def described(kernel, outcomes):
-    """What is kept of a run on a kernel: how many tests of each binary passed, and which did not."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True)
-    of = lambda outcome, what: {test: why for test, (result, why) in outcome.tests.items() if result == what}
+def described_commit():
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True).stdout.strip()
+
+
+def described(outcome):
+    """What docs/kernels.json keeps of a binary: when it ran, how many tests passed, and which did not."""
+    of = lambda what: {test: why for test, (result, why) in outcome.tests.items() if result == what}
     return {
-        "release": release(kernel),
-        "commit": commit.stdout.strip(),
-        "date": str(datetime.date.today()),
-        "binaries": {
-            title: {
-                "passed": outcome.count("passed"),
-                "skipped": of(outcome, "skipped"),
-                "failed": of(outcome, "failed"),
-                "left_out": outcome.left_out,
-            }
-            for title, outcome in outcomes.items()
-        },
+        "commit": outcome.commit,
+        "date": outcome.date,
+        "passed": outcome.count("passed"),
+        "skipped": of("skipped"),
+        "failed": of("failed"),
+        "left_out": outcome.left_out,
     }
 
 
@@ -408,14 +430,18 @@ def document(seen):
         "",
         "Written by `make test-kernels`: every kernel test of the workspace, on the kernel of the machine that it ran on",
         "(\"host\") and, in the emulated machine of `tools/on-kernel.sh`, on Debian's.",
-        "A number is of tests passed; \"skipped\" and \"failed\" are named below.",
+        "A number is of tests passed; \"skipped\" and \"failed\" are named below. What failed is run again alone: the",
+        "commit of each binary is in `docs/kernels.json`.",
         "",
-        "| kernel | version | date | commit |",
+        "| kernel | version | dates | commits (binaries) |",
         "|---|---|---|---|",
     ]
     for kernel, run in seen.items():
         host = " (host)" if kernel == HOST else ""
-        lines.append(f"| {names[kernel]}{host} | {run['release']} | {run['date']} | {run['commit']} |")
+        dates = sorted({outcome["date"] for outcome in run["binaries"].values()})
+        commits = Counter(outcome["commit"] for outcome in run["binaries"].values())
+        by_commit = ", ".join(f"{commit} ({count})" for commit, count in commits.most_common())
+        lines.append(f"| {names[kernel]}{host} | {run['release']} | {', '.join(dates)} | {by_commit} |")
     lines += ["", "| tests | " + " | ".join(names.values()) + " |", "|---" * (len(names) + 1) + "|"]
     for title in titles:
         cells = []
@@ -470,7 +496,7 @@ def main():
     elif what == "all":
         run_all(tests, only)
     else:
-        sys.exit("usage: tools/test-kernels.py chosen|all [KERNEL...]")
+        sys.exit("usage: tools/test-kernels.py chosen|all [KERNEL...] [CRATE/TEST...]")
 
 
 main()
