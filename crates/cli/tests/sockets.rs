@@ -461,7 +461,7 @@ fn a_removed_cgroup_is_shown_and_cleared() {
     assert!(host.traits.ok("sockets status").lines().any(|line| line.starts_with('?') && line.ends_with("removed")));
     assert!(host.traits.fails(&detach, 1).contains("`traits sockets detach --all`"));
 
-    assert_eq!(host.attach(&host.cgroup, "--slots 2")["slots"], 2, "the next attach begins anew");
+    assert_eq!(host.attach(&host.cgroup, "--slots 2")["slots"], 2, "the next attach begins again");
     assert!(!links.exists());
     host.traits.ok("sockets detach --all");
 

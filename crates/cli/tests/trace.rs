@@ -699,7 +699,7 @@ fn what_is_lost_is_said_and_counted() {
     let tracing = rig.start(&["--json", "--buffer", "1", "proto == udp"]);
     let (tx, rx) = (rig.pair.tx(), rig.pair.rx());
     let socket = udp_socket(tx.netns(), tx.addr(Family::V4, 0)).unwrap();
-    // nobody reads meanwhile
+    // nobody reads in the meantime
     tracing.signal(libc::SIGSTOP);
     send_numbered(&socket, rx.addr(Family::V4, CLOSED), 0..2000, 64).unwrap();
     tracing.signal(libc::SIGCONT);

@@ -157,7 +157,7 @@ impl Netns {
     }
 
     /// Has interface `device` rest for `time` after each NAPI poll that found packets (`napi_defer_hard_irqs`,
-    /// `gro_flush_timeout`): what arrives meanwhile is received in one poll, where GRO can merge it. Zero, the default,
+    /// `gro_flush_timeout`): what arrives in the meantime is received in one poll, where GRO can merge it. Zero, the default,
     /// goes back to polling at once. [`send_together`](crate::send_together) uses it.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A network namespace that lives as long as somebody holds it: entering it, running commands in it, its sysctls.
+//! A network namespace that lives as long as someone holds it: entering it, running commands in it, its sysctls.
 //! What concerns one interface is in `device`.
 
 use std::fs::{self, File};

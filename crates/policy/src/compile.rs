@@ -70,12 +70,12 @@ pub enum CompileError {
         message: String,
     },
     /// It could not be run, or its files not be written.
-    #[error("{action}: {source}")]
+    #[error("{action}: {error}")]
     Io {
         /// What was tried.
         action: String,
         /// Why it failed.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -92,7 +92,7 @@ impl Compiler {
         let folder = TempDir::new().map_err(io("making a folder for the compiler's files"))?;
         let at = folder.path();
         let json = serde_json::to_string(&emitted.manifest)
-            .map_err(|error| CompileError::Io { action: "writing the manifest".to_owned(), source: error.into() })?;
+            .map_err(|error| CompileError::Io { action: "writing the manifest".to_owned(), error: error.into() })?;
         write(&at.join(SOURCE_NAME), &with_manifest(&emitted.source))?;
         write(&at.join(MANIFEST_NAME), &json)?;
         let ours = OUR_HEADERS.map(|header| (header.name, header.text));
@@ -137,7 +137,7 @@ fn with_manifest(source: &str) -> String {
 }
 
 fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> CompileError {
-    move |source| CompileError::Io { action: action.into(), source }
+    move |error| CompileError::Io { action: action.into(), error }
 }
 
 fn write(path: &Path, contents: &str) -> Result<(), CompileError> {

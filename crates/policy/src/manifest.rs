@@ -51,18 +51,30 @@ pub struct Manifest {
 pub enum ManifestError {
     /// The file is no object file.
     #[error("this is no object file: {0}")]
-    NoObject(#[from] object::Error),
+    NoObject(object::Error),
     /// Its section holds something else.
     #[error("the object's section {SECTION} is damaged: {0}")]
-    Damaged(#[from] serde_json::Error),
+    Damaged(serde_json::Error),
     /// It was made by another version.
     #[error(
-        "the object's policy is described in version {found} and this program knows version {VERSION}: compile the policy anew"
+        "the object's policy is described in version {found} and this program knows version {VERSION}: compile the policy again"
     )]
     Version {
         /// The version it has.
         found: u64,
     },
+}
+
+impl From<object::Error> for ManifestError {
+    fn from(error: object::Error) -> ManifestError {
+        ManifestError::NoObject(error)
+    }
+}
+
+impl From<serde_json::Error> for ManifestError {
+    fn from(error: serde_json::Error) -> ManifestError {
+        ManifestError::Damaged(error)
+    }
 }
 
 impl Manifest {

@@ -1,6 +1,6 @@
 //! What is said of bad policies: each `tests/diagnostics/NAME.traits` must be said of what is in `NAME.txt`, exactly.
 //!
-//! `BLESS=1 cargo test -p packet-traits-policy --test diagnostics` writes the texts anew; look at them before you keep
+//! `BLESS=1 cargo test -p packet-traits-policy --test diagnostics` writes the texts again; look at them before you keep
 //! them.
 
 use std::{collections::HashMap, fs, path::Path};

@@ -1,6 +1,6 @@
 //! What C is made of a policy, so that changes of it are read: `tests/golden/NAME.traits` must give `NAME.bpf.c.txt`.
 //!
-//! `BLESS=1 cargo test -p packet-traits-policy --test golden` writes it anew; read it before you keep it.
+//! `BLESS=1 cargo test -p packet-traits-policy --test golden` writes it again; read it before you keep it.
 
 use std::{fs, path::Path};
 
@@ -30,7 +30,7 @@ fn a_policy_becomes_this_program() {
     }
     let expected = fs::read_to_string(&expected).unwrap();
     for (number, (is, was)) in emitted.source.lines().zip(expected.lines()).enumerate() {
-        assert_eq!(is, was, "line {}; BLESS=1 writes it anew", number + 1);
+        assert_eq!(is, was, "line {}; BLESS=1 writes it again", number + 1);
     }
     assert_eq!(emitted.source.lines().count(), expected.lines().count());
 }

@@ -23,7 +23,7 @@ use packet_traits_policy::{
     policy::{Action, Comparison, Condition, Entry, KeyId, Operand, Test, Type, Value, Verdict},
 };
 
-/// Environment variable that, set to `1`, has the file written anew.
+/// Environment variable that, set to `1`, has the file written again.
 const UPDATE: &str = "UPDATE_BUDGET";
 
 /// How much a program may grow before it must be looked at, in percent.

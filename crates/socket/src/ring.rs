@@ -1,7 +1,7 @@
 //! The slots of datagrams as memory: for applications that are trusted with the traits of every socket of an attachment.
 //!
 //! A slot is read without a system call. A writer in the kernel may be at it at the same time, so a slot is copied and then
-//! looked at again: what changed meanwhile is not used (a seqlock whose sequence is the datagram's handle).
+//! looked at again: what changed in the meantime is not used (a seqlock whose sequence is the datagram's handle).
 
 use std::{
     ffi::CString,

@@ -94,7 +94,7 @@ impl Functions {
     ) -> Result<Functions, TraceError> {
         let mut all = Functions::default();
         let programs = xdp::attached(places)
-            .map_err(|source| TraceError::System { action: "enter a network namespace".to_owned(), source })?;
+            .map_err(|error| TraceError::System { action: "enter a network namespace".to_owned(), error })?;
         let fentry = function::try_functions().inspect_err(|errno| {
             let error = std::io::Error::from_raw_os_error(*errno);
             tracing::debug!("this kernel lets no program run at its functions, so there are fewer points: {error}");

@@ -51,7 +51,7 @@
 //! - **Acceptance by TCP.** Between the socket's queue and the process's read, TCP may merge or copy data.
 //! - **What policies log.** Their ring buffer gives each record to one reader, which is `traits log`, and a record names a
 //!   packet's id only if the rules beside it use that key.
-//! - A packet that the kernel copies anew (`pskb_expand_head`) loses its traits, and with them its trace.
+//! - A packet that the kernel copies (`pskb_expand_head`) loses its traits, and with them its trace.
 //!
 //! # Files
 //! | file | what it holds |

@@ -54,7 +54,7 @@ impl Pace {
         Pace { looked: now, received: 0, matched: 0, quiet_since: now }
     }
 
-    /// Begins anew, after the points were attached.
+    /// Begins again, after the points were attached.
     pub(crate) fn restart(&mut self, now: Instant) {
         self.quiet_since = now;
     }

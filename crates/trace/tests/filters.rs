@@ -377,7 +377,7 @@ fn what_does_not_fit_is_counted() {
     let rig = Rig::new();
     let options = Options { ring_len: 4096, ..rig.options(&["dport == 7007"]) };
     let tracer = start(&rig.home.registry, &options);
-    // nobody reads meanwhile
+    // nobody reads in the meantime
     rig.send(300);
     let seen = watch(&tracer, || {});
     let lost = &seen.counters.lost;

@@ -142,12 +142,12 @@ pub enum BpffsError {
     )]
     Apart,
     /// The kernel did not let it be mounted.
-    #[error("cannot mount a BPF file system at {}: {source}; mounting needs CAP_SYS_ADMIN, run as root", .root.display())]
+    #[error("cannot mount a BPF file system at {}: {error}; mounting needs CAP_SYS_ADMIN, run as root", .root.display())]
     Mount {
         /// Where it was to be mounted.
         root: PathBuf,
         /// What mount(2) said.
-        source: io::Error,
+        error: io::Error,
     },
     /// Others than root may pin in the BPF file system, and so take the place of what is looked for there.
     #[error(
@@ -177,12 +177,12 @@ pub enum BpffsError {
         what: String,
     },
     /// The kernel did not say what is there.
-    #[error("cannot look at {}: {source}; name the mount point of a BPF file system with --bpffs", .root.display())]
+    #[error("cannot look at {}: {error}; name the mount point of a BPF file system with --bpffs", .root.display())]
     Stat {
         /// What was looked at.
         root: PathBuf,
         /// What statfs(2) said.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -192,7 +192,7 @@ impl BpffsError {
         match self {
             BpffsError::Absent { .. } | BpffsError::Hidden | BpffsError::Apart => libc::ENOENT,
             BpffsError::Exposed { .. } | BpffsError::Foreign { .. } => libc::EPERM,
-            BpffsError::Mount { source, .. } | BpffsError::Stat { source, .. } => {
+            BpffsError::Mount { error: source, .. } | BpffsError::Stat { error: source, .. } => {
                 source.raw_os_error().unwrap_or(libc::EIO)
             }
         }
@@ -207,7 +207,7 @@ pub fn require(root: &Path) -> Result<(), BpffsError> {
     let usual = root == Path::new(DEFAULT_ROOT);
     match is_bpffs(root) {
         Ok(true) => {
-            let stat = |source| BpffsError::Stat { root: root.to_owned(), source };
+            let stat = |error| BpffsError::Stat { root: root.to_owned(), error };
             let found = fs::metadata(root).map_err(stat)?;
             let (uid, mode) = (found.uid(), found.mode() & 0o7777);
             if uid != 0 || mode & OTHERS_WRITE != 0 {
@@ -218,7 +218,7 @@ pub fn require(root: &Path) -> Result<(), BpffsError> {
         Ok(false) if usual && mounts::has_init(root, "bpf") => Err(BpffsError::Hidden),
         Ok(false) if usual && !mounts::show_to_init(root) => Err(BpffsError::Apart),
         Ok(false) => Err(BpffsError::Absent { root: root.to_owned() }),
-        Err(source) => Err(BpffsError::Stat { root: root.to_owned(), source }),
+        Err(error) => Err(BpffsError::Stat { root: root.to_owned(), error }),
     }
 }
 
@@ -230,7 +230,7 @@ pub(crate) fn require_own(folder: &Path) -> Result<(), BpffsError> {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
             return Ok(());
         }
-        other => other.map_err(|source| BpffsError::Stat { root: folder.to_owned(), source })?,
+        other => other.map_err(|error| BpffsError::Stat { root: folder.to_owned(), error })?,
     };
     let foreign = |what: String| Err(BpffsError::Foreign { path: folder.to_owned(), what });
     let mode = found.mode() & 0o7777;
@@ -249,7 +249,7 @@ pub(crate) fn require_own(folder: &Path) -> Result<(), BpffsError> {
 pub fn ensure(root: &Path) -> Result<(), BpffsError> {
     match require(root) {
         Err(BpffsError::Absent { .. }) if root == Path::new(DEFAULT_ROOT) => {
-            mount(root).map_err(|source| BpffsError::Mount { root: root.to_owned(), source })?;
+            mount(root).map_err(|error| BpffsError::Mount { root: root.to_owned(), error })?;
             tracing::info!("mounted a BPF file system at {DEFAULT_ROOT}");
             Ok(())
         }

@@ -45,10 +45,10 @@ pub enum RotateError {
     Registry(#[from] RegistryError),
     /// A deployment or border could not be loaded again. Nothing was changed.
     #[error("{0}; nothing was changed")]
-    Deployment(#[from] DeployError),
+    Deployment(DeployError),
     /// The socket programs could not be loaded again. Nothing was changed.
     #[error("the socket programs cannot be loaded with new secrets: {0}; nothing was changed")]
-    Sockets(#[from] SocketProgramsError),
+    Sockets(SocketProgramsError),
     /// Other loaders' programs are bound to the registry. Nothing was changed.
     #[error(
         "programs of other loaders are bound to registry '{registry}' and would stop reading traits: {}; stop them, rotate, and \
@@ -72,6 +72,18 @@ pub enum RotateError {
         /// What, and why.
         failed: Vec<String>,
     },
+}
+
+impl From<DeployError> for RotateError {
+    fn from(error: DeployError) -> RotateError {
+        RotateError::Deployment(error)
+    }
+}
+
+impl From<SocketProgramsError> for RotateError {
+    fn from(error: SocketProgramsError) -> RotateError {
+        RotateError::Sockets(error)
+    }
 }
 
 impl RotateError {

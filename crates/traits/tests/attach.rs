@@ -350,14 +350,14 @@ fn clsact_leaves_what_others_put_there() {
     let programs = Programs::load(&["tc_count"]);
     let options = TcxOptions::new(Direction::Ingress).force_clsact(true);
 
-    // A filter that somebody added to the qdisc that we made.
+    // A filter that someone added to the qdisc that we made.
     let attachment = attach_tc(&programs, "tc_count", pair.rx(), options).expect("attach");
     tc(pair.rx(), "filter add dev rx0 egress protocol all prio 7 u32 match u32 0 0");
     counts_until_dropped(&programs, attachment, || flow(&pair));
     assert!(has_clsact(pair.rx()));
     assert!(tc(pair.rx(), "filter show dev rx0 egress").contains("u32"));
 
-    // A qdisc that somebody made, empty when we come and when we go.
+    // A qdisc that someone made, empty when we come and when we go.
     tc(pair.tx(), "qdisc add dev tx0 clsact");
     drop(attach_tc(&programs, "tc_count", pair.tx(), options).expect("attach"));
     assert!(has_clsact(pair.tx()));

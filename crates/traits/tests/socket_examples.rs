@@ -154,7 +154,7 @@ fn prints_what_xdp_set(lab: &SocketLab, command: &Command, family: Family) {
     }
 
     let mut lines = server.lines(expected.len());
-    // what it says of one peer is in order; another peer's lines may be printed meanwhile
+    // what it says of one peer is in order; another peer's lines may be printed in the meantime
     let peer_of = |line: &String| line.split(' ').nth(1).map(str::to_owned);
     lines.sort_by_key(peer_of);
     expected.sort_by_key(peer_of);
@@ -288,7 +288,7 @@ fn assert_unprivileged(server: &Running) {
     }
 }
 
-/// Whether somebody in the namespace listens to TCP connections at [`TEST_PORT`].
+/// Whether someone in the namespace listens to TCP connections at [`TEST_PORT`].
 fn listens(netns: &Netns, family: Family) -> bool {
     let table = match family {
         Family::V4 => "/proc/thread-self/net/tcp",

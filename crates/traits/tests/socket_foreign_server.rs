@@ -50,7 +50,7 @@ impl Server {
         Server { process, descriptor }
     }
 
-    /// A copy of a descriptor of the server's; `None` if it is closed meanwhile.
+    /// A copy of a descriptor of the server's; `None` if it is closed in the meantime.
     fn descriptor(&self, number: RawFd) -> Option<OwnedFd> {
         // SAFETY: takes numbers only.
         let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.descriptor.as_raw_fd(), number, 0) };

@@ -518,7 +518,7 @@ fn with_and_without_cookies(test: impl Fn(Numbered, Family) + Sync) {
     thread::scope(|scope| cases.for_each(|case| drop(scope.spawn(move || run(case)))));
 }
 
-/// The client does not hear of the first answer, and sends its SYN again a second later. Meanwhile somebody sends SYNs of
+/// The client does not hear of the first answer, and sends its SYN again a second later. In the meantime someone sends SYNs of
 /// other connections from its address and port.
 #[test]
 fn the_syn_that_was_sent_again_is_saved_and_no_spoofed_one() {

@@ -20,7 +20,7 @@ use packet_traits::{
 };
 use packet_traits_lab::{clang, clang_version};
 
-/// Environment variable that, set to `1`, has the file written anew.
+/// Environment variable that, set to `1`, has the file written again.
 const UPDATE: &str = "UPDATE_BUDGET";
 
 /// How much a program may grow before it must be looked at, in percent.

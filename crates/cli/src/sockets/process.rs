@@ -54,7 +54,7 @@ impl Process {
         let mut descriptors = Vec::new();
         for entry in fs::read_dir(&dir).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            // Closed meanwhile: not there.
+            // Closed in the meantime: not there.
             let is_socket =
                 fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
             if is_socket {
@@ -75,7 +75,7 @@ impl Process {
         let fd = own(unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.pidfd.as_raw_fd(), number, 0) });
         let fd = match fd {
             Ok(fd) => fd,
-            // closed meanwhile
+            // closed in the meantime
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => return Ok(None),
             Err(error) => {
                 let pid = self.pid;

@@ -8,7 +8,7 @@
  *
  * The verifier follows every way through a program on which it knows another value. With hundreds of rules it must not
  * know any: headers are taken apart in a global function, after which the verifier takes all that is in struct
- * <block>_packet for unknown, each test loads its field anew (the pointer to it is volatile), and what rules
+ * <block>_packet for unknown, each test loads its field again (the pointer to it is volatile), and what rules
  * themselves have set is tested behind pt_any().
  */
 #ifndef __PACKET_TRAITS_POLICY_BPF_H

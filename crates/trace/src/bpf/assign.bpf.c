@@ -14,7 +14,7 @@ TRAIT_KEY_NAMED(trace_entered, "trace.entered", __u64, OWN_MERGE);
 
 #define AREA_MAX 256
 
-/* A packet's traits while its area is made anew. */
+/* A packet's traits while its area is made again. */
 struct saved {
 	__u64 word[AREA_MAX / 8];
 };

@@ -355,7 +355,7 @@ int BPF_PROG(trace_xmit, struct sk_buff *skb)
 
 struct waiting_packet {
 	__u64 skb;
-	__u64 id; /* 0: dropped meanwhile */
+	__u64 id; /* 0: dropped since */
 	__u64 entered;
 };
 

@@ -98,20 +98,20 @@ pub enum TraceError {
         keys: String,
     },
     /// Something of the system failed.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}: {error}")]
     System {
         /// What was tried.
         action: String,
         /// Why it failed.
-        source: io::Error,
+        error: io::Error,
     },
     /// libbpf failed.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}: {error}")]
     Libbpf {
         /// What was tried.
         action: &'static str,
         /// Why it failed.
-        source: libbpf_rs::Error,
+        error: libbpf_rs::Error,
     },
     /// An option is out of range.
     #[error("{0}")]
@@ -152,9 +152,9 @@ impl From<AttachError> for TraceError {
 
 pub(super) fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> TraceError {
     let action = action.into();
-    move |source| TraceError::System { action, source }
+    move |error| TraceError::System { action, error }
 }
 
 pub(crate) fn libbpf(action: &'static str) -> impl FnOnce(libbpf_rs::Error) -> TraceError {
-    move |source| TraceError::Libbpf { action, source }
+    move |error| TraceError::Libbpf { action, error }
 }

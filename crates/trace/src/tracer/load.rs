@@ -47,7 +47,7 @@ const VETH_SKB: &str = "bpf_xdp_metadata_rx_timestamp";
 const TCP_END: &str = "tcp_rcv_state_process";
 /// The function by which netfilter programs are attached (6.4).
 const NETFILTER_LINK: &str = "bpf_nf_link_attach";
-/// How often the programs are loaded anew if keys go meanwhile.
+/// How often the programs are loaded again if keys go in the meantime.
 pub(super) const LOAD_ATTEMPTS: u32 = 10;
 /// The programs in the kernel, before they are attached.
 pub(super) struct Loaded {

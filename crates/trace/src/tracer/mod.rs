@@ -258,7 +258,7 @@ impl<'r> Tracer<'r> {
         // what waited when the points were taken away is long gone
         let waiting = handle(&self.trace, "waiting")?;
         for key in waiting.keys() {
-            // the kernel may have removed it meanwhile
+            // the kernel may have removed it in the meantime
             let _ = waiting.delete(&key);
         }
         if let Err(error) = self.attach() {
@@ -425,7 +425,7 @@ impl Reader<'_> {
         let count = self.ring.consume_raw_n(self.at_once);
         usize::try_from(count).map_err(|_| TraceError::System {
             action: "read events".to_owned(),
-            source: io::Error::from_raw_os_error(-count),
+            error: io::Error::from_raw_os_error(-count),
         })
     }
 }

@@ -125,7 +125,7 @@ pub(crate) struct CgroupLink {
     pub(crate) cgroup: u64,
     /// The program's id.
     pub(crate) program: u32,
-    /// The program's name in the kernel; empty if it was unloaded meanwhile.
+    /// The program's name in the kernel; empty if it was unloaded in the meantime.
     pub(crate) name: String,
 }
 

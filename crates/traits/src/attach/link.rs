@@ -64,7 +64,7 @@ pub(super) fn info(link: BorrowedFd<'_>) -> Result<LinkInfo, i32> {
     Ok(LinkInfo { id: raw.id, program: raw.prog_id, place })
 }
 
-/// What the kernel tells of every link there is. One that goes away meanwhile is left out.
+/// What the kernel tells of every link there is. One that goes away in the meantime is left out.
 pub(super) fn all() -> Result<Vec<LinkInfo>, i32> {
     let mut found = Vec::new();
     let mut id = 0;

@@ -12,14 +12,14 @@ use crate::{attach::Feature, registry::RegistryError};
 #[non_exhaustive]
 pub enum BindError {
     /// The object file could not be read, or the bound copy not written.
-    #[error("{action} {}: {source}", path.display())]
+    #[error("{action} {}: {error}", path.display())]
     File {
         /// What was tried: `reading` or `writing`.
         action: &'static str,
         /// The file.
         path: PathBuf,
         /// Why it failed.
-        source: io::Error,
+        error: io::Error,
     },
     /// The object file is none, or none for BPF.
     #[error("{object} is not a BPF object file (ELF): {reason}")]

@@ -28,7 +28,7 @@ const MAX_LINKS: usize = 40;
 pub fn bind_file(input: &Path, output: &Path, registry: &Registry) -> Result<Binding, BindError> {
     let name = input.display().to_string();
     let mut bytes =
-        fs::read(input).map_err(|source| BindError::File { action: "reading", path: input.to_owned(), source })?;
+        fs::read(input).map_err(|error| BindError::File { action: "reading", path: input.to_owned(), error })?;
     let mut object = open_bytes(&bytes, &name)?;
     let binding = fill(&mut object, &name, registry)?;
 
@@ -43,7 +43,7 @@ pub fn bind_file(input: &Path, output: &Path, registry: &Registry) -> Result<Bin
     write_whole(output, &bytes).map_err(|source| BindError::File {
         action: "writing",
         path: output.to_owned(),
-        source,
+        error: source,
     })?;
     Ok(binding)
 }

@@ -35,7 +35,7 @@ impl<'r> BoundObject<'r> {
         let bytes = std::fs::read(path).map_err(|source| BindError::File {
             action: "reading",
             path: path.to_owned(),
-            source,
+            error: source,
         })?;
         BoundObject::from_bytes(&bytes, &path.display().to_string(), registry)
     }

@@ -133,7 +133,7 @@ impl Border {
         self.deployment.attached().iter().filter_map(|deployed| deployed.since).min().map(Utc)
     }
 
-    /// Whether both programs are attached: somebody may have detached one, or the command that attached them was killed.
+    /// Whether both programs are attached: someone may have detached one, or the command that attached them was killed.
     pub fn is_whole(&self) -> bool {
         let at = |wanted: Direction| {
             let is_there =

@@ -137,7 +137,7 @@ fn load(
     attach_type: Option<&ProgramAttachType>,
     program: BorrowedFd<'_>,
 ) -> Result<(OwnedFd, Slot), DeployError> {
-    let failed = |source| DeployError::Dispatcher { dispatcher: name.to_owned(), source };
+    let failed = |error| DeployError::Dispatcher { dispatcher: name.to_owned(), error };
     let mut object = ObjectBuilder::default().open_memory(OBJECT).map_err(failed)?;
     for mut one in object.progs_mut() {
         let wanted = one.name() == name;

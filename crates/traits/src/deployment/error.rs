@@ -108,7 +108,7 @@ pub enum DeployError {
     },
     /// There is no bpffs to hold deployments.
     #[error("no deployment can be reached: {0}")]
-    Bpffs(#[from] BpffsError),
+    Bpffs(BpffsError),
     /// The registry could not be asked.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -171,33 +171,39 @@ pub enum DeployError {
         found: XdpMode,
     },
     /// The kernel refused the program that runs others from a slot.
-    #[error("cannot load {dispatcher}, which runs the object's program there: {source:#}")]
+    #[error("cannot load {dispatcher}, which runs the object's program there: {error:#}")]
     Dispatcher {
         /// Its name.
         dispatcher: String,
         /// libbpf's error.
-        source: libbpf_rs::Error,
+        error: libbpf_rs::Error,
     },
     /// A map could not be made, filled or read.
-    #[error("cannot {action} map {map}: {source:#}{}", privilege_hint(Some(errno_of(source))))]
+    #[error("cannot {action} map {map}: {error:#}{}", privilege_hint(Some(errno_of(error))))]
     Map {
         /// What was tried.
         action: &'static str,
         /// On which map.
         map: String,
         /// Why it failed.
-        source: libbpf_rs::Error,
+        error: libbpf_rs::Error,
     },
     /// A folder or pin of the bpffs could not be made, read or removed.
-    #[error("cannot {action} {}: {source}{}", path.display(), privilege_hint(source.raw_os_error()))]
+    #[error("cannot {action} {}: {error}{}", path.display(), privilege_hint(error.raw_os_error()))]
     Folder {
         /// What was tried.
         action: &'static str,
         /// On which folder.
         path: PathBuf,
         /// Why it failed.
-        source: io::Error,
+        error: io::Error,
     },
+}
+
+impl From<BpffsError> for DeployError {
+    fn from(error: BpffsError) -> DeployError {
+        DeployError::Bpffs(error)
+    }
 }
 
 impl From<BindError> for DeployError {
@@ -215,10 +221,10 @@ fn netfilter_programs(programs: &[String]) -> String {
 
 pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DeployError {
     let path = path.to_owned();
-    move |source| DeployError::Folder { action, path, source }
+    move |error| DeployError::Folder { action, path, error }
 }
 
 pub(super) fn map_failed(action: &'static str, map: &str) -> impl FnOnce(libbpf_rs::Error) -> DeployError {
     let map = map.to_owned();
-    move |source| DeployError::Map { action, map, source }
+    move |error| DeployError::Map { action, map, error }
 }

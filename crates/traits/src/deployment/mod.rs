@@ -216,7 +216,7 @@ impl Deployment {
                 // the error to report is the first one
                 tracing::warn!("{error}");
             }
-            let taken = matches!(&error, DeployError::Folder { source, .. } if matches!(
+            let taken = matches!(&error, DeployError::Folder { error: source, .. } if matches!(
                 source.kind(),
                 io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
             ));
@@ -290,7 +290,7 @@ impl Deployment {
         for folder in version::children(&root)? {
             let version = Version::open_settled(&folder);
             let deployment = Deployment::new(&version::file_name(&folder), &folder, version);
-            // It may have been taken down meanwhile.
+            // It may have been taken down in the meantime.
             if folder.exists() {
                 found.push(deployment);
             }

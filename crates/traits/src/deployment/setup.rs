@@ -164,7 +164,7 @@ fn place_of(object: &OpenObject, name: &str, variable: &str) -> Result<Option<(u
 /// Has an open map be the one that all deployments share.
 ///
 /// It is made here, not by libbpf at load: that would take it away again if the load failed, though another process may
-/// have found it meanwhile.
+/// have found it in the meantime.
 fn share(mut map: OpenMapMut<'_>, name: &str, bpffs: &Path) -> Result<(), DeployError> {
     let folder = bpffs.join(SHARED);
     bpffs::make_dir(&folder).map_err(super::error::failed("make", &folder))?;

@@ -63,7 +63,7 @@ impl Source {
             *id = Some(MapInfo::new(map.as_fd()).map_err(map_failed("look at", name))?.info.id);
         }
         match frozen_map(MAP, &self.encode()) {
-            Err(DeployError::Map { source, .. }) if source.kind() == ErrorKind::TooBig => Ok(None),
+            Err(DeployError::Map { error, .. }) if error.kind() == ErrorKind::TooBig => Ok(None),
             other => other.map(Some),
         }
     }

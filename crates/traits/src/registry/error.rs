@@ -13,7 +13,7 @@ use crate::{attach::Feature, bpffs::BpffsError};
 pub enum RegistryError {
     /// There is no bpffs to hold registries.
     #[error("no registry can be reached: {0}")]
-    Bpffs(#[from] BpffsError),
+    Bpffs(BpffsError),
     /// There is no registry of this name.
     #[error("there is no registry '{name}' at {}; create it with `traits registry create {name}`", .dir.display())]
     NotFound {
@@ -32,7 +32,7 @@ pub enum RegistryError {
     },
     /// The registry was removed after it was opened.
     #[error(
-        "registry '{name}' at {} was removed since it was opened; open it again, and bind programs anew if there is \
+        "registry '{name}' at {} was removed since it was opened; open it again, and bind programs again if there is \
          another one under its name",
         .dir.display()
     )]
@@ -242,40 +242,46 @@ pub enum RegistryError {
         others: Vec<String>,
     },
     /// The file system or the kernel refused something.
-    #[error("cannot {action} {}: {source}{}", .path.display(), privilege_hint(.source.raw_os_error()))]
+    #[error("cannot {action} {}: {error}{}", .path.display(), privilege_hint(.error.raw_os_error()))]
     Io {
         /// What was tried.
         action: &'static str,
         /// On what.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        error: io::Error,
     },
     /// A call to a BPF map failed.
-    #[error("cannot {action} the map at {}: {source:#}{}", .path.display(), privilege_hint(Some(errno_of(.source))))]
+    #[error("cannot {action} the map at {}: {error:#}{}", .path.display(), privilege_hint(Some(errno_of(.error))))]
     Map {
         /// What was tried.
         action: &'static str,
         /// Where the map is pinned.
         path: PathBuf,
         /// Why not.
-        source: libbpf_rs::Error,
+        error: libbpf_rs::Error,
     },
     /// It could not be tried how much metadata the kernel takes.
-    #[error("cannot try how much XDP metadata this kernel takes: {source:#}; creating a registry needs root")]
+    #[error("cannot try how much XDP metadata this kernel takes: {error:#}; creating a registry needs root")]
     Metadata {
         /// Why not.
-        source: libbpf_rs::Error,
+        error: libbpf_rs::Error,
     },
     /// The loaded programs could not be listed, so nobody knows who uses what.
-    #[error("cannot list the loaded BPF programs: {source}{}", privilege_hint(.source.raw_os_error()))]
+    #[error("cannot list the loaded BPF programs: {error}{}", privilege_hint(.error.raw_os_error()))]
     Programs {
         /// Why not.
-        source: io::Error,
+        error: io::Error,
     },
     /// The kernel gave no random numbers.
     #[error("getrandom gave no random numbers: {0}; try again once the system has finished booting")]
-    Random(#[source] io::Error),
+    Random(io::Error),
+}
+
+impl From<BpffsError> for RegistryError {
+    fn from(error: BpffsError) -> RegistryError {
+        RegistryError::Bpffs(error)
+    }
 }
 
 impl RegistryError {
@@ -298,10 +304,10 @@ impl RegistryError {
             | RegistryError::SocketsAttached { .. } => libc::EBUSY,
             RegistryError::RegionFull { .. } | RegistryError::KeysExhausted { .. } => libc::ENOSPC,
             RegistryError::NotEmpty { .. } => libc::ENOTEMPTY,
-            RegistryError::Io { source, .. } | RegistryError::Programs { source } | RegistryError::Random(source) => {
-                source.raw_os_error().unwrap_or(libc::EIO)
-            }
-            RegistryError::Map { source, .. } | RegistryError::Metadata { source } => errno_of(source),
+            RegistryError::Io { error: source, .. }
+            | RegistryError::Programs { error: source }
+            | RegistryError::Random(source) => source.raw_os_error().unwrap_or(libc::EIO),
+            RegistryError::Map { error, .. } | RegistryError::Metadata { error } => errno_of(error),
         }
     }
 }

@@ -28,7 +28,7 @@ impl DirId {
 
 /// A lock on a directory, held until it is dropped.
 ///
-/// The directory is opened anew for every lock, because flock(2) belongs to the open file: so threads of one process
+/// The directory is opened again for every lock, because flock(2) belongs to the open file: so threads of one process
 /// exclude each other as well.
 #[derive(Debug)]
 pub(crate) struct DirLock {

@@ -71,7 +71,7 @@ impl Table {
         let (value_size, max_entries) = (shape.value_size as u32, shape.max_entries as u32);
         let fail = |action| {
             let path = path.clone();
-            move |source| RegistryError::Map { action, path, source }
+            move |error| RegistryError::Map { action, path, error }
         };
         let mut map = MapHandle::create(MapType::Array, Some(shape.kernel_name), 4, value_size, max_entries, &opts)
             .map_err(fail("create"))?;
@@ -87,14 +87,14 @@ impl Table {
             Ok(meta) if meta.is_dir() => return Err(damaged("it is a directory, not a map".to_owned())),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(damaged("it is missing".to_owned())),
-            Err(source) => return Err(RegistryError::Io { action: "look at", path, source }),
+            Err(error) => return Err(RegistryError::Io { action: "look at", path, error }),
         }
         let map = match MapHandle::from_pinned_path(&path) {
             Ok(map) => map,
             Err(error) if error.kind() == libbpf_rs::ErrorKind::InvalidData => {
                 return Err(damaged("it is not a map".to_owned()));
             }
-            Err(source) => return Err(RegistryError::Map { action: "open", path, source }),
+            Err(error) => return Err(RegistryError::Map { action: "open", path, error }),
         };
         // BPF_OBJ_GET opens programs and links as well, and the kernel then describes those; only the name of the
         // descriptor tells them from a map.
@@ -102,7 +102,7 @@ impl Table {
         match fs::read_link(&link) {
             Ok(kind) if kind.as_os_str() == "anon_inode:bpf-map" => {}
             Ok(kind) => return Err(damaged(format!("it is not a map but {}", kind.display()))),
-            Err(source) => return Err(RegistryError::Io { action: "read", path: link, source }),
+            Err(error) => return Err(RegistryError::Io { action: "read", path: link, error }),
         }
         if map.map_type() != MapType::Array {
             return Err(damaged(format!("it is a map of type {:?}, not Array", map.map_type())));
@@ -143,7 +143,7 @@ impl Table {
             Ok(true) => Ok(value),
             // Array maps have every entry below max_entries.
             Ok(false) => unreachable!("index {index} is below the number of entries of {}", self.path.display()),
-            Err(source) => Err(RegistryError::Map { action: "read", path: self.path.clone(), source }),
+            Err(error) => Err(RegistryError::Map { action: "read", path: self.path.clone(), error }),
         }
     }
 
@@ -152,7 +152,7 @@ impl Table {
         self.map.update(&(index as u32).to_ne_bytes(), value, MapFlags::ANY).map_err(|source| RegistryError::Map {
             action: "write",
             path: self.path.clone(),
-            source,
+            error: source,
         })
     }
 }
@@ -213,7 +213,7 @@ pub(super) fn open(name: &RegistryName, dir: &Path) -> Result<(Header, Maps), Re
     let raw = header
         .map
         .lookup(&[0; 4], MapFlags::ANY)
-        .map_err(|source| RegistryError::Map { action: "read", path: header.path.clone(), source })?
+        .map_err(|error| RegistryError::Map { action: "read", path: header.path.clone(), error })?
         .unwrap_or_default();
     let (magic, version) = match raw.first_chunk::<{ table::PREFIX_LEN }>() {
         Some(prefix) => Header::decode_prefix(prefix),

@@ -27,7 +27,7 @@ pub fn longest() -> Result<usize, RegistryError> {
     if let Some(found) = FOUND.get() {
         return Ok(*found);
     }
-    let found = try_lengths().map_err(|source| RegistryError::Metadata { source })?;
+    let found = try_lengths().map_err(|error| RegistryError::Metadata { error })?;
     Ok(*FOUND.get_or_init(|| found))
 }
 

@@ -411,13 +411,13 @@ impl Registry {
         self.snapshot_locked(&lock)
     }
 
-    /// The table, for who holds the lock: it cannot change meanwhile.
+    /// The table, for who holds the lock: it cannot change in the meantime.
     fn snapshot_locked(&self, _: &DirLock) -> Result<Snapshot, RegistryError> {
         self.try_snapshot()?
             .ok_or_else(|| self.damaged(self.maps.state.path(), "its checksum does not match".to_owned()))
     }
 
-    /// The table, or `None` if it was changed meanwhile.
+    /// The table, or `None` if it was changed in the meantime.
     fn try_snapshot(&self) -> Result<Option<Snapshot>, RegistryError> {
         let Some(state) = State::decode(&self.maps.state.read(0)?) else { return Ok(None) };
         let mut records = Vec::new();

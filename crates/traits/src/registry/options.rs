@@ -232,10 +232,10 @@ impl RegistryOptions {
             let dir = self.own_dir()?;
             let before = DirId::of(&dir).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound => RegistryError::NotFound { name: self.name.clone(), dir: dir.clone() },
-                _ => RegistryError::Io { action: "open", path: dir.clone(), source },
+                _ => RegistryError::Io { action: "open", path: dir.clone(), error: source },
             })?;
             let opened = maps::open(&self.name, &dir);
-            // If it was removed meanwhile, and perhaps made again, what was opened may be some of each.
+            // If it was removed in the meantime, and perhaps made again, what was opened may be some of each.
             if DirId::of(&dir).ok() != Some(before) {
                 continue;
             }
@@ -397,7 +397,7 @@ pub(super) fn clear_now_or_later(path: &Path) {
 
 pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RegistryError {
     let path = path.to_owned();
-    move |source| RegistryError::Io { action, path, source }
+    move |error| RegistryError::Io { action, path, error }
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ impl Found {
     }
 }
 
-/// Every loaded program that is bound to the registry with this id. A program or map that goes away meanwhile is left
+/// Every loaded program that is bound to the registry with this id. A program or map that goes away in the meantime is left
 /// out.
 pub(super) fn scan(registry_id: u64) -> Result<Vec<Found>, RegistryError> {
     let mut maps = HashMap::new();
@@ -145,7 +145,7 @@ pub(super) fn that_stay(mut programs: Vec<BoundProgram>) -> Result<Vec<BoundProg
 }
 
 fn listing(source: io::Error) -> RegistryError {
-    RegistryError::Programs { source }
+    RegistryError::Programs { error: source }
 }
 
 /// Ids of the registries that a loaded program is bound to; none if it is bound to none, or gone.

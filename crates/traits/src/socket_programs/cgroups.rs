@@ -35,7 +35,7 @@ pub(super) struct Cgroup {
 impl Cgroup {
     pub(super) fn open(path: &Path) -> Result<Cgroup, SocketProgramsError> {
         let dir = cgroup::open(path)?;
-        let failed = |source| SocketProgramsError::Io { action: "look at", path: path.to_owned(), source };
+        let failed = |error| SocketProgramsError::Io { action: "look at", path: path.to_owned(), error };
         if !is_cgroup2(&dir).map_err(failed)? {
             return Err(AttachError::Cgroup {
                 path: path.to_owned(),
@@ -73,7 +73,7 @@ pub(super) fn paths(ids: impl IntoIterator<Item = u64>) -> HashMap<u64, PathBuf>
     found
 }
 
-/// Adds the wanted cgroups below a directory. A cgroup that goes away meanwhile is not there.
+/// Adds the wanted cgroups below a directory. A cgroup that goes away in the meantime is not there.
 fn find_below(dir: &Path, wanted: &HashSet<u64>, found: &mut HashMap<u64, PathBuf>) {
     let folders = fs::read_dir(dir).into_iter().flatten().flatten();
     for folder in folders.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {

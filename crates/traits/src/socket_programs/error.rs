@@ -102,7 +102,7 @@ pub enum SocketProgramsError {
     },
     /// The links of the host could not be listed, so nobody knows who serves which cgroup.
     #[error("cannot list the BPF links of this host: {0}; this needs CAP_SYS_ADMIN, run as root")]
-    Links(#[source] io::Error),
+    Links(io::Error),
     /// Loading failed.
     #[error(transparent)]
     Bind(Box<BindError>),
@@ -113,22 +113,22 @@ pub enum SocketProgramsError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// libbpf or the kernel refused a call on a map or a program.
-    #[error("cannot {action}: {source:#}")]
+    #[error("cannot {action}: {error:#}")]
     Bpf {
         /// What was tried.
         action: String,
         /// Why it failed.
-        source: libbpf_rs::Error,
+        error: libbpf_rs::Error,
     },
     /// A folder or a pin could not be made, read or removed.
-    #[error("cannot {action} {}: {source}", .path.display())]
+    #[error("cannot {action} {}: {error}", .path.display())]
     Io {
         /// What was tried.
         action: &'static str,
         /// On what.
         path: PathBuf,
         /// Why it failed.
-        source: io::Error,
+        error: io::Error,
     },
 }
 

@@ -228,7 +228,7 @@ pub struct SocketCgroup {
     pub path: Option<PathBuf>,
     /// When the programs were attached.
     pub since: SystemTime,
-    /// Names of the programs that are not attached any more, because somebody detached them or the cgroup was removed.
+    /// Names of the programs that are not attached any more, because someone detached them or the cgroup was removed.
     pub missing: Vec<&'static str>,
 }
 
@@ -355,7 +355,7 @@ impl SocketPrograms {
     pub fn status(registry: &Registry) -> Result<Option<SocketPrograms>, SocketProgramsError> {
         let folder = Folder { pins: Pins { path: registry.dir().join(SOCKETS), lock: None }, registry };
         match folder.read() {
-            // Taken away meanwhile.
+            // Taken away in the meantime.
             Err(_) if !folder.path.exists() => Ok(None),
             other => other,
         }
@@ -495,7 +495,7 @@ impl<'r> Folder<'r> {
         let path = registry.dir().join(SOCKETS);
         loop {
             match make_dir(&path) {
-                Err(SocketProgramsError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Err(SocketProgramsError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
                     return Err(gone(registry));
                 }
                 other => other?,
@@ -638,7 +638,7 @@ impl<'r> Folder<'r> {
                 pins.extend(self.kept_releases()?);
             }
             for pin in pins {
-                // One that somebody detached stays so.
+                // One that someone detached stays so.
                 let Ok(mut link) = Attachment::from_pinned(&pin) else { continue };
                 match link.replace(program.as_fd()) {
                     Err(error) if error.errno() == Some(libc::ENOLINK) => {}
@@ -681,7 +681,7 @@ impl<'r> Folder<'r> {
             let attach = if role.preorder { cgroup::attach_preorder } else { cgroup::attach };
             attachments.push(attach(program.as_fd(), cgroup.dir.as_fd(), role.hook)?);
         }
-        // Again: another registry's may have come meanwhile, which no lock prevents. Then at least one gives way.
+        // Again: another registry's may have come in the meantime, which no lock prevents. Then at least one gives way.
         let own: Vec<u32> = attachments.iter().filter_map(|attachment| attachment.info().link_id).collect();
         cgroups::refuse_overlap(cgroup, self.registry, SERVING, &own)?;
 
@@ -733,7 +733,7 @@ impl<'r> Folder<'r> {
 
 fn pinning(what: &str, path: &Path) -> impl FnOnce(libbpf_rs::Error) -> SocketProgramsError {
     let action = format!("pin {what} at {}", path.display());
-    move |source| SocketProgramsError::Bpf { action, source }
+    move |error| SocketProgramsError::Bpf { action, error }
 }
 
 /// Name of the folder beside programs of this build.
@@ -742,7 +742,7 @@ fn build_name() -> String {
 }
 
 fn reading(source: libbpf_rs::Error) -> SocketProgramsError {
-    SocketProgramsError::Bpf { action: "read the socket programs' maps".to_owned(), source }
+    SocketProgramsError::Bpf { action: "read the socket programs' maps".to_owned(), error: source }
 }
 
 fn gone(registry: &Registry) -> SocketProgramsError {
@@ -808,5 +808,5 @@ fn make_dir(path: &Path) -> Result<(), SocketProgramsError> {
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SocketProgramsError {
     let path = path.to_owned();
-    move |source| SocketProgramsError::Io { action, path, source }
+    move |error| SocketProgramsError::Io { action, path, error }
 }

@@ -189,7 +189,7 @@ fn fill(loaded: &LoadedObject, sizes: Sizes, instance: u64) -> Result<(), Socket
     let write = |name: &str, index: u32, value: &[u8]| {
         let map = loaded.map(name).expect("the object has this map");
         map.update(&index.to_ne_bytes(), value, MapFlags::ANY)
-            .map_err(|source| SocketProgramsError::Bpf { action: format!("fill the map {name}"), source })
+            .map_err(|error| SocketProgramsError::Bpf { action: format!("fill the map {name}"), error })
     };
     for index in 0..sizes.sockets {
         let mut ring = [0; RING_LEN];
@@ -206,7 +206,7 @@ fn fill(loaded: &LoadedObject, sizes: Sizes, instance: u64) -> Result<(), Socket
         0 => Ok(()),
         errno => Err(SocketProgramsError::Bpf {
             action: "freeze the map pt_slots".to_owned(),
-            source: libbpf_rs::Error::from_raw_os_error(-errno),
+            error: libbpf_rs::Error::from_raw_os_error(-errno),
         }),
     }
 }

@@ -103,7 +103,7 @@ impl SocketLab {
         self.attached.insert(0, attach_tc(&self.object, "report_sent", self.pair.rx(), Direction::Egress));
     }
 
-    /// From now on every datagram to the receiver whose number is divisible by 3 has the mark [`MARK`], as somebody's
+    /// From now on every datagram to the receiver whose number is divisible by 3 has the mark [`MARK`], as someone's
     /// firewall may have set it.
     pub fn mark_some(&mut self) {
         self.attached.push(attach_tc(&self.object, "mark_some", self.pair.rx(), Direction::Ingress));

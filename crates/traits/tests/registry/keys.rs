@@ -184,7 +184,7 @@ fn keys_for_something_that_fails_are_taken_back() {
     assert_eq!(registry.list().unwrap(), [before]);
 
     registry.register_provisionally(&wanted[..1]).unwrap().keep();
-    // Whoever has taken a key away and registered it anew meanwhile keeps it.
+    // Whoever has taken a key away and registered it again in the meantime keeps it.
     let keys = registry.register_provisionally(&[spec("other", KeyType::U8, Merge::Block)]).unwrap();
     registry.unregister(&name("other"), false).unwrap();
     registry.register(&spec("other", KeyType::U8, Merge::Block)).unwrap();

@@ -279,7 +279,7 @@ fn a_process_of_nobody_reads_its_own_datagrams_and_no_others() {
         return;
     }
     let lab = marking_lab();
-    // somebody else's datagrams, still to be found by their owner
+    // someone else's datagrams, still to be found by their owner
     let client = lab.udp_client(Family::V4);
     let mut mine = Reader::new(Way::Once, lab.udp(Family::V4), &lab);
     send(&lab, &client, Family::V4, 100..104);
