@@ -181,54 +181,19 @@ static __always_inline _Bool find_in_frame(void *data, void *end, struct record 
 	return 0;
 }
 
-/* The kernel, as far as we look into it. */
+/* The context of netfilter programs (include/linux/netfilter/nf_bpf_link.h). */
 struct bpf_nf_ctx {
 	const struct nf_hook_state *state;
 	struct sk_buff *skb;
 };
 
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct ns_common___demo {
-	unsigned int inum;
-};
-
-struct net___demo {
-	struct ns_common___demo ns;
-};
-
-struct possible_net_t___demo {
-	struct net___demo *net;
-};
-
-struct net_device___demo {
-	struct possible_net_t___demo nd_net;
-};
-
-struct sock_common___demo {
-	struct possible_net_t___demo skc_net;
-};
-
-struct sock___demo {
-	struct sock_common___demo __sk_common;
-};
-
-struct sk_buff___demo {
-	struct net_device___demo *dev;
-	struct sock___demo *sk;
-	unsigned char *head;
-	__u16 network_header;
-};
-
-#pragma clang attribute pop
-
-#define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___demo, field)
-#define NETNS_OF(net) __trait_kernel_field(net, struct net___demo, ns.inum)
+#define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___traits, field)
+#define NETNS_OF(net) __trait_kernel_field(net, struct net___traits, ns.inum)
 
 /* Whether an interface is in the receiver's namespace. */
 static __always_inline _Bool is_of_receiver(__u64 dev)
 {
-	return dev && NETNS_OF(__trait_kernel_field(dev, struct net_device___demo, nd_net.net)) == config.netns;
+	return dev && NETNS_OF(__trait_kernel_field(dev, struct net_device___traits, nd_net.net)) == config.netns;
 }
 
 /* Finds a test packet at the skb's network header: after decapsulation, the inner packet. */
@@ -386,7 +351,7 @@ int BPF_PROG(demo_delivery, struct sk_buff *skb, int len)
 	__u64 sk = SKB(skb, sk);
 	struct record r = { .stage = STAGE_DELIVERY };
 
-	if (sk && NETNS_OF(__trait_kernel_field(sk, struct sock___demo, __sk_common.skc_net.net)) == config.netns &&
+	if (sk && NETNS_OF(__trait_kernel_field(sk, struct sock___traits, __sk_common.skc_net.net)) == config.netns &&
 	    find_in_skb(skb, &r)) {
 		r.bytes = len;
 		READ_TRAITS(skb, &r);

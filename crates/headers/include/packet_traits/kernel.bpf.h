@@ -161,14 +161,202 @@ static __always_inline void __trait_copy_kernel(void *to, __u64 from, __u32 size
 }
 
 /*
- * The parts of an skb that lead to its metadata. Suffixes make CO-RE flavours, which can stand beside vmlinux.h.
+ * The kernel's structures, as far as we look into them, each with what it is for if that is not plain. The suffix makes
+ * these CO-RE flavours, which can stand beside vmlinux.h: the loader finds the members that a program reads, by their names.
  */
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct ns_common___traits {
+	unsigned int inum;
+};
+
+struct net___traits {
+	struct ns_common___traits ns;
+	__u64 net_cookie;
+};
+
+struct possible_net_t___traits {
+	struct net___traits *net;
+};
+
+struct rtnl_link_ops___traits {
+	const char *kind;
+};
+
+struct bpf_xdp_entity___traits {
+	void *prog;
+	void *link;
+};
+
+struct net_device___traits {
+	struct possible_net_t___traits nd_net;
+	int ifindex;
+	unsigned short type;
+	char name[16]; /* IFNAMSIZ */
+	const struct rtnl_link_ops___traits *rtnl_link_ops;
+	struct bpf_xdp_entity___traits xdp_state[3];
+};
+
+struct hlist_node___traits {
+	struct hlist_node___traits *next;
+};
+
+struct bpf_local_storage_data___traits {
+	__u8 data[0];
+};
+
+struct bpf_local_storage_elem___traits {
+	struct hlist_node___traits snode;
+	struct bpf_local_storage_data___traits sdata;
+};
+
+struct bpf_local_storage___traits {
+	void *cache[16];
+	struct {
+		void *first;
+	} list;
+};
+
+struct sock_common___traits {
+	struct possible_net_t___traits skc_net;
+	struct {
+		__s64 counter;
+	} skc_cookie; /* 0 until someone asks for it */
+	unsigned long skc_flags;
+	volatile unsigned char skc_state;
+};
+
+struct sock___traits {
+	struct sock_common___traits __sk_common;
+	__u16 sk_protocol;
+	struct {
+		struct {
+			int counter;
+		} rmem_alloc;
+	} sk_backlog;
+	int sk_rcvbuf;
+	struct bpf_local_storage___traits *sk_bpf_storage;
+};
+
+struct tcp_sock___traits {
+	__u32 rcv_nxt;
+	__u32 rcv_wnd;
+	__u32 rcv_wup;
+};
+
 struct sk_buff___traits {
-	__u16 mac_header; /* 0xffff: unset (skb_mac_header_was_set) */
-	__u32 end; /* offset from head: 64-bit kernels (NET_SKBUFF_DATA_USES_OFFSET) */
-	unsigned char *head;
+	struct sk_buff___traits
+		*prev; /* in a queue; not in a list that is linked one way, as that of skbs to be freed */
+	struct net_device___traits *dev;
+	struct sock___traits *sk;
+	char cb[48];
+	unsigned long _skb_refdst;
 	unsigned int len;
+	unsigned int data_len;
+	__u8 cloned : 1;
+	int skb_iif;
+	__u32 mark;
+	__be16 protocol;
+	__u16 transport_header;
+	__u16 network_header;
+	__u16 mac_header; /* 0xffff: unset (skb_mac_header_was_set) */
+	__u32 tail; /* offsets from head: 64-bit kernels (NET_SKBUFF_DATA_USES_OFFSET) */
+	__u32 end;
+	unsigned char *head;
 	unsigned char *data;
-} __attribute__((preserve_access_index));
+	unsigned int truesize;
+	struct {
+		struct {
+			int counter;
+		} refs;
+	} users;
+};
+
+struct skb_shared_info___traits {
+	__u8 meta_len;
+	__u16 gso_segs;
+	struct sk_buff *frag_list;
+	struct {
+		int counter;
+	} dataref;
+};
+
+struct tcp_skb_cb___traits {
+	__u32 seq;
+};
+
+struct dst_entry___traits {
+	unsigned short flags;
+};
+
+struct neighbour___traits {
+	__u8 nud_state;
+};
+
+struct xdp_rxq_info___traits {
+	struct net_device___traits *dev;
+};
+
+struct xdp_buff___traits {
+	void *data;
+	void *data_end;
+	void *data_meta;
+	void *data_hard_start;
+	struct xdp_rxq_info___traits *rxq;
+	__u32 flags; /* 5.18 */
+};
+
+/* drivers/net/veth.c */
+struct veth_xdp_buff___traits {
+	struct sk_buff___traits *skb;
+};
+
+struct nf_hook_state___traits {
+	struct net_device___traits *in;
+	struct net_device___traits *out;
+};
+
+struct bpf_sock_ops_kern___traits {
+	struct sock___traits *sk;
+	struct sk_buff *skb;
+};
+
+struct bpf_sockopt_kern___traits {
+	struct sock___traits *sk;
+};
+
+struct task_struct___traits {
+	int pid;
+};
+
+struct bpf_prog_aux___traits {
+	__u32 id;
+};
+
+struct bpf_prog___traits {
+	struct bpf_prog_aux___traits *aux;
+};
+
+struct flowi4___traits {
+	__be32 daddr;
+};
+
+struct flowi6___traits {
+	struct in6_addr___traits daddr;
+};
+
+struct fib6_result___traits {
+	__u32 fib6_flags;
+};
+
+struct fib6_table___traits {
+	__u32 tb6_id;
+};
+
+#pragma clang attribute pop
+
+enum sock_flags___traits {
+	SOCK_RCVMARK___traits, /* 5.19; its number differs between kernels */
+};
 
 #endif /* __PACKET_TRAITS_KERNEL_BPF_H */

@@ -171,13 +171,6 @@ static __always_inline _Bool pt_direct(const void *data, const void *end, __u64 
 	return from + len <= end;
 }
 
-struct xdp_rxq_info___policy;
-
-struct xdp_buff___policy {
-	struct xdp_rxq_info___policy *rxq;
-	__u32 flags;
-} __attribute__((preserve_access_index));
-
 /* XDP: what is in the first buffer is read in place. There may be others from Linux 5.18 on. */
 static __always_inline _Bool pt_xdp_header(struct xdp_md *ctx, __u64 at, __u32 len, const void **header,
 					   struct pt_buffer *buffer)
@@ -186,7 +179,7 @@ static __always_inline _Bool pt_xdp_header(struct xdp_md *ctx, __u64 at, __u32 l
 		      header))
 		return 1;
 	*header = buffer;
-	return bpf_core_field_exists(struct xdp_buff___policy, flags) && !bpf_xdp_load_bytes(ctx, at, buffer, len);
+	return bpf_core_field_exists(struct xdp_buff___traits, flags) && !bpf_xdp_load_bytes(ctx, at, buffer, len);
 }
 
 /* TC at egress and cgroups: what is linear is read in place. */
@@ -199,20 +192,6 @@ static __always_inline _Bool pt_skb_header(struct __sk_buff *ctx, __u64 at, __u3
 	*header = buffer;
 	return !bpf_skb_load_bytes(ctx, at, buffer, len);
 }
-
-struct net_device___policy {
-	int ifindex;
-	char name[16]; /* IFNAMSIZ */
-} __attribute__((preserve_access_index));
-
-struct sk_buff___policy {
-	struct net_device___policy *dev;
-	unsigned int len;
-	__u16 network_header;
-	__u16 mac_header;
-	unsigned char *head;
-	unsigned char *data;
-} __attribute__((preserve_access_index));
 
 /*
  * TC at ingress: bytes of the link header that are in front of the packet's data: 14 where the kernel has lost its length,
@@ -227,9 +206,9 @@ static __always_inline __u32 pt_tc_in_front(struct __sk_buff *ctx)
 	if (!__trait_can_cast()) /* an older kernel */
 		return 0;
 	skb = __trait_skb_of_tc(ctx);
-	bytes = __trait_kernel_field(skb, struct sk_buff___policy, data) -
-		__trait_kernel_field(skb, struct sk_buff___policy, head) -
-		__trait_kernel_field(skb, struct sk_buff___policy, mac_header);
+	bytes = __trait_kernel_field(skb, struct sk_buff___traits, data) -
+		__trait_kernel_field(skb, struct sk_buff___traits, head) -
+		__trait_kernel_field(skb, struct sk_buff___traits, mac_header);
 	return bytes <= PT_LINK_HEADER_MAX ? bytes : 0;
 }
 
@@ -251,9 +230,9 @@ static __always_inline __u32 pt_tc_network(struct __sk_buff *ctx)
 	if (!__trait_can_cast())
 		return 0;
 	skb = __trait_skb_of_tc(ctx);
-	bytes = __trait_kernel_field(skb, struct sk_buff___policy, head) +
-		__trait_kernel_field(skb, struct sk_buff___policy, network_header) -
-		__trait_kernel_field(skb, struct sk_buff___policy, data);
+	bytes = __trait_kernel_field(skb, struct sk_buff___traits, head) +
+		__trait_kernel_field(skb, struct sk_buff___traits, network_header) -
+		__trait_kernel_field(skb, struct sk_buff___traits, data);
 	return bytes <= PT_LINK_HEADER_MAX ? bytes : 0;
 }
 
@@ -289,10 +268,6 @@ static __always_inline _Bool pt_nf_header(struct __trait_dynptr *packet, __u64 a
 /*
  * The packet's length, from where it starts at the hook.
  */
-struct xdp_rxq_info___policy {
-	struct net_device___policy *dev;
-} __attribute__((preserve_access_index));
-
 #define __PT_XDP_FLAGS_HAS_FRAGS 1 /* enum xdp_buff_flags, include/net/xdp.h */
 
 /* Bytes of an XDP frame in its first buffer. */
@@ -304,32 +279,27 @@ static __always_inline __u32 pt_xdp_linear(struct xdp_md *ctx)
 static __always_inline __u32 pt_xdp_length(struct xdp_md *ctx)
 {
 	/* Linux 5.18 and later: before, a frame is in one buffer */
-	if (bpf_core_field_exists(struct xdp_buff___policy, flags) &&
-	    __trait_kernel_field(__trait_kern_ctx(ctx), struct xdp_buff___policy, flags) & __PT_XDP_FLAGS_HAS_FRAGS)
+	if (bpf_core_field_exists(struct xdp_buff___traits, flags) &&
+	    __trait_kernel_field(__trait_kern_ctx(ctx), struct xdp_buff___traits, flags) & __PT_XDP_FLAGS_HAS_FRAGS)
 		return bpf_xdp_get_buff_len(ctx);
 	return pt_xdp_linear(ctx);
 }
 
-struct nf_hook_state___policy {
-	struct net_device___policy *in;
-	struct net_device___policy *out;
-} __attribute__((preserve_access_index));
-
 static __always_inline __u32 pt_nf_length(struct bpf_nf_ctx *ctx)
 {
-	return ((struct sk_buff___policy *)__trait_skb_of_nf(ctx))->len;
+	return ((struct sk_buff___traits *)__trait_skb_of_nf(ctx))->len;
 }
 
 static __always_inline __u32 pt_nf_input(struct bpf_nf_ctx *ctx)
 {
-	struct nf_hook_state___policy *state = (void *)ctx->state;
+	struct nf_hook_state___traits *state = (void *)ctx->state;
 
 	return state->in->ifindex;
 }
 
 static __always_inline __u32 pt_nf_output(struct bpf_nf_ctx *ctx)
 {
-	struct nf_hook_state___policy *state = (void *)ctx->state;
+	struct nf_hook_state___traits *state = (void *)ctx->state;
 
 	return state->out->ifindex;
 }
@@ -343,41 +313,41 @@ static __always_inline void pt_device_name(__u64 device, struct pt_words *name)
 	struct __trait_words words = {};
 
 	if (device)
-		words = __trait_kernel_pair(__trait_kernel_member(device, struct net_device___policy, name));
+		words = __trait_kernel_pair(__trait_kernel_member(device, struct net_device___traits, name));
 	name->word[0] = words.word[0];
 	name->word[1] = words.word[1];
 }
 
 static __always_inline void pt_xdp_device_name(struct xdp_md *ctx, struct pt_words *name)
 {
-	__u64 rxq = __trait_kernel_field(__trait_kern_ctx(ctx), struct xdp_buff___policy, rxq);
+	__u64 rxq = __trait_kernel_field(__trait_kern_ctx(ctx), struct xdp_buff___traits, rxq);
 
-	pt_device_name(__trait_kernel_field(rxq, struct xdp_rxq_info___policy, dev), name);
+	pt_device_name(__trait_kernel_field(rxq, struct xdp_rxq_info___traits, dev), name);
 }
 
 static __always_inline void pt_skb_device_name(struct __sk_buff *ctx, struct pt_words *name)
 {
-	pt_device_name(__trait_kernel_field(__trait_kern_ctx(ctx), struct sk_buff___policy, dev), name);
+	pt_device_name(__trait_kernel_field(__trait_kern_ctx(ctx), struct sk_buff___traits, dev), name);
 }
 
 /* Of the interface it came in by, if it is still there: then this is its index. Else zeroes. */
 static __always_inline void pt_skb_input_name(struct __sk_buff *ctx, __u32 ifindex, struct pt_words *name)
 {
-	__u64 device = __trait_kernel_field(__trait_kern_ctx(ctx), struct sk_buff___policy, dev);
+	__u64 device = __trait_kernel_field(__trait_kern_ctx(ctx), struct sk_buff___traits, dev);
 
-	if (device && __trait_kernel_field(device, struct net_device___policy, ifindex) != ifindex)
+	if (device && __trait_kernel_field(device, struct net_device___traits, ifindex) != ifindex)
 		device = 0;
 	pt_device_name(device, name);
 }
 
 static __always_inline void pt_nf_input_name(struct bpf_nf_ctx *ctx, struct pt_words *name)
 {
-	pt_device_name(__trait_kernel_field(ctx->state, struct nf_hook_state___policy, in), name);
+	pt_device_name(__trait_kernel_field(ctx->state, struct nf_hook_state___traits, in), name);
 }
 
 static __always_inline void pt_nf_output_name(struct bpf_nf_ctx *ctx, struct pt_words *name)
 {
-	pt_device_name(__trait_kernel_field(ctx->state, struct nf_hook_state___policy, out), name);
+	pt_device_name(__trait_kernel_field(ctx->state, struct nf_hook_state___traits, out), name);
 }
 
 /* A word of a name, of a number whose highest byte is the first letter. */
@@ -387,9 +357,9 @@ static __always_inline void pt_nf_output_name(struct bpf_nf_ctx *ctx, struct pt_
 static __always_inline __u32 pt_net_length(struct __sk_buff *ctx)
 {
 	const void *skb = __trait_kern_ctx(ctx);
-	__u64 head = __trait_kernel_field(skb, struct sk_buff___policy, head);
-	__u64 data = __trait_kernel_field(skb, struct sk_buff___policy, data);
-	__u32 network = __trait_kernel_field(skb, struct sk_buff___policy, network_header);
+	__u64 head = __trait_kernel_field(skb, struct sk_buff___traits, head);
+	__u64 data = __trait_kernel_field(skb, struct sk_buff___traits, data);
+	__u32 network = __trait_kernel_field(skb, struct sk_buff___traits, network_header);
 
 	return pt_ctx_load(struct __sk_buff, ctx, len) + (__u32)(data - head) - network;
 }

@@ -84,42 +84,6 @@ struct trait_sender {
 	struct trait_sender_values next;
 };
 
-struct hlist_node___traits {
-	struct hlist_node___traits *next;
-} __attribute__((preserve_access_index));
-
-struct bpf_local_storage_data___traits {
-	__u8 data[0];
-} __attribute__((preserve_access_index));
-
-struct bpf_local_storage_elem___traits {
-	struct hlist_node___traits snode;
-	struct bpf_local_storage_data___traits sdata;
-} __attribute__((preserve_access_index));
-
-struct bpf_local_storage___traits {
-	void *cache[16];
-	struct {
-		void *first;
-	} list;
-} __attribute__((preserve_access_index));
-
-struct sock___traits {
-	struct {
-		volatile unsigned char skc_state;
-	} __sk_common;
-	struct bpf_local_storage___traits *sk_bpf_storage;
-} __attribute__((preserve_access_index));
-
-struct task_struct___traits {
-	int pid;
-} __attribute__((preserve_access_index));
-
-struct sk_buff___traits_sk {
-	struct sock___traits *sk;
-	int skb_iif;
-} __attribute__((preserve_access_index));
-
 /* include/net/tcp_states.h: what only begins like a struct sock, and what sends nothing of its own */
 #define __TRAIT_TCP_TIME_WAIT 6
 #define __TRAIT_TCP_LISTEN 10
@@ -261,9 +225,9 @@ static __always_inline int __trait_sender_of_skb(const struct sk_buff *skb, cons
 	if (!key->bit)
 		return -ENOENT;
 	/* of a packet that came in, it is the socket it is for, or the sender's on another host of this kernel */
-	if (__trait_kernel_field(skb, struct sk_buff___traits_sk, skb_iif))
+	if (__trait_kernel_field(skb, struct sk_buff___traits, skb_iif))
 		return -ENOENT;
-	read.at = trait_sender_of(__trait_kernel_field(skb, struct sk_buff___traits_sk, sk));
+	read.at = trait_sender_of(__trait_kernel_field(skb, struct sk_buff___traits, sk));
 	if (!read.at)
 		return -ENOENT;
 	read.bit = key->bit;

@@ -278,23 +278,6 @@ struct trait_flag {
 #define __TRAIT_FLAG_PICK(_1, _2, which, ...) which
 #define TRAIT_FLAG(...) __TRAIT_FLAG_PICK(__VA_ARGS__, __TRAIT_FLAG2, __TRAIT_FLAG1)(__VA_ARGS__)
 
-/*
- * The kernel, as far as we look into it. The suffix makes these CO-RE flavours, which can stand beside vmlinux.h.
- */
-struct skb_shared_info___traits {
-	__u8 meta_len;
-} __attribute__((preserve_access_index));
-
-struct xdp_buff___traits {
-	void *data;
-	void *data_meta;
-	void *data_hard_start;
-} __attribute__((preserve_access_index));
-
-struct bpf_sock_ops_kern___traits {
-	struct sk_buff *skb;
-} __attribute__((preserve_access_index));
-
 /* The context of netfilter programs (struct bpf_nf_ctx, include/linux/netfilter/nf_bpf_link.h). */
 struct __trait_nf_ctx {
 	void *state;

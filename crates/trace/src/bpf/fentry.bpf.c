@@ -12,35 +12,15 @@ struct neighbour;
 struct net;
 struct sock;
 
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct neighbour___trace {
-	__u8 nud_state;
-};
-
-struct tcp_skb_cb___trace {
-	__u32 seq;
-};
-
-struct tcp_sock___trace {
-	__u32 rcv_nxt;
-};
-
-struct sk_buff___cb {
-	char cb[48];
-};
-
-#pragma clang attribute pop
-
 static __always_inline __u32 netns_of(struct sock *sk)
 {
-	return ((struct sock___trace *)sk)->__sk_common.skc_net.net->ns.inum;
+	return ((struct sock___traits *)sk)->__sk_common.skc_net.net->ns.inum;
 }
 
 /* Its cookie, which the cgroup hook has made if the packet is one to be traced. */
 static __always_inline __u64 cookie_of(struct sock *sk)
 {
-	return ((struct sock___trace *)sk)->__sk_common.skc_cookie.counter;
+	return ((struct sock___traits *)sk)->__sk_common.skc_cookie.counter;
 }
 
 /* A datagram was copied to a process. */
@@ -48,7 +28,7 @@ SEC("fentry/skb_consume_udp")
 int BPF_PROG(trace_udp, struct sock *sk, struct sk_buff *skb, int len)
 {
 	/* `len` is negated if the process only looked (udp_recvmsg); of no bytes, the queue has a reference as well */
-	_Bool peek = len < 0 || (!len && ((struct sk_buff___trace *)skb)->users.refs.counter > 1);
+	_Bool peek = len < 0 || (!len && ((struct sk_buff___traits *)skb)->users.refs.counter > 1);
 
 	struct detail detail = {
 		.point = peek ? POINT_PEEK : POINT_DELIVER,
@@ -89,9 +69,9 @@ int BPF_PROG(trace_backlog, struct sock *sk, struct sk_buff *skb)
 SEC("fentry/tcp_data_queue")
 int BPF_PROG(trace_out_of_order, struct sock *sk, struct sk_buff *skb)
 {
-	__u64 cb = __trait_kernel_member(skb, struct sk_buff___cb, cb);
-	__u32 sequence = __trait_kernel_field(cb, struct tcp_skb_cb___trace, seq);
-	__u32 next = __trait_kernel_field(sk, struct tcp_sock___trace, rcv_nxt);
+	__u64 cb = __trait_kernel_member(skb, struct sk_buff___traits, cb);
+	__u32 sequence = __trait_kernel_field(cb, struct tcp_skb_cb___traits, seq);
+	__u32 next = __trait_kernel_field(sk, struct tcp_sock___traits, rcv_nxt);
 
 	if ((__s32)(sequence - next) > 0)
 		LOOK(skb, .point = POINT_OUT_OF_ORDER, .netns = netns_of(sk), .sock = cookie_of(sk));
@@ -102,7 +82,7 @@ int BPF_PROG(trace_out_of_order, struct sock *sk, struct sk_buff *skb)
 SEC("fentry/__neigh_event_send")
 int BPF_PROG(trace_neighbour, struct neighbour *neighbour, struct sk_buff *skb)
 {
-	if (skb && !(((struct neighbour___trace *)neighbour)->nud_state & NUD_SENDS))
+	if (skb && !(((struct neighbour___traits *)neighbour)->nud_state & NUD_SENDS))
 		LOOK(skb, .point = POINT_NEIGHBOUR);
 	return 0;
 }

@@ -9,7 +9,7 @@
 #include <linux/if_ether.h>
 
 /* The interface a frame came in by. */
-#define DEV_OF(xdp) __trait_kernel_field(XDP(xdp, rxq), struct xdp_rxq_info___trace, dev)
+#define DEV_OF(xdp) __trait_kernel_field(XDP(xdp, rxq), struct xdp_rxq_info___traits, dev)
 
 /* include/uapi/linux/if_arp.h, which needs headers that there are not for BPF */
 enum {
@@ -73,11 +73,11 @@ static __always_inline const void *skb_of(const void *xdp, __u64 dev)
 		return SKB_AT(before->skb);
 	if (!ops)
 		return (void *)0;
-	kind = __trait_kernel_field(ops, struct rtnl_link_ops___trace, kind);
+	kind = __trait_kernel_field(ops, struct rtnl_link_ops___traits, kind);
 	if (__trait_kernel_load(__u32, kind) != *(const __u32 *)"veth")
 		return (void *)0;
 	if (VETH_KEEPS_SKB) {
-		skb = __trait_kernel_field(xdp, struct veth_xdp_buff___trace, skb);
+		skb = __trait_kernel_field(xdp, struct veth_xdp_buff___traits, skb);
 	} else {
 		was_sent = bpf_map_lookup_elem(&sent, &buffer);
 		skb = was_sent ? *was_sent : 0;

@@ -169,9 +169,9 @@ static __noinline _Bool report(const void *skb, struct trait_view *view, __u64 i
 	e->point = detail->point;
 	e->cpu = bpf_get_smp_processor_id();
 	shared = head + SKB(skb, end);
-	e->segments = __trait_kernel_field(shared, struct skb_shared_info___trace, gso_segs);
-	if (BPF_CORE_READ_BITFIELD_PROBED((const struct sk_buff___trace *)skb, cloned) &&
-	    (__trait_kernel_field(shared, struct skb_shared_info___trace, dataref.counter) & 0xffff) > 1)
+	e->segments = __trait_kernel_field(shared, struct skb_shared_info___traits, gso_segs);
+	if (BPF_CORE_READ_BITFIELD_PROBED((const struct sk_buff___traits *)skb, cloned) &&
+	    (__trait_kernel_field(shared, struct skb_shared_info___traits, dataref.counter) & 0xffff) > 1)
 		e->flags |= EVENT_CLONE;
 	if (entered)
 		e->flags |= EVENT_ENTERED;

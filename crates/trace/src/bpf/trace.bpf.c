@@ -21,30 +21,6 @@ struct flowi6;
 struct net;
 struct sock;
 
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct flowi4___trace {
-	__be32 daddr;
-};
-
-struct in6_addr___trace {
-	__u8 bytes[16];
-};
-
-struct flowi6___trace {
-	struct in6_addr___trace daddr;
-};
-
-struct fib6_result___trace {
-	__u32 fib6_flags;
-};
-
-struct fib6_table___trace {
-	__u32 tb6_id;
-};
-
-#pragma clang attribute pop
-
 #define SKB_DST_NOREF 1 /* include/linux/skbuff.h */
 #define DST_METADATA 0x80 /* include/net/dst.h */
 
@@ -259,7 +235,7 @@ static __always_inline _Bool has_route(__u64 skb)
 {
 	__u64 dst = SKB(skb, _skb_refdst) & ~(__u64)SKB_DST_NOREF;
 
-	return dst && !(__trait_kernel_field(dst, struct dst_entry___trace, flags) & DST_METADATA);
+	return dst && !(__trait_kernel_field(dst, struct dst_entry___traits, flags) & DST_METADATA);
 }
 
 /*
@@ -285,7 +261,7 @@ static __always_inline void routed(__u32 table, const __u64 to[2], _Bool v6)
 SEC("tp_btf/fib_table_lookup")
 int BPF_PROG(trace_route4, __u32 table, const struct flowi4 *flow, const struct fib_nh_common *nexthop, int err)
 {
-	__u64 to[2] = { ((const struct flowi4___trace *)flow)->daddr };
+	__u64 to[2] = { ((const struct flowi4___traits *)flow)->daddr };
 
 	if (!err)
 		routed(table, to, 0);
@@ -296,13 +272,13 @@ SEC("tp_btf/fib6_table_lookup")
 int BPF_PROG(trace_route6, const struct net *net, const struct fib6_result *result, struct fib6_table *table,
 	     const struct flowi6 *flow)
 {
-	const struct flowi6___trace *f = (const void *)flow;
+	const struct flowi6___traits *f = (const void *)flow;
 	__u64 to[2];
 
-	if (((const struct fib6_result___trace *)result)->fib6_flags & RTF_REJECT) /* also: no answer */
+	if (((const struct fib6_result___traits *)result)->fib6_flags & RTF_REJECT) /* also: no answer */
 		return 0;
 	load_words((__u64)f + bpf_core_field_offset(f->daddr), to);
-	routed(((struct fib6_table___trace *)table)->tb6_id, to, 1);
+	routed(((struct fib6_table___traits *)table)->tb6_id, to, 1);
 	return 0;
 }
 
@@ -528,9 +504,9 @@ int BPF_PROG(trace_enqueue, struct sock *sk)
 
 	if (!now || !now->queueing || now->sock != (__u64)sk)
 		return 0;
-	detail.queued = ((struct sock___trace *)sk)->sk_protocol == IPPROTO_UDP;
+	detail.queued = ((struct sock___traits *)sk)->sk_protocol == IPPROTO_UDP;
 	detail.sock = bpf_get_socket_cookie(sk);
-	detail.netns = ((struct sock___trace *)sk)->__sk_common.skc_net.net->ns.inum;
+	detail.netns = ((struct sock___traits *)sk)->__sk_common.skc_net.net->ns.inum;
 	look_again(now->queueing, now->queueing_id, &detail);
 	now->queueing = 0;
 	if (!detail.queued)
@@ -553,7 +529,7 @@ int BPF_PROG(trace_received, struct sock *sk, int ret, int flags)
 	__u64 cookie;
 
 	if (!counters.followed || ret < 0 || flags & MSG_PEEK ||
-	    ((struct sock___trace *)sk)->sk_protocol != IPPROTO_UDP)
+	    ((struct sock___traits *)sk)->sk_protocol != IPPROTO_UDP)
 		return 0;
 	cookie = bpf_get_socket_cookie(sk);
 	w = bpf_map_lookup_elem(&waiting, &cookie);
@@ -583,7 +559,7 @@ static __always_inline _Bool is_udp(const void *skb)
 SEC("tp_btf/skb_copy_datagram_iovec")
 int BPF_PROG(trace_copy, struct sk_buff *skb, int len)
 {
-	struct sock___trace *sk = ((struct sk_buff___trace *)skb)->sk;
+	struct sock___traits *sk = ((struct sk_buff___traits *)skb)->sk;
 	struct detail detail = { .point = POINT_DELIVER, .value = len, .process = 1 };
 
 	/* a datagram in pieces: sock_recv_length or skb_consume_udp follows */

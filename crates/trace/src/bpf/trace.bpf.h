@@ -187,117 +187,23 @@ struct {
 /* Set when the programs at all points are in place. Each object has its own. */
 __u64 armed SEC(".data.armed");
 
-/*
- * The kernel, as far as we look into it. The suffix makes these CO-RE flavours.
- */
+/* The context of netfilter programs (include/linux/netfilter/nf_bpf_link.h). */
 struct bpf_nf_ctx {
 	const struct nf_hook_state *state;
 	struct sk_buff *skb;
 };
 
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct ns_common___trace {
-	unsigned int inum;
-};
-
-struct net___trace {
-	struct ns_common___trace ns;
-};
-
-struct possible_net_t___trace {
-	struct net___trace *net;
-};
-
-struct rtnl_link_ops___trace {
-	const char *kind;
-};
-
-struct net_device___trace {
-	struct possible_net_t___trace nd_net;
-	int ifindex;
-	unsigned short type;
-	char name[16];
-	const struct rtnl_link_ops___trace *rtnl_link_ops;
-};
-
-struct sock_common___trace {
-	struct possible_net_t___trace skc_net;
-	struct {
-		__s64 counter;
-	} skc_cookie; /* 0 until someone asks for it */
-};
-
-struct sock___trace {
-	struct sock_common___trace __sk_common;
-	__u16 sk_protocol;
-};
-
-struct sk_buff___trace {
-	struct sk_buff___trace
-		*prev; /* in a queue; not in a list that is linked one way, as that of skbs to be freed */
-	struct net_device___trace *dev;
-	struct sock___trace *sk;
-	unsigned long _skb_refdst;
-	unsigned int len;
-	unsigned int data_len;
-	__u32 mark;
-	__be16 protocol;
-	unsigned char *head;
-	unsigned char *data;
-	__u16 mac_header;
-	__u16 network_header;
-	__u32 end;
-	__u32 tail;
-	__u8 cloned : 1;
-	struct {
-		struct {
-			int counter;
-		} refs;
-	} users;
-};
-
-struct dst_entry___trace {
-	unsigned short flags;
-};
-
-struct skb_shared_info___trace {
-	__u16 gso_segs;
-	struct {
-		int counter;
-	} dataref;
-};
-
-struct xdp_rxq_info___trace {
-	struct net_device___trace *dev;
-};
-
-struct xdp_buff___trace {
-	void *data;
-	void *data_end;
-	void *data_meta;
-	void *data_hard_start;
-	struct xdp_rxq_info___trace *rxq;
-};
-
-/* drivers/net/veth.c */
-struct veth_xdp_buff___trace {
-	struct sk_buff___trace *skb;
-};
-
-#pragma clang attribute pop
-
 /* Fields of the kernel's structures, as numbers: one may have an address only. */
-#define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___trace, field)
-#define SOCK(sk, field) __trait_kernel_field(sk, struct sock___trace, field)
-#define DEV(dev, field) __trait_kernel_field(dev, struct net_device___trace, field)
-#define XDP(xdp, field) __trait_kernel_field(xdp, struct xdp_buff___trace, field)
+#define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___traits, field)
+#define SOCK(sk, field) __trait_kernel_field(sk, struct sock___traits, field)
+#define DEV(dev, field) __trait_kernel_field(dev, struct net_device___traits, field)
+#define XDP(xdp, field) __trait_kernel_field(xdp, struct xdp_buff___traits, field)
 
 /* What takes an skb can have one at an address. */
-#define SKB_AT(address) __trait_kernel_pointer(address, struct sk_buff___trace)
+#define SKB_AT(address) __trait_kernel_pointer(address, struct sk_buff___traits)
 
 /* Number of the network namespace `net`, of the interface `dev`, of the socket `sk`. */
-#define NETNS_OF(net) __trait_kernel_field(net, struct net___trace, ns.inum)
+#define NETNS_OF(net) __trait_kernel_field(net, struct net___traits, ns.inum)
 #define NETNS_OF_DEV(dev) NETNS_OF(DEV(dev, nd_net.net))
 #define NETNS_OF_SOCK(sk) NETNS_OF(SOCK(sk, __sk_common.skc_net.net))
 
@@ -528,7 +434,7 @@ static __always_inline void set_device(struct event *e, __u64 dev)
 {
 	e->ifindex = DEV(dev, ifindex);
 	e->netns = NETNS_OF_DEV(dev);
-	load_words(__trait_kernel_member(dev, struct net_device___trace, name), e->dev);
+	load_words(__trait_kernel_member(dev, struct net_device___traits, name), e->dev);
 }
 
 /* What trace.bpf.c saw last on this CPU before generic XDP, for assign.bpf.c. The objects share the map. */
@@ -555,7 +461,7 @@ struct {
 	__type(value, __u64);
 } sent SEC(".maps");
 
-#define VETH_KEEPS_SKB bpf_core_field_exists(struct veth_xdp_buff___trace, skb)
+#define VETH_KEEPS_SKB bpf_core_field_exists(struct veth_xdp_buff___traits, skb)
 
 /* Copies the slots of both regions, and `len` bytes at `from`, behind the event. */
 static __always_inline void append(struct event *e, const struct trait_view *view, __u64 from, __u32 len)

@@ -9,18 +9,6 @@ struct bpf_map;
 struct bpf_prog;
 struct net_device;
 
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct bpf_prog_aux___trace {
-	__u32 id;
-};
-
-struct bpf_prog___trace {
-	struct bpf_prog_aux___trace *aux;
-};
-
-#pragma clang attribute pop
-
 /* Fate in ../xdp.rs. */
 enum fate {
 	FATE_REDIRECTED,
@@ -49,7 +37,7 @@ static __always_inline void count(struct net_device *dev, struct bpf_prog *progr
 
 	if (!is_traced((__u64)dev, &key.device))
 		return;
-	key.program = ((struct bpf_prog___trace *)program)->aux->id;
+	key.program = ((struct bpf_prog___traits *)program)->aux->id;
 	counted = bpf_map_lookup_elem(&xdp_counts, &key);
 	if (!counted) {
 		if (!bpf_map_update_elem(&xdp_counts, &key, &one, BPF_NOEXIST))

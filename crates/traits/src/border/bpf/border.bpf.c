@@ -23,26 +23,6 @@
 /* Where the type is in a frame with one VLAN tag. */
 #define TYPE_BEHIND_TAG (ETH_HLEN + 4 - 2)
 
-/* beside struct sk_buff___traits */
-struct sk_buff___border {
-	void *dev;
-	__u16 network_header;
-	unsigned char *data;
-} __attribute__((preserve_access_index));
-
-struct skb_shared_info___border {
-	struct sk_buff *frag_list;
-} __attribute__((preserve_access_index));
-
-struct bpf_xdp_entity___border {
-	void *prog;
-	void *link;
-} __attribute__((preserve_access_index));
-
-struct net_device___border {
-	struct bpf_xdp_entity___border xdp_state[3];
-} __attribute__((preserve_access_index));
-
 /* What came over the border in each direction; the Rust side is `Crossed`. */
 struct pt_crossed {
 	__u64 packets;
@@ -106,7 +86,7 @@ static __always_inline __u32 headroom(struct __sk_buff *ctx)
 {
 	const void *skb = __trait_kern_ctx(ctx);
 
-	return __trait_kernel_field(skb, struct sk_buff___border, data) -
+	return __trait_kernel_field(skb, struct sk_buff___traits, data) -
 	       __trait_kernel_field(skb, struct sk_buff___traits, head);
 }
 
@@ -123,13 +103,13 @@ static __noinline int wipe(struct __sk_buff *ctx)
 	int err;
 
 	/* packets behind others have memory of their own in front of them, which shows when these are taken apart */
-	if (__trait_kernel_field(shared, struct skb_shared_info___border, frag_list)) {
+	if (__trait_kernel_field(shared, struct skb_shared_info___traits, frag_list)) {
 		err = bpf_skb_pull_data(ctx, ctx->len);
 		if (err)
 			return err;
 	}
 	if (!is_ip) {
-		__u16 link_len = __trait_kernel_field(skb, struct sk_buff___border, network_header) -
+		__u16 link_len = __trait_kernel_field(skb, struct sk_buff___traits, network_header) -
 				 __trait_kernel_field(skb, struct sk_buff___traits, mac_header);
 
 		if (link_len != ETH_HLEN)
@@ -156,7 +136,7 @@ static __noinline int wipe(struct __sk_buff *ctx)
 	}
 	if (visible) {
 		/* the end of a flow region, on which all of an area depends */
-		__u64 data = __trait_kernel_field(skb, struct sk_buff___border, data);
+		__u64 data = __trait_kernel_field(skb, struct sk_buff___traits, data);
 
 		if (__trait_kernel_word(data - 16, 0) || __trait_kernel_word(data - 16, 1))
 			return -EBUSY;
@@ -185,8 +165,8 @@ static __always_inline int cross(struct __sk_buff *ctx, __u32 direction, _Bool w
 /* Whether the interface has an XDP program, which then is what attached the metadata, or let it pass. */
 static __always_inline _Bool has_xdp(struct __sk_buff *ctx)
 {
-	__u64 device = __trait_kernel_field(__trait_kern_ctx(ctx), struct sk_buff___border, dev);
-	__u64 state = device + bpf_core_field_offset(struct net_device___border, xdp_state);
+	__u64 device = __trait_kernel_field(__trait_kern_ctx(ctx), struct sk_buff___traits, dev);
+	__u64 state = device + bpf_core_field_offset(struct net_device___traits, xdp_state);
 	int i;
 
 	for (i = 0; i < 3; i++)

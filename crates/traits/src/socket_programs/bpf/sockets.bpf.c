@@ -192,58 +192,7 @@ struct {
 	__type(value, struct trait_sender_values);
 } pt_syns SEC(".maps");
 
-/*
- * The kernel, as far as these programs look into it.
- */
-struct net___pt {
-	__u64 net_cookie;
-} __attribute__((preserve_access_index));
-
-struct sock___pt {
-	struct {
-		struct {
-			struct net___pt *net;
-		} skc_net;
-		unsigned long skc_flags;
-	} __sk_common;
-	struct {
-		struct {
-			int counter;
-		} rmem_alloc;
-	} sk_backlog;
-	int sk_rcvbuf;
-} __attribute__((preserve_access_index));
-
-struct tcp_sock___pt {
-	__u32 rcv_nxt;
-	__u32 rcv_wnd;
-	__u32 rcv_wup;
-} __attribute__((preserve_access_index));
-
-struct sk_buff___pt {
-	unsigned int len;
-	unsigned int truesize;
-	__u16 protocol;
-	__u16 transport_header;
-	__u16 network_header;
-	unsigned char *head;
-	unsigned char *data;
-	struct sock___pt *sk;
-} __attribute__((preserve_access_index));
-
-enum sock_flags___pt {
-	SOCK_RCVMARK___pt,
-};
-
-struct bpf_sock_ops_kern___pt {
-	struct sock___pt *sk;
-} __attribute__((preserve_access_index));
-
-struct bpf_sockopt_kern___pt {
-	struct sock___pt *sk;
-} __attribute__((preserve_access_index));
-
-#define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___pt, field)
+#define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___traits, field)
 
 #define FLOW_WORDS ((trait_area.flow_len - __TRAIT_FLOW_FOOTER) / 8)
 #define PACKET_WORDS (trait_area.packet_len ? (trait_area.packet_len - __TRAIT_PACKET_FOOTER) / 8 : 0)
@@ -342,15 +291,15 @@ static __always_inline void keep(struct trait_sender_values *kept, const struct 
 /* Bit of a socket's flag in sock_common.skc_flags; 0 if the kernel has no such flag. */
 static __always_inline __u64 rcvmark_bit(void)
 {
-	if (!bpf_core_enum_value_exists(enum sock_flags___pt, SOCK_RCVMARK___pt))
+	if (!bpf_core_enum_value_exists(enum sock_flags___traits, SOCK_RCVMARK___traits))
 		return 0;
-	return 1ULL << bpf_core_enum_value(enum sock_flags___pt, SOCK_RCVMARK___pt);
+	return 1ULL << bpf_core_enum_value(enum sock_flags___traits, SOCK_RCVMARK___traits);
 }
 
 /* Whether the application is told marks: the kernel may have refused it, or the application has turned it off. */
 static __always_inline _Bool has_rcvmark(__u64 sk)
 {
-	return sk && __trait_kernel_field(sk, struct sock___pt, __sk_common.skc_flags) & rcvmark_bit();
+	return sk && __trait_kernel_field(sk, struct sock___traits, __sk_common.skc_flags) & rcvmark_bit();
 }
 
 /*
@@ -364,8 +313,8 @@ static __always_inline _Bool will_be_dropped(const void *skb)
 
 	if (!sk)
 		return 0;
-	used = __trait_kernel_field(sk, struct sock___pt, sk_backlog.rmem_alloc.counter);
-	return used && used + SKB(skb, truesize) > __trait_kernel_field(sk, struct sock___pt, sk_rcvbuf);
+	used = __trait_kernel_field(sk, struct sock___traits, sk_backlog.rmem_alloc.counter);
+	return used && used + SKB(skb, truesize) > __trait_kernel_field(sk, struct sock___traits, sk_rcvbuf);
 }
 
 /* Puts a datagram's traits and mark into the next slot of its socket's ring. Returns the slot's handle. */
@@ -454,8 +403,8 @@ static __always_inline void save_syn(struct __sk_buff *ctx, const void *skb)
 	if (!segment.syn || segment.ack || !sk)
 		return;
 	header = SKB(skb, head) + SKB(skb, network_header);
-	key.netns = __trait_kernel_field(__trait_kernel_field(sk, struct sock___pt, __sk_common.skc_net.net),
-					 struct net___pt, net_cookie);
+	key.netns = __trait_kernel_field(__trait_kernel_field(sk, struct sock___traits, __sk_common.skc_net.net),
+					 struct net___traits, net_cookie);
 	if (SKB(skb, protocol) == __builtin_bswap16(ETH_P_IP)) {
 		__u64 addresses = __trait_kernel_word(header + 12, 0);
 
@@ -476,7 +425,7 @@ static __always_inline void save_syn(struct __sk_buff *ctx, const void *skb)
 }
 
 /* A field of the kernel's TCP socket at `sk`. */
-#define TCP(sk, field) __trait_kernel_field(sk, struct tcp_sock___pt, field)
+#define TCP(sk, field) __trait_kernel_field(sk, struct tcp_sock___traits, field)
 
 /* The newest of the two arrivals, and the other one. */
 static __always_inline struct arrival *newest_of(struct receive *receive, __u32 other)
@@ -621,7 +570,7 @@ static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct receive 
 	}
 	/* what ended the handshake may have data */
 	if (skb && receive->wants & WANTS_RECEIVED)
-		KEEP_LAST(ctx, skb, __trait_kernel_field(__trait_kern_ctx(ctx), struct bpf_sock_ops_kern___pt, sk),
+		KEEP_LAST(ctx, skb, __trait_kernel_field(__trait_kern_ctx(ctx), struct bpf_sock_ops_kern___traits, sk),
 			  receive);
 }
 
@@ -1044,7 +993,7 @@ static __always_inline int give_datagrams(struct bpf_sockopt *ctx, const struct 
 /* Address of the kernel's socket. */
 static __always_inline __u64 socket_of(struct bpf_sockopt *ctx)
 {
-	return __trait_kernel_field(__trait_kern_ctx(ctx), struct bpf_sockopt_kern___pt, sk);
+	return __trait_kernel_field(__trait_kern_ctx(ctx), struct bpf_sockopt_kern___traits, sk);
 }
 
 static __always_inline int give_last(struct bpf_sockopt *ctx, struct receive *receive, __u32 number)
