@@ -5,6 +5,9 @@
 //! given out from, [`bind`]ing a BPF object's keys to it, and [`attach`]ing programs to hooks; the [`socket_programs`] that serve
 //! the options of `packet-traits-socket`, by which applications read and set traits; and [`border`]s, which keep traits from others.
 
+#[cfg(not(target_endian = "little"))]
+compile_error!("packet traits are for little-endian machines: nothing here was tried on another one");
+
 pub mod attach;
 pub mod bind;
 pub mod border;

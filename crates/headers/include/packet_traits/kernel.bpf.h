@@ -17,6 +17,10 @@
 #ifndef __PACKET_TRAITS_KERNEL_BPF_H
 #define __PACKET_TRAITS_KERNEL_BPF_H
 
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "packet traits are for little-endian machines: nothing here was tried on another one"
+#endif
+
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 

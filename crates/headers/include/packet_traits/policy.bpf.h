@@ -511,20 +511,12 @@ static __always_inline pt_u128 pt_from_bytes(struct pt_words slot)
 
 static __always_inline struct pt_words pt_to_u128(pt_u128 number)
 {
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 	return (struct pt_words){ { number, number >> 64 } };
-#else
-	return (struct pt_words){ { number >> 64, number } };
-#endif
 }
 
 static __always_inline pt_u128 pt_from_u128(struct pt_words slot)
 {
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 	return PT_U128(slot.word[1], slot.word[0]);
-#else
-	return PT_U128(slot.word[0], slot.word[1]);
-#endif
 }
 
 /* Whether traits of a packet can be changed at TC: it came with a flow region. */

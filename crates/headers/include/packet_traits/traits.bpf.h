@@ -328,11 +328,7 @@ struct __trait_flow_mark {
 #define __TRAIT_FLOW_FOOTER (__trait_has_flow_mark() ? sizeof(struct __trait_flow_mark) : sizeof(struct __trait_footer))
 #define __TRAIT_PACKET_FOOTER sizeof(struct __trait_packet_mark)
 
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define __trait_be16(number) __builtin_bswap16(number)
-#else
-#define __trait_be16(number) (number)
-#endif
 #define __trait_is_vlan(type) ((type) == __trait_be16(0x8100) || (type) == __trait_be16(0x88a8))
 
 #define __trait_unlikely(condition) __builtin_expect(!!(condition), 0)
@@ -473,11 +469,7 @@ static __always_inline __u64 __trait_word_between(const struct __trait_words *pa
 {
 	if (offset != 4)
 		return pair->word[offset / 8];
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 	return pair->word[0] >> 32 | pair->word[1] << 32;
-#else
-	return pair->word[0] << 32 | pair->word[1] >> 32;
-#endif
 }
 
 /*

@@ -182,11 +182,7 @@ impl<'p> CTable<'p> {
 
 /// The number's low bytes as a C integer of that size has them.
 fn native(number: u128, size: usize) -> Vec<u8> {
-    let mut bytes = number.to_le_bytes()[..size].to_vec();
-    if cfg!(target_endian = "big") {
-        bytes.reverse();
-    }
-    bytes
+    number.to_le_bytes()[..size].to_vec()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -133,7 +133,7 @@ fn resolved(instruction: &[u8], number: u32) -> Option<Vec<u8>> {
     };
     if instruction[0] == CALL {
         let caller = if number == 0 { 0 } else { PSEUDO_KFUNC };
-        instruction[1] = if cfg!(target_endian = "little") { caller << 4 } else { caller };
+        instruction[1] = caller << 4;
     }
     instruction[4..].copy_from_slice(&immediate.to_ne_bytes());
     Some(instruction)

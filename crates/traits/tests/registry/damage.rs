@@ -107,7 +107,7 @@ fn a_newer_version_is_told_whatever_its_sizes() {
             update(registry, "header", 0, |value| value[..12].copy_from_slice(b"PTRREGS\0\x09\0\0\0"));
             replace(registry, "keys", MapType::Hash, 32, 300, 128);
         },
-        |error| matches!(error, RegistryError::Newer { found: 9, .. }) || cfg!(target_endian = "big"),
+        |error| matches!(error, RegistryError::Newer { found: 9, .. }),
     );
 }
 

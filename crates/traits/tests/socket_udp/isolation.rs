@@ -119,8 +119,7 @@ fn everything(socket: &UdpSocket, handles: impl Iterator<Item = u32>) -> Vec<u8>
 const FORMER: u64 = 0xd1d2_d3d4_d5d6_0000;
 
 fn has_former(bytes: &[u8]) -> bool {
-    let upper = if cfg!(target_endian = "little") { 2..8 } else { 0..6 };
-    bytes.windows(6).any(|window| window == &FORMER.to_ne_bytes()[upper.clone()])
+    bytes.windows(6).any(|window| window == &FORMER.to_ne_bytes()[2..])
 }
 
 #[test]
