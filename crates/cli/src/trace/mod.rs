@@ -14,9 +14,11 @@ pub(crate) mod top;
 
 use std::path::PathBuf;
 
+use packet_traits_trace::write::View;
+
 use self::{
     options::What,
-    outputs::{Files, Outputs, View},
+    outputs::{Files, Outputs},
     session::{Ends, Session},
 };
 use crate::{Global, Outcome};

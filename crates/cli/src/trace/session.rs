@@ -10,7 +10,8 @@ use std::{
 use packet_traits::registry::{Registry, RegistryError};
 use packet_traits_lab::Bpffs;
 use packet_traits_trace::{
-    Change, Counters, Event, ID_KEY, Names, Options, Packet, Paths, Reader, Summary, Tracer, write::Clock,
+    Change, Counters, Event, ID_KEY, Names, Options, Packet, Paths, Reader, Summary, Tracer,
+    write::{Clock, End, Start},
 };
 
 use super::{options::What, outputs::Outputs};
@@ -79,7 +80,8 @@ impl Session {
         }
         output::note(format_args!("traits: tracing {}; Ctrl-C ends it", self.describe));
         let id_key = self.options.id.as_deref().unwrap_or(ID_KEY);
-        let printed = outputs.start(&tracer, self.registry.name().as_str(), id_key, &kernel_release());
+        let registry = self.registry.name().as_str();
+        let printed = outputs.start(&Start { tracer: &tracer, registry, id_key, kernel: &kernel_release() });
 
         let state = RefCell::new(State {
             paths: Paths::default(),
@@ -100,7 +102,8 @@ impl Session {
         state.finish_all();
         let given_up = state.paths.given_up();
         let State { summary, counters, outputs, mut names, failed, .. } = state;
-        let ended = outputs.end(&self.describe, &notes, &summary, &counters, given_up, &mut names);
+        let end = End { title: &self.describe, notes: &notes, summary: &summary, counters: &counters, given_up };
+        let ended = outputs.end(&end, &mut names);
         followed.and(ended).and(failed.map_or(Ok(()), Err))
     }
 

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 
-use super::text;
+use super::{End, Sink, text};
 use crate::{names::Names, path::Packet};
 
 /// A file that is being written.
@@ -27,12 +27,10 @@ impl<W: Write> File<W> {
         write!(to, "{{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n{name}")?;
         Ok(File { to, started: None })
     }
+}
 
-    /// Writes a packet.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write(&mut self, packet: &Packet, names: &mut Names) -> io::Result<()> {
+impl<W: Write> Sink for File<W> {
+    fn packet(&mut self, packet: &Packet, names: &mut Names) -> io::Result<()> {
         let started = *self.started.get_or_insert(packet.entered);
         let micros = |at: u64| (at as f64 - started as f64) / 1000.0;
         let id = format!("{:#x}", packet.id);
@@ -61,11 +59,7 @@ impl<W: Write> File<W> {
         event("e", &title, end, Value::Null)
     }
 
-    /// Ends the file.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn finish(mut self) -> io::Result<()> {
+    fn end(&mut self, _: &End<'_>, _: &mut Names) -> io::Result<()> {
         self.to.write_all(b"\n]}\n")?;
         self.to.flush()
     }

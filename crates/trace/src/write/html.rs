@@ -6,7 +6,7 @@ use std::{
     io::{self, Write},
 };
 
-use super::text;
+use super::{End, Sink, text};
 use crate::{
     histogram::Histogram,
     names::Names,
@@ -52,6 +52,33 @@ impl Slowest {
     /// They, slowest first.
     pub fn packets(&self) -> &[Packet] {
         &self.0
+    }
+}
+
+/// A file that is written at the end.
+pub struct File<W: Write> {
+    to: W,
+    slowest: Slowest,
+}
+
+impl<W: Write> File<W> {
+    /// Takes what to write to.
+    pub fn new(to: W) -> File<W> {
+        File { to, slowest: Slowest::default() }
+    }
+}
+
+impl<W: Write> Sink for File<W> {
+    fn packet(&mut self, packet: &Packet, _: &mut Names) -> io::Result<()> {
+        self.slowest.add(packet);
+        Ok(())
+    }
+
+    fn end(&mut self, end: &End<'_>, names: &mut Names) -> io::Result<()> {
+        let End { title, notes, summary, counters, .. } = *end;
+        let report = Report { title, notes, summary, counters, slowest: self.slowest.packets() };
+        write(&mut self.to, &report, names)?;
+        self.to.flush()
     }
 }
 

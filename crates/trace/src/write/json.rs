@@ -3,6 +3,8 @@
 //! Types and members are added; none is renamed, removed or changed without a new version. Numbers that may need more than 53 bits
 //! are text.
 
+use std::io::{self, Write};
+
 use packet_traits::Value as TraitValue;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -13,8 +15,10 @@ use crate::{
     packet::Headers,
     path::{Detail, Packet},
     point::Point,
+    standby::Change,
     summary::{Summary, Times},
     tracer::{Counters, Tracer},
+    write::{End, Sink, Start, View},
 };
 
 /// The version of what is written.
@@ -29,6 +33,56 @@ pub fn start(tracer: &Tracer<'_>, registry: &str, id_key: &str, kernel: &str) ->
         "v": VERSION, "type": "start", "kernel": kernel, "registry": registry, "id_key": id_key,
         "assigns_ids": tracer.assigns_ids(), "armed": tracer.is_armed(), "keys": keys, "points": points, "notes": tracer.notes(),
     })
+}
+
+/// Lines of JSON.
+pub struct Lines<W: Write> {
+    to: W,
+    view: View,
+}
+
+impl<W: Write> Lines<W> {
+    /// Lines about what `view` says, and about everything else.
+    pub fn new(to: W, view: View) -> Lines<W> {
+        Lines { to, view }
+    }
+}
+
+impl<W: Write> Sink for Lines<W> {
+    fn start(&mut self, it: &Start<'_, '_>) -> io::Result<()> {
+        writeln!(self.to, "{}", start(it.tracer, it.registry, it.id_key, it.kernel))
+    }
+
+    fn event(&mut self, it: &Event<'_>, since_entered: u64, packet: &Packet, names: &mut Names) -> io::Result<()> {
+        if self.view != View::Events {
+            return Ok(());
+        }
+        writeln!(self.to, "{}", event(it, since_entered, Some(packet), names)?)
+    }
+
+    fn packet(&mut self, it: &Packet, names: &mut Names) -> io::Result<()> {
+        if self.view != View::Packets {
+            return Ok(());
+        }
+        writeln!(self.to, "{}", packet(it, names))
+    }
+
+    fn lost(&mut self, counters: &Counters) -> io::Result<()> {
+        writeln!(self.to, "{}", lost(counters))
+    }
+
+    fn changed(&mut self, change: Change, why: &str) -> io::Result<()> {
+        writeln!(self.to, "{}", standby(change == Change::Armed, why))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+
+    fn end(&mut self, end: &End<'_>, names: &mut Names) -> io::Result<()> {
+        writeln!(self.to, "{}", summary(end.summary, end.counters, end.given_up, names))?;
+        self.to.flush()
+    }
 }
 
 /// An event.

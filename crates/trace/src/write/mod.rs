@@ -4,9 +4,12 @@ pub mod chrome;
 pub mod html;
 pub mod json;
 pub mod pcapng;
+mod sink;
 pub mod text;
 
 use std::io;
+
+pub use self::sink::{End, Sink, Start, View};
 
 use crate::{event::Event, names::Names, path::Packet};
 

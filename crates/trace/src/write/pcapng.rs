@@ -8,7 +8,11 @@
 //! `packet-traits:` and an object of type `event` of [`json`]. `pcap-file` cannot make custom options, so packet
 //! blocks are put together here.
 
-use std::{borrow::Cow, collections::HashMap, io::Write};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    io::{self, Write},
+};
 
 use pcap_file::{
     DataLink, Endianness, PcapError,
@@ -21,7 +25,7 @@ use pcap_file::{
     },
 };
 
-use super::{Clock, json, text};
+use super::{Clock, End, Sink, json, text};
 use crate::{config::CAPTURE_MAX, event::Event, names::Names, path::Packet, point::Point, write};
 
 /// Code of the custom option (`opt_custom`, UTF-8, may be copied).
@@ -64,20 +68,17 @@ impl<W: Write> File<W> {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn new(to: W, clock: Clock) -> Result<File<W>, PcapError> {
-        let writer = PcapNgWriter::with_endianness(to, Endianness::native())?;
+    pub fn new(to: W, clock: Clock) -> io::Result<File<W>> {
+        let writer = PcapNgWriter::with_endianness(to, Endianness::native()).map_err(of_pcap)?;
         Ok(File { writer, interfaces: HashMap::new(), clock })
     }
 
-    /// Writes an event; one that has none of the packet's bytes is written as an empty packet.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write(
+    /// One that has none of the packet's bytes is written as an empty packet.
+    fn write(
         &mut self,
         event: &Event<'_>,
         since_entered: u64,
-        packet: Option<&Packet>,
+        packet: &Packet,
         names: &mut Names,
     ) -> Result<(), PcapError> {
         let (bytes, with_mac) = event.bytes();
@@ -97,11 +98,11 @@ impl<W: Write> File<W> {
         for (key, value) in event.traits() {
             comment.push_str(&format!(" {}={value}", key.name()));
         }
-        let detail = write::detail(event, packet, names);
+        let detail = write::detail(event, Some(packet), names);
         if !detail.is_empty() {
             comment.push_str(&format!(" {detail}"));
         }
-        let object = json::event(event, since_entered, packet, names).unwrap_or_default();
+        let object = json::event(event, since_entered, Some(packet), names).unwrap_or_default();
         let at = self.clock.wall(event.at());
         let mut body = Vec::with_capacity(512);
         for word in [interface_id, (at >> 32) as u32, at as u32, bytes.len() as u32, event.whole_len()] {
@@ -140,12 +141,21 @@ impl<W: Write> File<W> {
         self.interfaces.insert((point, u32::from(link)), id);
         Ok(id)
     }
+}
 
-    /// Ends the file.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub fn finish(self) -> std::io::Result<()> {
-        self.writer.into_inner().flush()
+impl<W: Write> Sink for File<W> {
+    fn event(&mut self, event: &Event<'_>, since_entered: u64, packet: &Packet, names: &mut Names) -> io::Result<()> {
+        self.write(event, since_entered, packet, names).map_err(of_pcap)
+    }
+
+    fn end(&mut self, _: &End<'_>, _: &mut Names) -> io::Result<()> {
+        self.writer.get_mut().flush()
+    }
+}
+
+fn of_pcap(error: PcapError) -> io::Error {
+    match error {
+        PcapError::IoError(error) => error,
+        other => io::Error::other(other),
     }
 }

@@ -1,6 +1,9 @@
 //! Lines for people.
 
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    io,
+};
 
 use crate::{
     event::Event,
@@ -9,11 +12,75 @@ use crate::{
     point::Point,
     summary::{OTHERS, Summary},
     tracer::Counters,
-    write,
+    write::{self, End, Sink, Start, View},
 };
 
 /// Titles of the columns of [`event`].
 pub const EVENT_TITLES: &str = "       µs        ID  POINT         INTERFACE        PACKET";
+
+/// Lines of text.
+pub struct Lines<W: io::Write> {
+    to: W,
+    view: View,
+    line: String,
+}
+
+impl<W: io::Write> Lines<W> {
+    /// Lines about what `view` says, and the summary.
+    pub fn new(to: W, view: View) -> Lines<W> {
+        Lines { to, view, line: String::new() }
+    }
+
+    fn write_line(&mut self) -> io::Result<()> {
+        self.line.push('\n');
+        self.to.write_all(self.line.as_bytes())
+    }
+}
+
+impl<W: io::Write> Sink for Lines<W> {
+    fn start(&mut self, _: &Start<'_, '_>) -> io::Result<()> {
+        match self.view {
+            View::Events => writeln!(self.to, "{EVENT_TITLES}"),
+            View::Packets | View::Summary => Ok(()),
+        }
+    }
+
+    fn event(&mut self, it: &Event<'_>, since_entered: u64, packet: &Packet, names: &mut Names) -> io::Result<()> {
+        if self.view != View::Events {
+            return Ok(());
+        }
+        self.line.clear();
+        event(&mut self.line, it, since_entered, Some(packet), names);
+        self.write_line()
+    }
+
+    fn packet(&mut self, it: &Packet, names: &mut Names) -> io::Result<()> {
+        if self.view != View::Packets {
+            return Ok(());
+        }
+        self.line.clear();
+        packet(&mut self.line, it, names);
+        self.write_line()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+
+    fn end(&mut self, end: &End<'_>, names: &mut Names) -> io::Result<()> {
+        if self.view != View::Summary {
+            writeln!(self.to)?;
+        }
+        for line in summary(end.summary, end.counters, names) {
+            writeln!(self.to, "{line}")?;
+        }
+        if end.given_up != 0 {
+            let packets = counted(end.given_up, "packet");
+            writeln!(self.to, "{packets} given up before the end: too many were under way.")?;
+        }
+        self.to.flush()
+    }
+}
 
 /// Writes a line about an event, without its end: microseconds since the packet entered, its id, the point, the interface
 /// and namespace, addresses, traits, and what is known there only.
