@@ -4,7 +4,11 @@ use libbpf_rs::{MapCore, MapFlags};
 use packet_traits::bind::{BoundObject, LoadedObject};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::tracer::{PlaceId, TraceError, handle, libbpf};
+use crate::{
+    error::{TraceError, libbpf},
+    namespace::PlaceId,
+    object::handle,
+};
 
 /// `struct device`.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -17,9 +17,10 @@ use zerocopy::FromBytes;
 use crate::{
     config::Config,
     devices::{self, DEVICES, RawDevice},
-    namespace::{Interface, Namespace},
+    error::{TraceError, libbpf},
+    namespace::{Interface, Namespace, place_id},
+    object::{handle, leave_out_unknown},
     point::Point,
-    tracer::{TraceError, handle, leave_out_unknown, libbpf, place_id},
     xdp::{self, Attached, Fate, XdpCount, XdpProgram},
 };
 

@@ -74,6 +74,7 @@
 
 mod config;
 mod devices;
+mod error;
 mod event;
 mod filter;
 mod functions;
@@ -81,6 +82,7 @@ mod histogram;
 mod keys;
 mod names;
 mod namespace;
+mod object;
 mod packet;
 mod path;
 mod point;
@@ -92,6 +94,7 @@ pub mod write;
 mod xdp;
 
 pub use config::CAPTURE_MAX;
+pub use error::TraceError;
 pub use event::{Event, GroResult};
 pub use filter::{CONDITIONS_MAX, Condition, FilterError};
 pub use histogram::Histogram;
@@ -104,5 +107,5 @@ pub use point::Point;
 pub use standby::{BUSY, Change, QUIET, QUIET_AGAIN, Standby};
 pub use summary::{DropPlace, OTHERS, PointSummary, Summary, Times, VALUES_MAX, ValueSummary};
 pub use symbols::{NamedPlaces, Symbols};
-pub use tracer::{Counters, Options, RING_LEN, Reader, TraceError, Tracer};
+pub use tracer::{Counters, Options, RING_LEN, Reader, Tracer};
 pub use xdp::{Fate, Verdict, XdpCount, XdpProgram};

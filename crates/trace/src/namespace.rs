@@ -172,6 +172,15 @@ fn interfaces() -> io::Result<Vec<Interface>> {
     Ok(found)
 }
 
+/// An interface, in its namespace.
+pub(crate) type Place = (Namespace, Interface);
+/// The namespace's inode number, the interface's index.
+pub(crate) type PlaceId = (u32, u32);
+
+pub(crate) fn place_id((namespace, interface): &Place) -> PlaceId {
+    (namespace.inode(), interface.index)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

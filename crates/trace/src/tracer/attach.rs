@@ -10,11 +10,13 @@ use packet_traits::attach::{
 
 use super::{
     Tracer,
-    error::{TraceError, system},
     load::{fd_of, switch},
-    options::place_id,
 };
-use crate::{namespace::Namespace, point::Point};
+use crate::{
+    error::{TraceError, system},
+    namespace::{Namespace, place_id},
+    point::Point,
+};
 
 /// Where the netfilter programs run: before defragmentation, and with it everything else (`NF_IP_PRI_CONNTRACK_DEFRAG`,
 /// include/uapi/linux/netfilter_ipv4.h). If the number is taken, the next is tried.

@@ -21,11 +21,14 @@ use packet_traits::{
 
 use super::{
     Tracer,
-    error::{TraceError, system},
     load::{fd_of, id_candidates},
-    options::{Place, PlaceId, place_id},
 };
-use crate::{devices as traced_devices, xdp as other_xdp};
+use crate::{
+    devices as traced_devices,
+    error::{TraceError, system},
+    namespace::{Place, PlaceId, place_id},
+    xdp as other_xdp,
+};
 
 /// Kinds of interfaces (`ip link add type`) whose ports bring them their packets.
 const WITH_PORTS: [&str; 5] = ["bridge", "bond", "team", "hsr", "vrf"];

@@ -6,7 +6,7 @@ use std::{
 };
 
 use libbpf_rs::{
-    MapCore, MapFlags, MapHandle,
+    MapCore, MapFlags,
     btf::{Btf, types},
 };
 use packet_traits::{
@@ -16,18 +16,19 @@ use packet_traits::{
 };
 
 use super::{
-    error::{TraceError, libbpf, system},
-    options::{Options, Place, PlaceId},
+    options::Options,
     own_keys::{self, OwnKeys},
 };
 use crate::{
     config::{self, Config},
     devices,
+    error::{TraceError, libbpf, system},
     event::EVENT_LEN,
     filter,
     functions::Functions,
     keys::{ENTERED_KEY, ID_KEY, Keys, OWN_KEYS, TC_ENTERED_KEY, TC_ID_KEY, TracedKey},
-    namespace::Namespace,
+    namespace::{Namespace, Place, PlaceId},
+    object::{handle, leave_out_unknown},
     symbols::Symbols,
 };
 
@@ -45,8 +46,6 @@ const UDP_FAIL: &str = "udp_fail_queue_rcv_skb";
 const VETH_SKB: &str = "bpf_xdp_metadata_rx_timestamp";
 /// The function that ends TCP connections.
 const TCP_END: &str = "tcp_rcv_state_process";
-/// The function by which netfilter programs are attached (6.4).
-const NETFILTER_LINK: &str = "bpf_nf_link_attach";
 /// How often the programs are loaded again if keys go in the meantime.
 pub(super) const LOAD_ATTEMPTS: u32 = 10;
 /// The programs in the kernel, before they are attached.
@@ -262,28 +261,6 @@ fn leave_out(bound: &mut BoundObject<'_>, tracepoint: &str) {
     }
 }
 
-/// Has programs not loaded whose tracepoint or function this kernel does not have.
-pub(crate) fn leave_out_unknown(bound: &mut BoundObject<'_>, btf: &Btf<'_>, notes: &mut Vec<String>) {
-    for mut program in bound.open_object_mut().progs_mut() {
-        let section = program.section().to_string_lossy().into_owned();
-        let (kind, name, known) = match section.split_once('/') {
-            Some(("tp_btf", name)) => {
-                ("tracepoint", name, btf.type_by_name::<types::Typedef<'_>>(&format!("btf_trace_{name}")).is_some())
-            }
-            Some(("fentry", name)) => ("function", name, btf.type_by_name::<types::Func<'_>>(name).is_some()),
-            None if section == "netfilter" && btf.type_by_name::<types::Func<'_>>(NETFILTER_LINK).is_none() => {
-                program.set_autoload(false);
-                continue;
-            }
-            _ => continue,
-        };
-        if !known {
-            notes.push(format!("this kernel has no {kind} {name}: what it would show is not seen"));
-            program.set_autoload(false);
-        }
-    }
-}
-
 /// Has an object use these maps of another, before it is loaded.
 fn share_maps(bound: &mut BoundObject<'_>, with: &LoadedObject, names: &[&str]) -> Result<(), TraceError> {
     for mut map in bound.open_object_mut().maps_mut() {
@@ -305,9 +282,4 @@ pub(super) fn fd_of(object: &LoadedObject, name: &str) -> Result<OwnedFd, TraceE
 pub(super) fn switch(object: &LoadedObject, section: &str, on: bool) -> Result<(), TraceError> {
     let (key, value) = (0u32.to_ne_bytes(), u64::from(on).to_ne_bytes());
     handle(object, section)?.update(&key, &value, MapFlags::ANY).map_err(libbpf("switch the tracer's programs"))
-}
-
-pub(crate) fn handle(object: &LoadedObject, name: &str) -> Result<MapHandle, TraceError> {
-    let map = object.map(name).ok_or_else(|| TraceError::Option(format!("the tracer has no map {name}")))?;
-    MapHandle::try_from(&map).map_err(libbpf("keep a map open"))
 }

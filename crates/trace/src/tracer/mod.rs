@@ -7,7 +7,6 @@
 //! | `load` | loading the programs |
 //! | `entry` | where packets get their ids |
 //! | `attach` | attaching the points behind it |
-//! | `error` | why tracing did not start |
 //!
 //! Everything is held by descriptors of this process: when it ends, however it ends, all of it is gone. What stays after a
 //! SIGKILL is the names of the tracer's own keys in the registry, which the next tracer takes over; and before Linux 6.6 the
@@ -15,7 +14,6 @@
 
 mod attach;
 mod entry;
-mod error;
 pub(crate) mod load;
 mod options;
 mod own_keys;
@@ -35,26 +33,20 @@ use packet_traits::{
 };
 use zerocopy::FromBytes;
 
+pub use self::options::{Options, RING_LEN};
 use self::{
     attach::{CURRENT_RECEIVED, RECEIVE},
     load::{LOAD_ATTEMPTS, Loaded, switch},
-    options::{Place, check, interfaces, occupied},
+    options::{check, interfaces, occupied},
     own_keys::OwnKeys,
 };
-pub use self::{
-    error::TraceError,
-    options::{Options, RING_LEN},
-};
-pub(crate) use self::{
-    error::libbpf,
-    load::{handle, leave_out_unknown},
-    options::{PlaceId, place_id},
-};
 use crate::{
+    error::{TraceError, libbpf},
     event::{EVENT_LEN, Event},
     functions::Functions,
     keys::Keys,
-    namespace::Namespace,
+    namespace::{Namespace, Place, PlaceId},
+    object::handle,
     point::Point,
     standby::{Change, Pace, Standby},
     xdp::XdpCount,

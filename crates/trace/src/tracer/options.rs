@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use packet_traits::attach::{XdpMode, xdp};
 
-use super::error::{TraceError, system};
 use crate::{
     config::{CAPTURE_MAX, NAMESPACES_MAX},
+    error::{TraceError, system},
     event::Event,
     filter::Condition,
-    namespace::{Interface, Namespace},
+    namespace::{Namespace, Place, PlaceId, place_id},
     path::{Outcome, Packet},
     standby::Standby,
 };
@@ -87,15 +87,6 @@ impl Options {
         (!self.only_drops || event.is_drop())
             && self.slower.is_none_or(|slower| u128::from(since_entered) >= slower.as_nanos())
     }
-}
-
-/// An interface, in its namespace.
-pub(crate) type Place = (Namespace, Interface);
-/// The namespace's inode number, the interface's index.
-pub(crate) type PlaceId = (u32, u32);
-
-pub(crate) fn place_id((namespace, interface): &Place) -> PlaceId {
-    (namespace.inode(), interface.index)
 }
 
 pub(super) fn check(options: &Options) -> Result<(), TraceError> {

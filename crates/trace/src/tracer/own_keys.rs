@@ -14,7 +14,8 @@ use packet_traits::{
     registry::{Description, KeyEntry, KeySpec, Registry, RegistryError},
 };
 
-use super::{error::TraceError, load::id_candidates};
+use super::load::id_candidates;
+use crate::error::TraceError;
 use crate::keys::{ENTERED_KEY, ID_KEY, Keys, TC_ENTERED_KEY, TC_ID_KEY};
 
 /// How long the kernel may take to forget programs that were closed.

@@ -150,7 +150,7 @@ impl From<AttachError> for TraceError {
     }
 }
 
-pub(super) fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> TraceError {
+pub(crate) fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> TraceError {
     let action = action.into();
     move |error| TraceError::System { action, error }
 }
