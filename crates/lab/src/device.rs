@@ -8,10 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::RECV_TIMEOUT;
-use crate::end::Mac;
 use crate::error::{Context, Error, Result};
 use crate::netns::Netns;
 use crate::sys;
+use packet_traits_core::Mac;
 
 /// Packet counters of an interface since it was made (`/proc/net/dev`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,21 +1,11 @@
 //! One side of a link between two namespaces: the namespace, the interface and its fixed addresses.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use packet_traits_core::Mac;
 
 use crate::error::Result;
 use crate::netns::Netns;
-
-/// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Mac(pub [u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
 
 /// Which internet protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,7 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::end::{End, Family, Mac};
+use packet_traits_core::Mac;
+
+use crate::end::{End, Family};
 use crate::vxlan::VXLAN_PORT;
 
 /// Length of an Ethernet header without a VLAN tag.

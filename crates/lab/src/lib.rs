@@ -61,12 +61,13 @@ pub use bpffs::Bpffs;
 pub use cgroup::Cgroup;
 pub use clang::{clang, clang_version, clangs, newest_clang};
 pub use device::{Feature, LinkStats};
-pub use end::{End, EndSpec, Family, Mac};
+pub use end::{End, EndSpec, Family};
 pub use error::{Error, Result};
 pub use netkit::{NetkitMode, NetkitPair};
 pub use netns::Netns;
 pub use nic::NicPair;
 pub use packet_socket::{Captured, PacketSocket, send_frame, send_together};
+pub use packet_traits_core::Mac;
 pub use requirements::{
     KernelFeature, kernel_has, kernel_has_for, kernel_tests_enabled, left_out, require_root, skipped,
 };

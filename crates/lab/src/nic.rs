@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::end::Mac;
 use crate::error::{Context, Error, Result};
 use crate::netns::Netns;
+use packet_traits_core::Mac;
 
 /// How the addresses of the cards begin; a byte for the pair and one for the card follow.
 const PREFIX: [u8; 4] = [0x02, 0x4e, 0x49, 0x43];

@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::end::{End, EndSpec, Mac};
+use packet_traits_core::Mac;
+
+use crate::end::{End, EndSpec};
 use crate::error::Result;
 use crate::netns::Netns;
 use crate::veth::{VethOptions, VethPair};
