@@ -3,6 +3,7 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
 
+SHARE = $(DESTDIR)$(PREFIX)/share
 PUBLISHED = --workspace --exclude packet-traits-bench --exclude packet-traits-testing
 
 # Loading BPF programs and making namespaces needs root; cargo itself runs as who you are.
@@ -94,6 +95,11 @@ bench: all
 install:
 	install -Dm755 target/release/traits $(DESTDIR)$(PREFIX)/bin/traits
 	install -Dm755 target/release/traits-bench $(DESTDIR)$(PREFIX)/bin/traits-bench
+	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	target/release/traits completions bash >$(SHARE)/bash-completion/completions/traits
+	target/release/traits completions zsh >$(SHARE)/zsh/site-functions/_traits
+	target/release/traits completions fish >$(SHARE)/fish/vendor_completions.d/traits.fish
+	target/release/traits man $(SHARE)/man/man1
 	for header in include/packet_traits/*.h; do \
 		install -Dm644 $$header $(DESTDIR)$(PREFIX)/include/packet_traits/$${header##*/} || exit 1; \
 	done
@@ -103,6 +109,8 @@ install:
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/traits $(DESTDIR)$(PREFIX)/bin/traits-bench
+	rm -f $(SHARE)/bash-completion/completions/traits $(SHARE)/zsh/site-functions/_traits
+	rm -f $(SHARE)/fish/vendor_completions.d/traits.fish $(SHARE)/man/man1/traits.1 $(SHARE)/man/man1/traits-*.1
 	for header in include/packet_traits/*.h; do \
 		rm -f $(DESTDIR)$(PREFIX)/include/packet_traits/$${header##*/}; \
 	done

@@ -28,11 +28,15 @@ pub(crate) struct Global {
 }
 
 /// Commands that would ignore an option, the option, and why.
-const NOT_TAKEN: [(&[&str], &str, &str); 9] = [
+const NOT_TAKEN: [(&[&str], &str, &str); 13] = [
     (&["demo"], "registry", "it makes a registry of its own"),
     (&["demo"], "bpffs", "it makes a BPF file system of its own"),
     (&["bench"], "registry", "it makes a registry of its own"),
     (&["bench"], "bpffs", "it makes a BPF file system of its own"),
+    (&["completions"], "registry", "it uses none"),
+    (&["completions"], "bpffs", "it uses none"),
+    (&["man"], "registry", "it uses none"),
+    (&["man"], "bpffs", "it uses none"),
     (&["doctor"], "registry", "it looks at all registries"),
     (&["sockets", "show"], "registry", "the sockets know theirs"),
     (&["sockets", "show"], "bpffs", "the sockets know their registry"),

@@ -7,6 +7,7 @@ mod bind;
 mod border;
 mod deploy;
 mod doctor;
+mod generate;
 mod global;
 mod keys;
 mod output;
@@ -71,11 +72,18 @@ enum Command {
     Trace(trace::Options),
     Top(trace::top::Options),
     Log(deploy::Log),
+    Completions(generate::Completions),
+    Man(generate::Man),
+}
+
+/// The commands with the options that they take.
+fn described() -> clap::Command {
+    global::hide_not_taken(Cli::command())
 }
 
 /// Reads the command line. Wrong usage ends the process.
 fn parse() -> Cli {
-    let matches = global::hide_not_taken(Cli::command()).get_matches();
+    let matches = described().get_matches();
     let cli = global::refuse_not_taken(&matches).and_then(|()| Cli::from_arg_matches(&matches));
     cli.unwrap_or_else(|error| error.format(&mut Cli::command()).exit())
 }
@@ -107,6 +115,8 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(options, &cli.global),
         Command::Trace(options) => trace::run(options, &cli.global),
         Command::Top(options) => trace::top::run(options, &cli.global),
+        Command::Completions(options) => generate::completions(options, described()),
+        Command::Man(options) => generate::man(options, described()),
     };
     packet_traits_terminal::exit(outcome.map_err(|error| explained(error, &cli.global)))
 }

@@ -144,3 +144,23 @@ fn help_is_short_and_has_global_options_apart() {
         }
     }
 }
+
+#[test]
+fn shells_and_man_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = text(&traits(&format!("completions {shell}")).stdout);
+        assert!(script.contains("save-syn") && script.contains("explain"), "{shell}: {script}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man/man1");
+    let output = traits(&format!("man {}", pages.display()));
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+    for command in commands() {
+        let page = pages.join(format!("traits {command}").trim_end().replace(' ', "-") + ".1");
+        let written = fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        assert!(written.contains(".SH SYNOPSIS"), "{written}");
+    }
+    let refused = traits(&format!("man {}/file/below", env!("CARGO_BIN_EXE_traits")));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).starts_with("traits: cannot write man pages to "), "{}", text(&refused.stderr));
+}
