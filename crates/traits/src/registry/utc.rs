@@ -5,30 +5,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use jiff::Timestamp;
+
 /// Prints a time in UTC to the second, as in RFC 3339: `2026-01-31T23:59:59Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Utc(pub SystemTime);
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let (year, month, day) = civil(seconds / 86_400);
-        let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-        f.pad(&format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"))
+        let time = Timestamp::try_from(self.0).unwrap_or_default().max(Timestamp::UNIX_EPOCH);
+        f.pad(&time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
     }
-}
-
-/// The Gregorian date of a number of days since 1970-01-01. Counts in years that begin on 1 March, so that the leap
-/// day comes last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 /// Nanoseconds since 1970, as the pinned table stores times.
