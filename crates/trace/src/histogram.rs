@@ -1,57 +1,51 @@
-//! Counts of times, in buckets that are at most an eighth wide: from nanoseconds to hours in a few kilobytes.
+//! Counts of times, from nanoseconds to centuries in a few kilobytes.
 
-/// Buckets of each power of two.
-const PARTS: u64 = 8;
-/// Values below this have a bucket each.
-const EXACT: u64 = 2 * PARTS;
-const BUCKETS: usize = 512;
+use hdrhistogram::Histogram as Buckets;
+
+/// Significant decimal digits: a bucket is at most a sixteenth wide.
+const DIGITS: u8 = 1;
 
 /// A histogram of nanoseconds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
-    buckets: Box<[u64; BUCKETS]>,
-    count: u64,
+    buckets: Buckets<u64>,
+    // exact, where the buckets are not
     sum: u64,
     max: u64,
 }
 
+/// Values that lie near each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// The lowest value that it can have.
+    pub start: u64,
+    /// The highest.
+    pub last: u64,
+    /// How many it has.
+    pub count: u64,
+}
+
 impl Default for Histogram {
     fn default() -> Histogram {
-        Histogram { buckets: Box::new([0; BUCKETS]), count: 0, sum: 0, max: 0 }
+        let buckets = Buckets::new(DIGITS).expect("a number of digits from 0 to 5");
+        Histogram { buckets, sum: 0, max: 0 }
     }
-}
-
-fn bucket_of(value: u64) -> usize {
-    if value < EXACT {
-        return value as usize;
-    }
-    let power = 63 - u64::from(value.leading_zeros());
-    let part = (value >> (power - 3)) & (PARTS - 1);
-    ((power - 3) * PARTS + part) as usize + PARTS as usize
-}
-
-/// The lowest value of a bucket.
-fn start_of(bucket: usize) -> u64 {
-    let bucket = bucket as u64;
-    if bucket < EXACT {
-        return bucket;
-    }
-    let (power, part) = ((bucket - PARTS) / PARTS + 3, (bucket - PARTS) % PARTS);
-    (PARTS + part) << (power - 3)
 }
 
 impl Histogram {
     /// Counts a value.
     pub fn add(&mut self, value: u64) {
-        self.buckets[bucket_of(value)] += 1;
-        self.count += 1;
+        // it grows as needed, up to the highest value
+        if self.buckets.record(value).is_err() {
+            self.buckets.saturating_record(value);
+        }
         self.sum = self.sum.saturating_add(value);
         self.max = self.max.max(value);
     }
 
     /// How many values there are.
     pub fn count(&self) -> u64 {
-        self.count
+        self.buckets.len()
     }
 
     /// The highest value; 0 if there is none.
@@ -61,25 +55,21 @@ impl Histogram {
 
     /// Their mean; 0 if there are none.
     pub fn mean(&self) -> u64 {
-        self.sum.checked_div(self.count).unwrap_or(0)
+        self.sum.checked_div(self.count()).unwrap_or(0)
     }
 
-    /// A value that so large a part of all values does not exceed, off by an eighth at most; 0 if there are none.
+    /// A value that so large a part of all values does not exceed, off by a sixteenth at most; 0 if there are none.
     pub fn quantile(&self, part: f64) -> u64 {
-        let wanted = (part * self.count as f64).ceil().max(1.0) as u64;
-        let mut seen = 0;
-        for (bucket, count) in self.buckets.iter().enumerate() {
-            seen += count;
-            if seen >= wanted {
-                return (start_of(bucket + 1) - 1).min(self.max);
-            }
-        }
-        self.max
+        self.buckets.value_at_quantile(part).min(self.max)
     }
 
-    /// The buckets that hold something, as the lowest value of each and its count.
-    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.buckets.iter().enumerate().filter(|(_, count)| **count != 0).map(|(at, count)| (start_of(at), *count))
+    /// The buckets that hold something, in order.
+    pub fn buckets(&self) -> impl Iterator<Item = Bucket> {
+        self.buckets.iter_recorded().map(|recorded| {
+            let value = recorded.value_iterated_to();
+            let (start, last) = (self.buckets.lowest_equivalent(value), self.buckets.highest_equivalent(value));
+            Bucket { start, last, count: recorded.count_at_value() }
+        })
     }
 }
 
@@ -88,13 +78,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_is_in_the_bucket_that_starts_at_or_before_it() {
+    fn every_value_is_in_a_bucket_that_is_a_sixteenth_wide_at_most() {
         for value in (0..5000).chain((6..63).flat_map(|power| [(1 << power) - 1, 1 << power, (1 << power) + 1])) {
-            let bucket = bucket_of(value);
-            assert!(start_of(bucket) <= value && value < start_of(bucket + 1), "{value} in {bucket}");
-            assert!(start_of(bucket + 1) - start_of(bucket) <= (value / 8).max(1), "{value}");
+            let mut histogram = Histogram::default();
+            histogram.add(value);
+            let found: Vec<Bucket> = histogram.buckets().collect();
+            let [Bucket { start, last, count: 1 }] = found[..] else { panic!("{value}: {found:?}") };
+            assert!(start <= value && value <= last, "{value} in {found:?}");
+            assert!(last - start < (value / 16).max(1), "{value} in {found:?}");
         }
-        assert!(bucket_of(u64::MAX) < BUCKETS);
+        let mut histogram = Histogram::default();
+        histogram.add(u64::MAX);
+        assert_eq!((histogram.count(), histogram.max()), (1, u64::MAX));
     }
 
     #[test]
@@ -102,7 +97,7 @@ mod tests {
         let mut histogram = Histogram::default();
         (1..=1000).for_each(|value| histogram.add(value));
         assert_eq!((histogram.count(), histogram.max(), histogram.mean()), (1000, 1000, 500));
-        assert!((500..=563).contains(&histogram.quantile(0.5)), "{}", histogram.quantile(0.5));
+        assert!((500..=532).contains(&histogram.quantile(0.5)), "{}", histogram.quantile(0.5));
         assert_eq!(histogram.quantile(1.0), 1000);
         assert_eq!(Histogram::default().quantile(0.5), 0);
     }

@@ -97,7 +97,7 @@ pub use config::CAPTURE_MAX;
 pub use error::TraceError;
 pub use event::{Event, GroResult};
 pub use filter::{CONDITIONS_MAX, Condition, FilterError};
-pub use histogram::Histogram;
+pub use histogram::{Bucket, Histogram};
 pub use keys::{ENTERED_KEY, ID_KEY, Keys, TC_ENTERED_KEY, TC_ID_KEY, TracedKey};
 pub use names::Names;
 pub use namespace::{Interface, Namespace};

@@ -8,7 +8,7 @@ use std::{
 
 use super::{End, Sink, text};
 use crate::{
-    histogram::Histogram,
+    histogram::{Bucket, Histogram},
     names::Names,
     path::Packet,
     point::Point,
@@ -168,16 +168,16 @@ fn tiles(to: &mut impl Write, summary: &Summary, counters: &Counters) -> io::Res
 fn plot(histogram: &Histogram) -> String {
     const WIDTH: f64 = 900.0;
     const HEIGHT: f64 = 180.0;
-    let buckets: Vec<(u64, u64)> = histogram.buckets().collect();
+    let buckets: Vec<Bucket> = histogram.buckets().collect();
     let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"latency\">", HEIGHT + 20.0);
-    if let (Some((first, _)), Some((last, _))) = (buckets.first(), buckets.last()) {
+    if let (Some(first), Some(last)) = (buckets.first(), buckets.last()) {
         let log = |value: u64| (value.max(1) as f64).log2();
-        let (from, until) = (log(*first).floor(), (log(*last) + 0.3).ceil());
+        let (from, until) = (log(first.start).floor(), (log(last.start) + 0.3).ceil());
         let x = |value: f64| (value - from) / (until - from).max(1.0) * WIDTH;
-        let most = buckets.iter().map(|(_, count)| *count).max().unwrap_or(1) as f64;
-        for (start, count) in &buckets {
+        let most = buckets.iter().map(|bucket| bucket.count).max().unwrap_or(1) as f64;
+        for Bucket { start, last, count } in &buckets {
             let height = (*count as f64 / most * (HEIGHT - 20.0)).max(1.0);
-            let (left, right) = (x(log(*start)), x(log(start + (start / 8).max(1))));
+            let (left, right) = (x(log(*start)), x(log(last.saturating_add(1))));
             let _ = write!(
                 svg,
                 "<rect x=\"{left:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\" fill=\"#3b7dd8\">\

@@ -329,7 +329,7 @@ pub fn summary(summary: &Summary, counters: &Counters, given_up: u64, names: &mu
             json!({
                 "point": point.name(), "events": seen.events,
                 "since_entered_ns": Times::from(&seen.since_entered), "since_step_ns": Times::from(&seen.since_step),
-                "histogram_ns": seen.since_entered.buckets().map(|(start, count)| [start, count]).collect::<Vec<_>>(),
+                "histogram_ns": seen.since_entered.buckets().map(|bucket| [bucket.start, bucket.count]).collect::<Vec<_>>(),
             })
         })
         .collect();
