@@ -149,7 +149,7 @@ struct InterfaceJson {
 
 impl From<Crossed> for CrossedJson {
     fn from(crossed: Crossed) -> CrossedJson {
-        let Crossed { packets, wiped, dropped } = crossed;
+        let Crossed { packets, wiped, dropped, .. } = crossed;
         CrossedJson { packets, wiped, dropped }
     }
 }

@@ -221,7 +221,7 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
             }
         }
         Command::Migrate { name, sizes, json } => {
-            let Migration { registry, from } = sizes.of(options(name)).migrate()?;
+            let Migration { registry, from, .. } = sizes.of(options(name)).migrate()?;
             global.note_passing();
             if *json {
                 output::json(&MigratedJson { from, registry: describe(&registry)? })?;

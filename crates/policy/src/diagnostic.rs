@@ -16,6 +16,7 @@ const SHOWN_AROUND: usize = 1_000;
 /// Whether a policy is refused for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Severity {
     /// It is.
     Error,
@@ -109,6 +110,7 @@ codes! {
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Diagnostic {
     /// What kind of mistake.
     pub code: Code,
@@ -223,6 +225,7 @@ impl Diagnostic {
 
 /// A diagnostic for machines. Lines and columns are from 1, columns count characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// `error` or `warning`.
     pub severity: Severity,
@@ -265,6 +268,7 @@ pub struct Position {
 
 /// Another place that a diagnostic speaks of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Related {
     /// What it has to do with it.
     pub message: String,

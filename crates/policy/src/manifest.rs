@@ -15,6 +15,7 @@ pub const VERSION: u32 = 2;
 
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Manifest {
     /// [`VERSION`].
     pub version: u32,
@@ -92,6 +93,7 @@ impl Manifest {
 
 /// A key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Key {
     /// Its name.
     pub name: String,
@@ -106,6 +108,7 @@ pub struct Key {
 
 /// A program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Program {
     /// Its name in the object.
     pub name: String,
@@ -151,6 +154,7 @@ pub enum Hook {
 
 /// A rule. Its hits are at its number in the map `pt_hits`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Rule {
     /// Its number in the policy, from 0.
     pub number: u32,
@@ -164,6 +168,7 @@ pub struct Rule {
 
 /// What a map of the object is filled with before a program is attached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Table {
     /// The map.
     pub map: String,
@@ -173,6 +178,7 @@ pub struct Table {
 
 /// A named counter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Counter {
     /// Its name.
     pub name: String,
@@ -190,6 +196,7 @@ fn yes() -> bool {
 
 /// An interface by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Interface {
     /// Its name.
     pub name: String,

@@ -32,6 +32,7 @@ impl Span {
 
 /// A file.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Source {
     /// Its path, as errors name it.
     pub name: String,

@@ -16,6 +16,7 @@ pub struct Histogram {
 
 /// Values that lie near each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Bucket {
     /// The lowest value that it can have.
     pub start: u64,

@@ -27,6 +27,7 @@ pub struct Keys {
 
 /// One key.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct TracedKey {
     /// As the registry has it.
     pub entry: KeyEntry,

@@ -14,6 +14,7 @@ const UDPLITE: u8 = 136;
 
 /// The headers of an IP packet, as far as they were captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Headers {
     /// Who sent it.
     pub source: IpAddr,
@@ -29,6 +30,7 @@ pub struct Headers {
 
 /// What tells one TCP segment from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Tcp {
     /// Sequence number.
     pub sequence: u32,

@@ -32,6 +32,7 @@ pub(crate) type DeviceName = [u8; 16];
 
 /// A packet at one point, as its path keeps it.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Step {
     /// Where.
     pub point: Point,
@@ -64,6 +65,7 @@ impl fmt::Debug for Step {
 
 /// What is known at some points only.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Detail {
     /// Nothing.
     None,
@@ -115,6 +117,7 @@ impl Detail {
 
 /// Why a packet was dropped, and by what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Cause {
     /// The kernel has dropped it.
     Kernel {
@@ -129,6 +132,7 @@ pub enum Cause {
 
 /// What became of a packet, as far as it was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Outcome {
     /// Nothing yet.
     UnderWay,
@@ -163,6 +167,7 @@ impl Outcome {
 
 /// One packet's way.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Packet {
     /// Its id.
     pub id: u64,
@@ -262,6 +267,7 @@ pub struct Paths {
 
 /// What an event added to its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Added {
     /// The packet was not seen before.
     pub new: bool,

@@ -5,6 +5,7 @@ use std::fmt;
 /// Where a packet was seen; `enum point` of bpf/trace.bpf.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u16)]
+#[non_exhaustive]
 pub enum Point {
     /// The tracer's own XDP program: the packet enters. Its verdict is always to pass.
     Xdp,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 /// milliseconds; those that match until then are counted ([`Counters::too_early`](crate::Counters::too_early)) and not
 /// followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Standby {
     /// They stay: every packet that matches is followed.
     #[default]
@@ -33,6 +34,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 
 /// What [`Tracer::adapt`](crate::Tracer::adapt) did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Change {
     /// A packet has matched: all points are in place again.
     Armed,

@@ -22,6 +22,7 @@ pub const OTHERS: &str = "others";
 
 /// What was seen at one point.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct PointSummary {
     /// How often a packet was there.
     pub events: u64,
@@ -33,6 +34,7 @@ pub struct PointSummary {
 
 /// What was seen of packets with one value of a trait.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct ValueSummary {
     /// Packets.
     pub packets: u64,
@@ -46,6 +48,7 @@ pub struct ValueSummary {
 
 /// Why and where packets were dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct DropPlace {
     /// Why, and by what.
     pub cause: Cause,
@@ -55,6 +58,7 @@ pub struct DropPlace {
 
 /// The numbers.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Summary {
     /// Packets that were seen.
     pub packets: u64,
@@ -201,6 +205,7 @@ fn first(packet: &Packet, point: Point) -> bool {
 
 /// A histogram in JSON: nanoseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Times {
     /// How many.
     pub count: u64,

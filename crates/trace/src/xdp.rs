@@ -16,6 +16,7 @@ use crate::{
 
 /// What an XDP program decided; `enum xdp_action`, include/uapi/linux/bpf.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Verdict {
     /// It failed: the packet is dropped.
     Aborted,
@@ -115,6 +116,7 @@ impl fmt::Display for XdpProgram {
 
 /// What became of packets, where the kernel does not say which they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Fate {
     /// Redirected.
     Redirected,

@@ -44,6 +44,7 @@ pub struct CheckOptions {
 
 /// A good policy.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Checked {
     /// The policy.
     pub policy: Policy,
@@ -55,6 +56,7 @@ pub struct Checked {
 
 /// A bad policy.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Rejected {
     /// Its files, as far as they could be read.
     pub sources: Sources,

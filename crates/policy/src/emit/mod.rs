@@ -73,6 +73,7 @@ impl Default for EmitOptions {
 
 /// A policy as C.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Emitted {
     /// The C source.
     pub source: String,

@@ -4,6 +4,7 @@ use crate::policy::{Action, CounterId, Interface, Test};
 
 /// What a block did to one packet. `'p` is the life of the policy, whose tests and actions the steps point to.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Outcome<'p> {
     /// What becomes of the packet.
     pub decision: Decision,
@@ -33,6 +34,7 @@ pub struct Outcome<'p> {
 
 /// A verdict whose values are known, or the end of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Decision {
     /// It goes on; in a `match` block: it matches.
     Accept,
@@ -53,6 +55,7 @@ pub enum Decision {
 
 /// One packet more on a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counted {
     /// Which counter.
     pub counter: CounterId,
@@ -62,6 +65,7 @@ pub struct Counted {
 
 /// A packet that was told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Logged<'p> {
     /// The rule's number in the policy.
     pub rule: usize,
@@ -73,6 +77,7 @@ pub struct Logged<'p> {
 
 /// A rule that was looked at.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct RuleStep<'p> {
     /// Its number in the policy.
     pub rule: usize,
@@ -86,6 +91,7 @@ pub struct RuleStep<'p> {
 
 /// A test that was made.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TestStep<'p> {
     /// The test.
     pub test: &'p Test,
@@ -97,6 +103,7 @@ pub struct TestStep<'p> {
 
 /// An action that was come to.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ActionStep<'p> {
     /// The action.
     pub action: &'p Action,
@@ -106,6 +113,7 @@ pub struct ActionStep<'p> {
 
 /// What an action did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Effect {
     /// What it says, with this value: for a trait, the mark, the priority or the queue the one it has now; for `delete`
     /// the one it had; for `count by` the one it is counted under.

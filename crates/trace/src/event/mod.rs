@@ -20,6 +20,7 @@ use crate::{
 
 /// What GRO did with a packet (`gro_result_t`, include/linux/netdevice.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum GroResult {
     /// It is now a part of another packet.
     Merged,

@@ -13,6 +13,7 @@ use crate::{
 
 /// What lines are about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum View {
     /// A line for each event.
     Events,

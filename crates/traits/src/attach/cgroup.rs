@@ -169,6 +169,7 @@ fn explain(attempt: &Attempt, errno: i32) -> AttachError {
 
 /// The cgroup v2 tree, as far as this mount and cgroup namespace show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CgroupTree {
     /// Where it is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` beside cgroup v1.
     pub path: PathBuf,

@@ -24,6 +24,7 @@ pub const LOOPBACK: u32 = 1;
 
 /// An interface of a network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Device {
     /// Its index.
     pub ifindex: u32,

@@ -174,6 +174,7 @@ impl AttachError {
 
 /// A hook and what it is tried on.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Attempt {
     /// The hook.
     pub hook: Hook,

@@ -13,6 +13,7 @@ const RAWIP: u16 = 519;
 
 /// What XDP and TC programs find at the front of an interface's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum LinkLayer {
     /// An Ethernet header.
     Ethernet,

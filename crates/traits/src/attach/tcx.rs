@@ -22,6 +22,7 @@ use super::target::Target;
 
 /// Where among the programs of the same interface and direction a program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Position {
     /// Before all that are there now.
     First,

@@ -19,6 +19,7 @@ use crate::insn::Source;
 
 /// Where in the receive path an XDP program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum XdpMode {
     /// In the driver, before the kernel builds an skb.
     Native,
@@ -168,6 +169,7 @@ fn busy(attempt: &Attempt, ifindex: u32, errno: i32) -> AttachError {
 
 /// An XDP program, and where it is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Attached {
     /// The interface.
     pub ifindex: u32,

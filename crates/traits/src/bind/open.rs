@@ -29,6 +29,7 @@ const XDP_PACKET_HEADROOM: u32 = 256;
 
 /// A key that an object declares, as bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BoundKey {
     /// The key.
     pub key: Key,

@@ -21,6 +21,7 @@ const JOINED: [&str; 2] = ["veth", "netkit"];
 
 /// An interface whose other end is in a network namespace that another user namespace owns: its root rules there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OpenLink {
     /// The interface in the calling thread's network namespace.
     pub ifindex: u32,

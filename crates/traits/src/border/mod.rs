@@ -57,6 +57,7 @@ struct RawCrossed {
 
 /// What came over a border in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Crossed {
     /// Packets.
     pub packets: u64,

@@ -102,6 +102,7 @@ pub struct Deployment {
 
 /// A pin in a deployment's folder that is not part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Unreadable {
     /// Its file name.
     pub pin: String,
@@ -111,6 +112,7 @@ pub struct Unreadable {
 
 /// One attached program of a deployment.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Deployed {
     /// The program's name, as in the source.
     pub program: String,
@@ -126,6 +128,7 @@ pub struct Deployed {
 
 /// One socket filter of a deployment, which others attach.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DeployedFilter {
     /// The program's name.
     pub program: String,

@@ -88,6 +88,7 @@ impl FromStr for Description {
 
 /// Who registered a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Owner {
     /// The process's name, as in `/proc/PID/comm`.
     pub comm: String,
@@ -113,6 +114,7 @@ impl fmt::Display for Owner {
 
 /// A key as it stands in the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyEntry {
     /// Number, name, type and slot.
     pub key: Key,

@@ -16,6 +16,7 @@ use crate::bpffs;
 
 /// The result of migrating a registry.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Migration {
     /// The registry, of this version.
     pub registry: Registry,

@@ -30,6 +30,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// A loaded program that is bound to the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BoundProgram {
     /// The kernel's number for it.
     pub id: u32,

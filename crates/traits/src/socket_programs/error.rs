@@ -150,6 +150,7 @@ impl From<BindError> for SocketProgramsError {
 
 /// Socket programs that serve some of the sockets that others were to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Overlap {
     /// The cgroup they are attached to.
     pub cgroup: PathBuf,
@@ -177,6 +178,7 @@ impl Overlap {
 
 /// Where a cgroup is, seen from another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Place {
     /// It is the same one.
     Same,

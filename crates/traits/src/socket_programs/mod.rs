@@ -163,6 +163,7 @@ impl AttachOptions {
 
 /// What [`SocketPrograms::attach`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Attached {
     /// The cgroup's id: the inode number of its directory.
     pub cgroup: u64,
@@ -203,6 +204,7 @@ pub struct SocketPrograms {
 
 /// Whose processes receive datagrams' traits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SocketUser {
     /// The user id.
     pub uid: u32,
@@ -212,6 +214,7 @@ pub struct SocketUser {
 
 /// One of the programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SocketProgram {
     /// Its name in the kernel.
     pub name: &'static str,
@@ -221,6 +224,7 @@ pub struct SocketProgram {
 
 /// A cgroup that socket programs are attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SocketCgroup {
     /// Its id: the inode number of its directory.
     pub id: u64,
