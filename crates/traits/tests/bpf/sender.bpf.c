@@ -2,7 +2,7 @@
 /*
  * Reads at every egress hook what the sender says of its packets to TEST_PORT. Of a record, `len` is the number that the
  * datagram begins with, a TCP segment's payload's length or a later fragment's offset in bytes; `extra` is the mark and
- * what else is known of the packet. The Rust side is socket_send.rs.
+ * what else is known of the packet. The Rust side is socket_send/main.rs.
  */
 #include "record.bpf.h"
 #include <packet_traits/socket.bpf.h>
