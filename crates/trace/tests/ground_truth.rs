@@ -4,10 +4,8 @@ mod common;
 
 use std::{
     collections::{BTreeMap, HashSet},
-    io::Write,
     net::UdpSocket,
     os::fd::AsRawFd,
-    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -54,9 +52,7 @@ fn filter(receiver: &End) {
         add rule netdev t ingress udp dport {FILTERED_AT_INGRESS} drop\n",
         receiver.name()
     );
-    let mut nft = receiver.netns().command("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(nft.wait().unwrap().success());
+    receiver.netns().nft(&rules).unwrap();
 }
 
 /// The function that drops a datagram to a closed port: it stands in `__udp4_lib_rcv`, which newer kernels (7.3) have in

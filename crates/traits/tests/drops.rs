@@ -4,15 +4,14 @@ mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write},
     net::UdpSocket,
-    os::fd::{AsFd, AsRawFd},
-    process::{Command, Stdio},
+    os::fd::AsFd,
 };
 
 use common::{
     BOTH_MODES, Lab, TEST_PORT, attach_netfilter, attach_tc, attach_tracing, attach_xdp, program,
     record::{Record, Records, Stage},
+    sockopt,
 };
 use packet_traits::{
     attach::{Attachment, Direction, NetfilterHook, XdpMode, socket},
@@ -20,7 +19,7 @@ use packet_traits::{
     drop_reason,
 };
 use packet_traits_lab::{
-    Chain, End, Family, KernelFeature, Netns, PacketSocket, Pair,
+    Chain, End, Family, KernelFeature, PacketSocket, Pair,
     frame::{Flow, SYN},
     kernel_has, number_of, recv_numbered, send_numbered, udp_socket,
 };
@@ -108,20 +107,6 @@ fn each(test: impl Fn(Scene)) {
     }
 }
 
-fn set_option(socket: &UdpSocket, level: libc::c_int, option: libc::c_int, value: libc::c_int) {
-    // SAFETY: the value is an int and its size is given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
-        )
-    };
-    assert_eq!(result, 0, "{}", io::Error::last_os_error());
-}
-
 #[test]
 fn a_datagram_to_a_closed_port_is_read() {
     each(|scene| {
@@ -130,22 +115,15 @@ fn a_datagram_to_a_closed_port_is_read() {
     });
 }
 
-/// Loads rules into a namespace.
-fn nft(netns: &Netns, rules: &str) {
-    let mut nft: Command = netns.command("nft");
-    let mut child = nft.args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft is installed");
-    child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success(), "nft refuses {rules}");
-}
-
 #[test]
 fn a_datagram_that_an_nftables_rule_drops_is_read() {
     each(|scene| {
         // 108: an odd datagram and its header
-        nft(
-            scene.rx().netns(),
-            "table inet test {\nchain input {\ntype filter hook input priority 0\nudp length 108 drop\n}\n}",
-        );
+        scene
+            .rx()
+            .netns()
+            .nft("table inet test {\nchain input {\ntype filter hook input priority 0\nudp length 108 drop\n}\n}")
+            .unwrap();
         scene.send_and_lose_odd(&scene.receiver());
         scene.assert_dropped(odd(), "NETFILTER_DROP");
     });
@@ -188,7 +166,7 @@ fn a_datagram_that_a_socket_filter_drops_by_its_traits_is_read() {
 fn a_datagram_that_does_not_fit_in_the_receive_buffer_is_read() {
     each(|scene| {
         let receiver = scene.receiver();
-        set_option(&receiver, libc::SOL_SOCKET, libc::SO_RCVBUF, 8000);
+        sockopt::set_int(&receiver, libc::SOL_SOCKET, libc::SO_RCVBUF, 8000).unwrap();
         scene.send();
         receiver.set_nonblocking(true).unwrap();
         let mut lost: BTreeSet<u64> = (0..PACKETS).collect();
@@ -280,8 +258,8 @@ fn a_packet_whose_hops_are_used_up_is_read_at_the_router() {
             for number in 0..PACKETS {
                 let hops = if number % 2 == 0 { 64 } else { 1 };
                 match family {
-                    Family::V4 => set_option(&sender, libc::IPPROTO_IP, libc::IP_TTL, hops),
-                    Family::V6 => set_option(&sender, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, hops),
+                    Family::V4 => sockopt::set_int(&sender, libc::IPPROTO_IP, libc::IP_TTL, hops).unwrap(),
+                    Family::V6 => sockopt::set_int(&sender, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, hops).unwrap(),
                 }
                 send_numbered(&sender, to, number..number + 1, 64).unwrap();
                 if hops > 1 {

@@ -17,7 +17,7 @@ use packet_traits_socket::{SocketTraits, TcpTraits};
 use crate::{
     Numbered, Source, all,
     common::{self, TEST_PORT, crafted::Crafted, record::Record, sockopt, tcp},
-    nft, read_number, saving_listener, write_number,
+    read_number, saving_listener, write_number,
 };
 
 /// Has the kernel of a namespace drop TCP segments from a port, until it is dropped.
@@ -26,17 +26,15 @@ struct Deaf<'n>(&'n Netns);
 impl<'n> Deaf<'n> {
     fn to(netns: &'n Netns, port: u16) -> Deaf<'n> {
         let chain = "{ type filter hook input priority 0; }";
-        nft(
-            netns,
-            &format!("add table inet deaf; add chain inet deaf c {chain}; add rule inet deaf c tcp sport {port} drop"),
-        );
+        let rule = format!("add rule inet deaf c tcp sport {port} drop");
+        netns.nft(&format!("add table inet deaf; add chain inet deaf c {chain}; {rule}")).unwrap();
         Deaf(netns)
     }
 }
 
 impl Drop for Deaf<'_> {
     fn drop(&mut self) {
-        nft(self.0, "delete table inet deaf");
+        self.0.nft("delete table inet deaf").unwrap();
     }
 }
 

@@ -29,7 +29,7 @@ use packet_traits::{
     attach::{Attachment, XdpMode},
     bind::LoadedObject,
 };
-use packet_traits_lab::{Family, Netns, VethOptions};
+use packet_traits_lab::{Family, VethOptions};
 use packet_traits_socket::{Keys, TcpTraits, Traits};
 
 /// Reads the traits that `assign` of `sockets.bpf.c` sets.
@@ -185,12 +185,6 @@ impl Numbered {
         assert!(self.arrived.len() >= packets, "only {} of {packets} packets came", self.arrived.len());
         &self.arrived
     }
-}
-
-fn nft(netns: &Netns, commands: &str) {
-    let output = netns.command("nft").arg(commands).output();
-    let output = output.unwrap_or_else(|error| panic!("running nft: {error}; install nftables"));
-    assert!(output.status.success(), "nft {commands}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[track_caller]

@@ -8,10 +8,7 @@ use std::{
 use packet_traits_lab::Family;
 use packet_traits_socket::abi::{self, SOL_TRAITS};
 
-use crate::{
-    common::{self, TEST_PORT, sockets::SocketLab, sockopt, tcp},
-    nft,
-};
+use crate::common::{self, TEST_PORT, sockets::SocketLab, sockopt, tcp};
 
 /// Runs something with sockets that have the options, and with sockets that have none. Both have the same outcome.
 fn is_the_same_without<T: PartialEq + std::fmt::Debug + Send>(
@@ -189,13 +186,12 @@ fn errors_marks_ip_options_and_saved_syns_are_as_without() {
     }
     let lab = SocketLab::new();
     let (tx, rx) = (lab.pair.tx(), lab.pair.rx());
-    nft(
-        rx.netns(),
-        &format!(
+    rx.netns()
+        .nft(&format!(
             "add table inet marks; add chain inet marks c {{ type filter hook prerouting priority 0; }}; \
              add rule inet marks c tcp dport {TEST_PORT} meta mark set 5"
-        ),
-    );
+        ))
+        .unwrap();
     rx.netns().set_sysctl("net/ipv4/tcp_fwmark_accept", "1").unwrap();
     let (addr, closed) = (lab.addr(Family::V4), tx.addr(Family::V4, 9));
     let client_addr = SocketAddr::new(tx.ip(Family::V4), 40000);
