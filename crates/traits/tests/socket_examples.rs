@@ -14,12 +14,12 @@ use std::{
 };
 
 use common::{
-    Keys, TEST_PORT, attach_xdp,
+    TEST_PORT, attach_xdp,
     examples::{Folder, PATIENCE, Running, binary, repository},
     include_dir,
-    sockets::{Assigned, MARK, Sent, Setup, SocketLab},
+    sockets::{Assigned, EVERY_TYPE, MARK, Sent, Setup, SocketLab},
 };
-use packet_traits::{KeyType, Layout, Merge, attach::XdpMode, socket_programs::SocketPrograms};
+use packet_traits::{Layout, attach::XdpMode, socket_programs::SocketPrograms};
 
 use packet_traits_lab::{Family, Netns, left_out, number_of, send_numbered};
 
@@ -210,22 +210,6 @@ fn echo(stream: &mut TcpStream, number: u64) {
     stream.read_exact(&mut received).unwrap();
     assert_eq!(received[..], sent);
 }
-
-/// The keys of `every_type.bpf.c`.
-const EVERY_TYPE: Keys = &[
-    ("tenant", KeyType::U32, Merge::Block),
-    ("flow_id", KeyType::U64, Merge::KeepFirst),
-    ("sampled", KeyType::Flag, Merge::Block),
-    ("hops", KeyType::U8, Merge::KeepFirst),
-    ("port", KeyType::U16, Merge::KeepFirst),
-    ("hash", KeyType::U128, Merge::Block),
-    ("offset", KeyType::I64, Merge::KeepFirst),
-    ("via", KeyType::Ipv4, Merge::Block),
-    ("source", KeyType::Ipv6, Merge::Block),
-    ("gateway", KeyType::Mac, Merge::Block),
-    ("session", KeyType::Uuid, Merge::KeepFirst),
-    ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
-];
 
 fn prints_every_type(command: &Command) {
     // 91 bytes of values

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: (MIT OR GPL-2.0-only)
-/* Sets a trait of every type, with values whose text is easily got wrong. The Rust side is socket_examples.rs. */
+/* Sets a trait of every type, with values whose text is easily got wrong. Its keys are EVERY_TYPE of common/sockets.rs. */
 #include <linux/bpf.h>
 #include <packet_traits/traits.bpf.h>
 

@@ -24,6 +24,34 @@ use super::{Keys, Lab, TEST_PORT, attach_tc, attach_xdp, record::global, sockopt
 /// The keys of `sockets.bpf.c`.
 pub const SOCKET_KEYS: Keys = &[("tenant", KeyType::U32, Merge::Block), ("flow_id", KeyType::U64, Merge::KeepFirst)];
 
+/// [`SOCKET_KEYS`] and those of `record.bpf.h`.
+pub const RECORDED_KEYS: Keys = &[
+    SOCKET_KEYS[0],
+    SOCKET_KEYS[1],
+    ("port", KeyType::U16, Merge::Block),
+    ("marked", KeyType::Flag, Merge::Block),
+    ("seq", KeyType::U64, Merge::KeepFirst),
+    ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
+    ("src", KeyType::Ipv6, Merge::KeepFirst),
+    ("tiny", KeyType::U8, Merge::KeepFirst),
+];
+
+/// The keys of `every_type.bpf.c`.
+pub const EVERY_TYPE: Keys = &[
+    ("tenant", KeyType::U32, Merge::Block),
+    ("flow_id", KeyType::U64, Merge::KeepFirst),
+    ("sampled", KeyType::Flag, Merge::Block),
+    ("hops", KeyType::U8, Merge::KeepFirst),
+    ("port", KeyType::U16, Merge::KeepFirst),
+    ("hash", KeyType::U128, Merge::Block),
+    ("offset", KeyType::I64, Merge::KeepFirst),
+    ("via", KeyType::Ipv4, Merge::Block),
+    ("source", KeyType::Ipv6, Merge::Block),
+    ("gateway", KeyType::Mac, Merge::Block),
+    ("session", KeyType::Uuid, Merge::KeepFirst),
+    ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
+];
+
 /// Bytes for a socket's datagrams.
 pub const ROOM: i32 = 4 << 20;
 

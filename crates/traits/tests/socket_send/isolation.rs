@@ -14,11 +14,11 @@ use packet_traits_lab::{Cgroup, Chain, End, Family, udp_socket};
 use packet_traits_socket::{Keys, SocketTraits, Traits, UdpTraits};
 
 use crate::{
-    ABSENT, KEYS, NOTHING, by_number,
+    ABSENT, NOTHING, by_number,
     common::{
         self, Lab, TEST_PORT, attach_netfilter, attach_tc, attach_tracing, program,
         record::{self, HAS_SEQ, Records, Stage, set_global, shown},
-        sockets::{Setup, SocketLab},
+        sockets::{RECORDED_KEYS, Setup, SocketLab},
         sockopt,
     },
     cookie, datagram,
@@ -87,7 +87,7 @@ fn programs_attached_to_the_cgroup_before_and_after_see_the_same() {
     if !common::area_enabled() {
         return;
     }
-    let lab = SocketLab::with(&Setup { keys: KEYS, xdp: None, options: None, ..Setup::default() });
+    let lab = SocketLab::with(&Setup { keys: RECORDED_KEYS, xdp: None, options: None, ..Setup::default() });
     let below = lab.cgroup.child().unwrap();
     let watch = |cgroup_dir: &Cgroup| {
         let object = lab.lab.load("sender");

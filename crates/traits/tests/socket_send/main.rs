@@ -19,30 +19,18 @@ use std::{
 };
 
 use common::{
-    Keys as KeyTable, TEST_PORT, attach_netfilter, attach_tc, attach_tracing, program,
+    TEST_PORT, attach_netfilter, attach_tc, attach_tracing, program,
     record::{self, HAS_ALL, Records, Stage, set_global, shown},
-    sockets::{SOCKET_KEYS, Setup, SocketLab},
+    sockets::{RECORDED_KEYS, Setup, SocketLab},
     sockopt,
 };
 use packet_traits::{
-    KeyType, Merge, Value,
+    Value,
     attach::{Attachment, CgroupHook, Direction, NetfilterHook, cgroup},
     bind::LoadedObject,
 };
 use packet_traits_lab::{Family, Netns, VethOptions, udp_socket};
 use packet_traits_socket::{Keys, Traits};
-
-/// The keys of `sockets.bpf.c` and those of `record.bpf.h`.
-const KEYS: KeyTable = &[
-    SOCKET_KEYS[0],
-    SOCKET_KEYS[1],
-    ("port", KeyType::U16, Merge::Block),
-    ("marked", KeyType::Flag, Merge::Block),
-    ("seq", KeyType::U64, Merge::KeepFirst),
-    ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
-    ("src", KeyType::Ipv6, Merge::KeepFirst),
-    ("tiny", KeyType::U8, Merge::KeepFirst),
-];
 
 /// The hooks that a packet passes, in this order.
 const HOOKS: [Stage; 5] =
@@ -58,7 +46,7 @@ const IS_SYN: u64 = 1 << 33;
 const IS_FIN: u64 = 1 << 34;
 const IS_FRAGMENT: u64 = 1 << 35;
 
-/// All traits of [`KEYS`] that `record.bpf.h` has, chosen by a number.
+/// All traits of [`RECORDED_KEYS`] that `record.bpf.h` has, chosen by a number.
 fn values(number: u64) -> record::Traits {
     record::Traits {
         seq: number,
@@ -96,7 +84,7 @@ impl Sender {
 
     /// The same without a program at the cgroup.
     fn unwatched(veth: VethOptions) -> Sender {
-        Sender::over(SocketLab::with(&Setup { keys: KEYS, xdp: None, veth, ..Setup::default() }))
+        Sender::over(SocketLab::with(&Setup { keys: RECORDED_KEYS, xdp: None, veth, ..Setup::default() }))
     }
 
     /// The same on a link whose receiver's sockets have the options.

@@ -19,13 +19,12 @@ use std::{
 };
 
 use common::{
-    Keys as KeyTable,
     record::{Record, Records, Stage},
-    sockets::{Assigned, Setup, SocketLab},
+    sockets::{Assigned, RECORDED_KEYS, Setup, SocketLab},
     tcp,
 };
 use packet_traits::{
-    KeyType, Merge, TraitValue, TypedKey,
+    TraitValue, TypedKey,
     attach::{Attachment, XdpMode},
     bind::LoadedObject,
 };
@@ -126,18 +125,6 @@ fn socket_inside(lab: &SocketLab, family: Family) -> OwnedFd {
     lab.inside(|| tcp::socket(family))
 }
 
-/// The keys of `sockets.bpf.c` and those of `record.bpf.h`.
-const NUMBERED_KEYS: KeyTable = &[
-    ("tenant", KeyType::U32, Merge::Block),
-    ("flow_id", KeyType::U64, Merge::KeepFirst),
-    ("port", KeyType::U16, Merge::Block),
-    ("marked", KeyType::Flag, Merge::Block),
-    ("seq", KeyType::U64, Merge::KeepFirst),
-    ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
-    ("src", KeyType::Ipv6, Merge::KeepFirst),
-    ("tiny", KeyType::U8, Merge::KeepFirst),
-];
-
 /// A link whose packets to [`TEST_PORT`] are counted from 0 as they arrive, and have their number for a trait.
 struct Numbered {
     object: LoadedObject,
@@ -155,7 +142,7 @@ impl Numbered {
     }
 
     fn with(object: &str, program: &str, mode: XdpMode, veth: VethOptions) -> Numbered {
-        let lab = SocketLab::with(&Setup { keys: NUMBERED_KEYS, xdp: None, veth, ..Setup::default() });
+        let lab = SocketLab::with(&Setup { keys: RECORDED_KEYS, xdp: None, veth, ..Setup::default() });
         let object = lab.lab.load(object);
         let attached = vec![common::attach_xdp(&object, program, lab.pair.rx(), mode)];
         let keys = Keys::of(&lab.udp(Family::V4)).unwrap();

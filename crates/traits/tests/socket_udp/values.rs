@@ -18,29 +18,13 @@ use packet_traits_socket::{Keys as SocketKeys, ReceiverOptions, Ring, SocketTrai
 use crate::{
     SIZE,
     common::{
-        self, BOTH_MODES, Keys, Lab, TEST_PORT, attach_xdp, compile_with,
+        self, BOTH_MODES, Lab, TEST_PORT, attach_xdp, compile_with,
         datagrams::{RawTraits, Way, key_name, key_table, recvmsg, ring},
-        sockets::{Setup, SocketLab},
+        sockets::{EVERY_TYPE, Setup, SocketLab},
         spec,
     },
     send,
 };
-
-/// The keys of `every_type.bpf.c`.
-const EVERY_TYPE: Keys = &[
-    ("tenant", KeyType::U32, Merge::Block),
-    ("flow_id", KeyType::U64, Merge::KeepFirst),
-    ("sampled", KeyType::Flag, Merge::Block),
-    ("hops", KeyType::U8, Merge::KeepFirst),
-    ("port", KeyType::U16, Merge::KeepFirst),
-    ("hash", KeyType::U128, Merge::Block),
-    ("offset", KeyType::I64, Merge::KeepFirst),
-    ("via", KeyType::Ipv4, Merge::Block),
-    ("source", KeyType::Ipv6, Merge::Block),
-    ("gateway", KeyType::Mac, Merge::Block),
-    ("session", KeyType::Uuid, Merge::KeepFirst),
-    ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
-];
 
 /// What it sets them to, in that order.
 fn every_value() -> Vec<Value> {
