@@ -3,38 +3,18 @@
 
 mod common;
 
-use std::{io, net::UdpSocket, os::fd::AsRawFd};
-
 use common::{
     BOTH_MODES, Lab, TEST_PORT, attach_cgroup, attach_xdp,
     record::{Record, Records, Stage, set_global},
+    sockopt,
 };
 use packet_traits::attach::{CgroupHook, XdpMode};
-use packet_traits_lab::{Family, Netns, Pair, TcpSink, tcp_transfer};
+use packet_traits_lab::{Family, Pair, TcpSink, tcp_transfer};
 
 // include/uapi/linux/bpf.h
 const PASSIVE_ESTABLISHED: u64 = 5;
 const PARSE_HDR_OPT: u64 = 13;
 const HDR_OPT_LEN: u64 = 14;
-
-/// The number by which the kernel tells namespaces apart.
-fn cookie(netns: &Netns) -> u64 {
-    let socket = netns.enter(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
-    let mut cookie = 0u64;
-    let mut len = size_of_val(&cookie) as libc::socklen_t;
-    // SAFETY: the option's value is a u64, and its size is given.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &mut len,
-        )
-    };
-    assert_eq!(result, 0, "{}", io::Error::last_os_error());
-    cookie
-}
 
 /// The numbers of the packets that a callback read; the connection's packets are counted from 0, the SYN.
 #[track_caller]
@@ -47,7 +27,7 @@ fn callbacks_of_a_connection(mode: XdpMode, family: Family) {
     let lab = Lab::new();
     let object = lab.load("sock_ops");
     let pair = Pair::new().unwrap();
-    set_global(&object, "netns_cookie", cookie(pair.rx().netns()));
+    set_global(&object, "netns_cookie", sockopt::netns_cookie(pair.rx().netns()));
     let _xdp = attach_xdp(&object, "assign", pair.rx(), mode);
     let _sock_ops = attach_cgroup(&object, "callbacks", CgroupHook::SockOps);
     let sink = TcpSink::start(pair.rx().netns(), pair.rx().addr(family, TEST_PORT)).unwrap();

@@ -2,10 +2,12 @@
 
 use std::{
     io,
+    net::{Ipv4Addr, UdpSocket},
     os::fd::{AsFd, AsRawFd},
 };
 
 use libc::c_int;
+use packet_traits_lab::Netns;
 
 /// What bytes are that nobody has written.
 pub const UNTOUCHED: u8 = 0xa5;
@@ -64,4 +66,12 @@ pub fn get_int(socket: &impl AsFd, level: c_int, option: c_int) -> Result<c_int,
 /// Sets an option whose value is an int.
 pub fn set_int(socket: &impl AsFd, level: c_int, option: c_int, value: c_int) -> Result<(), c_int> {
     set(socket, level, option, &value.to_ne_bytes())
+}
+
+/// The number by which the kernel tells namespaces apart.
+pub fn netns_cookie(netns: &Netns) -> u64 {
+    let socket = netns.enter(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let mut cookie = [0; 8];
+    get(&socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, &mut cookie).unwrap();
+    u64::from_ne_bytes(cookie)
 }

@@ -21,7 +21,7 @@ use crate::{
         sockets::{RECORDED_KEYS, Setup, SocketLab},
         sockopt,
     },
-    cookie, datagram,
+    datagram,
 };
 
 #[test]
@@ -44,7 +44,7 @@ fn a_router_sees_nothing_of_what_a_sender_says() {
         SocketPrograms::attach(&lab.registry, &options).unwrap();
         let watch = |end: &End, incoming: Option<&End>| {
             let object = lab.load("sender");
-            set_global(&object, "netns_cookie", cookie(end.netns()));
+            set_global(&object, "netns_cookie", sockopt::netns_cookie(end.netns()));
             let mut attached = attach_netfilter(&object, end, family, &[("post_routing", NetfilterHook::PostRouting)]);
             attached.push(attach_tc(&object, "tc_egress", end, Direction::Egress));
             attached.extend(attach_tracing(&object, &["net_dev_queue"]));

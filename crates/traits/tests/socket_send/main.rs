@@ -14,7 +14,7 @@ mod values;
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     os::fd::AsFd,
 };
 
@@ -29,7 +29,7 @@ use packet_traits::{
     attach::{Attachment, CgroupHook, Direction, NetfilterHook, cgroup},
     bind::LoadedObject,
 };
-use packet_traits_lab::{Family, Netns, VethOptions, udp_socket};
+use packet_traits_lab::{Family, VethOptions, udp_socket};
 use packet_traits_socket::{Keys, Traits};
 
 /// The hooks that a packet passes, in this order.
@@ -91,7 +91,7 @@ impl Sender {
     fn over(lab: SocketLab) -> Sender {
         let object = lab.lab.load("sender");
         let rx = lab.pair.rx();
-        set_global(&object, "netns_cookie", cookie(rx.netns()));
+        set_global(&object, "netns_cookie", sockopt::netns_cookie(rx.netns()));
         let mut attached = Vec::new();
         for family in Family::BOTH {
             let hooks = [("local_out", NetfilterHook::Output), ("post_routing", NetfilterHook::PostRouting)];
@@ -155,14 +155,6 @@ impl Sender {
         }
         records
     }
-}
-
-/// The number by which the kernel tells namespaces apart.
-fn cookie(netns: &Netns) -> u64 {
-    let socket = netns.enter(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let mut cookie = [0; 8];
-    sockopt::get(&socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, &mut cookie).unwrap();
-    u64::from_ne_bytes(cookie)
 }
 
 /// A datagram that begins with its number.

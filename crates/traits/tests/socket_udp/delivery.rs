@@ -20,22 +20,16 @@ use crate::{
     common::{
         self, BOTH_MODES, TEST_PORT,
         datagrams::{Carried, Datagram, RawTraits, Reader, SO_RCVMARK, Way, bind_with, recvmsg, ring},
-        sockets::{Assigned, ROOM, Setup, SocketLab},
+        sockets::{Assigned, ROOM, SocketLab},
         sockopt::{set, set_int},
     },
-    mark_of, own, recv_shared, send, sized, wait_for_used,
+    mark_of, marking_lab, own, recv_shared, send, sized, wait_for_used,
 };
-
-fn marking_lab(mode: XdpMode) -> SocketLab {
-    let mut lab = SocketLab::with(&Setup { xdp: Some(mode), ..Setup::default() });
-    lab.mark_some();
-    lab
-}
 
 /// Does something with every way of reading and both families.
 fn each_way(mode: XdpMode, check: impl Fn(&SocketLab, Way, Family)) {
     if common::enabled() {
-        let lab = marking_lab(mode);
+        let lab = marking_lab(Some(mode));
         for way in Way::ALL {
             for family in Family::BOTH {
                 check(&lab, way, family);
@@ -79,7 +73,7 @@ fn dual_stack_sockets_get_the_traits_of_both_families() {
     if !common::enabled() {
         return;
     }
-    let lab = marking_lab(XdpMode::Native);
+    let lab = marking_lab(Some(XdpMode::Native));
     let [v4, v6] = Family::BOTH.map(|family| lab.udp_client(family));
     for way in Way::ALL {
         let socket = lab.inside(|| bind_with((Ipv6Addr::UNSPECIFIED, TEST_PORT).into(), &[])).unwrap();
@@ -162,7 +156,7 @@ fn all_members_of_a_multicast_group_get_the_same_traits() {
     if !common::enabled() {
         return;
     }
-    let lab = marking_lab(XdpMode::Native);
+    let lab = marking_lab(Some(XdpMode::Native));
     for family in Family::BOTH {
         for (way, other) in Way::ALL.into_iter().zip(Way::ALL.into_iter().cycle().skip(3)) {
             let (sender, [first, second], group) = multicast(&lab, family);
@@ -181,7 +175,7 @@ fn a_multicast_member_without_traits_sees_the_mark_itself() {
     if !common::enabled() {
         return;
     }
-    let lab = marking_lab(XdpMode::Native);
+    let lab = marking_lab(Some(XdpMode::Native));
     for family in Family::BOTH {
         for asks_first in [true, false] {
             let (sender, [first, second], group) = multicast(&lab, family);

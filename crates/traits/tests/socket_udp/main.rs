@@ -25,7 +25,7 @@ use common::{
     datagrams::{Carried, Datagram, Reader},
     sockets::{MARK, Setup, SocketLab},
 };
-use packet_traits::socket_programs::AttachOptions;
+use packet_traits::{attach::XdpMode, socket_programs::AttachOptions};
 use packet_traits_lab::{Family, RECV_TIMEOUT, send_numbered};
 
 /// Bytes of a datagram that tests send if its length does not matter.
@@ -35,6 +35,13 @@ const SIZE: usize = 64;
 fn sized(sockets: u32, slots: u32) -> Setup {
     let options = AttachOptions { sockets: Some(sockets), slots: Some(slots), ..Setup::default().options.unwrap() };
     Setup { options: Some(options), ..Setup::default() }
+}
+
+/// A lab in which datagrams have marks, and traits only if XDP gives them some.
+fn marking_lab(xdp: Option<XdpMode>) -> SocketLab {
+    let mut lab = SocketLab::with(&Setup { xdp, ..Setup::default() });
+    lab.mark_some();
+    lab
 }
 
 /// What a datagram with this number comes with if `assign` and `mark_some` are attached.

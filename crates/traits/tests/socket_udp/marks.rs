@@ -13,18 +13,11 @@ use crate::{
         self, attach_xdp,
         datagrams::{Carried, RawTraits, Reader, SO_RCVMARK, Way, recvmsg, wait_until_queued},
         load, register_fitting,
-        sockets::{MARK, SOCKET_KEYS, Setup, SocketLab},
+        sockets::{MARK, SOCKET_KEYS},
         sockopt::{get_int, set_int},
     },
-    mark_of, own, send,
+    mark_of, marking_lab, own, send,
 };
-
-/// A lab in which datagrams have marks, and traits only if XDP gives them some.
-fn marking_lab(xdp: Option<XdpMode>) -> SocketLab {
-    let mut lab = SocketLab::with(&Setup { xdp, ..Setup::default() });
-    lab.mark_some();
-    lab
-}
 
 /// What a datagram comes with if only `mark_some` has seen it.
 fn only_mark(number: u64) -> Carried {

@@ -23,7 +23,7 @@ use crate::{
         datagrams::{Carried, Reader, Way, bind_with, recvmsg, wait_until_queued},
         sockets::{MARK, Setup, SocketLab},
     },
-    own, send, wait_for_used,
+    marking_lab, own, send, wait_for_used,
 };
 
 const NOBODY: u32 = 65_534;
@@ -55,18 +55,12 @@ fn as_user<R: Send>(uid: u32, f: impl FnOnce() -> R + Send) -> R {
     thread::scope(|scope| scope.spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
-fn marking_lab() -> SocketLab {
-    let mut lab = SocketLab::with(&Setup { xdp: Some(XdpMode::Native), ..Setup::default() });
-    lab.mark_some();
-    lab
-}
-
 #[test]
 fn nobody_reads_the_traits_of_its_datagrams() {
     if !common::enabled() {
         return;
     }
-    let lab = marking_lab();
+    let lab = marking_lab(Some(XdpMode::Native));
     let clients = Family::BOTH.map(|family| (family, lab.udp_client(family)));
     for way in Way::ALL.into_iter().filter(|way| !way.is_mapped()) {
         let make = || {
@@ -87,7 +81,7 @@ fn nobody_does_not_open_the_ring_and_does_without() {
     if !common::enabled() {
         return;
     }
-    let lab = marking_lab();
+    let lab = marking_lab(Some(XdpMode::Native));
     let registry = Registry::options().bpffs(lab.lab.bpffs().path());
     assert!(Ring::open(registry.slots_path()).is_ok(), "root does");
     let error = as_nobody(|| Ring::open(registry.slots_path()).unwrap_err());
@@ -278,7 +272,7 @@ fn a_process_of_nobody_reads_its_own_datagrams_and_no_others() {
     if !common::enabled() {
         return;
     }
-    let lab = marking_lab();
+    let lab = marking_lab(Some(XdpMode::Native));
     // someone else's datagrams, still to be found by their owner
     let client = lab.udp_client(Family::V4);
     let mut mine = Reader::new(Way::Once, lab.udp(Family::V4), &lab);
