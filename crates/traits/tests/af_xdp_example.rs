@@ -7,8 +7,8 @@ use std::{fs, net::Ipv4Addr, path::PathBuf, process::Command};
 
 use common::{
     Keys, Lab, TEST_PORT, compile_with,
-    examples::{Folder, Running, binary, repository},
-    register,
+    examples::{Folder, Running, binary},
+    register, repository,
 };
 use packet_traits::{KeyType, Layout, Merge, Value, registry::Registry};
 use packet_traits_lab::{

@@ -16,7 +16,8 @@ use std::{
 };
 
 use common::{
-    Lab, TEST_PORT, attach_cgroup, attach_netfilter, attach_tc, attach_tracing, attach_xdp, include_dir, spec, test_run,
+    Lab, TEST_PORT, attach_cgroup, attach_netfilter, attach_tc, attach_tracing, attach_xdp, include_dir, repository,
+    spec, test_run,
 };
 use libbpf_rs::{Linker, MapCore, MapFlags, ObjectBuilder, OpenObject};
 use packet_traits::{
@@ -30,10 +31,6 @@ use packet_traits_lab::{
     frame::{Flow, IpPair},
     left_out, send_frame, udp_socket,
 };
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
 
 /// The instruction sets a compiler has: of no use are those that the kernels we need do not require.
 fn cpus(compiler: &str) -> &'static [&'static str] {
@@ -534,7 +531,7 @@ fn files_that_declare_a_key_differently_are_refused_when_linked() {
 
 /// The example programs at the repository's root.
 fn examples() -> Vec<PathBuf> {
-    let dir = repository().join("examples/bpf");
+    let dir = repository("examples/bpf");
     let mut found: Vec<PathBuf> = std::fs::read_dir(&dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -576,7 +573,7 @@ fn every_example_compiles_and_loads() {
 }
 
 fn load_example(lab: &Lab, name: &str) -> LoadedObject {
-    let source = repository().join(format!("examples/bpf/{name}.bpf.c"));
+    let source = repository(&format!("examples/bpf/{name}.bpf.c"));
     let bytes = compile_file(clang(), &source, &[]);
     BoundObject::from_bytes(&bytes, name, &lab.registry).unwrap().load().unwrap_or_else(|error| panic!("{error}"))
 }

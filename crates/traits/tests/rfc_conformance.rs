@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use common::{BOTH_MODES, Lab, attach_tc, attach_xdp, compile_with, program, record, spec, test_run};
+use common::{BOTH_MODES, Lab, attach_tc, attach_xdp, compile_with, load_bound, program, record, spec, test_run};
 use libbpf_rs::{MapCore, MapFlags, ObjectBuilder};
 use libc::{EBUSY, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP};
 use packet_traits::{
@@ -261,7 +261,7 @@ fn compile(defines: &[&str]) -> Vec<u8> {
 
 fn load(registry: &Registry, defines: &[&str]) -> LoadedObject {
     let bound = BoundObject::from_bytes(&compile(defines), "rfc.bpf.c", registry).unwrap();
-    bound.load().unwrap_or_else(|error| panic!("{error}\n{}", error.verifier_log().unwrap_or_default()))
+    load_bound(bound)
 }
 
 /// A frame that the programs work on.

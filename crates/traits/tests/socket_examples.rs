@@ -15,8 +15,8 @@ use std::{
 
 use common::{
     TEST_PORT, attach_xdp,
-    examples::{Folder, PATIENCE, Running, binary, repository},
-    include_dir,
+    examples::{Folder, PATIENCE, Running, binary},
+    include_dir, repository,
     sockets::{Assigned, EVERY_TYPE, MARK, Sent, Setup, SocketLab},
 };
 use packet_traits::{Layout, attach::XdpMode, socket_programs::SocketPrograms};

@@ -12,7 +12,7 @@ use std::{
 };
 
 use common::{
-    Lab, program,
+    Lab, load_bound, program,
     record::{global, read_variable, set_global},
     spec,
 };
@@ -58,8 +58,7 @@ impl Traffic {
         let macros: &[&str] = if has_packet_region { &[] } else { &["-DSHORT_AREA"] };
         let bytes = common::compile_with(packet_traits_lab::clang(), &source, macros);
         let bound = BoundObject::from_bytes(&bytes, "stale_areas", &lab.registry).unwrap();
-        let object =
-            bound.load().unwrap_or_else(|error| panic!("{error}\n{}", error.verifier_log().unwrap_or_default()));
+        let object = load_bound(bound);
         let netns = Netns::new().unwrap();
         netns.ip("link set lo up").unwrap();
         Traffic { object, netns, _lab: lab }

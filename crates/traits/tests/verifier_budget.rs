@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{EVERY_KEY, Keys, RECORD_KEYS, compile_with};
+use common::{EVERY_KEY, Keys, RECORD_KEYS, compile_with, load_bound, repository};
 use libbpf_rs::ObjectBuilder;
 use packet_traits::{
     KeyType, Layout, Merge,
@@ -48,10 +48,6 @@ const EXAMPLE_KEYS: Keys = &[
     ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
 ];
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
 fn budget_file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verifier_budget.txt")
 }
@@ -66,14 +62,14 @@ fn measured_with() -> String {
 fn load(source: &str, keys: Keys) -> LoadedObject {
     let lab = common::Lab::empty(Layout::DEFAULT);
     common::register(&lab.registry, keys);
-    let bytes = compile_with(clang(), &repository().join(source), &[]);
+    let bytes = compile_with(clang(), &repository(source), &[]);
     let mut bound = BoundObject::from_bytes(&bytes, source, &lab.registry).unwrap();
     for mut program in bound.open_object_mut().progs_mut() {
         // refused by some kernels, and the same as tp_btf
         let load = !program.section().to_string_lossy().starts_with("fentry");
         program.set_autoload(load);
     }
-    bound.load().unwrap_or_else(|error| panic!("{error}\n{}", error.verifier_log().unwrap_or_default()))
+    load_bound(bound)
 }
 
 /// Instructions the verifier processed and instructions of the program, by source file and program.
@@ -161,6 +157,6 @@ fn reading_every_key_one_by_one_stays_far_below_the_limit() {
     let most = measure().into_iter().max_by_key(|(_, (processed, _))| *processed).unwrap();
     assert!(most.1.0 * 10 < LIMIT, "{most:?}");
     // and so do unbound programs, which the verifier sees with other constants
-    let bytes = compile_with(clang(), &repository().join(SOURCES[5].0), &[]);
+    let bytes = compile_with(clang(), &repository(SOURCES[5].0), &[]);
     ObjectBuilder::default().open_memory(&bytes).unwrap().load().unwrap();
 }

@@ -19,11 +19,6 @@ use std::{
 /// takes seconds to start.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A file of the repository.
-pub fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
-}
-
 /// The binary of `crates/socket/examples/<name>.rs`.
 ///
 /// `cargo test --workspace` builds it; otherwise run `cargo build --workspace --examples` first.

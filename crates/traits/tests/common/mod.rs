@@ -62,9 +62,14 @@ pub fn area_enabled() -> bool {
     enabled() && kernel_has(KernelFeature::LongMetadata)
 }
 
+/// A file or folder of the repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
 /// The repository's `include` folder.
 pub fn include_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../include")
+    repository("include")
 }
 
 /// `SHORT_AREA`, for the compiler, where a [fitting](Lab::fitting) registry has no packet region.
@@ -245,6 +250,11 @@ pub fn register_fitting(registry: &Registry, keys: Keys) {
 pub fn load(object: &str, registry: &Registry) -> LoadedObject {
     let mut bound = BoundObject::from_bytes(&compile(object), object, registry).unwrap();
     leave_out_netfilter(bound.open_object_mut());
+    load_bound(bound)
+}
+
+/// Loads a bound object; if the kernel refuses it, fails with the verifier's log.
+pub fn load_bound(bound: BoundObject<'_>) -> LoadedObject {
     bound.load().unwrap_or_else(|error| panic!("{error}\n{}", error.verifier_log().unwrap_or_default()))
 }
 

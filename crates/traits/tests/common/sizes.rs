@@ -17,7 +17,9 @@ use packet_traits::{
 
 use packet_traits_lab::{Cgroup, Family, KernelFeature, Pair};
 
-use super::{Lab, attach_netfilter, attach_tc, attach_xdp, compile_with, leave_out_netfilter, program, spec};
+use super::{
+    Lab, attach_netfilter, attach_tc, attach_xdp, compile_with, leave_out_netfilter, load_bound, program, spec,
+};
 
 /// Names, types and values.
 pub const VALUES: [(&str, Value); 6] = [
@@ -73,8 +75,7 @@ impl Sizes {
         let bytes = compiled(small, large);
         let mut bound = BoundObject::from_bytes(&bytes, "every_size", &lab.registry).unwrap();
         leave_out_netfilter(bound.open_object_mut());
-        let object =
-            bound.load().unwrap_or_else(|error| panic!("{error}\n{}", error.verifier_log().unwrap_or_default()));
+        let object = load_bound(bound);
         Sizes { object, attached: Vec::new(), lab, pair, cgroup }
     }
 

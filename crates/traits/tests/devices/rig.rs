@@ -18,7 +18,7 @@ use packet_traits::{
 
 use packet_traits_lab::{Cgroup, KernelFeature, Netns};
 
-use crate::common::{Lab, compile, program, register, sockets::SOCKET_KEYS};
+use crate::common::{Lab, compile, load_bound, program, register, sockets::SOCKET_KEYS};
 
 pub(crate) struct Rig {
     pub(crate) object: LoadedObject,
@@ -44,8 +44,7 @@ impl Rig {
             let of_netfilter = ["pre_routing", "local_in"].contains(&program.name().to_str().unwrap());
             program.set_autoload(netfilter || !of_netfilter);
         }
-        let object =
-            bound.load().unwrap_or_else(|error| panic!("{error}\n{}", error.verifier_log().unwrap_or_default()));
+        let object = load_bound(bound);
         let cgroup = Cgroup::new().unwrap();
         let options = AttachOptions {
             cgroup: Some(cgroup.path().to_owned()),

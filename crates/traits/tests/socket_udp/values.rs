@@ -20,6 +20,7 @@ use crate::{
     common::{
         self, BOTH_MODES, Lab, TEST_PORT, attach_xdp, compile_with,
         datagrams::{RawTraits, Way, key_name, key_table, recvmsg, ring},
+        load_bound,
         sockets::{EVERY_TYPE, Setup, SocketLab},
         spec,
     },
@@ -259,7 +260,7 @@ fn load_filled(keys: Filled, lab: &Lab) -> LoadedObject {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bpf/filled.bpf.c");
     let bytes = compile_with(packet_traits_lab::clang(), &source, &[&format!("-DKEYS(X)={}", keys.join(" "))]);
     let bound = BoundObject::from_bytes(&bytes, "filled", &lab.registry).unwrap();
-    bound.load().unwrap_or_else(|error| panic!("{error}\n{}", error.verifier_log().unwrap_or_default()))
+    load_bound(bound)
 }
 
 /// Where a key's value is to be, by the layout alone: the values of the flow region are in front of those of the packet
