@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use packet_traits_testing::process::text;
 use pcap_file::{
     DataLink,
     pcap::{PcapHeader, PcapPacket, PcapWriter},
@@ -103,10 +104,6 @@ impl Lab {
         assert_eq!(text(&output.stdout), "", "{arguments:?}");
         (text(&output.stderr), output.status.code().unwrap())
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
