@@ -11,8 +11,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use packet_traits_lab::{kernel_tests_enabled, require_root};
-use packet_traits_testing::process;
+use packet_traits_testing::{kernel::enabled, process};
 use serde_json::Value;
 
 /// What every kernel has, in the order of the report.
@@ -30,16 +29,6 @@ const REQUIRED: [&str; 12] = [
     "array",
     "lru_percpu_hash",
 ];
-
-fn enabled() -> bool {
-    if !kernel_tests_enabled() {
-        return false;
-    }
-    if let Err(how) = require_root() {
-        panic!("{how}");
-    }
-    true
-}
 
 fn bench_ops(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_traits-bench"));

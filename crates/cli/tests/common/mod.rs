@@ -9,7 +9,8 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use packet_traits_lab::{Bpffs, KernelFeature, kernel_has, kernel_tests_enabled, require_root};
+use packet_traits_lab::{Bpffs, KernelFeature, kernel_has};
+use packet_traits_testing::kernel;
 pub use packet_traits_testing::process::{interrupt, soon, text, wait_for_lock};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -36,11 +37,8 @@ pub struct Traits {
 impl Traits {
     /// `None` if kernel tests are switched off.
     pub fn new() -> Option<Traits> {
-        if !kernel_tests_enabled() {
+        if !kernel::enabled() {
             return None;
-        }
-        if let Err(how) = require_root() {
-            panic!("{how}");
         }
         Some(Traits { bpffs: Bpffs::new().unwrap(), folder: tempfile::tempdir().unwrap() })
     }

@@ -24,7 +24,7 @@ use self::case::{INTERFACES, Input, NAMES, Ran};
 use self::kernel::Loaded;
 use self::received::Receiver;
 use packet_traits::registry::{Registry, RegistryName, RegistryOptions};
-use packet_traits_lab::{Bpffs, KernelFeature, Netns, kernel_has, kernel_tests_enabled, require_root};
+use packet_traits_lab::{Bpffs, KernelFeature, Netns, kernel_has};
 use packet_traits_policy::{
     emit::{EmitOptions, emit},
     hook::{Direction, Hook},
@@ -248,11 +248,8 @@ fn setting(name: &str, default: u64) -> u64 {
 
 /// Whether kernel tests are to run.
 fn enabled() -> bool {
-    if !kernel_tests_enabled() {
+    if !packet_traits_testing::kernel::enabled() {
         return false;
-    }
-    if let Err(how) = require_root() {
-        panic!("{how}");
     }
     libbpf_rs::set_print(None);
     // random keys are of both regions

@@ -25,14 +25,12 @@ use packet_traits_policy::{
     },
     source::{SourceId, Sources, Span},
 };
+use packet_traits_testing::kernel;
 
 /// Whether to run; without root it fails with a line that says how to run.
 pub fn enabled() -> bool {
-    if !packet_traits_lab::kernel_tests_enabled() {
+    if !kernel::enabled() {
         return false;
-    }
-    if let Err(how) = packet_traits_lab::require_root() {
-        panic!("{how}");
     }
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {

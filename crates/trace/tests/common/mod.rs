@@ -8,22 +8,12 @@ use packet_traits::{
     bind::{BoundObject, LoadedObject},
     registry::{KeySpec, Registry, RegistryOptions},
 };
-use packet_traits_lab::{Bpffs, KernelFeature, Netns, kernel_has, kernel_tests_enabled, require_root};
+use packet_traits_lab::{Bpffs, KernelFeature, Netns, kernel_has};
+pub use packet_traits_testing::kernel::enabled;
 use packet_traits_trace::{Counters, Namespace, Options, Packet, Paths, Point, Summary, TraceError, Tracer};
 
 /// How long events may take to arrive after the traffic has ended.
 const SETTLE: Duration = Duration::from_millis(150);
-
-/// Whether the kernel tests run.
-pub fn enabled() -> bool {
-    if !kernel_tests_enabled() {
-        return false;
-    }
-    if let Err(how) = require_root() {
-        panic!("{how}");
-    }
-    true
-}
 
 /// Whether the kernel tests run, and a registry has room for more than the tracer's own keys.
 pub fn long_enabled() -> bool {

@@ -37,17 +37,15 @@ use packet_traits::{
     registry::{KeySpec, Registry, RegistryName},
 };
 use packet_traits_lab::{Bpffs, End, Family, KernelFeature, RECV_TIMEOUT, kernel_has, kernel_has_for};
+use packet_traits_testing::kernel;
 
 pub const TEST_PORT: u16 = 7777;
 pub const BOTH_MODES: [XdpMode; 2] = [XdpMode::Native, XdpMode::Generic];
 
 /// Whether to run; without root it fails with a line that says how to run.
 pub fn enabled() -> bool {
-    if !packet_traits_lab::kernel_tests_enabled() {
+    if !kernel::enabled() {
         return false;
-    }
-    if let Err(how) = packet_traits_lab::require_root() {
-        panic!("{how}");
     }
     // libbpf's own messages, which tests that provoke errors would clutter the output with; the errors are asserted on
     static QUIET: Once = Once::new();
