@@ -1,10 +1,15 @@
 //! A report as one HTML file: numbers, latency plots, drops and the slowest packets' ways. Nothing is loaded from
 //! elsewhere and nothing runs in it: plots are drawn here, as SVG.
+//!
+//! maud writes the markup and escapes all text in it; only the style sheet goes in as it is.
 
 use std::{
-    fmt::{self, Write as _},
+    cmp::Reverse,
     io::{self, Write},
+    iter,
 };
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{End, Sink, text};
 use crate::{
@@ -82,24 +87,6 @@ impl<W: Write> Sink for File<W> {
     }
 }
 
-/// Text in HTML.
-struct Escaped<T>(T);
-
-impl<T: fmt::Display> fmt::Display for Escaped<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.to_string().chars() {
-            match c {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                other => f.write_char(other)?,
-            }
-        }
-        Ok(())
-    }
-}
-
 const STYLE: &str = "\
 body{font:14px/1.45 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em;color:#1d2733;background:#fff}
 h1{font-size:1.5em;margin:0 0 .2em}h2{font-size:1.1em;margin:2em 0 .5em;border-bottom:1px solid #d5dce4}
@@ -118,34 +105,46 @@ h2,.tile{border-color:#303a45}th,td{border-color:#222b34}}
 /// # Errors
 /// It cannot be written.
 pub fn write(to: &mut impl Write, report: &Report<'_>, names: &mut Names) -> io::Result<()> {
-    let Report { title, notes, summary, counters, slowest } = report;
-    writeln!(
-        to,
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>traits trace</title>\n\
-         <style>\n{STYLE}</style>\n</head>\n<body>\n<h1>traits trace</h1>\n<p class=\"note\">{}</p>",
-        Escaped(title)
-    )?;
-    tiles(to, summary, counters)?;
-    for note in notes.iter().chain(&text::unseen(counters)).filter(|note| !note.is_empty()) {
-        writeln!(to, "<p class=\"note\">{}</p>", Escaped(note))?;
-    }
-    if let Some(delivered) = summary.points.get(&Point::Deliver) {
-        writeln!(to, "<h2>From entering to delivery</h2>\n{}", plot(&delivered.since_entered))?;
-    }
-    points(to, summary)?;
-    verdicts(to, summary)?;
-    drops(to, summary, names)?;
-    values(to, summary)?;
-    if !slowest.is_empty() {
-        writeln!(to, "<h2>The slowest packets</h2>")?;
-        for (place, packet) in slowest.iter().enumerate() {
-            way(to, packet, place == 0, names)?;
-        }
-    }
-    writeln!(to, "</body>\n</html>")
+    writeln!(to, "{}", page(report, names).into_string())
 }
 
-fn tiles(to: &mut impl Write, summary: &Summary, counters: &Counters) -> io::Result<()> {
+fn page(report: &Report<'_>, names: &mut Names) -> Markup {
+    let Report { title, notes, summary, counters, slowest } = report;
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                title { "traits trace" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { "traits trace" }
+                p.note { (title) }
+                (tiles(summary, counters))
+                @for note in notes.iter().chain(&text::unseen(counters)).filter(|note| !note.is_empty()) {
+                    p.note { (note) }
+                }
+                @if let Some(delivered) = summary.points.get(&Point::Deliver) {
+                    h2 { "From entering to delivery" }
+                    (plot(&delivered.since_entered))
+                }
+                (points(summary))
+                (verdicts(summary))
+                (drops(summary, names))
+                (values(summary))
+                @if !slowest.is_empty() {
+                    h2 { "The slowest packets" }
+                    @for (place, packet) in slowest.iter().enumerate() {
+                        (way(packet, place == 0, names))
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn tiles(summary: &Summary, counters: &Counters) -> Markup {
     let tiles = [
         ("packets", summary.packets, false),
         ("delivered", summary.delivered, false),
@@ -156,223 +155,237 @@ fn tiles(to: &mut impl Write, summary: &Summary, counters: &Counters) -> io::Res
         ("events", summary.events, false),
         ("events lost", counters.lost_events(), true),
     ];
-    writeln!(to, "<div class=\"tiles\">")?;
-    for (name, count, bad) in tiles {
-        let class = if bad && count != 0 { "tile bad" } else { "tile" };
-        writeln!(to, "<div class=\"{class}\"><b>{count}</b>{name}</div>")?;
+    html! {
+        div.tiles {
+            @for (name, count, bad) in tiles {
+                div.tile.bad[bad && count != 0] { b { (count) } (name) }
+            }
+        }
     }
-    writeln!(to, "</div>")
+}
+
+/// Where a time is on a logarithmic axis.
+fn log(nanos: u64) -> f64 {
+    (nanos.max(1) as f64).log2()
 }
 
 /// A histogram, with a logarithmic axis of time.
-fn plot(histogram: &Histogram) -> String {
+fn plot(histogram: &Histogram) -> Markup {
     const WIDTH: f64 = 900.0;
     const HEIGHT: f64 = 180.0;
     let buckets: Vec<Bucket> = histogram.buckets().collect();
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"latency\">", HEIGHT + 20.0);
-    if let (Some(first), Some(last)) = (buckets.first(), buckets.last()) {
-        let log = |value: u64| (value.max(1) as f64).log2();
-        let (from, until) = (log(first.start).floor(), (log(last.start) + 0.3).ceil());
-        let x = |value: f64| (value - from) / (until - from).max(1.0) * WIDTH;
-        let most = buckets.iter().map(|bucket| bucket.count).max().unwrap_or(1) as f64;
-        for Bucket { start, last, count } in &buckets {
-            let height = (*count as f64 / most * (HEIGHT - 20.0)).max(1.0);
-            let (left, right) = (x(log(*start)), x(log(last.saturating_add(1))));
-            let _ = write!(
-                svg,
-                "<rect x=\"{left:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\" fill=\"#3b7dd8\">\
-                 <title>{}: {count}</title></rect>",
-                HEIGHT - height,
-                (right - left - 0.5).max(1.0),
-                text::time(*start)
-            );
-        }
-        let mut tick = from;
-        let step = ((until - from) / 10.0).ceil().max(1.0);
-        while tick <= until {
-            let _ = write!(
-                svg,
-                "<text x=\"{:.1}\" y=\"{}\">{}</text>",
-                x(tick),
-                HEIGHT + 14.0,
-                text::time(tick.exp2() as u64)
-            );
-            tick += step;
-        }
-        for (name, part) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)] {
-            let value = histogram.quantile(part);
-            let at = x(log(value));
-            let _ = write!(
-                svg,
-                "<line x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"14\" y2=\"{HEIGHT}\" stroke=\"#b3261e\" \
-                 stroke-dasharray=\"3 3\"/><text x=\"{:.1}\" y=\"{}\">{name} {}</text>",
-                (at + 3.0).min(WIDTH - 70.0),
-                if part == 0.9 { 24 } else { 12 },
-                text::time(value)
-            );
-        }
-    }
-    svg.push_str("</svg>");
-    svg
-}
-
-fn points(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
-    writeln!(
-        to,
-        "<h2>By point</h2>\n<table>\n<tr><th>point</th><th class=\"n\">events</th><th class=\"n\">p50 since entered</th>\
-         <th class=\"n\">p99</th><th class=\"n\">max</th><th class=\"n\">p50 since the step before</th>\
-         <th class=\"n\">p99</th><th>p50 to p99, logarithmic</th></tr>"
-    )?;
-    let log = |value: u64| (value.max(1) as f64).log2();
-    let most = summary.points.values().map(|seen| log(seen.since_entered.max())).fold(1.0, f64::max);
-    for (point, seen) in &summary.points {
-        let all = &seen.since_entered;
-        let [p50, p99] = [0.5, 0.99].map(|part| all.quantile(part));
-        let [step50, step99] = [0.5, 0.99].map(|part| seen.since_step.quantile(part));
-        let (left, right) = (log(p50) / most * 200.0, log(p99) / most * 200.0);
-        writeln!(
-            to,
-            "<tr><td title=\"{}\">{point}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-             <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-             <td><svg viewBox=\"0 0 200 12\" style=\"width:200px\"><rect x=\"{left:.1}\" y=\"3\" width=\"{:.1}\" \
-             height=\"6\" fill=\"#3b7dd8\"/></svg></td></tr>",
-            Escaped(point.hook()),
-            seen.events,
-            text::time(p50),
-            text::time(p99),
-            text::time(all.max()),
-            text::time(step50),
-            text::time(step99),
-            (right - left).max(2.0)
-        )?;
-    }
-    writeln!(to, "</table>")
-}
-
-fn verdicts(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
-    if summary.verdicts.is_empty() {
-        return Ok(());
-    }
-    writeln!(
-        to,
-        "<h2>Other software's XDP programs</h2>\n<table>\n<tr><th class=\"n\">packets</th><th>verdict</th><th>program</th></tr>"
-    )?;
-    for ((program, verdict), count) in &summary.verdicts {
-        writeln!(to, "<tr><td class=\"n\">{count}</td><td>{verdict}</td><td>{}</td></tr>", Escaped(program))?;
-    }
-    writeln!(to, "</table>")
-}
-
-fn drops(to: &mut impl Write, summary: &Summary, names: &mut Names) -> io::Result<()> {
-    if summary.drops.is_empty() {
-        return Ok(());
-    }
-    writeln!(
-        to,
-        "<h2>Drops</h2>\n<table>\n<tr><th class=\"n\">packets</th><th>reason</th><th>at</th><th>namespace</th></tr>"
-    )?;
-    let mut drops: Vec<_> = summary.drops.iter().collect();
-    drops.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    for (drop, count) in drops {
-        let (reason, netns) = (names.drop_reason(&drop.cause), names.namespace(drop.netns));
-        let place = Escaped(names.drop_place(&drop.cause));
-        let (reason, netns) = (Escaped(reason), Escaped(netns));
-        writeln!(to, "<tr><td class=\"n\">{count}</td><td>{reason}</td><td>{place}</td><td>{netns}</td></tr>")?;
-    }
-    writeln!(to, "</table>")
-}
-
-fn values(to: &mut impl Write, summary: &Summary) -> io::Result<()> {
-    let mut key = "";
-    for ((name, value), counts) in &summary.values {
-        if name != key {
-            if !key.is_empty() {
-                writeln!(to, "</table>")?;
+    let axis = buckets.first().zip(buckets.last());
+    let (from, until) =
+        axis.map_or((0.0, 0.0), |(first, last)| (log(first.start).floor(), (log(last.start) + 0.3).ceil()));
+    let x = |value: f64| (value - from) / (until - from).max(1.0) * WIDTH;
+    let most = buckets.iter().map(|bucket| bucket.count).max().unwrap_or(1) as f64;
+    let step = ((until - from) / 10.0).ceil().max(1.0);
+    let ticks = iter::successors(Some(from), |tick| Some(tick + step)).take_while(|tick| *tick <= until);
+    html! {
+        svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT + 20.0) } role="img" aria-label="latency" {
+            @for Bucket { start, last, count } in &buckets {
+                @let height = (*count as f64 / most * (HEIGHT - 20.0)).max(1.0);
+                @let (left, right) = (x(log(*start)), x(log(last.saturating_add(1))));
+                (bar(left, HEIGHT - height, (right - left - 0.5).max(1.0), height, html! {
+                    title { (text::time(*start)) ": " (count) }
+                }))
             }
-            writeln!(
-                to,
-                "<h2>By {}</h2>\n<table>\n<tr><th>value</th><th class=\"n\">packets</th><th class=\"n\">delivered</th>\
-                 <th class=\"n\">dropped</th><th class=\"n\">p50</th><th class=\"n\">p99</th></tr>",
-                Escaped(name)
-            )?;
-            key = name;
+            @if axis.is_some() {
+                @for tick in ticks {
+                    text x=(format_args!("{:.1}", x(tick))) y=(HEIGHT + 14.0) { (text::time(tick.exp2() as u64)) }
+                }
+                @for (name, part, y) in [("p50", 0.5, 12), ("p90", 0.9, 24), ("p99", 0.99, 12)] {
+                    @let value = histogram.quantile(part);
+                    @let at = x(log(value));
+                    line x1=(format_args!("{at:.1}")) x2=(format_args!("{at:.1}")) y1="14" y2=(HEIGHT)
+                        stroke="#b3261e" stroke-dasharray="3 3" {}
+                    text x=(format_args!("{:.1}", (at + 3.0).min(WIDTH - 70.0))) y=(y) {
+                        (name) " " (text::time(value))
+                    }
+                }
+            }
         }
-        let shown = if value == OTHERS { "(others)" } else { value };
-        writeln!(
-            to,
-            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-             <td class=\"n\">{}</td></tr>",
-            Escaped(shown),
-            counts.packets,
-            counts.delivered,
-            counts.dropped,
-            text::time(counts.latency.quantile(0.5)),
-            text::time(counts.latency.quantile(0.99))
-        )?;
     }
-    if key.is_empty() { Ok(()) } else { writeln!(to, "</table>") }
+}
+
+/// A blue rectangle of a plot, with what belongs into it.
+fn bar(x: f64, y: f64, width: f64, height: f64, inside: Markup) -> Markup {
+    html! {
+        rect x=(format_args!("{x:.1}")) y=(format_args!("{y:.1}")) width=(format_args!("{width:.1}"))
+            height=(format_args!("{height:.1}")) fill="#3b7dd8" { (inside) }
+    }
+}
+
+fn points(summary: &Summary) -> Markup {
+    let most = summary.points.values().map(|seen| log(seen.since_entered.max())).fold(1.0, f64::max);
+    html! {
+        h2 { "By point" }
+        table {
+            tr {
+                th { "point" }
+                th.n { "events" }
+                th.n { "p50 since entered" }
+                th.n { "p99" }
+                th.n { "max" }
+                th.n { "p50 since the step before" }
+                th.n { "p99" }
+                th { "p50 to p99, logarithmic" }
+            }
+            @for (point, seen) in &summary.points {
+                @let all = &seen.since_entered;
+                @let [p50, p99] = [0.5, 0.99].map(|part| all.quantile(part));
+                @let [left, right] = [p50, p99].map(|time| log(time) / most * 200.0);
+                tr {
+                    td title=(point.hook()) { (point) }
+                    td.n { (seen.events) }
+                    td.n { (text::time(p50)) }
+                    td.n { (text::time(p99)) }
+                    td.n { (text::time(all.max())) }
+                    td.n { (text::time(seen.since_step.quantile(0.5))) }
+                    td.n { (text::time(seen.since_step.quantile(0.99))) }
+                    td {
+                        svg viewBox="0 0 200 12" style="width:200px" {
+                            (bar(left, 3.0, (right - left).max(2.0), 6.0, Markup::default()))
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn verdicts(summary: &Summary) -> Markup {
+    html! {
+        @if !summary.verdicts.is_empty() {
+            h2 { "Other software's XDP programs" }
+            table {
+                tr { th.n { "packets" } th { "verdict" } th { "program" } }
+                @for ((program, verdict), count) in &summary.verdicts {
+                    tr { td.n { (count) } td { (verdict) } td { (program) } }
+                }
+            }
+        }
+    }
+}
+
+fn drops(summary: &Summary, names: &mut Names) -> Markup {
+    let mut drops: Vec<_> = summary.drops.iter().collect();
+    drops.sort_by_key(|(_, count)| Reverse(**count));
+    html! {
+        @if !drops.is_empty() {
+            h2 { "Drops" }
+            table {
+                tr { th.n { "packets" } th { "reason" } th { "at" } th { "namespace" } }
+                @for (drop, count) in drops {
+                    tr {
+                        td.n { (count) }
+                        td { (names.drop_reason(&drop.cause)) }
+                        td { (names.drop_place(&drop.cause)) }
+                        td { (names.namespace(drop.netns)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn values(summary: &Summary) -> Markup {
+    let values: Vec<_> = summary.values.iter().collect();
+    html! {
+        @for of_key in values.chunk_by(|((key, _), _), ((next, _), _)| key == next) {
+            h2 { "By " (of_key[0].0.0) }
+            table {
+                tr {
+                    th { "value" }
+                    th.n { "packets" }
+                    th.n { "delivered" }
+                    th.n { "dropped" }
+                    th.n { "p50" }
+                    th.n { "p99" }
+                }
+                @for ((_, value), counts) in of_key {
+                    tr {
+                        td { @if value == OTHERS { "(others)" } @else { (value) } }
+                        td.n { (counts.packets) }
+                        td.n { (counts.delivered) }
+                        td.n { (counts.dropped) }
+                        td.n { (text::time(counts.latency.quantile(0.5))) }
+                        td.n { (text::time(counts.latency.quantile(0.99))) }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// One packet's way, each step a bar from the step before.
-fn way(to: &mut impl Write, packet: &Packet, open: bool, names: &mut Names) -> io::Result<()> {
+fn way(packet: &Packet, open: bool, names: &mut Names) -> Markup {
     let mut line = String::new();
     text::packet(&mut line, packet, names);
+    let who = line.split(": ").next().unwrap_or_default();
     let total = packet.last_at().saturating_sub(packet.entered).max(1) as f64;
-    let height = packet.steps.len() * 14 + 4;
-    writeln!(
-        to,
-        "<details{}><summary>{}</summary>\n<svg viewBox=\"0 0 900 {height}\" role=\"img\" aria-label=\"way\">",
-        if open { " open" } else { "" },
-        Escaped(
-            line.split(": ").next().unwrap_or_default().to_owned()
-                + ": "
-                + packet.outcome.name()
-                + " in "
-                + &text::time(packet.duration())
-        )
-    )?;
-    let mut before = packet.entered;
-    for (row, step) in packet.steps.iter().enumerate() {
-        let x = |at: u64| 260.0 + at.saturating_sub(packet.entered) as f64 / total * 540.0;
-        let (left, right) = (x(before), x(step.at));
-        let netns = names.namespace(step.netns);
-        let y = row * 14;
-        writeln!(
-            to,
-            "<text x=\"0\" y=\"{}\">{}</text><text x=\"100\" y=\"{}\">{}</text><rect x=\"{left:.1}\" y=\"{}\" \
-             width=\"{:.1}\" height=\"9\" fill=\"#3b7dd8\"/><text x=\"{:.1}\" y=\"{}\">+{} {}</text>",
-            y + 11,
-            step.point,
-            y + 11,
-            Escaped(format!("{}{}{netns}", step.device(), if netns.is_empty() { "" } else { "@" })),
-            y + 3,
-            (right - left).max(1.5),
-            (right + 4.0).min(806.0),
-            y + 11,
-            text::time(step.at.saturating_sub(before)),
-            Escaped(text::detail(&step.detail, names))
-        )?;
-        before = step.at;
+    let x = |at: u64| 260.0 + at.saturating_sub(packet.entered) as f64 / total * 540.0;
+    let before = iter::once(packet.entered).chain(packet.steps.iter().map(|step| step.at));
+    html! {
+        details open[open] {
+            summary { (who) ": " (packet.outcome.name()) " in " (text::time(packet.duration())) }
+            svg viewBox={ "0 0 900 " (packet.steps.len() * 14 + 4) } role="img" aria-label="way" {
+                @for (row, (step, before)) in packet.steps.iter().zip(before).enumerate() {
+                    @let (left, right) = (x(before), x(step.at));
+                    @let netns = names.namespace(step.netns);
+                    @let (top, baseline) = (row * 14 + 3, row * 14 + 11);
+                    text x="0" y=(baseline) { (step.point) }
+                    text x="100" y=(baseline) { (step.device()) @if !netns.is_empty() { "@" (netns) } }
+                    (bar(left, top as f64, (right - left).max(1.5), 9.0, Markup::default()))
+                    text x=(format_args!("{:.1}", (right + 4.0).min(806.0))) y=(baseline) {
+                        "+" (text::time(step.at.saturating_sub(before))) " " (text::detail(&step.detail, names))
+                    }
+                }
+            }
+        }
     }
-    writeln!(to, "</svg></details>")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::summary::ValueSummary;
+
+    fn written(title: &str, notes: &[String], summary: &Summary) -> String {
+        let (counters, mut to) = (Counters::default(), Vec::new());
+        let report = Report { title, notes, summary, counters: &counters, slowest: &[] };
+        write(&mut to, &report, &mut Names::none()).unwrap();
+        String::from_utf8(to).unwrap()
+    }
 
     #[test]
     fn text_cannot_become_markup() {
-        assert_eq!(Escaped("<a href=\"x\">&").to_string(), "&lt;a href=&quot;x&quot;&gt;&amp;");
+        let mut summary = Summary::default();
+        summary.values.insert(("<key>".to_owned(), "a \"value\" & <b>".to_owned()), ValueSummary::default());
+        let html = written("<a href=\"x\">", &["</style><script>".to_owned()], &summary);
+        for part in ["&lt;a href=&quot;x&quot;&gt;", "&lt;/style&gt;&lt;script&gt;", "By &lt;key&gt;<"] {
+            assert!(html.contains(part), "{part} in {html}");
+        }
+        assert!(html.contains("<td>a &quot;value&quot; &amp; &lt;b&gt;</td>"), "{html}");
+        assert!(!html.contains("<a") && !html.contains("<script") && !html.contains("<key"), "{html}");
     }
 
     #[test]
     fn an_empty_report_is_a_document() {
-        let (summary, counters, mut to) = (Summary::default(), Counters::default(), Vec::new());
-        let report = Report { title: "nothing", notes: &[], summary: &summary, counters: &counters, slowest: &[] };
-        write(&mut to, &report, &mut Names::none()).unwrap();
-        let html = String::from_utf8(to).unwrap();
+        let html = written("nothing", &[], &Summary::default());
         assert!(html.starts_with("<!DOCTYPE html>") && html.ends_with("</html>\n"), "{html}");
         assert!(!html.contains("http") && !html.contains("<script"), "{html}");
+    }
+
+    #[test]
+    fn a_plot_has_a_bar_for_each_bucket_and_three_quantiles() {
+        let mut histogram = Histogram::default();
+        [1_000, 2_000, 64_000].into_iter().for_each(|time| histogram.add(time));
+        let svg = plot(&histogram).into_string();
+        assert!(svg.starts_with("<svg viewBox=\"0 0 900 200\"") && svg.ends_with("</svg>"), "{svg}");
+        assert_eq!(svg.matches("</rect>").count(), 3, "{svg}");
+        assert_eq!(svg.matches("</line>").count(), 3, "{svg}");
+        assert!(svg.contains(">p99 ") && !svg.contains("NaN"), "{svg}");
+        assert_eq!(plot(&Histogram::default()).into_string().matches("<text").count(), 0);
     }
 }
