@@ -12,9 +12,10 @@ mod statistics;
 mod trace;
 mod traffic;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use clap::{ArgAction, Parser, Subcommand};
+use packet_traits::bpffs::DEFAULT_ROOT;
 use packet_traits_terminal::Outcome;
 
 /// Measure traits on this machine
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     {
         packet_traits_terminal::note_verifier_log(error.as_ref());
     }
-    packet_traits_terminal::exit(outcome)
+    packet_traits_terminal::exit(outcome, Path::new(DEFAULT_ROOT))
 }
 
 fn run(command: &Command) -> Outcome {

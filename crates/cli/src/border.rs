@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::{
     Global, Outcome,
+    advice::About,
     interrupt::{Interrupt, Interrupted},
     output::{self, Table},
 };
@@ -216,7 +217,7 @@ fn attach(global: &Global, patterns: &[Pattern], watch: bool, json: bool) -> Out
     let before = here(&registry)?;
     let mut attached = Vec::new();
     for (index, name) in &wanted {
-        let outcome = Border::attach(&registry, *index).map_err(|error| format!("{name}: {error}").into());
+        let outcome = Border::attach(&registry, *index).map_err(|error| About::new(name, error).into());
         match interrupt.over(outcome, Interrupted::NOTHING_ATTACHED) {
             Ok(border) => attached.push(border),
             Err(error) => {
@@ -265,7 +266,7 @@ fn go_on(
                 }
                 // it may be gone again
                 Err(_) if interface_name(index).is_none() => {}
-                Err(error) => return Err(format!("{name}: {error}").into()),
+                Err(error) => return Err(About::new(name, error).into()),
             }
         }
     }

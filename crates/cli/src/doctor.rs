@@ -11,7 +11,9 @@ use std::{
 };
 
 use packet_traits::{
+    Hint,
     attach::cgroup,
+    bpffs::DEFAULT_ROOT,
     deployment::Holder,
     doctor::{self, Finding, Ground, Interface, Probe, Route, Status, Subject},
     registry::{Registry, RegistryName},
@@ -25,7 +27,7 @@ use packet_traits_policy::{
 use serde::Serialize;
 
 use crate::{
-    Global,
+    Global, advice,
     interrupt::{Interrupt, Interrupted},
     output::{self, counted},
 };
@@ -97,6 +99,12 @@ fn examine(
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Vec<Finding>>, Box<dyn Error>> {
     let mut findings = doctor::host(&global.bpffs);
+    let bpffs = findings.iter_mut().find(|finding| finding.probe == Probe::Bpffs);
+    if let Some(next) = bpffs.and_then(|finding| finding.next.as_mut())
+        && global.bpffs != Path::new(DEFAULT_ROOT)
+    {
+        next.push_str(&advice::clause(&Hint::NameBpffs, &global.bpffs));
+    }
     findings.push(clang());
     let works = |probe| findings.iter().any(|found: &Finding| found.probe == probe && found.status.works());
     if !works(Probe::Privileges) {
@@ -153,7 +161,7 @@ fn ask_interfaces(findings: &mut Vec<Finding>, interfaces: &[Interface], global:
 fn name_holder(mut finding: Finding, global: &Global) -> Finding {
     let program = finding.number.filter(|_| finding.probe == Probe::XdpAttached).and_then(|id| id.try_into().ok());
     let Some(holder) = program.and_then(|id| Holder::of_program(&global.bpffs, id)) else { return finding };
-    let next = format!("to take its place, detach it first: `{holder}`");
+    let next = format!("to take its place, detach it first: {}", advice::take_down(&holder, &global.bpffs));
     finding.found += &format!(", by {}", holder.name());
     finding.with_next(next)
 }

@@ -1,6 +1,6 @@
 //! The options of all commands, and which commands take them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, Error, error::ErrorKind, parser::ValueSource};
 use packet_traits::{
@@ -91,12 +91,5 @@ impl Global {
     /// Says so if what is pinned goes away with this process's mount namespace.
     pub(crate) fn note_passing(&self) {
         bpffs::passing(&self.bpffs).into_iter().for_each(output::note);
-    }
-
-    /// The option that commands in a message need to have as well, to be about the same BPF file system.
-    pub(crate) fn missing_option(&self, message: &str) -> Option<String> {
-        let elsewhere = self.bpffs.as_path() != Path::new(bpffs::DEFAULT_ROOT);
-        (elsewhere && message.contains("`traits ") && !message.contains("--bpffs"))
-            .then(|| format!("--bpffs {}", self.bpffs.display()))
     }
 }

@@ -16,11 +16,10 @@ mod registry;
 mod sockets;
 mod trace;
 
-use std::{error::Error, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use packet_traits_socket::SocketError;
-use packet_traits_terminal::{Mode, Outcome, clock, interrupt};
+use packet_traits_terminal::{Mode, Outcome, advice, clock, interrupt};
 
 use crate::global::Global;
 
@@ -118,23 +117,12 @@ fn main() -> ExitCode {
         Command::Completions(options) => generate::completions(options, described()),
         Command::Man(options) => generate::man(options, described()),
     };
-    packet_traits_terminal::exit(outcome.map_err(|error| explained(error, &cli.global)))
-}
-
-/// The error as it is printed, behind the verifier's log if that is asked for.
-fn explained(error: Box<dyn Error>, global: &Global) -> Box<dyn Error> {
-    if global.verbose > 0 {
+    if let Err(error) = outcome.as_ref()
+        && cli.global.verbose > 0
+    {
         packet_traits_terminal::note_verifier_log(error.as_ref());
     }
-    let mut message = error.to_string();
-    if let Some(hint) = error.downcast_ref::<SocketError>().and_then(SocketError::hint) {
-        message += &format!("; {hint}");
-    }
-    match global.missing_option(&message) {
-        Some(option) => format!("{message} (with {option}, as here)").into(),
-        None if message == error.to_string() => error,
-        None => message.into(),
-    }
+    packet_traits_terminal::exit(outcome, &cli.global.bpffs)
 }
 
 #[cfg(test)]

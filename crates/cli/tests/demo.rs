@@ -424,5 +424,5 @@ fn where_sockets_are_served_it_names_the_command_that_ends_that() {
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
     let line = said.lines().find(|line| line.starts_with("traits: ")).unwrap_or_else(|| panic!("{said}"));
     let (_, command) = line.split_once("registry 'default'").unwrap_or_else(|| panic!("{line}"));
-    assert!(command.contains("`traits sockets detach --registry default --cgroup /"), "{line}");
+    assert!(command.contains("`traits sockets detach --cgroup /"), "{line}");
 }

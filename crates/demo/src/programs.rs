@@ -7,6 +7,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt,
     },
+    path::Path,
 };
 
 use packet_traits::{
@@ -16,10 +17,12 @@ use packet_traits::{
         cgroup, netfilter, socket, tcx, tracing, xdp,
     },
     bind::{BoundObject, LoadedObject},
+    bpffs::DEFAULT_ROOT,
     registry::{KeySpec, Registry, RegistryName},
     socket_programs::{AttachOptions, SocketPrograms, SocketProgramsError},
 };
 use packet_traits_lab::{Bpffs, Cgroup, Family, Netns};
+use packet_traits_terminal::advice;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::{flows::Route, network::Network, records::Stage, servers::Servers, traffic::WINDOW};
@@ -103,16 +106,15 @@ pub(super) fn serve_sockets(registry: &Registry, cgroup: &Cgroup) -> Result<(), 
     };
     match SocketPrograms::attach(registry, &options) {
         Err(SocketProgramsError::Overlap { holder, .. }) => {
-            let command = holder.detach_command();
             let whose = match &holder.registry {
                 Some(name) => format!("by registry '{name}'"),
                 None => format!("by a registry (id {:016x}) in another BPF file system", holder.registry_id),
             };
             Err(format!(
                 "cannot serve the sockets of the demo's servers: those of {} are served {whose}, and a socket is served by \
-                 one registry only; detach them for the time of the demo: `{}`",
+                 one registry only{}",
                 holder.cgroup.display(),
-                command.as_deref().unwrap_or("traits sockets detach --all --registry NAME --bpffs PATH")
+                advice::clause(&holder.hint(), Path::new(DEFAULT_ROOT))
             )
             .into())
         }

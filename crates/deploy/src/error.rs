@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use packet_traits::{bind::BindError, deployment::DeployError, registry::RegistryError};
+use packet_traits::{Hint, bind::BindError, deployment::DeployError, registry::RegistryError};
 use packet_traits_policy::{
     check::Rejected, compile::CompileError, emit::EmitError, log_event::LogEventError, manifest::ManifestError,
 };
@@ -127,6 +127,16 @@ pub enum PolicyError {
 }
 
 impl PolicyError {
+    /// What the caller can do about it.
+    pub fn hints(&self) -> Vec<Hint> {
+        match self {
+            PolicyError::Registry(error) => error.hints(),
+            PolicyError::Bind(error) => error.hints(),
+            PolicyError::Deploy(error) => error.hints(),
+            _ => Vec::new(),
+        }
+    }
+
     /// What the verifier wrote about a program that it refused.
     pub fn verifier_log(&self) -> Option<&str> {
         match self {

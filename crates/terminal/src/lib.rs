@@ -2,13 +2,14 @@
 //!
 //! Its interface changes with them.
 
+pub mod advice;
 pub mod clock;
 pub mod interrupt;
 mod logging;
 mod mode;
 pub mod output;
 
-use std::{error::Error, io, process::ExitCode};
+use std::{error::Error, io, path::Path, process::ExitCode};
 
 use packet_traits::{bind::BindError, rotate::RotateError, socket_programs::SocketProgramsError};
 use packet_traits_deploy::PolicyError;
@@ -19,14 +20,15 @@ pub use self::{logging::log, mode::Mode};
 /// What a command comes back with.
 pub type Outcome = Result<(), Box<dyn Error>>;
 
-/// The exit status of a command, whose error is printed: 0 done, 1 failed, 130 interrupted.
-pub fn exit(outcome: Outcome) -> ExitCode {
+/// The exit status of a command, whose error is printed with what to do about it: 0 done, 1 failed, 130 interrupted. `bpffs` is
+/// the BPF file system that it worked in.
+pub fn exit(outcome: Outcome, bpffs: &Path) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of the output has seen enough, as in `traits keys list | head`.
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::note(format_args!("traits: {error}"));
+            output::note(format_args!("traits: {}", advice::message(error.as_ref(), bpffs)));
             match error.is::<interrupt::Interrupted>() {
                 true => ExitCode::from(interrupt::INTERRUPTED),
                 false => ExitCode::FAILURE,
@@ -48,6 +50,9 @@ pub fn note_verifier_log(error: &(dyn Error + 'static)) {
 }
 
 fn verifier_log<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e str> {
+    if let Some(about) = error.downcast_ref::<advice::About>() {
+        return verifier_log(about.error.as_ref());
+    }
     if let Some(error) = error.downcast_ref::<PolicyError>() {
         return error.verifier_log();
     }

@@ -11,6 +11,24 @@ use packet_traits::{
 
 use crate::{filter::FilterError, keys::OWN_KEYS};
 
+/// What a caller can do about an error by other [`Options`](crate::Options).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hint {
+    /// Something that is not the tracer's.
+    Traits(packet_traits::Hint),
+    /// Name the key that has packets' ids: [`Options::id`](crate::Options::id).
+    NameId,
+    /// Name no such key: the tracer assigns ids itself.
+    OmitId,
+    /// Name the key that says when packets entered: [`Options::entered`](crate::Options::entered).
+    NameEntered,
+    /// Name an interface: [`Options::devices`](crate::Options::devices).
+    NameInterface,
+    /// Name a namespace: [`Options::namespaces`](crate::Options::namespaces).
+    NameNamespace,
+}
+
 /// Why tracing did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -49,7 +67,7 @@ pub enum TraceError {
     #[error(
         "cannot register the tracer's keys trace.id and trace.entered in registry '{registry}': they take 16 bytes of its \
          {region} region, and {missing} of them are missing. The region holds {held}. Remove keys that nothing uses \
-         (`traits keys remove NAME`), or name the key that has packets' ids by `--id KEY` ({ids}){}",
+         (`traits keys remove NAME`), or name the key that has packets' ids ({ids}){}",
         longest.map_or_else(
             || format!("; or create a registry with a larger {region} region"),
             |longest| format!(
@@ -74,26 +92,33 @@ pub enum TraceError {
     },
     /// `slower` needs to know when packets entered.
     #[error(
-        "cannot tell which packets are slow: no key says when a packet entered; name one of type timestamp by \
-         `--entered KEY`, or leave `--id` out, and the tracer has its own"
+        "cannot tell which packets are slow: no key says when a packet entered; name one of type timestamp, or let the \
+         tracer assign ids itself"
     )]
     NoEntered,
-    /// There is no interface to trace.
-    #[error("cannot trace {what}: {why}")]
+    /// An interface that was named is not there.
+    #[error(
+        "cannot trace interface {name}: there is none of that name in the namespaces that are traced; `ip link` lists them"
+    )]
     NoInterface {
-        /// What was asked for.
-        what: String,
-        /// Why there is none.
-        why: String,
+        /// Its name.
+        name: String,
     },
+    /// No interface is up.
+    #[error(
+        "cannot trace this network namespace: it has no interface that is up, but for loopback; name what to trace"
+    )]
+    NothingUp,
     /// No interface has room for the tracer's XDP program.
     #[error(
-        "packets get no id: {why}. If the program that is there assigns one, name its key by `--id KEY` ({keys}); else \
-         detach it, or trace another interface by `--dev`"
+        "packets get no id: {why}; if the program that is there assigns one, name its key ({keys}), else detach it, or \
+         trace another interface"
     )]
     NoEntry {
         /// What stands in the way, of the first interface.
         why: String,
+        /// What the caller can do about that.
+        hints: Vec<packet_traits::Hint>,
         /// Keys that could be ids.
         keys: String,
     },
@@ -119,6 +144,22 @@ pub enum TraceError {
 }
 
 impl TraceError {
+    /// What the caller can do about it.
+    pub fn hints(&self) -> Vec<Hint> {
+        let (library, own): (_, &[Hint]) = match self {
+            TraceError::Registry(error) => (error.hints(), &[]),
+            TraceError::Bind(error) => (error.hints(), &[]),
+            TraceError::Attach(error) => (error.hints(), &[]),
+            TraceError::NoRoom { .. } => (Vec::new(), &[Hint::NameId]),
+            TraceError::NoEntered => (Vec::new(), &[Hint::NameEntered, Hint::OmitId]),
+            TraceError::NoInterface { .. } => (Vec::new(), &[Hint::NameNamespace]),
+            TraceError::NothingUp => (Vec::new(), &[Hint::NameInterface, Hint::NameNamespace]),
+            TraceError::NoEntry { hints, .. } => (hints.clone(), &[Hint::NameId, Hint::NameInterface]),
+            _ => (Vec::new(), &[]),
+        };
+        library.into_iter().map(Hint::Traits).chain(own.iter().cloned()).collect()
+    }
+
     /// What the verifier wrote, if it refused a program.
     pub fn verifier_log(&self) -> Option<&str> {
         match self {

@@ -94,7 +94,7 @@ pub mod write;
 mod xdp;
 
 pub use config::CAPTURE_MAX;
-pub use error::TraceError;
+pub use error::{Hint, TraceError};
 pub use event::{Event, GroResult};
 pub use filter::{CONDITIONS_MAX, Condition, FilterError};
 pub use histogram::{Bucket, Histogram};

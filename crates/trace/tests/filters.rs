@@ -28,7 +28,7 @@ use packet_traits_lab::{
     kernel_has_for, recv_numbered, send_numbered, skipped, udp_socket,
 };
 use packet_traits_trace::{
-    BUSY, Change, Names, Options, Outcome, Packet,
+    BUSY, Change, Hint, Names, Options, Outcome, Packet,
     Point::{self, Consume, Deliver, Drop, Xdp},
     QUIET, Standby, TraceError, Tracer, write,
 };
@@ -361,9 +361,10 @@ fn a_taken_entry_is_refused_with_what_to_do() {
         panic!("it should not start");
     };
     let text = error.to_string();
-    for part in ["(assign)", "--id", "packet_id", "--dev"] {
+    for part in ["(assign)", "packet_id"] {
         assert!(text.contains(part), "{part} in {text}");
     }
+    assert!(error.hints().ends_with(&[Hint::NameId, Hint::NameInterface]), "{error:?}");
     let names: Vec<String> =
         rig.home.registry.list().unwrap().iter().map(|entry| entry.key.name().to_string()).collect();
     assert!(!names.iter().any(|name| name.starts_with("trace.")), "nothing is left: {names:?}");

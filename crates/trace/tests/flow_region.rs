@@ -17,7 +17,7 @@ use packet_traits_lab::{
     udp_socket,
 };
 use packet_traits_trace::{
-    ENTERED_KEY, ID_KEY, Outcome, Packet,
+    ENTERED_KEY, Hint, ID_KEY, Outcome, Packet,
     Point::{self, *},
     TraceError, Tracer,
 };
@@ -123,12 +123,11 @@ fn a_registry_without_room_for_the_ids_is_refused_with_what_to_do() {
             panic!("it should not start");
         };
         let larger = if KernelFeature::LongMetadata.is_here() { "larger flow region" } else { "Linux 6.8" };
-        for part in
-            ["trace.id and trace.entered", "`traits keys remove NAME`", "`--id KEY`", larger].iter().chain(parts)
-        {
+        for part in ["trace.id and trace.entered", "`traits keys remove NAME`", larger].iter().chain(parts) {
             assert!(error.to_string().contains(part), "{part} in {error}");
         }
         assert!(matches!(error, TraceError::NoRoom { region: Region::Flow, .. }), "{error:?}");
+        assert_eq!(error.hints(), [Hint::NameId]);
     };
     home.registry.register(&key("tenant", KeyType::U32)).unwrap();
     refused(&["8 of them are missing", "The region holds tenant.", "(of tenant)"]);

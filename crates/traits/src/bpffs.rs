@@ -20,7 +20,7 @@ use std::{
 
 use libbpf_rs::MapHandle;
 
-use crate::mounts;
+use crate::{Hint, mounts};
 
 /// Where a bpffs is mounted by convention.
 pub const DEFAULT_ROOT: &str = "/sys/fs/bpf";
@@ -119,7 +119,7 @@ pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
 pub enum BpffsError {
     /// The path is not on a bpffs.
     #[error(
-        "{} is not on a BPF file system; mount one there with `mount -t bpf -o mode=0700 bpf {}`, or name another with --bpffs",
+        "{} is not on a BPF file system; mount one there with `mount -t bpf -o mode=0700 bpf {}`",
         .root.display(), .root.display()
     )]
     Absent {
@@ -129,8 +129,7 @@ pub enum BpffsError {
     /// The host has a bpffs at the usual place, but this process is in a mount namespace that does not show it.
     #[error(
         "the BPF file system at {DEFAULT_ROOT} is hidden from this process, which is in a mount namespace of its own \
-         (`ip netns exec` makes one); enter the network namespace with `nsenter --net=/run/netns/NAME` instead, or \
-         name another BPF file system with --bpffs"
+         (`ip netns exec` makes one); enter the network namespace with `nsenter --net=/run/netns/NAME` instead"
     )]
     Hidden,
     /// There is no bpffs at the usual place, and one that this process mounts would not outlive its mount namespace.
@@ -177,7 +176,7 @@ pub enum BpffsError {
         what: String,
     },
     /// The kernel did not say what is there.
-    #[error("cannot look at {}: {error}; name the mount point of a BPF file system with --bpffs", .root.display())]
+    #[error("cannot look at {}: {error}; check that a BPF file system is mounted there", .root.display())]
     Stat {
         /// What was looked at.
         root: PathBuf,
@@ -187,6 +186,14 @@ pub enum BpffsError {
 }
 
 impl BpffsError {
+    /// What the caller can do about it.
+    pub fn hints(&self) -> Vec<Hint> {
+        match self {
+            BpffsError::Absent { .. } | BpffsError::Hidden | BpffsError::Stat { .. } => vec![Hint::NameBpffs],
+            _ => Vec::new(),
+        }
+    }
+
     /// The error number that fits best.
     pub fn errno(&self) -> i32 {
         match self {

@@ -16,6 +16,7 @@ pub mod deployment;
 mod descriptor;
 pub mod doctor;
 pub mod drop_reason;
+mod hint;
 mod insn;
 mod mounts;
 mod netlink;
@@ -23,6 +24,7 @@ pub mod registry;
 pub mod rotate;
 pub mod socket_programs;
 
+pub use self::hint::Hint;
 pub use packet_traits_core::{
     Key, KeyName, KeyType, Layout, LayoutError, Mac, Merge, NameError, NetfilterFamily, NetfilterHook, Nonces, Packed,
     PacketRegion, Region, SetError, Slot, Timestamp, TraitValue, TraitsMut, TraitsView, TypeMismatch, TypedKey, Uuid,

@@ -15,6 +15,7 @@ use std::{
 };
 
 use crate::{
+    Hint,
     deployment::{DeployError, Location, Rebinding, UNLOAD},
     registry::{BoundProgram, Registry, RegistryError, RegistryName, RegistryOptions},
     socket_programs::{self, SocketCgroup, SocketProgramsError},
@@ -52,7 +53,7 @@ pub enum RotateError {
     /// Other loaders' programs are bound to the registry. Nothing was changed.
     #[error(
         "programs of other loaders are bound to registry '{registry}' and would stop reading traits: {}; stop them, rotate, and \
-         start them again, or use --force",
+         start them again",
         list(programs)
     )]
     InUse {
@@ -87,6 +88,17 @@ impl From<SocketProgramsError> for RotateError {
 }
 
 impl RotateError {
+    /// What the caller can do about it.
+    pub fn hints(&self) -> Vec<Hint> {
+        match self {
+            RotateError::Registry(error) => error.hints(),
+            RotateError::Deployment(error) => error.hints(),
+            RotateError::Sockets(error) => error.hints(),
+            RotateError::InUse { .. } => vec![Hint::Force],
+            RotateError::Partly { .. } => Vec::new(),
+        }
+    }
+
     /// The verifier's whole log, if the verifier refused a program.
     pub fn verifier_log(&self) -> Option<&str> {
         match self {

@@ -23,7 +23,7 @@ use std::{
 use common::{Lab, area_macros, compile_with, enabled};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use packet_traits::{
-    KeyType, Merge,
+    Hint, KeyType, Merge,
     attach::{
         AttachError, Attachment, Direction, Hook, NetfilterFamily, NetfilterHook, NetfilterOptions, Target, XdpMode,
     },
@@ -516,8 +516,9 @@ fn what_stands_in_the_way_of_new_secrets_is_said() {
     fs::remove_file(&source).unwrap();
     let (before, nonces) = (links(&up).len(), place.open().unwrap().nonces());
     let running = links(&host.list()[0]);
-    let error = rotate(&place, false).unwrap_err().to_string();
-    assert!(error.contains("--replace") && error.ends_with("nothing was changed"), "{error}");
+    let error = rotate(&place, false).unwrap_err();
+    assert!(matches!(&error.hints()[..], [Hint::Replace { deployment, .. }] if deployment == NAME), "{error:?}");
+    assert!(error.to_string().ends_with("nothing was changed"), "{error}");
     assert_eq!((place.open().unwrap().nonces(), links(&host.list()[0])), (nonces, running));
     assert_eq!(links(&host.list()[0]).len(), before);
     host.up(&["-DVERSION=1"], &host.options()).unwrap();
@@ -625,7 +626,7 @@ fn without_asking_nothing_is_replaced() {
     let old = host.up(&["-DVERSION=1"], &host.options()).unwrap();
     let error = host.up(&["-DVERSION=2"], &UpOptions { replace: false, ..host.options() }).unwrap_err();
     assert!(matches!(error, DeployError::Exists { .. }), "{error}");
-    assert!(error.to_string().contains("--replace"), "{error}");
+    assert!(matches!(&error.hints()[..], [Hint::TakeDown { .. }, Hint::Replace { .. }]), "{error:?}");
     assert_eq!(links(&host.list()[0]), links(&old));
 }
 

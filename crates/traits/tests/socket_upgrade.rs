@@ -19,6 +19,7 @@ use common::{
 };
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use packet_traits::{
+    Hint,
     bind::BoundObject,
     deployment::{Deployment, Location, UpOptions},
     registry::Registry,
@@ -251,7 +252,7 @@ fn what_another_version_keeps_is_not_taken_over() {
 
     let error = attach(&lab, &lab.cgroup).unwrap_err();
     assert!(matches!(error, SocketProgramsError::OtherVersion { .. }), "{error}");
-    assert!(error.to_string().contains("`traits sockets detach --all"), "{error}");
+    assert!(matches!(error.hints()[..], [Hint::DetachSockets { cgroup: None, .. }]), "{error:?}");
     assert_eq!(program_ids(&lab), before);
     assert!(!status(&lab).unfinished);
 }

@@ -217,7 +217,8 @@ impl Tracer<'_> {
             // the first will do for all, and what else stands in the way
             let first = refused.first().map(ToString::to_string);
             let why: Vec<String> = first.into_iter().chain(self.notes()).collect();
-            return Err(TraceError::NoEntry { why: why.join("; "), keys: id_candidates(&self.keys) });
+            let hints = refused.first().map(AttachError::hints).unwrap_or_default();
+            return Err(TraceError::NoEntry { why: why.join("; "), hints, keys: id_candidates(&self.keys) });
         }
         said.lines().for_each(|line| self.note(line));
         Ok(())

@@ -120,20 +120,10 @@ pub(super) fn interfaces(options: &Options) -> Result<Vec<Place>, TraceError> {
     }
     let missing = options.devices.iter().find(|device| !found.iter().any(|(_, found)| found.name == **device));
     if let Some(device) = missing {
-        return Err(TraceError::NoInterface {
-            what: format!("interface {device}"),
-            why: "there is none of that name in the namespaces that are traced; `ip link` lists them, and `--netns` \
-                  names other namespaces"
-                .to_owned(),
-        });
+        return Err(TraceError::NoInterface { name: device.clone() });
     }
     if found.is_empty() {
-        return Err(TraceError::NoInterface {
-            what: "this network namespace".to_owned(),
-            why: "it has no interface that is up, but for loopback; name one by `--dev`, or another namespace by \
-                  `--netns`"
-                .to_owned(),
-        });
+        return Err(TraceError::NothingUp);
     }
     Ok(found)
 }

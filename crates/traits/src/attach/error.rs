@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::feature::{Feature, kernel_release};
 use super::hook::Hook;
 use super::target::{self, Target};
+use crate::Hint;
 
 /// A program was not attached, pinned or detached.
 ///
@@ -15,14 +16,16 @@ use super::target::{self, Target};
 #[non_exhaustive]
 pub enum AttachError {
     /// Another program holds the hook.
-    #[error("cannot attach to {attempt}: {holder}; {hint}")]
+    #[error("cannot attach to {attempt}: {holder}{}{hint}", if hint.is_empty() { "" } else { "; " })]
     Busy {
         /// What was tried.
         attempt: Attempt,
         /// Who holds the hook, with the program's id where the kernel tells it.
         holder: String,
-        /// What to do about it.
+        /// What to do about it with tools of the host; empty if there is nothing better than `hints`.
         hint: String,
+        /// What the caller can do about it.
+        hints: Vec<Hint>,
         /// What the kernel said: EBUSY or EEXIST.
         errno: i32,
     },
@@ -156,6 +159,14 @@ pub enum AttachError {
 }
 
 impl AttachError {
+    /// What the caller can do about it.
+    pub fn hints(&self) -> Vec<Hint> {
+        match self {
+            Self::Busy { hints, .. } => hints.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// What the kernel said, where it was asked.
     pub fn errno(&self) -> Option<i32> {
         match self {

@@ -125,6 +125,7 @@ fn explain(attempt: &Attempt, options: &NetfilterOptions, errno: i32) -> AttachE
                 Some(free) => format!("priority {free} is free; `nft list hooks` shows those in use"),
                 None => "choose another number: `nft list hooks` shows those in use".to_owned(),
             },
+            hints: Vec::new(),
             errno,
         },
         libc::ERANGE => attempt.refused(

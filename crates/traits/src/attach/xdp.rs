@@ -164,7 +164,7 @@ fn busy(attempt: &Attempt, ifindex: u32, errno: i32) -> AttachError {
             "look at the interface and those above it with `ip link`, and detach that program first".into(),
         ),
     };
-    AttachError::Busy { attempt: attempt.clone(), holder, hint, errno }
+    AttachError::Busy { attempt: attempt.clone(), holder, hint, hints: Vec::new(), errno }
 }
 
 /// An XDP program, and where it is attached.

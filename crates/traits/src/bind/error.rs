@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use packet_traits_core::{KeyName, KeyType, Merge};
 
 use super::refusal::Refusal;
-use crate::{attach::Feature, registry::RegistryError};
+use crate::{Hint, attach::Feature, registry::RegistryError};
 
 /// Why an object could not be bound or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -212,6 +212,14 @@ pub enum BindError {
 }
 
 impl BindError {
+    /// What the caller can do about it.
+    pub fn hints(&self) -> Vec<Hint> {
+        match self {
+            BindError::Registry(error) => error.hints(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The verifier's whole log, if the verifier refused a program.
     pub fn verifier_log(&self) -> Option<&str> {
         match self {

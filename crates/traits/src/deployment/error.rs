@@ -1,15 +1,16 @@
 //! Why an object is not up, or still is.
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
 use crate::{
+    Hint,
     attach::{AttachError, Feature, XdpMode},
     bind::BindError,
     bpffs::BpffsError,
-    registry::{RegistryError, errno_of, privilege_hint},
+    registry::{RegistryError, RegistryName, errno_of, privilege_hint},
 };
 
 /// Why an object is not up, or still is.
@@ -20,15 +21,12 @@ pub enum DeployError {
     #[error("deployment name {0:?}: use letters, digits, '_' and '-', at most 63, and start with a letter or digit")]
     Name(String),
     /// Something of this name is up.
-    #[error(
-        "{name} is already up in registry {registry}; `traits down {name}` takes it down, `traits up --replace` puts \
-         another version in its place"
-    )]
+    #[error("{name} is already up in registry {registry}")]
     Exists {
         /// The deployment.
         name: String,
         /// The registry's name.
-        registry: String,
+        registry: RegistryName,
     },
     /// Nothing of this name is up.
     #[error("nothing named {name} is up in registry {registry}; up: {up}")]
@@ -53,15 +51,15 @@ pub enum DeployError {
     /// The object has no program that could be attached.
     #[error("{0} has no program to attach")]
     NoProgram(String),
-    /// An option that a program needs was not given.
-    #[error("program {program} (section {section}) needs to know where: {hint}")]
+    /// It was not said where a program is to be attached.
+    #[error("program {program} (section {section}) needs {needs}")]
     Where {
         /// The program.
         program: String,
         /// Its ELF section.
         section: String,
-        /// What to say.
-        hint: String,
+        /// What was not said.
+        needs: Needs,
     },
     /// A program is of a type that is not attached to a hook of its own.
     #[error("program {program} (section {section}) cannot be attached by `up`: {why}")]
@@ -92,11 +90,13 @@ pub enum DeployError {
     /// 4 MiB.
     #[error(
         "{name} was brought up by an earlier version, or from too large an object for this kernel, and what it was loaded from \
-         was not kept: bring it up again first, with `traits up --replace` or, a border, `traits border attach`"
+         was not kept: replace it first, or, a border, attach it again"
     )]
     NoSource {
         /// The deployment.
         name: String,
+        /// The registry's name.
+        registry: RegistryName,
     },
     /// It cannot be loaded again with the registry's new secrets.
     #[error("{name} cannot be loaded with new secrets: {why}")]
@@ -161,9 +161,7 @@ pub enum DeployError {
         program: String,
     },
     /// A replacement cannot put an XDP program in another mode.
-    #[error(
-        "program {program} runs in {found} mode, and replacing keeps the mode; leave --mode out, or take it down first"
-    )]
+    #[error("program {program} runs in {found} mode, and replacing keeps the mode; take it down first")]
     ModeChange {
         /// The program.
         program: String,
@@ -200,6 +198,60 @@ pub enum DeployError {
     },
 }
 
+impl DeployError {
+    /// What the caller can do about it.
+    pub fn hints(&self) -> Vec<Hint> {
+        let replace = |name: &String, registry: &RegistryName| Hint::Replace {
+            registry: registry.clone(),
+            deployment: name.clone(),
+        };
+        match self {
+            DeployError::Bpffs(error) => error.hints(),
+            DeployError::Registry(error) => error.hints(),
+            DeployError::Bind(error) => error.hints(),
+            DeployError::Attach(error) => error.hints(),
+            DeployError::Exists { name, registry } => {
+                let take_down = Hint::TakeDown { registry: registry.clone(), deployment: name.clone() };
+                vec![take_down, replace(name, registry)]
+            }
+            DeployError::NoSource { name, registry } => vec![replace(name, registry)],
+            DeployError::NoNetfilterProgram { programs, .. } if programs.is_empty() => vec![Hint::OmitNetfilterHook],
+            DeployError::Where { program, needs, .. } => vec![match needs {
+                Needs::Interface => Hint::NameInterface,
+                Needs::Cgroup { .. } => Hint::NameCgroup,
+                Needs::NetfilterHook => Hint::NameNetfilterHook { program: program.clone() },
+            }],
+            DeployError::ModeChange { .. } => vec![Hint::OmitMode],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// What must be said to attach a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Needs {
+    /// An interface.
+    Interface,
+    /// A cgroup.
+    Cgroup {
+        /// One of this host.
+        example: PathBuf,
+    },
+    /// A hook of netfilter.
+    NetfilterHook,
+}
+
+impl fmt::Display for Needs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Needs::Interface => f.write_str("an interface"),
+            Needs::Cgroup { example } => write!(f, "a cgroup, such as {}", example.display()),
+            Needs::NetfilterHook => f.write_str("a hook of netfilter"),
+        }
+    }
+}
+
 impl From<BpffsError> for DeployError {
     fn from(error: BpffsError) -> DeployError {
         DeployError::Bpffs(error)
@@ -214,7 +266,7 @@ impl From<BindError> for DeployError {
 
 fn netfilter_programs(programs: &[String]) -> String {
     match programs {
-        [] => "it has none, so leave --netfilter out".to_owned(),
+        [] => "it has none".to_owned(),
         programs => format!("it has {}", programs.join(", ")),
     }
 }

@@ -1,14 +1,15 @@
 //! Which deployment holds a place, for errors and reports that would else send people to look for it.
 
-use std::{fmt, path::Path};
+use std::path::Path;
 
 use super::{Deployed, Deployment, Location, namespace::Namespace};
 use crate::{
+    Hint,
     attach::{AttachError, Hook, Target, xdp},
-    bpffs::DEFAULT_ROOT,
+    registry::RegistryName,
 };
 
-/// A deployment that has a program attached. Displayed as what takes it down: `traits down NAME`.
+/// A deployment that has a program attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     location: Location,
@@ -21,7 +22,7 @@ impl Holder {
         Holder::find(bpffs, |_, deployed| deployed.info.program_id == program_id)
     }
 
-    /// Has the error for a place that a deployment holds name it, and say how to take it down. It is looked for in all
+    /// Has the error for a place that a deployment holds name it, with the hint to take it down. It is looked for in all
     /// registries of the location's bpffs. The calling thread is in the network namespace that attaching was tried in.
     pub fn explain(error: AttachError, location: &Location) -> AttachError {
         match Holder::in_the_way(&error, &location.bpffs) {
@@ -47,13 +48,11 @@ impl Holder {
 
     fn named_by(&self, error: AttachError) -> AttachError {
         match error {
-            AttachError::Busy { attempt, holder, hint, errno } => {
+            AttachError::Busy { attempt, holder, hint, errno, .. } => {
                 let holder = format!("{holder}, by {}", self.name);
-                let hint = match attempt.hook {
-                    Hook::Xdp => format!("`{self}` detaches it"),
-                    _ => format!("`{self}` detaches it; or {hint}"),
-                };
-                AttachError::Busy { attempt, holder, hint, errno }
+                // at an XDP hook, the host's own tools would only detach it
+                let hint = if attempt.hook == Hook::Xdp { String::new() } else { hint };
+                AttachError::Busy { attempt, holder, hint, hints: vec![self.take_down()], errno }
             }
             other => other,
         }
@@ -64,6 +63,15 @@ impl Holder {
         &self.name
     }
 
+    /// The name of its registry.
+    pub fn registry(&self) -> &RegistryName {
+        &self.location.registry
+    }
+
+    fn take_down(&self) -> Hint {
+        Hint::TakeDown { registry: self.registry().clone(), deployment: self.name.clone() }
+    }
+
     fn find(bpffs: &Path, holds: impl Fn(&Deployment, &Deployed) -> bool) -> Option<Holder> {
         Location::all(bpffs).into_iter().find_map(|location| {
             let up = Deployment::list(&location).ok()?;
@@ -71,35 +79,17 @@ impl Holder {
             Some(Holder { name: holder.name().to_owned(), location })
         })
     }
-
-    /// The command `traits` with the options that lead to the deployment's registry.
-    fn command(&self) -> impl fmt::Display {
-        let Location { bpffs, registry, .. } = &self.location;
-        let mut command = "traits".to_owned();
-        if bpffs != Path::new(DEFAULT_ROOT) {
-            command += &format!(" --bpffs {}", bpffs.display());
-        }
-        if *registry != Default::default() {
-            command += &format!(" --registry {registry}");
-        }
-        command
-    }
 }
 
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} down {}", self.command(), self.name)
-    }
-}
-
-/// Has the error of [`Deployment::up`] name the holder, and say how to replace it.
+/// Has the error of [`Deployment::up`] name the holder, with the hint to replace it.
 pub(super) fn explain(error: AttachError, bpffs: &Path) -> AttachError {
     let Some(found) = Holder::in_the_way(&error, bpffs) else { return error };
-    let replace = format!("`{} up --replace --name {}` puts another version in its place", found.command(), found.name);
-    match found.named_by(error) {
-        AttachError::Busy { attempt, holder, hint, errno } if attempt.hook == Hook::Xdp => {
-            AttachError::Busy { hint: format!("{hint}, {replace}"), attempt, holder, errno }
-        }
-        other => other,
+    let replace = Hint::Replace { registry: found.registry().clone(), deployment: found.name.clone() };
+    let mut error = found.named_by(error);
+    if let AttachError::Busy { attempt, hints, .. } = &mut error
+        && attempt.hook == Hook::Xdp
+    {
+        hints.push(replace);
     }
+    error
 }

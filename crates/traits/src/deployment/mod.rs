@@ -66,7 +66,7 @@ use self::{
     version::{Link, PinnedFilter, UNFINISHED, Version, mend},
 };
 pub use self::{
-    error::DeployError,
+    error::{DeployError, Needs},
     holder::Holder,
     location::Location,
     namespace::NetNamespace,
@@ -180,7 +180,7 @@ impl Deployment {
         location: &Location,
     ) -> Result<Deployment, DeployError> {
         let folder = location.folder(name)?;
-        let exists = || DeployError::Exists { name: name.to_owned(), registry: location.registry.to_string() };
+        let exists = || DeployError::Exists { name: name.to_owned(), registry: location.registry.clone() };
         let lock = RootLock::make(location)?;
         // before attaching: what it holds may be in the way
         mend(&lock.root)?;

@@ -14,7 +14,7 @@ use libbpf_rs::{OpenObject, ProgramAttachType, ProgramType};
 use packet_traits_core::Layout;
 
 use super::{
-    DeployError, UpOptions,
+    DeployError, Needs, UpOptions,
     clsact::ClsactFilter,
     dispatch::{self, Slot},
     error::failed,
@@ -115,7 +115,7 @@ impl Program {
         let path = options.cgroup.clone().ok_or_else(|| {
             // Not the root by itself: a program that drops would cut off the host.
             let root = cgroup::cgroup_tree().map_or_else(|_| "/sys/fs/cgroup".into(), |tree| tree.path);
-            self.needs(format!("--cgroup PATH, such as {}", root.join("system.slice").display()))
+            self.needs(Needs::Cgroup { example: root.join("system.slice") })
         })?;
         Ok(Place::Cgroup { path, hook })
     }
@@ -123,7 +123,7 @@ impl Program {
     fn netfilter(&self, options: &UpOptions) -> Result<Vec<Placed<'_>>, DeployError> {
         let places: Vec<_> = options.netfilter.iter().filter(|(program, _)| *program == self.name).collect();
         if places.is_empty() {
-            return Err(self.needs(format!("--netfilter {}=ip:input (FAMILY:HOOK[:PRIORITY])", self.name)));
+            return Err(self.needs(Needs::NetfilterHook));
         }
         let placed = |options: &NetfilterOptions| {
             let pin = match options.place() {
@@ -145,11 +145,11 @@ impl Program {
     }
 
     fn interface(&self, options: &UpOptions) -> Result<u32, DeployError> {
-        options.interface.ok_or_else(|| self.needs("--dev INTERFACE".to_owned()))
+        options.interface.ok_or_else(|| self.needs(Needs::Interface))
     }
 
-    fn needs(&self, hint: String) -> DeployError {
-        DeployError::Where { program: self.name.clone(), section: self.section.clone(), hint }
+    fn needs(&self, needs: Needs) -> DeployError {
+        DeployError::Where { program: self.name.clone(), section: self.section.clone(), needs }
     }
 
     fn refused(&self, why: &'static str) -> DeployError {

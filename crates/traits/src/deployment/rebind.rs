@@ -116,7 +116,8 @@ fn load(
 ) -> Result<(LoadedObject, Option<MapHandle>), DeployError> {
     let failed = |why: String| DeployError::Rebind { name: name.to_owned(), why };
     require_whole(name, old)?;
-    let source = old.source.as_ref().ok_or_else(|| DeployError::NoSource { name: name.to_owned() })?;
+    let no_source = || DeployError::NoSource { name: name.to_owned(), registry: registry.name().clone() };
+    let source = old.source.as_ref().ok_or_else(no_source)?;
     let mut source =
         Source::read(source).map_err(|why| failed(format!("what it was loaded from cannot be read: {why}")))?;
     let mut used = HashSet::new();

@@ -11,7 +11,7 @@ use libbpf_rs::{
     btf::{Btf, BtfType, types},
 };
 
-use super::{DeployError, Setup, UpOptions, error::map_failed};
+use super::{DeployError, Needs, Setup, UpOptions, error::map_failed};
 use crate::{
     attach::{Device, LOOPBACK, XdpMode, devices, is_veth, loses_redirects, redirect_map, xdp},
     bind::{BindError, BoundObject, LoadedObject},
@@ -242,7 +242,7 @@ fn bind_to_device(object: &mut OpenObject, name: &str, program: &str, options: &
     let interface = options.interface.ok_or_else(|| DeployError::Where {
         program: program.to_owned(),
         section: found.section().to_string_lossy().into_owned(),
-        hint: "--dev INTERFACE".to_owned(),
+        needs: Needs::Interface,
     })?;
     found.set_ifindex(interface);
     found.set_flags(libbpf_sys::BPF_F_XDP_DEV_BOUND_ONLY);

@@ -192,7 +192,7 @@ impl Version {
             let path = folder.join(LINKS).join(&pin);
             let holder = match clsact_filter(&path) {
                 Some(Ok(filter)) if filter.was_deleted() && file_name(folder) != UNFINISHED => {
-                    Err("its clsact filter was deleted; `traits up --replace` adds it again".to_owned())
+                    Err("its clsact filter was deleted; replacing the deployment adds it again".to_owned())
                 }
                 Some(filter) => filter.map(Holder::Clsact),
                 None => Attachment::from_pinned(&path).map(Holder::Link).map_err(|error| error.to_string()),

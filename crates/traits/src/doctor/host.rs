@@ -118,7 +118,7 @@ fn bpf_file_system(root: &Path) -> Finding {
         Err(BpffsError::Absent { .. }) => Finding::limited(probe, format!("not mounted at {}", root.display()))
             .with_next(match root == Path::new(bpffs::DEFAULT_ROOT) {
                 true => probe.next().to_owned(),
-                false => format!("`mount -t bpf -o mode=0700 bpf {}`, or name another with --bpffs", root.display()),
+                false => format!("`mount -t bpf -o mode=0700 bpf {}`", root.display()),
             }),
         // these say themselves what to do
         Err(error) => Finding { next: None, ..Finding::no(probe, error) },

@@ -5,7 +5,7 @@ use std::{fmt, io, path::PathBuf};
 use packet_traits_core::{KeyName, KeyType, Layout, Merge, Region, layout::AREA_LEN_PORTABLE};
 
 use super::{RegistryName, entry::KeyEntry, users::BoundProgram, utc::Utc};
-use crate::{attach::Feature, bpffs::BpffsError};
+use crate::{Hint, attach::Feature, bpffs::BpffsError};
 
 /// Why a registry operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -43,11 +43,7 @@ pub enum RegistryError {
         dir: PathBuf,
     },
     /// A pinned object is not what this version of a registry has there. Nothing was changed.
-    #[error(
-        "{} is not part of a usable registry: {why}; nothing was changed. If nothing needs it, \
-         `traits registry remove --force {name}` clears it away",
-        .path.display()
-    )]
+    #[error("{} is not part of a usable registry: {why}; nothing was changed", .path.display())]
     Damaged {
         /// The registry's name.
         name: RegistryName,
@@ -91,8 +87,7 @@ pub enum RegistryError {
     /// The area is longer than native XDP on veth has room for.
     #[error(
         "cannot create registry '{name}' with an area of {area_len} bytes: native XDP on veth has headroom for \
-         {AREA_LEN_PORTABLE} (256 less struct xdp_frame); make the regions smaller, or allow it with --allow-oversize \
-         if every interface has more"
+         {AREA_LEN_PORTABLE} (256 less struct xdp_frame); make the regions smaller"
     )]
     Oversize {
         /// The name that was asked for.
@@ -186,7 +181,7 @@ pub enum RegistryError {
         holders: Vec<KeyEntry>,
     },
     /// No key has this name.
-    #[error("registry '{registry}' has no key '{key}'; `traits keys list --registry {registry}` shows those it has")]
+    #[error("registry '{registry}' has no key '{key}'")]
     UnknownKey {
         /// The registry's name.
         registry: RegistryName,
@@ -195,8 +190,7 @@ pub enum RegistryError {
     },
     /// Loaded programs use the key.
     #[error(
-        "cannot remove key '{key}' from registry '{registry}': it is used by {}; unload what uses it, or remove it all \
-         the same with --force",
+        "cannot remove key '{key}' from registry '{registry}': it is used by {}; unload what uses it",
         Programs(.programs)
     )]
     KeyInUse {
@@ -210,7 +204,7 @@ pub enum RegistryError {
     /// Loaded programs are bound to the registry.
     #[error(
         "cannot remove registry '{registry}': it is used by {}; unload what uses it (`traits down NAME` does for what \
-         `traits status` lists, `traits border detach --all` for borders), or remove it all the same with --force",
+         `traits status` lists, `traits border detach` for borders)",
         Programs(.programs)
     )]
     RegistryInUse {
@@ -220,17 +214,14 @@ pub enum RegistryError {
         programs: Vec<BoundProgram>,
     },
     /// The registry's socket programs are attached.
-    #[error(
-        "cannot remove registry '{registry}': its socket programs are attached; \
-         `traits sockets detach --all --registry {registry}` takes them away first, or remove it and them with --force"
-    )]
+    #[error("cannot remove registry '{registry}': its socket programs are attached; detach them first")]
     SocketsAttached {
         /// The registry's name.
         registry: RegistryName,
     },
     /// The registry's directory holds more than the registry.
     #[error(
-        "cannot remove registry '{registry}': {} also holds {}; remove that first, or all of it with --force",
+        "cannot remove registry '{registry}': {} also holds {}; remove that first",
         .dir.display(), .others.join(", ")
     )]
     NotEmpty {
@@ -285,6 +276,24 @@ impl From<BpffsError> for RegistryError {
 }
 
 impl RegistryError {
+    /// What the caller can do about it.
+    pub fn hints(&self) -> Vec<Hint> {
+        match self {
+            RegistryError::Bpffs(error) => error.hints(),
+            RegistryError::Damaged { name, .. } => vec![Hint::ClearAway { registry: name.clone() }],
+            RegistryError::Oversize { .. } => vec![Hint::AllowOversize],
+            RegistryError::UnknownKey { registry, .. } => vec![Hint::ListKeys { registry: registry.clone() }],
+            RegistryError::KeyInUse { .. } | RegistryError::RegistryInUse { .. } | RegistryError::NotEmpty { .. } => {
+                vec![Hint::Force]
+            }
+            RegistryError::SocketsAttached { registry } => {
+                let registry = registry.clone();
+                vec![Hint::DetachSockets { registry, bpffs: None, cgroup: None }, Hint::Force]
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// The error number that fits best, for callers that speak in those: EBUSY for what is held or in use, ENOSPC for
     /// what is full.
     pub fn errno(&self) -> i32 {

@@ -1,14 +1,11 @@
 //! Why socket programs are not attached, or still are.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::PathBuf};
 
 use crate::{
+    Hint,
     attach::AttachError,
     bind::BindError,
-    bpffs::DEFAULT_ROOT,
     registry::{RegistryError, RegistryName},
 };
 
@@ -42,7 +39,7 @@ pub enum SocketProgramsError {
     /// The programs are attached with other sizes than the caller insists on.
     #[error(
         "registry '{registry}' has its socket programs attached with {found} {what}, not {wanted}; leave it out, or \
-         take them away first with `traits sockets detach --all --registry {registry}`"
+         detach them first"
     )]
     OtherSize {
         /// The registry's name.
@@ -58,8 +55,7 @@ pub enum SocketProgramsError {
     /// cannot take their place.
     #[error(
         "registry '{registry}' has socket programs of another version attached, whose sockets this one cannot take over; \
-         take them away with `traits sockets detach --all --registry {registry}` and attach again: servers that receive \
-         traits then have to ask for them again, or to be started again"
+         detach them and attach again: servers that receive traits then have to ask for them again, or to be started again"
     )]
     OtherVersion {
         /// The registry's name.
@@ -86,12 +82,16 @@ pub enum SocketProgramsError {
         /// Where they are.
         attached: String,
     },
+    /// There is no cgroup to detach them from.
+    #[error("there is no cgroup {}; if it was removed, its socket programs went with it", .cgroup.display())]
+    NoCgroup {
+        /// The registry's name.
+        registry: RegistryName,
+        /// The cgroup that was asked for.
+        cgroup: PathBuf,
+    },
     /// A pin of what is attached is missing, or something else.
-    #[error(
-        "{} is not what `traits sockets attach` pins there: {why}; `traits sockets detach --all --registry {registry}` \
-         clears it away",
-        .path.display()
-    )]
+    #[error("{} is not what attaching socket programs pins there: {why}", .path.display())]
     Damaged {
         /// The registry's name.
         registry: RegistryName,
@@ -133,6 +133,23 @@ pub enum SocketProgramsError {
 }
 
 impl SocketProgramsError {
+    /// What the caller can do about it.
+    pub fn hints(&self) -> Vec<Hint> {
+        match self {
+            SocketProgramsError::OtherSize { registry, .. }
+            | SocketProgramsError::OtherVersion { registry }
+            | SocketProgramsError::NoCgroup { registry, .. }
+            | SocketProgramsError::Damaged { registry, .. } => {
+                vec![Hint::DetachSockets { registry: registry.clone(), bpffs: None, cgroup: None }]
+            }
+            SocketProgramsError::Overlap { holder, .. } => vec![holder.hint()],
+            SocketProgramsError::Bind(error) => error.hints(),
+            SocketProgramsError::Attach(error) => error.hints(),
+            SocketProgramsError::Registry(error) => error.hints(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The verifier's whole log, if the verifier refused a program.
     pub fn verifier_log(&self) -> Option<&str> {
         match self {
@@ -165,14 +182,16 @@ pub struct Overlap {
 }
 
 impl Overlap {
-    /// The command that takes these programs away. `None` if it is not known where their registry is.
-    pub fn detach_command(&self) -> Option<String> {
-        let mut command =
-            format!("traits sockets detach --registry {} --cgroup {}", self.registry.as_ref()?, self.cgroup.display());
-        if let Some(bpffs) = self.bpffs.as_deref().filter(|bpffs| *bpffs != Path::new(DEFAULT_ROOT)) {
-            command += &format!(" --bpffs {}", bpffs.display());
+    /// How to detach these programs.
+    pub fn hint(&self) -> Hint {
+        match &self.registry {
+            Some(registry) => Hint::DetachSockets {
+                registry: registry.clone(),
+                bpffs: self.bpffs.clone(),
+                cgroup: Some(self.cgroup.clone()),
+            },
+            None => Hint::DetachSocketsElsewhere,
         }
-        Some(command)
     }
 }
 
@@ -194,14 +213,9 @@ fn overlap(holder: &Overlap) -> String {
         None => format!("of a registry in another BPF file system (id {:016x})", holder.registry_id),
     };
     let cgroup = holder.cgroup.display();
-    let what = match holder.place {
+    match holder.place {
         Place::Same => format!("it has some already, {whose}"),
         Place::Above => format!("its sockets are served already, by programs {whose} on {cgroup} above it"),
         Place::Below => format!("{cgroup} below it has some, {whose}, and a socket can be served by one only"),
-    };
-    let next = match holder.detach_command() {
-        Some(command) => format!("`{command}` takes those away"),
-        None => "detach those first, with --bpffs saying where they are pinned".to_owned(),
-    };
-    format!("{what}; {next}")
+    }
 }

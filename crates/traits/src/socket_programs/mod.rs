@@ -302,13 +302,12 @@ impl SocketPrograms {
     /// that was killed left half attached or half detached there goes, too.
     ///
     /// # Errors
-    /// [`SocketProgramsError::NotAttached`]; [`SocketProgramsError::Attach`] if a program could not be detached.
+    /// [`SocketProgramsError::NotAttached`]; [`SocketProgramsError::NoCgroup`]; [`SocketProgramsError::Attach`] if a program
+    /// could not be detached.
     pub fn detach(registry: &Registry, cgroup: &Path) -> Result<SocketCgroup, SocketProgramsError> {
         let cgroup = Cgroup::open(cgroup).map_err(|error| match error {
-            SocketProgramsError::Attach(AttachError::Cgroup { path, errno: errno @ libc::ENOENT, .. }) => {
-                let hint =
-                    "if it was removed, its programs went with it, or `traits sockets detach --all` takes them away";
-                AttachError::Cgroup { path, errno, hint }.into()
+            SocketProgramsError::Attach(AttachError::Cgroup { path, errno: libc::ENOENT, .. }) => {
+                SocketProgramsError::NoCgroup { registry: registry.name().clone(), cgroup: path }
             }
             error => error,
         })?;
