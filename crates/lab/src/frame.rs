@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use etherparse::{IpHeaders, IpNumber, Ipv6Header, Ipv6RawExtHeader, PacketBuilder, PacketBuilderStep, TcpHeader};
 use packet_traits_core::Mac;
 
 use crate::end::{End, Family};
@@ -25,16 +26,17 @@ pub const PSH: u8 = 0x08;
 /// TCP flag ACK; GRO merges only segments that have it.
 pub const ACK: u8 = 0x10;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+// further flags, for callers who give the byte
+const URG: u8 = 0x20;
+const ECE: u8 = 0x40;
+const CWR: u8 = 0x80;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_TEB: u16 = 0x6558; // transparent Ethernet bridging, what Geneve calls an inner Ethernet frame
-const PROTOCOL_TCP: u8 = 6;
-const PROTOCOL_UDP: u8 = 17;
-const PROTOCOL_DESTINATION_OPTIONS: u8 = 60;
 // a destination option that a node skips if it does not know it (RFC 4727 section 3.6)
 const EXPERIMENTAL: u8 = 0x1e;
 const HOP_LIMIT: u8 = 64;
+const FITS: &str = "the payload fits in an IP packet";
+const OPTIONS_LEN: &str = "an extension header has 8 to 2048 bytes, a multiple of 8";
 
 /// Source and destination of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,19 +79,10 @@ impl Flow {
     /// If the payload does not fit in an IP packet.
     #[must_use]
     pub fn udp(&self, payload: &[u8]) -> Vec<u8> {
-        let mut datagram = Vec::with_capacity(8 + payload.len());
-        datagram.extend(self.src_port.to_be_bytes());
-        datagram.extend(self.dst_port.to_be_bytes());
-        datagram.extend(length_field(8 + payload.len()));
-        datagram.extend([0, 0]);
-        datagram.extend(payload);
-        // Zero would say "no checksum" (RFC 768).
-        let checksum = match self.transport_checksum(PROTOCOL_UDP, &datagram) {
-            0 => 0xffff,
-            checksum => checksum,
-        };
-        datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
-        self.packet(PROTOCOL_UDP, &datagram)
+        let headers = self.ethernet_and_ip().udp(self.src_port, self.dst_port);
+        let mut frame = Vec::with_capacity(headers.size(payload.len()));
+        headers.write_to_vec(&mut frame, payload).expect(FITS);
+        frame
     }
 
     /// A UDP datagram in IPv6 behind `count` headers of destination options (RFC 8200 section 4.6), of `len` bytes each.
@@ -98,19 +91,16 @@ impl Flow {
     /// If the flow is of IPv4, the payload does not fit in an IP packet, or `len` is not 8 to 2048, a multiple of 8.
     #[must_use]
     pub fn udp_behind_options(&self, count: usize, len: usize, payload: &[u8]) -> Vec<u8> {
-        const IPV6_LEN: usize = 40;
         let IpPair::V6(..) = self.ip else { panic!("IPv4 has no destination options") };
         let frame = self.udp(payload);
-        let (headers, datagram) = frame.split_at(ETHERNET_LEN + IPV6_LEN);
-        let mut headers = headers.to_vec();
-        let ip = &mut headers[ETHERNET_LEN..];
-        ip[4..6].copy_from_slice(&length_field(len * count + datagram.len()));
+        let (ethernet, packet) = frame.split_at(ETHERNET_LEN);
+        let (mut ip, datagram) = Ipv6Header::from_slice(packet).expect("a packet of IPv6");
+        ip.set_payload_length(len * count + datagram.len()).expect(FITS);
         if count > 0 {
-            ip[6] = PROTOCOL_DESTINATION_OPTIONS;
+            ip.next_header = IpNumber::IPV6_DESTINATION_OPTIONS;
         }
-        let units = len.checked_sub(8).filter(|more| more.is_multiple_of(8)).expect("8 bytes, or some times that") / 8;
-        let units = u8::try_from(units).expect("an extension header has up to 2048 bytes");
-        let mut options = vec![0; len - 2];
+        let mut headers = [ethernet, &ip.to_bytes()].concat();
+        let mut options = vec![0; len.checked_sub(2).expect(OPTIONS_LEN)];
         for option in options.chunks_mut(2 + 253) {
             // a single byte that is left stays 0, which is padding (Pad1)
             if let [kind, length, data @ ..] = option {
@@ -118,9 +108,8 @@ impl Flow {
             }
         }
         for number in 1..=count {
-            let next = if number == count { PROTOCOL_UDP } else { PROTOCOL_DESTINATION_OPTIONS };
-            headers.extend([next, units]);
-            headers.extend(&options);
+            let next = if number == count { IpNumber::UDP } else { IpNumber::IPV6_DESTINATION_OPTIONS };
+            headers.extend(Ipv6RawExtHeader::new_raw(next, &options).expect(OPTIONS_LEN).to_bytes());
         }
         [&headers, datagram].concat()
     }
@@ -131,16 +120,22 @@ impl Flow {
     /// If the payload does not fit in an IP packet.
     #[must_use]
     pub fn tcp(&self, sequence: u32, acknowledged: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let mut segment = Vec::with_capacity(20 + payload.len());
-        segment.extend(self.src_port.to_be_bytes());
-        segment.extend(self.dst_port.to_be_bytes());
-        segment.extend(sequence.to_be_bytes());
-        segment.extend(acknowledged.to_be_bytes());
-        segment.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
-        segment.extend(payload);
-        let checksum = self.transport_checksum(PROTOCOL_TCP, &segment);
-        segment[16..18].copy_from_slice(&checksum.to_be_bytes());
-        self.packet(PROTOCOL_TCP, &segment)
+        let header = TcpHeader {
+            acknowledgment_number: acknowledged,
+            fin: flags & FIN != 0,
+            syn: flags & SYN != 0,
+            rst: flags & RST != 0,
+            psh: flags & PSH != 0,
+            ack: flags & ACK != 0,
+            urg: flags & URG != 0,
+            ece: flags & ECE != 0,
+            cwr: flags & CWR != 0,
+            ..TcpHeader::new(self.src_port, self.dst_port, sequence, u16::MAX)
+        };
+        let headers = self.ethernet_and_ip().tcp_header(header);
+        let mut frame = Vec::with_capacity(headers.size(payload.len()));
+        headers.write_to_vec(&mut frame, payload).expect(FITS);
+        frame
     }
 
     /// `count` TCP segments in order, each of `size` payload bytes that hold the segment's number (its low byte, from
@@ -182,36 +177,13 @@ impl Flow {
         Self { dst_port: GENEVE_PORT, ..*self }.udp(&[&header, inner].concat())
     }
 
-    /// The pseudo-header checksum of a TCP segment or UDP datagram whose checksum field is zero.
-    fn transport_checksum(&self, protocol: u8, segment: &[u8]) -> u16 {
-        let addresses = match self.ip {
-            IpPair::V4(src, dst) => [src.octets(), dst.octets()].concat(),
-            IpPair::V6(src, dst) => [src.octets(), dst.octets()].concat(),
-        };
-        let tail = [&[0, protocol], &length_field(segment.len())[..]].concat();
-        checksum(&[&addresses, &tail, segment])
-    }
-
-    /// An Ethernet frame with an IP packet around `segment`.
-    fn packet(&self, protocol: u8, segment: &[u8]) -> Vec<u8> {
+    /// The headers of Ethernet and IP. IPv4's has no identification and "don't fragment", as the kernel sends and GRO expects
+    /// (RFC 6864).
+    fn ethernet_and_ip(&self) -> PacketBuilderStep<IpHeaders> {
+        let ethernet = PacketBuilder::ethernet2(self.src_mac.0, self.dst_mac.0);
         match self.ip {
-            IpPair::V4(src, dst) => {
-                let [total_high, total_low] = length_field(20 + segment.len());
-                // No identification and "don't fragment", as the kernel sends and GRO expects (RFC 6864).
-                let mut header = [0; 20];
-                header[..10].copy_from_slice(&[0x45, 0, total_high, total_low, 0, 0, 0x40, 0, HOP_LIMIT, protocol]);
-                header[12..16].copy_from_slice(&src.octets());
-                header[16..].copy_from_slice(&dst.octets());
-                let sum = checksum(&[&header]).to_be_bytes();
-                header[10..12].copy_from_slice(&sum);
-                ethernet(self.dst_mac, self.src_mac, ETHERTYPE_IPV4, &[&header, segment].concat())
-            }
-            IpPair::V6(src, dst) => {
-                let [length_high, length_low] = length_field(segment.len());
-                let start = [0x60, 0, 0, 0, length_high, length_low, protocol, HOP_LIMIT];
-                let packet = [&start, &src.octets()[..], &dst.octets()[..], segment].concat();
-                ethernet(self.dst_mac, self.src_mac, ETHERTYPE_IPV6, &packet)
-            }
+            IpPair::V4(src, dst) => ethernet.ipv4(src.octets(), dst.octets(), HOP_LIMIT),
+            IpPair::V6(src, dst) => ethernet.ipv6(src.octets(), dst.octets(), HOP_LIMIT),
         }
     }
 }
@@ -233,30 +205,13 @@ pub fn with_vlan(frame: &[u8], vid: u16, pcp: u8) -> Vec<u8> {
     [addresses, &ETHERTYPE_VLAN.to_be_bytes(), &control.to_be_bytes(), rest].concat()
 }
 
-fn length_field(length: usize) -> [u8; 2] {
-    u16::try_from(length).expect("the payload fits in an IP packet").to_be_bytes()
-}
-
-/// The internet checksum (RFC 1071) over `parts`, each but the last of even length.
-fn checksum(parts: &[&[u8]]) -> u16 {
-    let words = parts.iter().flat_map(|part| part.chunks(2));
-    let sum: u32 = words.map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !((folded & 0xffff) + (folded >> 16)) as u16
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn checksum_matches_the_worked_example_of_rfc_1071() {
-        assert_eq!(checksum(&[&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]]), !0xddf2);
-    }
-
-    #[test]
     fn vlan_tag_sits_behind_the_addresses() {
-        let frame = ethernet(Mac([1; 6]), Mac([2; 6]), ETHERTYPE_IPV4, &[9]);
+        let frame = ethernet(Mac([1; 6]), Mac([2; 6]), 0x0800, &[9]);
         assert_eq!(with_vlan(&frame, 0x123, 5)[12..], [0x81, 0x00, 0xa1, 0x23, 0x08, 0x00, 9]);
     }
 }
