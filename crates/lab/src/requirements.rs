@@ -18,8 +18,7 @@ const SKIP_VARIABLE: &str = "TRAITS_SKIP_KERNEL";
 /// # Errors
 /// One line that says how to run instead.
 pub fn require_root() -> Result<(), String> {
-    // SAFETY: geteuid takes nothing and cannot fail.
-    if unsafe { libc::geteuid() } == 0 {
+    if rustix::process::geteuid().is_root() {
         return Ok(());
     }
     let program = std::env::args().next().unwrap_or_else(|| "this program".into());
