@@ -143,11 +143,13 @@ impl fmt::Display for Headers {
 
 #[cfg(test)]
 mod tests {
+    use etherparse::PacketBuilder;
+
     use super::*;
 
     fn udp4() -> Vec<u8> {
-        let mut ip = vec![0x45, 0, 0, 36, 0, 0, 0, 0, 64, UDP, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
-        ip.extend([0, 53, 15, 160, 0, 16, 0, 0]);
+        let mut ip = Vec::new();
+        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(53, 4000).write_to_vec(&mut ip, &[0; 8]).unwrap();
         ip
     }
 
@@ -168,10 +170,10 @@ mod tests {
 
     #[test]
     fn tcp_over_ipv6_has_a_sequence_number_and_a_data_length() {
-        let mut ip = vec![0x60, 0, 0, 0, 0, 30, TCP, 64];
-        ip.extend(Ipv6Addr::LOCALHOST.octets());
-        ip.extend(Ipv6Addr::LOCALHOST.octets());
-        ip.extend([0, 1, 0, 2, 0, 0, 0, 9, 0, 0, 0, 0, 0x50, 0x12, 0, 0, 0, 0, 0, 0]);
+        let address = Ipv6Addr::LOCALHOST.octets();
+        let segment = PacketBuilder::ipv6(address, address, 64).tcp(1, 2, 9, 0).syn().ack(0);
+        let mut ip = Vec::new();
+        segment.write_to_vec(&mut ip, &[0; 10]).unwrap();
         let headers = Headers::parse(&ip).unwrap();
         assert_eq!(headers.tcp, Some(Tcp { sequence: 9, flags: 0x12, data: 10 }));
         assert_eq!(headers.to_string(), "TCP [::1]:1 > [::1]:2 S seq 9");

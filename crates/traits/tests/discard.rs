@@ -9,6 +9,7 @@ use common::{
     register,
     sockets::{Setup, SocketLab},
 };
+use etherparse::{IpFragOffset, Ipv4Header};
 use packet_traits::{
     KeyType, Layout, Merge,
     attach::{CgroupHook, Direction, XdpMode},
@@ -17,7 +18,7 @@ use packet_traits::{
 };
 use packet_traits_lab::{
     End, Family, Mac, Overlay, Pair, VethOptions, VxlanOptions,
-    frame::{Flow, ethernet, with_vlan},
+    frame::{ETHERNET_LEN, Flow, ethernet, with_vlan},
     recv_numbered, send_numbered, send_together, udp_socket,
 };
 use packet_traits_socket::{ReceiverOptions, Ring};
@@ -168,22 +169,18 @@ fn an_application_gets_no_value_of_a_reassembled_datagram() {
 
 /// A UDP datagram over IPv4 in two fragments, of which the second has this many bytes.
 fn fragments(frame: &[u8], tail: usize) -> [Vec<u8>; 2] {
-    const HEADERS: usize = 14 + 20;
-    const MORE: u16 = 0x2000;
-    let cut = frame.len() - HEADERS - tail;
+    let (ethernet, packet) = frame.split_at(ETHERNET_LEN);
+    let (header, payload) = Ipv4Header::from_slice(packet).unwrap();
+    let cut = payload.len() - tail;
     assert!(cut.is_multiple_of(8), "a fragment but the last has a multiple of 8 bytes");
-    let fragment = |payload: &[u8], offset: u16| {
-        let mut frame = [&frame[..HEADERS], payload].concat();
-        frame[16..18].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
-        frame[20..22].copy_from_slice(&offset.to_be_bytes());
-        frame[24..26].fill(0);
-        let sum: u32 = frame[14..34].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
-        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
-        frame
+    let fragment = |payload: &[u8], start: usize, more_fragments: bool| {
+        let fragment_offset = IpFragOffset::try_new((start / 8) as u16).unwrap();
+        let mut header = Ipv4Header { dont_fragment: false, more_fragments, fragment_offset, ..header.clone() };
+        header.set_payload_len(payload.len()).unwrap();
+        header.header_checksum = header.calc_header_checksum();
+        [ethernet, &header.to_bytes(), payload].concat()
     };
-    let payload = &frame[HEADERS..];
-    [fragment(&payload[..cut], MORE), fragment(&payload[cut..], (cut / 8) as u16)]
+    [fragment(&payload[..cut], 0, true), fragment(&payload[cut..], cut, false)]
 }
 
 /// What the kernel takes off a frame, a VLAN tag in front and what pads it behind, makes no room for another fragment.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use etherparse::{SlicedPacket, TransportSlice};
 use packet_traits_lab::{
     Family, PacketSocket, Pair, RECV_TIMEOUT,
     frame::{ACK, Flow, IpPair, SYN},
@@ -99,11 +100,13 @@ impl Crafted {
     }
 
     fn parse(&self, frame: &[u8]) -> Option<Answer> {
-        let start = 14 + if matches!(self.flow.ip, IpPair::V4(..)) { 20 } else { 40 };
-        let segment = frame.get(start..start + 20)?;
-        let u16_at = |at: usize| u16::from_be_bytes(segment[at..at + 2].try_into().unwrap());
-        let u32_at = |at: usize| u32::from_be_bytes(segment[at..at + 4].try_into().unwrap());
-        let ours = u16_at(0) == self.flow.dst_port && u16_at(2) == self.flow.src_port;
-        ours.then(|| Answer { sequence: u32_at(4), acknowledged: u32_at(8), flags: segment[13] })
+        let packet = SlicedPacket::from_ethernet(frame).ok()?;
+        let Some(TransportSlice::Tcp(segment)) = packet.transport else { return None };
+        let ours = (segment.source_port(), segment.destination_port()) == (self.flow.dst_port, self.flow.src_port);
+        ours.then(|| Answer {
+            sequence: segment.sequence_number(),
+            acknowledged: segment.acknowledgment_number(),
+            flags: segment.slice()[13],
+        })
     }
 }
