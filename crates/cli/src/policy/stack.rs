@@ -12,6 +12,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use etherparse::checksum::Sum16BitWords;
 use packet_traits::NetfilterFamily;
 
 use super::{
@@ -189,9 +190,7 @@ fn check_ipv4(ip: &Datagram<'_>) -> Result<usize, Absent> {
 
 /// Whether a header's one's complement sum is right (RFC 1071; `ip_fast_csum`).
 fn has_right_checksum(header: &[u8]) -> bool {
-    let sum: usize = header.chunks(2).map(number).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    (folded & 0xffff) + (folded >> 16) == 0xffff
+    Sum16BitWords::new().add_slice(header).ones_complement() == 0
 }
 
 /// `ip6_rcv_core`, and `ipv6_parse_hopopts` in net/ipv6/exthdrs.c as far as lengths go.
@@ -340,11 +339,8 @@ mod tests {
             bytes[*at] = *byte;
         }
         let header_len = usize::from(bytes[0] & 0xf) * 4;
-        let header = bytes.get(..header_len).unwrap_or(&bytes).to_vec();
-        let sum: usize = header.chunks(2).map(number).sum();
-        let folded = (sum & 0xffff) + (sum >> 16);
-        let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
-        bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+        let checksum = Sum16BitWords::new().add_slice(bytes.get(..header_len).unwrap_or(&bytes)).ones_complement();
+        bytes[10..12].copy_from_slice(&checksum.to_ne_bytes());
         bytes
     }
 
