@@ -7,7 +7,6 @@
 use std::{
     ffi::CString,
     fs, io,
-    mem::MaybeUninit,
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::{
@@ -19,6 +18,10 @@ use std::{
 };
 
 use libbpf_rs::MapHandle;
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with, statfs},
+    mount::MountFlags,
+};
 
 use crate::{Hint, mounts};
 
@@ -84,14 +87,7 @@ pub(crate) fn open_map(path: &Path) -> io::Result<MapHandle> {
 
 /// Has two paths change places, at once.
 pub(crate) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
-    let (one, other) = (CString::new(one.as_os_str().as_bytes())?, CString::new(other.as_os_str().as_bytes())?);
-    // SAFETY: both are NUL-terminated and outlive the call.
-    let result =
-        unsafe { libc::renameat2(libc::AT_FDCWD, one.as_ptr(), libc::AT_FDCWD, other.as_ptr(), libc::RENAME_EXCHANGE) };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
 }
 
 /// What is in a folder, in the order of names; a folder that is not there has nothing in it.
@@ -277,30 +273,12 @@ pub fn passing(root: &Path) -> Option<String> {
 }
 
 fn is_bpffs(path: &Path) -> io::Result<bool> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: `path` is a C string and `stat` has room for what statfs(2) writes.
-    if unsafe { libc::statfs(path.as_ptr(), stat.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: zeroed, and any bytes are a valid `struct statfs`.
-    let stat = unsafe { stat.assume_init() };
-    Ok(stat.f_type as u32 == libc::BPF_FS_MAGIC as u32)
+    Ok(statfs(path)?.f_type as u32 == libc::BPF_FS_MAGIC as u32)
 }
 
 fn mount(root: &Path) -> io::Result<()> {
-    let root = CString::new(root.as_os_str().as_bytes())?;
-    // SAFETY: every pointer is to a C string that outlives the call.
-    let failed = unsafe {
-        libc::mount(
-            c"bpf".as_ptr(),
-            root.as_ptr(),
-            c"bpf".as_ptr(),
-            libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
-            c"mode=0700".as_ptr().cast(),
-        )
-    };
-    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(rustix::mount::mount(c"bpf", root, c"bpf", flags, c"mode=0700")?)
 }
 
 #[cfg(test)]

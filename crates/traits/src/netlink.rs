@@ -5,9 +5,15 @@
 //! whichever the calling thread is in later. Numbers are from include/uapi/linux/netlink.h.
 
 use std::io;
-use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink::SocketAddrNetlink, recv,
+    send, socket_with,
+};
 
 const NLM_F_REQUEST: u16 = 0x1;
 pub(crate) const NLM_F_ACK: u16 = 0x4;
@@ -37,6 +43,12 @@ impl From<io::Error> for NetlinkError {
     }
 }
 
+impl From<Errno> for NetlinkError {
+    fn from(error: Errno) -> Self {
+        io::Error::from(error).into()
+    }
+}
+
 /// A netlink socket, in the network namespace it was opened in.
 #[derive(Debug)]
 pub(crate) struct NetlinkSocket {
@@ -44,15 +56,10 @@ pub(crate) struct NetlinkSocket {
 }
 
 impl NetlinkSocket {
-    /// Opens a socket of a protocol (`NETLINK_ROUTE`, `NETLINK_GENERIC`) in the calling thread's network namespace.
-    pub(crate) fn open(protocol: libc::c_int) -> io::Result<Self> {
-        // SAFETY: takes numbers, returns a new descriptor or -1.
-        let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: `fd` is new and nothing else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    /// Opens a socket in the calling thread's network namespace, of a protocol of [`rustix::net::netlink`] or else of
+    /// NETLINK_ROUTE.
+    pub(crate) fn open(protocol: Option<Protocol>) -> io::Result<Self> {
+        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
         enable(fd.as_fd(), libc::NETLINK_EXT_ACK)?;
         enable(fd.as_fd(), libc::NETLINK_CAP_ACK)?;
         Ok(Self { fd })
@@ -61,24 +68,15 @@ impl NetlinkSocket {
     /// Sends a request and returns the messages of type `wanted` that came before its acknowledgement or the end of the
     /// dump.
     pub(crate) fn request(&self, message: Message, wanted: u16) -> Result<Vec<Vec<u8>>, NetlinkError> {
-        let message = message.finish();
-        // SAFETY: the pointer and length are those of `message`, which outlives the call.
-        let sent = unsafe { libc::send(self.fd.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
-        if sent < 0 {
-            return Err(io::Error::last_os_error().into());
-        }
+        send(&self.fd, &message.finish(), SendFlags::empty())?;
         let mut replies = Vec::new();
         // The kernel fills dumps in pieces of at most 32 KiB (net/netlink/af_netlink.c, `netlink_dump`).
         let mut buffer = vec![0u8; 64 * 1024];
         loop {
-            // SAFETY: `buffer` is writable for the length given.
-            let received = unsafe { libc::recv(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-            let Ok(received) = usize::try_from(received) else {
-                let error = io::Error::last_os_error();
-                if error.kind() == io::ErrorKind::Interrupted {
-                    continue;
-                }
-                return Err(error.into());
+            let received = match recv(&self.fd, &mut buffer[..], RecvFlags::empty()) {
+                Ok((received, _)) => received,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
             };
             for (type_, flags, payload) in messages(&buffer[..received]) {
                 match type_ {
@@ -96,43 +94,25 @@ impl NetlinkSocket {
 
     /// Has the kernel send what it tells these groups.
     pub(crate) fn subscribe(&self, groups: u32) -> io::Result<()> {
-        // SAFETY: any bytes are a valid `sockaddr_nl`.
-        let mut address: libc::sockaddr_nl = unsafe { mem::zeroed() };
-        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
-        address.nl_groups = groups;
-        let len = size_of_val(&address) as libc::socklen_t;
-        // SAFETY: the address is a `sockaddr_nl`, and its length is given.
-        let result = unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), len) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        Ok(bind(&self.fd, &SocketAddrNetlink::new(0, groups))?)
     }
 
     /// Waits for messages and takes what there is, without reading them. `false`: nothing came in time.
     pub(crate) fn wait(&self, timeout: Duration) -> io::Result<bool> {
-        let mut poll = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: `poll` is one writable `pollfd`.
-        match unsafe { libc::poll(&mut poll, 1, timeout.as_millis().try_into().unwrap_or(libc::c_int::MAX)) } {
-            0 => return Ok(false),
-            found if found < 0 => {
-                let error = io::Error::last_os_error();
-                return if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) };
-            }
-            _ => {}
+        // Without a timeout if it is longer than the kernel can count.
+        let timeout = Timespec::try_from(timeout).ok();
+        match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], timeout.as_ref()) {
+            Ok(0) | Err(Errno::INTR) => return Ok(false),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
         }
-        let mut buffer = [0u8; 4096];
+        let mut buffer = [0; 4096];
         loop {
-            // SAFETY: `buffer` is writable for the length given.
-            let received = unsafe {
-                libc::recv(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
-            };
-            if received >= 0 {
-                continue;
-            }
-            let error = io::Error::last_os_error();
-            match error.raw_os_error() {
-                Some(libc::EAGAIN) => return Ok(true),
+            match recv(&self.fd, &mut buffer, RecvFlags::DONTWAIT) {
                 // some were lost, so there were some
-                Some(libc::ENOBUFS | libc::EINTR) => {}
-                _ => return Err(error),
+                Ok(_) | Err(Errno::NOBUFS | Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(true),
+                Err(error) => return Err(error.into()),
             }
         }
     }

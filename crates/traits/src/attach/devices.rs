@@ -64,7 +64,7 @@ impl LinkChanges {
     /// # Errors
     /// The kernel gives no netlink socket.
     pub fn open() -> io::Result<LinkChanges> {
-        let socket = NetlinkSocket::open(libc::NETLINK_ROUTE)?;
+        let socket = NetlinkSocket::open(None)?;
         socket.subscribe(RTMGRP_LINK)?;
         Ok(LinkChanges(socket))
     }

@@ -1,6 +1,5 @@
 //! Kernel features that attaching depends on, and the version that brought each.
 
-use std::ffi::CStr;
 use std::fmt;
 
 /// A kernel feature that [`AttachError::Unsupported`](super::AttachError::Unsupported) and
@@ -93,15 +92,7 @@ impl fmt::Display for Feature {
 
 /// The running kernel's release, as `uname -r` prints it.
 pub(crate) fn kernel_release() -> String {
-    // SAFETY: utsname is plain arrays of characters, for which zero is a valid value.
-    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
-    // SAFETY: `name` is a valid, writable utsname.
-    if unsafe { libc::uname(&mut name) } != 0 {
-        return String::from("unknown");
-    }
-    // SAFETY: uname(2) ends every field with a NUL.
-    let release = unsafe { CStr::from_ptr(name.release.as_ptr()) };
-    release.to_string_lossy().into_owned()
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 fn version(release: &str) -> Option<(u32, u32)> {

@@ -1,10 +1,8 @@
 //! What the packets of an interface begin with.
 
-use std::{
-    fmt, io,
-    mem::zeroed,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-};
+use std::{fmt, io, mem::zeroed, os::fd::AsRawFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::target::interface_name;
 
@@ -35,13 +33,7 @@ impl LinkLayer {
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from.cast_signed();
         }
-        // SAFETY: takes numbers.
-        let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-        if socket < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the call succeeded, so it is a new descriptor that nothing else owns.
-        let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         // SAFETY: SIOCGIFHWADDR reads the name, which is NUL-terminated, and writes the ifreq.
         if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) } < 0 {
             return Err(io::Error::last_os_error());

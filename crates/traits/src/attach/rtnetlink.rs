@@ -75,7 +75,7 @@ pub(crate) struct RouteSocket(NetlinkSocket);
 impl RouteSocket {
     /// Opens a socket in the calling thread's network namespace.
     pub(crate) fn open() -> io::Result<Self> {
-        NetlinkSocket::open(libc::NETLINK_ROUTE).map(Self)
+        NetlinkSocket::open(None).map(Self)
     }
 
     /// The number by which the socket's network namespace knows this one; `None` if it does not.

@@ -93,8 +93,7 @@ fn behind_links(path: &Path) -> io::Result<PathBuf> {
 /// either (`may_follow_link` in fs/namei.c), but these are not followed by the kernel.
 fn refuse_planted(path: &Path) -> io::Result<()> {
     let (there, folder) = (fs::symlink_metadata(path)?, fs::metadata(folder_of(path))?);
-    // SAFETY: takes and gives numbers only, and cannot fail.
-    let own = unsafe { libc::geteuid() };
+    let own = rustix::process::geteuid().as_raw();
     if folder.mode() & 0o022 == 0 || [own, folder.uid()].contains(&there.uid()) {
         return Ok(());
     }

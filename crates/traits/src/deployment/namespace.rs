@@ -9,13 +9,15 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::AsRawFd,
+        fd::{AsFd, AsRawFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     panic::resume_unwind,
     path::{Path, PathBuf},
     thread,
 };
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::attach::namespace_identity;
 
@@ -137,9 +139,8 @@ fn name(file: &fs::Metadata) -> Option<String> {
 fn inside<R: Send>(file: &File, f: impl FnOnce() -> R + Send) -> Option<R> {
     thread::scope(|scope| {
         let inside = || {
-            // SAFETY: takes a descriptor, which `file` keeps open, and a number.
-            let entered = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
-            (entered == 0).then(f)
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).ok()?;
+            Some(f())
         };
         scope.spawn(inside).join().unwrap_or_else(|panic| resume_unwind(panic))
     })
@@ -194,18 +195,22 @@ fn cookie() -> u64 {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use rustix::{
+        process::geteuid,
+        thread::{UnshareFlags, unshare_unsafe},
+    };
+
     use super::*;
 
     #[test]
     fn threads_that_end_are_no_way_in_and_not_in_the_way() {
-        // SAFETY: takes a number.
-        if unsafe { libc::geteuid() } != 0 {
+        if !geteuid().is_root() {
             eprintln!("skipped: making a network namespace needs root");
             return;
         }
         let other = || {
-            // SAFETY: takes a number.
-            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+            // SAFETY: a network namespace of its own does not change which descriptors a thread has.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
             (Namespace::current(), File::open("/proc/thread-self/ns/net").unwrap())
         };
         let (there, file) = thread::spawn(other).join().unwrap();
@@ -213,9 +218,8 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    // SAFETY: takes a descriptor, which `file` keeps open, and a number.
-                    let enter = || unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
-                    thread::scope(|inner| assert_eq!(inner.spawn(enter).join().unwrap(), 0));
+                    let enter = || move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network));
+                    thread::scope(|inner| inner.spawn(enter).join().unwrap().unwrap());
                 }
             });
             let found = (0..200).filter(|_| there.enter(|| ()).is_some()).count();
@@ -226,16 +230,15 @@ mod tests {
 
     #[test]
     fn a_namespace_is_found_through_a_descriptor_and_not_when_it_is_gone() {
-        // SAFETY: takes a number.
-        if unsafe { libc::geteuid() } != 0 {
+        if !geteuid().is_root() {
             eprintln!("skipped: making a network namespace needs root");
             return;
         }
         let here = Namespace::current();
         assert_eq!(here.enter(Namespace::current), Some(here));
         let other = || {
-            // SAFETY: takes a number.
-            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+            // SAFETY: a network namespace of its own does not change which descriptors a thread has.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
             (Namespace::current(), File::open("/proc/thread-self/ns/net").unwrap())
         };
         let (there, file) = thread::spawn(other).join().unwrap();

@@ -1,14 +1,8 @@
 //! The host's interfaces, by asking only: nothing is attached, detached or changed here, except in [`try_interface`].
 
-use std::{
-    ffi::{CStr, CString},
-    io, mem,
-    os::fd::{AsRawFd, OwnedFd},
-    thread,
-    time::Duration,
-};
+use std::{ffi::CStr, io, mem, os::fd::AsRawFd, thread, time::Duration};
 
-use super::{Finding, Probe, netdev, room::Room, sockets::own};
+use super::{Finding, Probe, netdev, room::Room, sockets::udp};
 use crate::attach::{NATIVE_AT_VETH, XdpMode, interface_name, is_veth, xdp};
 
 /// How long packets are waited for on an interface that is in use.
@@ -33,12 +27,8 @@ pub struct Interface {
 impl Interface {
     /// The interface with this name; `None` if there is none.
     pub fn named(name: &str) -> Option<Interface> {
-        let c_name = CString::new(name).ok()?;
-        // SAFETY: reads a NUL-terminated name.
-        match unsafe { libc::if_nametoindex(c_name.as_ptr()) } {
-            0 => None,
-            ifindex => Some(Interface { ifindex, name: name.to_owned() }),
-        }
+        let ifindex = rustix::net::netdevice::name_to_index(udp().ok()?, name).ok()?;
+        Some(Interface { ifindex, name: name.to_owned() })
     }
 
     /// All that are up, but for loopback, in the order of their indices.
@@ -69,7 +59,7 @@ impl Interface {
 
     fn is_used(&self) -> io::Result<bool> {
         let mut request = request(&self.name)?;
-        let socket = socket()?;
+        let socket = udp()?;
         // SAFETY: reads the name and writes the flags of the ifreq.
         if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) } < 0 {
             return Err(io::Error::last_os_error());
@@ -216,17 +206,12 @@ fn switch(interface: &Interface, probe: Probe, command: u32, bit: u32) -> Findin
 fn ethtool(interface: &Interface, data: *mut libc::c_char) -> io::Result<()> {
     let mut request = request(&interface.name)?;
     request.ifr_ifru.ifru_data = data;
-    let socket = socket()?;
+    let socket = udp()?;
     // SAFETY: the ifreq points to what the command writes, as the caller guarantees.
     match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) } {
         error if error < 0 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
-}
-
-fn socket() -> io::Result<OwnedFd> {
-    // SAFETY: takes numbers, returns a new descriptor or -1.
-    own(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })
 }
 
 /// An interface request with this name, everything else zero.

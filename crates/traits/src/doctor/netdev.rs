@@ -35,7 +35,8 @@ pub(crate) struct Device {
 /// Asks about an interface of the calling thread's network namespace.
 pub(crate) fn device(ifindex: u32) -> Result<Device, String> {
     let refused = |error: NetlinkError| format!("the kernel does not tell ({}; {})", words(error.errno), error.message);
-    let socket = NetlinkSocket::open(libc::NETLINK_GENERIC).map_err(|error| format!("generic netlink: {error}"))?;
+    let protocol = Some(rustix::net::netlink::GENERIC);
+    let socket = NetlinkSocket::open(protocol).map_err(|error| format!("generic netlink: {error}"))?;
     let family = match ask(&socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_NAME, b"netdev\0") {
         Err(NetlinkError { errno: libc::ENOENT, .. }) => {
             return Err("this kernel does not tell; Linux 6.3 or later does".to_owned());

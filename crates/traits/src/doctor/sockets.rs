@@ -2,8 +2,17 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     ptr, thread,
+};
+
+use rustix::{
+    net::{
+        AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt,
+        xdp::{SocketAddrXdp, SocketAddrXdpFlags, XdpUmemReg, XdpUmemRegFlags},
+    },
+    process::Uid,
+    thread::set_thread_res_uid,
 };
 
 use super::{Finding, Ground, Probe};
@@ -14,7 +23,7 @@ const SO_RCVMARK: libc::c_int = 75;
 const SO_RCVPRIORITY: libc::c_int = 82;
 
 /// The user id of nobody, who has no privileges.
-const NOBODY: libc::uid_t = 65534;
+const NOBODY: u32 = 65534;
 
 /// Tries the options on sockets of its own, and AF_XDP on the interface of `ground`, in whose namespace the calling thread
 /// must be.
@@ -34,9 +43,7 @@ pub fn sockets(ground: &Ground) -> Vec<Finding> {
 
 /// Turns an option on for a new UDP socket.
 fn with_option(option: libc::c_int) -> Result<(), String> {
-    // SAFETY: takes numbers, returns a new descriptor or -1.
-    let socket = own(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) });
-    let socket = socket.map_err(|error| format!("making a UDP socket: {error}"))?;
+    let socket = udp().map_err(|error| format!("making a UDP socket: {error}"))?;
     set_option(socket.as_fd(), libc::SOL_SOCKET, option, 1).map_err(words)
 }
 
@@ -45,11 +52,8 @@ fn unprivileged(f: impl FnOnce() -> Result<(), String> + Send) -> Result<(), Str
     let run = || {
         // The function of libc would change all threads; the system call changes this one, which ends then. An effective
         // user other than root has no effective capabilities (capabilities(7)).
-        // SAFETY: takes numbers.
-        let result = unsafe { libc::syscall(libc::SYS_setresuid, -1, NOBODY, -1) };
-        if result < 0 {
-            return Err(format!("cannot become nobody ({})", io::Error::last_os_error()));
-        }
+        set_thread_res_uid(None::<Uid>, Uid::from_raw(NOBODY), None::<Uid>)
+            .map_err(|error| format!("cannot become nobody ({})", io::Error::from(error)))?;
         f()
     };
     thread::scope(|scope| scope.spawn(run).join().unwrap_or_else(|_| Err("the thread that tried it failed".to_owned())))
@@ -60,9 +64,8 @@ fn af_xdp(ifindex: u32) -> Result<(), String> {
     const FRAME: u32 = 4096;
     const FRAMES: u32 = 4;
     let len = (FRAME * FRAMES) as usize;
-    // SAFETY: takes numbers, returns a new descriptor or -1.
-    let socket = own(unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })
-        .map_err(|error| format!("making an AF_XDP socket: {error}"))?;
+    let socket = socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)
+        .map_err(|error| format!("making an AF_XDP socket: {}", io::Error::from(error)))?;
     // SAFETY: asks for new memory at an address of the kernel's choice.
     let memory = unsafe {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -87,41 +90,27 @@ fn bind_af_xdp(
     frame: u32,
     frames: u32,
 ) -> Result<(), String> {
-    // SAFETY: made of numbers, for which zero is a value.
-    let mut region: libc::xdp_umem_reg = unsafe { std::mem::zeroed() };
-    region.addr = memory.expose_provenance() as u64;
-    region.len = len as u64;
-    region.chunk_size = frame;
-    set_value(socket, libc::SOL_XDP, libc::XDP_UMEM_REG, &region)
-        .map_err(|errno| format!("the socket does not take memory ({})", words(errno)))?;
-    for (ring, size) in
-        [(libc::XDP_UMEM_FILL_RING, frames), (libc::XDP_UMEM_COMPLETION_RING, frames), (libc::XDP_RX_RING, frames)]
-    {
-        set_value(socket, libc::SOL_XDP, ring, &size)
-            .map_err(|errno| format!("the socket does not make its rings ({})", words(errno)))?;
-    }
-    // SAFETY: made of numbers, for which zero is a value.
-    let mut address: libc::sockaddr_xdp = unsafe { std::mem::zeroed() };
-    address.sxdp_family = libc::AF_XDP as u16;
-    address.sxdp_flags = libc::XDP_COPY;
-    address.sxdp_ifindex = ifindex;
-    // SAFETY: `address` is a sockaddr_xdp of the length given.
-    let result = unsafe {
-        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as libc::socklen_t)
+    let region = XdpUmemReg {
+        addr: memory.expose_provenance() as u64,
+        len: len as u64,
+        chunk_size: frame,
+        headroom: 0,
+        flags: XdpUmemRegFlags::empty(),
+        tx_metadata_len: 0,
     };
-    if result < 0 {
-        return Err(format!("the socket is not bound to a queue ({})", io::Error::last_os_error()));
-    }
-    Ok(())
+    sockopt::set_xdp_umem_reg(socket, region)
+        .map_err(|errno| format!("the socket does not take memory ({})", words(errno.raw_os_error())))?;
+    sockopt::set_xdp_umem_fill_ring_size(socket, frames)
+        .and_then(|()| sockopt::set_xdp_umem_completion_ring_size(socket, frames))
+        .and_then(|()| sockopt::set_xdp_rx_ring_size(socket, frames))
+        .map_err(|errno| format!("the socket does not make its rings ({})", words(errno.raw_os_error())))?;
+    bind(socket, &SocketAddrXdp::new(SocketAddrXdpFlags::XDP_COPY, ifindex, 0))
+        .map_err(|error| format!("the socket is not bound to a queue ({})", io::Error::from(error)))
 }
 
-/// Owns what a system call returned.
-pub(super) fn own(fd: libc::c_int) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call succeeded, so it is a new descriptor that nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+/// A UDP socket that is bound to nothing.
+pub(super) fn udp() -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)
 }
 
 /// Sets an option that is an int; an errno if it is refused.
@@ -131,18 +120,14 @@ pub(super) fn set_option(
     option: libc::c_int,
     value: libc::c_int,
 ) -> Result<(), i32> {
-    set_value(socket, level, option, &value)
-}
-
-fn set_value<T: Copy>(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: &T) -> Result<(), i32> {
     // SAFETY: the value is readable for its size, which is given.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             option,
-            (&raw const *value).cast(),
-            size_of::<T>() as libc::socklen_t,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         )
     };
     if result < 0 { Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)) } else { Ok(()) }

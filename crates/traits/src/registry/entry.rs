@@ -101,8 +101,7 @@ impl Owner {
     pub(super) fn current() -> Owner {
         let comm = std::fs::read("/proc/self/comm").unwrap_or_default();
         let comm = String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned();
-        // SAFETY: getuid(2) takes nothing and cannot fail.
-        Owner { comm, uid: unsafe { libc::getuid() } }
+        Owner { comm, uid: rustix::process::getuid().as_raw() }
     }
 }
 

@@ -12,6 +12,10 @@ use std::{
 };
 
 use packet_traits_core::{Layout, Nonces, layout::AREA_LEN_PORTABLE};
+use rustix::{
+    io::Errno,
+    rand::{GetRandomFlags, getrandom},
+};
 
 use super::{
     KeyEntry, KeySpec, Registry,
@@ -356,17 +360,10 @@ pub(super) fn new_nonces() -> Result<Nonces, RegistryError> {
 pub(crate) fn random() -> Result<u64, RegistryError> {
     loop {
         let mut bytes = [0; 8];
-        // SAFETY: `bytes` is valid for writing its length.
-        let len = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-        match u64::from_ne_bytes(bytes) {
-            _ if len < 0 => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(RegistryError::Random(error));
-                }
-            }
-            number if number != 0 && len as usize == bytes.len() => return Ok(number),
-            _ => {}
+        match getrandom(&mut bytes, GetRandomFlags::empty()) {
+            Ok(len) if len == bytes.len() && bytes != [0; 8] => return Ok(u64::from_ne_bytes(bytes)),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(RegistryError::Random(error.into())),
         }
     }
 }

@@ -247,8 +247,6 @@ pub(crate) fn program_info(program: &OwnedFd) -> io::Result<(libbpf_sys::bpf_pro
 /// When this machine booted. Load times count from there, with the time it was suspended (`ktime_get_boottime_ns` in
 /// `bpf_prog_load`, kernel/bpf/syscall.c).
 pub(crate) fn boot_time() -> SystemTime {
-    let mut since = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `since` is valid for writing. The clock exists since Linux 2.6.39, so this cannot fail.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut since) };
-    SystemTime::now() - Duration::new(since.tv_sec as u64, since.tv_nsec as u32)
+    let since = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    SystemTime::now() - Duration::try_from(since).expect("the clock started at 0")
 }

@@ -4,11 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
     io,
-    mem::MaybeUninit,
-    os::{
-        fd::AsRawFd,
-        unix::fs::{DirEntryExt, MetadataExt},
-    },
+    os::unix::fs::{DirEntryExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -51,14 +47,7 @@ impl Cgroup {
 }
 
 fn is_cgroup2(dir: &File) -> io::Result<bool> {
-    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: `stat` has room for what fstatfs(2) writes, and the descriptor is open.
-    if unsafe { libc::fstatfs(dir.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: zeroed, and any bytes are a valid `struct statfs`.
-    let stat = unsafe { stat.assume_init() };
-    Ok(stat.f_type as u32 == libc::CGROUP2_SUPER_MAGIC as u32)
+    Ok(rustix::fs::fstatfs(dir)?.f_type as u32 == libc::CGROUP2_SUPER_MAGIC as u32)
 }
 
 /// Directories of cgroups, by id, as far as they are in this mount namespace's tree.
