@@ -13,6 +13,11 @@ use std::{
     thread,
 };
 
+use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType, socket_with},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+
 /// Where iproute2 keeps named namespaces.
 const NAMED: &str = "/run/netns";
 
@@ -100,10 +105,7 @@ impl Namespace {
     pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> io::Result<R> {
         thread::scope(|scope| {
             let inside = || {
-                // SAFETY: takes a descriptor, which `self` keeps open, and a number.
-                if unsafe { libc::setns(self.fd.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
-                    return Err(io::Error::last_os_error());
-                }
+                move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))?;
                 Ok(f())
             };
             scope.spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -128,13 +130,7 @@ pub(crate) fn known_name(inode: u32) -> Option<String> {
 
 /// The interfaces of this thread's namespace.
 fn interfaces() -> io::Result<Vec<Interface>> {
-    // SAFETY: takes numbers only.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a descriptor that was just made and has no other owner.
-    let socket = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(socket) };
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     // SAFETY: returns an array that ends with an index of 0, or null.
     let list = unsafe { libc::if_nameindex() };
     if list.is_null() {

@@ -58,7 +58,7 @@ impl Outputs {
     pub(super) fn open(view: View, json: bool, files: &Files) -> Result<Outputs, Box<dyn Error>> {
         type Make = fn(BufWriter<File>) -> io::Result<Box<dyn Sink>>;
         let formats: [(&Option<PathBuf>, Make); 3] = [
-            (&files.pcapng, |to| Ok(Box::new(pcapng::File::new(to, Clock::read()?)?))),
+            (&files.pcapng, |to| Ok(Box::new(pcapng::File::new(to, Clock::read())?))),
             (&files.chrome, |to| Ok(Box::new(chrome::File::new(to)?))),
             (&files.html, |to| Ok(Box::new(html::File::new(to)))),
         ];

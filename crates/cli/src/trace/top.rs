@@ -501,7 +501,7 @@ fn watch(
         let read = reader.read()?;
         let mut state = state.borrow_mut();
         let (paths, summary) = &mut *state;
-        paths.take_finished(Clock::now()?).iter().for_each(|packet| summary.add_finished(packet));
+        paths.take_finished(Clock::now()).iter().for_each(|packet| summary.add_finished(packet));
         if looked.elapsed() >= interval {
             if !screen.paused {
                 screen.update(summary, &tracer.counters()?, &before, looked.elapsed().as_secs_f64(), names);

@@ -1,9 +1,6 @@
 //! Loading the programs, as the options and the registry's keys have them.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::os::fd::{AsFd, OwnedFd};
 
 use libbpf_rs::{
     MapCore, MapFlags,
@@ -14,6 +11,7 @@ use packet_traits::{
     bind::{BindError, BoundObject, LoadedObject},
     registry::Registry,
 };
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::{
     options::Options,
@@ -231,10 +229,8 @@ fn arguments(btf: &Btf<'_>, tracepoint: &str) -> usize {
 fn random_run() -> Result<u64, TraceError> {
     let mut bytes = [0; 2];
     loop {
-        // SAFETY: `bytes` is valid for writing its length.
-        if unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } != bytes.len() as isize {
-            return Err(system("get a random number")(io::Error::last_os_error()));
-        }
+        // The kernel gives so few bytes whole or not at all (getrandom(2)).
+        getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| system("get a random number")(error.into()))?;
         match u16::from_ne_bytes(bytes) {
             0 => {}
             run => return Ok(u64::from(run)),

@@ -7,9 +7,9 @@ pub mod pcapng;
 mod sink;
 pub mod text;
 
-use std::io;
-
 pub use self::sink::{End, Sink, Start, View};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::{event::Event, names::Names, path::Packet};
 
@@ -22,19 +22,12 @@ pub struct Clock {
 
 impl Clock {
     /// Reads both now.
-    ///
-    /// # Errors
-    /// The clocks cannot be read.
-    pub fn read() -> io::Result<Clock> {
+    pub fn read() -> Clock {
         let read = |clock| {
-            let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-            // SAFETY: `time` is valid for writing.
-            if unsafe { libc::clock_gettime(clock, &mut time) } != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            Ok(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))
+            let time = clock_gettime(clock);
+            i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
         };
-        Ok(Clock { offset: read(libc::CLOCK_REALTIME)? - read(libc::CLOCK_MONOTONIC)? })
+        Clock { offset: read(ClockId::Realtime) - read(ClockId::Monotonic) }
     }
 
     /// Nanoseconds since 1970 of an event's time.
@@ -43,16 +36,9 @@ impl Clock {
     }
 
     /// The time of an event that happens now.
-    ///
-    /// # Errors
-    /// The clock cannot be read.
-    pub fn now() -> io::Result<u64> {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` is valid for writing.
-        if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    pub fn now() -> u64 {
+        let time = clock_gettime(ClockId::Monotonic);
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
     }
 }
 
