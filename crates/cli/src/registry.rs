@@ -9,6 +9,7 @@ use packet_traits::{
     registry::{KeyEntry, Migration, Registry, RegistryName, RegistryOptions, Utc},
     rotate::{self, Rotation},
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
 use crate::{
@@ -284,14 +285,9 @@ pub(crate) fn run(command: &Command, global: &Global) -> Outcome {
 
 /// Raises the limit of open files as far as allowed: each program that is up needs some.
 fn raise_file_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for writing, and then for reading. If either fails, the limit is what it was.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-        }
-    }
+    let limit = getrlimit(Resource::Nofile);
+    // If it fails, the limit is what it was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Prints what was replaced.

@@ -6,13 +6,18 @@ use std::{
     fs, io,
     mem::MaybeUninit,
     net::{SocketAddr, TcpStream},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
 use libc::c_int;
 use packet_traits_socket::{
     Keys, SocketError, SocketTraits, TcpTraits, Traits,
     abi::{SAVE_SYN_TRAITS, SOL_TRAITS},
+};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, ipproto, sockopt},
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
 use serde::Serialize;
 
@@ -29,14 +34,13 @@ struct Process {
 
 impl Process {
     fn open(pid: u32) -> Result<Process, String> {
-        // SAFETY: pidfd_open takes two numbers.
-        let pidfd = own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).map_err(|error| {
-            match error.raw_os_error() {
-                Some(libc::ESRCH) => format!("there is no process {pid}"),
-                // EINVAL from older kernels
-                Some(libc::ENOENT | libc::EINVAL) => format!("{pid} is a thread; give its process"),
-                _ => format!("cannot open process {pid}: {error}"),
-            }
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pidfd = number.ok_or(Errno::SRCH).and_then(|number| pidfd_open(number, PidfdFlags::empty()));
+        let pidfd = pidfd.map_err(|error| match error {
+            Errno::SRCH => format!("there is no process {pid}"),
+            // EINVAL from older kernels
+            Errno::NOENT | Errno::INVAL => format!("{pid} is a thread; give its process"),
+            _ => format!("cannot open process {pid}: {}", io::Error::from(error)),
         })?;
         Ok(Process { pid, pidfd })
     }
@@ -71,31 +75,26 @@ impl Process {
 
     /// Its descriptor of this number, if that is a TCP or UDP socket.
     fn socket(&self, number: RawFd) -> Result<Option<Socket>, String> {
-        // SAFETY: pidfd_getfd takes three numbers; the first is a descriptor that is open.
-        let fd = own(unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.pidfd.as_raw_fd(), number, 0) });
-        let fd = match fd {
+        let fd = match pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty()) {
             Ok(fd) => fd,
             // closed in the meantime
-            Err(error) if error.raw_os_error() == Some(libc::EBADF) => return Ok(None),
+            Err(Errno::BADF) => return Ok(None),
+            Err(Errno::SRCH) => return Err(format!("process {} has ended", self.pid)),
             Err(error) => {
-                let pid = self.pid;
-                return Err(match error.raw_os_error() {
-                    Some(libc::ESRCH) => format!("process {pid} has ended"),
-                    Some(libc::EPERM) => {
-                        format!("cannot duplicate descriptor {number} of process {pid}: {error}; run as root")
-                    }
-                    _ => format!("cannot duplicate descriptor {number} of process {pid}: {error}"),
-                });
+                let what = format!("cannot duplicate descriptor {number} of process {}", self.pid);
+                let hint = if error == Errno::PERM { "; run as root" } else { "" };
+                return Err(format!("{what}: {}{hint}", io::Error::from(error)));
             }
         };
-        let option = |option| int_option(fd.as_fd(), libc::SOL_SOCKET, option).ok();
-        let is_internet = matches!(option(libc::SO_DOMAIN), Some(libc::AF_INET | libc::AF_INET6));
-        let protocol = match option(libc::SO_PROTOCOL) {
-            Some(libc::IPPROTO_TCP) if is_internet => Protocol::Tcp,
-            Some(libc::IPPROTO_UDP) if is_internet => Protocol::Udp,
+        if !matches!(sockopt::socket_domain(&fd), Ok(AddressFamily::INET | AddressFamily::INET6)) {
+            return Ok(None);
+        }
+        let protocol = match sockopt::socket_protocol(&fd) {
+            Ok(Some(ipproto::TCP)) => Protocol::Tcp,
+            Ok(Some(ipproto::UDP)) => Protocol::Udp,
             _ => return Ok(None),
         };
-        let listens = option(libc::SO_ACCEPTCONN) == Some(1);
+        let listens = sockopt::socket_acceptconn(&fd).unwrap_or(false);
         let state = match protocol {
             Protocol::Tcp => tcp_state(fd.as_fd()),
             Protocol::Udp => "",
@@ -159,15 +158,6 @@ fn tcp_state(socket: BorrowedFd<'_>) -> &'static str {
     // SAFETY: zeroed, and any byte is valid.
     let [state] = unsafe { info.assume_init() };
     if result < 0 { "" } else { NAMES.get(usize::from(state)).copied().unwrap_or("") }
-}
-
-fn own(result: libc::c_long) -> io::Result<OwnedFd> {
-    let fd = RawFd::try_from(result).map_err(|_| io::ErrorKind::InvalidData)?;
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor for the caller, and nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn int_option(socket: BorrowedFd<'_>, level: c_int, option: c_int) -> io::Result<c_int> {

@@ -46,8 +46,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn prepare(what: &What, global: &Global) -> Result<Session, Box<dyn Error>> {
-        // SAFETY: geteuid takes nothing and cannot fail.
-        if unsafe { libc::geteuid() } != 0 {
+        if !rustix::process::geteuid().is_root() {
             return Err("tracing loads BPF programs, which needs root: run it as root, or with sudo".into());
         }
         let (registry, private) = match global.options().open() {
