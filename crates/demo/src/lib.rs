@@ -116,8 +116,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
 
 /// Refuses with one line where the demo cannot run at all.
 fn require_kernel() -> Result<(), Box<dyn Error>> {
-    // SAFETY: geteuid takes nothing and cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
+    if !rustix::process::geteuid().is_root() {
         return Err(
             "the demo makes network namespaces and loads BPF programs, which needs root: run `sudo traits demo`".into(),
         );

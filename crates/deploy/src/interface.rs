@@ -1,6 +1,6 @@
 //! Interfaces of this network namespace, by name.
 
-use std::ffi::CString;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice::name_to_index, socket_with};
 
 use crate::PolicyError;
 
@@ -9,11 +9,8 @@ use crate::PolicyError;
 /// # Errors
 /// [`PolicyError::NoInterface`].
 pub fn index(name: &str) -> Result<u32, PolicyError> {
-    let missing = || PolicyError::NoInterface { name: name.to_owned() };
-    let c_name = CString::new(name).map_err(|_| missing())?;
-    // SAFETY: if_nametoindex(3) reads a NUL-terminated name.
-    match unsafe { libc::if_nametoindex(c_name.as_ptr()) } {
-        0 => Err(missing()),
-        index => Ok(index),
-    }
+    // any socket will do: it stands for the namespace
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+    let index = socket.and_then(|socket| name_to_index(socket, name));
+    index.map_err(|_| PolicyError::NoInterface { name: name.to_owned() })
 }

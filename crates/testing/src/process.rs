@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Sends Ctrl-C's signal to a command as soon as it wants to be told.
 pub fn interrupt(process: &Child) {
     let status = format!("/proc/{}/status", process.id());
@@ -14,11 +16,10 @@ pub fn interrupt(process: &Child) {
     let has = |mask: &str| {
         let status = fs::read_to_string(&status).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(mask)).expect(mask);
-        u64::from_str_radix(line.trim(), 16).unwrap() >> (libc::SIGINT - 1) & 1 == 1
+        u64::from_str_radix(line.trim(), 16).unwrap() >> (Signal::INT.as_raw() - 1) & 1 == 1
     };
     soon("the command catches SIGINT", || has("SigCgt:"));
-    // SAFETY: kill takes two numbers; the process is a child that was not waited for.
-    assert_eq!(unsafe { libc::kill(process.id().cast_signed(), libc::SIGINT) }, 0);
+    kill_process(Pid::from_child(process), Signal::INT).unwrap();
     soon("it has got it", || !has("ShdPnd:"));
 }
 
