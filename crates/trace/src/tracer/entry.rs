@@ -218,7 +218,7 @@ impl Tracer<'_> {
             let first = refused.first().map(ToString::to_string);
             let why: Vec<String> = first.into_iter().chain(self.notes()).collect();
             let hints = refused.first().map(AttachError::hints).unwrap_or_default();
-            return Err(TraceError::NoEntry { why: why.join("; "), hints, keys: id_candidates(&self.keys) });
+            return Err(TraceError::NoEntry { why: why.join("; "), hints, keys: id_candidates(self.keys()) });
         }
         said.lines().for_each(|line| self.note(line));
         Ok(())

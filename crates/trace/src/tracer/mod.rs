@@ -7,124 +7,57 @@
 //! | `load` | loading the programs |
 //! | `entry` | where packets get their ids |
 //! | `attach` | attaching the points behind it |
+//! | `counters` | what the programs count |
+//! | `reader` | reading what they report |
 //!
 //! Everything is held by descriptors of this process: when it ends, however it ends, all of it is gone. What stays after a
 //! SIGKILL is the names of the tracer's own keys in the registry, which the next tracer takes over; and before Linux 6.6 the
 //! `clsact` filters, which pass every packet.
 
 mod attach;
+mod counters;
 mod entry;
 pub(crate) mod load;
 mod options;
 mod own_keys;
+mod reader;
 
 use std::{
     cell::{Cell, RefCell},
-    io,
     time::Instant,
 };
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{MapCore, MapFlags};
 use packet_traits::{
     attach::{Attachment, XdpMode},
     bind::LoadedObject,
     deployment::Location,
     registry::Registry,
 };
-use zerocopy::FromBytes;
 
-pub use self::options::{Options, RING_LEN};
 use self::{
     attach::{CURRENT_RECEIVED, RECEIVE},
+    counters::{CounterMaps, Counts},
     load::{LOAD_ATTEMPTS, Loaded, switch},
     options::{check, interfaces, occupied},
     own_keys::OwnKeys,
+    reader::EventSource,
+};
+pub use self::{
+    counters::Counters,
+    options::{Options, RING_LEN},
+    reader::Reader,
 };
 use crate::{
     error::{TraceError, libbpf},
-    event::{EVENT_LEN, Event},
+    event::Event,
     functions::Functions,
     keys::Keys,
     namespace::{Namespace, Place, PlaceId},
     object::handle,
     point::Point,
     standby::{Change, Pace, Standby},
-    xdp::XdpCount,
 };
-
-/// `POINTS_MAX` in bpf/trace.bpf.h.
-const POINTS_MAX: usize = 32;
-
-/// What was counted rather than reported.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Packets that got an id of the tracer.
-    pub assigned: u64,
-    /// Events that did not fit into the ring buffer, by the number of their [`Point`].
-    pub lost: [u64; POINTS_MAX],
-    /// Packets that have no room for an id in front of them.
-    pub no_room: u64,
-    /// Packets that matched while the tracer stood by, and were not followed.
-    pub too_early: u64,
-    /// Datagrams whose delivery is not followed, because too many waited in their socket's queue.
-    pub unfollowed: u64,
-    /// Packets that have the id of another tracer, behind other people's XDP programs, and get none of this one.
-    pub taken: u64,
-    /// Packets that TC could not give an id behind other people's XDP programs, because others have them as well: a
-    /// capture, say.
-    pub shared: u64,
-    /// What became of packets by other software's XDP programs, where the kernel does not say which packets, traced or not.
-    pub xdp: Vec<XdpCount>,
-}
-
-impl Counters {
-    /// All events that were lost.
-    pub fn lost_events(&self) -> u64 {
-        self.lost.iter().sum()
-    }
-}
-
-/// `counters` of bpf/trace.bpf.h.
-#[allow(dead_code, reason = "the programs' members are all here")]
-#[derive(FromBytes)]
-#[repr(C)]
-struct RawCounters {
-    next_id: u64,
-    sampled: u64,
-    lost: [u64; POINTS_MAX],
-    no_room: u64,
-    followed: u64,
-    too_early: u64,
-    unfollowed: u64,
-    matched: u64,
-    taken: u64,
-    shared: u64,
-}
-
-/// The counters of all objects.
-#[derive(Default)]
-struct Counts {
-    /// Without those of other software's XDP programs, which are elsewhere.
-    shown: Counters,
-    /// Packets that matched where they came in, and were followed.
-    matched: u64,
-}
-
-impl Counts {
-    /// Adds what one object has counted.
-    fn add(&mut self, bytes: &[u8]) {
-        let Ok((raw, _)) = RawCounters::read_from_prefix(bytes) else { return };
-        let shown = &mut self.shown;
-        shown.assigned += raw.next_id;
-        shown.lost.iter_mut().zip(raw.lost).for_each(|(sum, lost)| *sum += lost);
-        shown.no_room += raw.no_room;
-        shown.too_early += raw.too_early;
-        shown.unfollowed += raw.unfollowed;
-        self.matched += raw.matched;
-        shown.taken += raw.taken;
-        shown.shared += raw.shared;
-    }
-}
 
 /// Tracing in progress. Dropping it ends it.
 pub struct Tracer<'r> {
@@ -156,13 +89,8 @@ pub struct Tracer<'r> {
     occupied: Vec<PlaceId>,
     functions: Functions,
     trace: LoadedObject,
-    events: MapHandle,
-    keys: Keys,
-    run: u64,
-    /// So many events fit into the ring buffer.
-    ring_events: usize,
-    /// What the programs count, of each object that has counters of its own.
-    counters: Vec<MapHandle>,
+    events: EventSource,
+    counters: CounterMaps,
     only_drops: bool,
     notes: RefCell<Vec<String>>,
     _own_keys: Option<OwnKeys<'r>>,
@@ -189,9 +117,9 @@ impl<'r> Tracer<'r> {
         if enter.is_none() {
             occupied.clear();
         }
-        let events = handle(&trace, "events")?;
+        let events = EventSource::new(handle(&trace, "events")?, keys, run, options.ring_len);
         let counting = [Some(&trace), assign.as_ref()].into_iter().flatten().chain(functions.objects());
-        let counters = counting.map(|object| handle(object, ".data.counters")).collect::<Result<_, _>>()?;
+        let counters = CounterMaps::of(&counting.collect::<Vec<_>>())?;
         let only_drops = options.reports_only_drops();
         let standby = match options.standby {
             // what sees drops only is cheap
@@ -220,9 +148,6 @@ impl<'r> Tracer<'r> {
             functions,
             trace,
             events,
-            keys,
-            run,
-            ring_events: options.ring_len / EVENT_LEN + 1,
             counters,
             only_drops,
             notes: RefCell::new(notes),
@@ -343,7 +268,7 @@ impl<'r> Tracer<'r> {
 
     /// The keys that events are decoded by.
     pub fn keys(&self) -> &Keys {
-        &self.keys
+        self.events.keys()
     }
 
     /// The points that this kernel has.
@@ -365,12 +290,7 @@ impl<'r> Tracer<'r> {
     }
 
     fn counts(&self) -> Result<Counts, TraceError> {
-        let mut sum = Counts::default();
-        for map in &self.counters {
-            let value = map.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(libbpf("read the tracer's counters"))?;
-            sum.add(&value.unwrap_or_default());
-        }
-        Ok(sum)
+        self.counters.read()
     }
 
     /// Ends the assigning of ids. What is under way is still seen.
@@ -383,58 +303,20 @@ impl<'r> Tracer<'r> {
     ///
     /// # Errors
     /// The ring buffer cannot be mapped.
-    pub fn reader<'a>(&'a self, mut sink: impl FnMut(Event<'_>) + 'a) -> Result<Reader<'a>, TraceError> {
-        let mut builder = RingBufferBuilder::new();
-        builder
-            .add(&self.events, move |raw| {
-                if let Some(event) = Event::new(raw, &self.keys, self.run) {
-                    sink(event);
-                }
-                0
-            })
-            .map_err(libbpf("map the ring buffer"))?;
-        let ring = builder.build().map_err(libbpf("map the ring buffer"))?;
-        Ok(Reader { ring, at_once: self.ring_events })
-    }
-}
-
-/// The reading end of the ring buffer.
-pub struct Reader<'a> {
-    ring: RingBuffer<'a>,
-    at_once: usize,
-}
-
-impl Reader<'_> {
-    /// Takes everything that was reported so far, and returns how much that was. It comes back also if events are reported
-    /// faster than `sink` takes them: no more than a full ring buffer is taken at a time.
-    ///
-    /// The programs wake nobody, which would cost them more than the rest of their work: read again after a few
-    /// milliseconds.
-    ///
-    /// # Errors
-    /// libbpf failed.
-    pub fn read(&self) -> Result<usize, TraceError> {
-        let count = self.ring.consume_raw_n(self.at_once);
-        usize::try_from(count).map_err(|_| TraceError::System {
-            action: "read events".to_owned(),
-            error: io::Error::from_raw_os_error(-count),
-        })
+    pub fn reader<'a>(&self, sink: impl FnMut(Event<'_>) + 'a) -> Result<Reader<'a>, TraceError> {
+        self.events.reader(sink)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use packet_traits_testing::{layout::Types, same_layout};
+    use packet_traits_testing::layout::Types;
 
     use super::{load::TRACE_OBJECT, *};
 
     #[test]
-    fn the_programs_count_like_that() {
+    fn received_packets_are_counted_there() {
         let types = Types::of(TRACE_OBJECT);
-        same_layout!(
-            types.variable("counters"),
-            RawCounters { next_id, sampled, lost, no_room, followed, too_early, unfollowed, matched, taken, shared }
-        );
         assert_eq!(types.structure("current_packet").offset_of("received"), CURRENT_RECEIVED * size_of::<u64>());
     }
 }
