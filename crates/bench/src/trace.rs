@@ -431,7 +431,7 @@ pub(super) fn trace_while<T: Send>(
     traffic: impl FnOnce() -> Result<T, TrafficError> + Send,
 ) -> Result<Traced<T>, Box<dyn Error>> {
     let stands_by = options.standby == Standby::Auto;
-    let tracer = Tracer::start(registry, options)?;
+    let mut tracer = Tracer::start(registry, options)?;
     let state = RefCell::new((Names::read(&options.namespaces)?, String::new(), 0u64, io::sink()));
     let reader = tracer.reader(|event| {
         let (names, line, count, to) = &mut *state.borrow_mut();

@@ -74,10 +74,9 @@ pub(crate) struct Functions {
     counts: Option<Counts>,
 }
 
-/// What tracepoints tell of those programs. They fire for rare verdicts only, so they stay attached.
+/// What tracepoints tell of those programs.
 struct Counts {
     object: LoadedObject,
-    _attachments: Vec<Attachment>,
     places: Vec<(Namespace, Interface)>,
     /// The programs there are at the start.
     programs: Vec<XdpProgram>,
@@ -116,17 +115,22 @@ impl Functions {
                 Err(why) => notes.push(format!("verdicts of the XDP program {program} are not seen: {why}")),
             }
         }
-        let mut attachments = Vec::new();
-        for name in COUNTS {
-            if let Some(program) = object.program(name).filter(ProgramImpl::autoload) {
-                attachments.push(function::attach(program.as_fd())?);
-            }
-        }
-        all.counts = Some(Counts { object, _attachments: attachments, places: places.to_vec(), programs });
+        all.counts = Some(Counts { object, places: places.to_vec(), programs });
         Ok(all)
     }
 
-    /// Attaches all. Returns whether the delivery of datagrams is seen.
+    /// Attaches what counts verdicts at tracepoints.
+    pub(crate) fn attach_counts(&self) -> Result<Vec<Attachment>, TraceError> {
+        let mut attachments = Vec::new();
+        if let Some(Counts { object, .. }) = &self.counts {
+            for program in COUNTS.into_iter().filter_map(|name| object.program(name)).filter(ProgramImpl::autoload) {
+                attachments.push(function::attach(program.as_fd())?);
+            }
+        }
+        Ok(attachments)
+    }
+
+    /// Attaches all others. Returns whether the delivery of datagrams is seen.
     pub(crate) fn attach(&self, attachments: &mut Vec<Attachment>, notes: &mut Vec<String>) -> bool {
         let mut delivery = false;
         if let Some(kernel) = &self.kernel {

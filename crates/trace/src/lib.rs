@@ -1,5 +1,32 @@
 //! Follows packets through the kernel by a trait that travels with them.
 //!
+//! # Phases
+//! Each phase of a trace is a type, which has the calls that make sense in it. [`Options`] say what to trace. [`Tracer::load`]
+//! loads the programs, and [`Loaded::attach`] attaches them; [`Tracer::start`] does both. [`Tracer::end`] detaches them, and
+//! returns the last counters. [`Paths`] puts the events of a packet together, [`Summary`] counts, and the module
+//! [`write`](mod@write) has the output formats.
+//!
+//! ```no_run
+//! use std::{thread, time::Duration};
+//!
+//! use packet_traits::registry::Registry;
+//! use packet_traits_trace::{Namespace, Options, Tracer};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let registry = Registry::options().open()?;
+//! let options = Options { namespaces: vec![Namespace::current()?], ..Options::default() };
+//! let mut tracer = Tracer::start(&registry, &options)?;
+//! let reader = tracer.reader(|event| println!("{} at {}", event.id(), event.point()))?;
+//! for _ in 0..1000 {
+//!     tracer.adapt()?;
+//!     reader.read()?;
+//!     thread::sleep(Duration::from_millis(5));
+//! }
+//! println!("{} events were lost", tracer.end().counters?.lost_events());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Identity
 //! A packet is what carries an id: the value of a trait, written in XDP. It is not guessed from the addresses of buffers,
 //! so it holds through GRO, decapsulation, forwarding, and from one network namespace to the next. If nobody assigns ids,
@@ -62,7 +89,7 @@
 //! | `keys` | the traits in an event, by the registry |
 //! | `filter`, `config` | which packets are reported; what the programs are told |
 //! | `namespace` | namespaces and interfaces by name |
-//! | `tracer` | loading, attaching, reading |
+//! | `tracer` | the phases: loading, attaching, reading, ending |
 //! | `functions` | the same for what runs at functions, and with other software's XDP programs |
 //! | `xdp` | which those are, and what they decide |
 //! | `standby` | when points that nothing matches are taken away |
@@ -107,5 +134,5 @@ pub use point::Point;
 pub use standby::{BUSY, Change, QUIET, QUIET_AGAIN, Standby};
 pub use summary::{DropPlace, OTHERS, PointSummary, Summary, Times, VALUES_MAX, ValueSummary};
 pub use symbols::{NamedPlaces, Symbols};
-pub use tracer::{Counters, Options, RING_LEN, Reader, Tracer};
+pub use tracer::{Counters, Draining, Ended, Loaded, Options, RING_LEN, Reader, Tracer};
 pub use xdp::{Fate, Verdict, XdpCount, XdpProgram};

@@ -30,7 +30,7 @@ fn mode(netns: &Netns, name: &str) -> Option<XdpMode> {
 
 /// Notes about interfaces, and not about what the kernel lacks.
 fn notes(tracer: &Tracer<'_>) -> Vec<String> {
-    let mut notes = tracer.notes();
+    let mut notes = tracer.notes().to_vec();
     notes.retain(|note| (note.contains("XDP") || note.contains("get no id")) && !note.contains("bulk TCP"));
     notes
 }
@@ -45,13 +45,13 @@ fn what_containers_send_each_other_gets_its_ids_at_the_ports_of_their_bridge() {
         return;
     }
     let (containers, home) = (Containers::new().unwrap(), Home::new());
-    let tracer = start(&home.registry, &in_namespaces(&[containers.host()]));
+    let mut tracer = start(&home.registry, &in_namespaces(&[containers.host()]));
     assert_eq!(notes(&tracer), [""; 0]);
-    let costs: Vec<_> = tracer.notes().into_iter().filter(|note| note.contains("bulk TCP")).collect();
+    let costs: Vec<_> = tracer.notes().iter().filter(|note| note.contains("bulk TCP")).collect();
     assert!(costs.len() == 1 && costs[0].starts_with("port2, port3: ") && costs[0].contains("`--mode generic`"));
     let modes = ["br0", "port2", "port3"].map(|name| mode(containers.host(), name));
     assert_eq!(modes, [None, Some(XdpMode::Native), Some(XdpMode::Native)]);
-    let seen = watch(&tracer, || send(&containers, 20));
+    let seen = watch(&mut tracer, || send(&containers, 20));
     let packets = to_port(&seen.packets);
     assert_eq!(packets.len(), 20);
     for packet in packets {
@@ -93,12 +93,12 @@ fn what_stands_on_a_traced_interface_needs_no_program_of_its_own() {
     let home = Home::new();
     let netns = overlay.rx().netns();
     netns.ip("link add mac0 link rx0 type macvlan\nlink set mac0 up").unwrap();
-    let tracer = start(&home.registry, &in_namespaces(&[netns]));
+    let mut tracer = start(&home.registry, &in_namespaces(&[netns]));
     let modes = ["rx0", "vx1", "mac0"].map(|name| mode(netns, name));
     assert_eq!((modes, notes(&tracer)), ([Some(XdpMode::Native), None, None], Vec::new()));
     let socket = udp_socket(netns, overlay.rx().addr(Family::V4, PORT)).unwrap();
     let sender = udp_socket(overlay.tx().netns(), overlay.tx().addr(Family::V4, 0)).unwrap();
-    let seen = watch(&tracer, || {
+    let seen = watch(&mut tracer, || {
         send_numbered(&sender, overlay.rx().addr(Family::V4, PORT), 0..20, 64).unwrap();
         (0..20).for_each(|_| assert!(recv_numbered(&socket).unwrap() < 20));
     });
@@ -129,11 +129,11 @@ fn what_stands_on_a_traced_interface_of_another_namespace_needs_none_either() {
     };
     // with the one that it stands on, and without
     for (traced, entry) in [(vec![host, &container], "rx0"), (vec![&container], "mac0")] {
-        let tracer = start(&home.registry, &in_namespaces(&traced));
+        let mut tracer = start(&home.registry, &in_namespaces(&traced));
         let modes = [mode(host, "rx0"), mode(&container, "mac0")];
         let expected = if entry == "rx0" { [Some(XdpMode::Native), None] } else { [None, Some(XdpMode::Generic)] };
         assert_eq!(modes, expected);
-        let seen = watch(&tracer, deliver);
+        let seen = watch(&mut tracer, deliver);
         let packets = to_port(&seen.packets);
         assert_eq!(packets.len(), 20, "{packets:?}");
         for packet in packets {
@@ -143,13 +143,13 @@ fn what_stands_on_a_traced_interface_of_another_namespace_needs_none_either() {
 }
 
 /// Reads and adapts until that holds.
-fn soon(tracer: &Tracer<'_>, holds: impl Fn() -> bool) -> bool {
+fn soon<'r>(tracer: &mut Tracer<'r>, holds: impl Fn(&Tracer<'r>) -> bool) -> bool {
     let reader = tracer.reader(|_| {}).unwrap();
     (0..500).any(|_| {
         tracer.adapt().unwrap();
         reader.read().unwrap();
         thread::sleep(Duration::from_millis(10));
-        holds()
+        holds(tracer)
     })
 }
 
@@ -162,18 +162,19 @@ fn a_tracer_that_stands_by_has_no_xdp_program_until_a_packet_matches() {
     let mut options = in_namespaces(&[containers.host()]);
     options.standby = Standby::FromStart;
     options.conditions = vec!["dport == 7".parse().unwrap()];
-    let tracer = start(&home.registry, &options);
+    let mut tracer = start(&home.registry, &options);
     let has_xdp = || ["port2", "port3"].map(|name| mode(containers.host(), name).is_some());
     assert_eq!(has_xdp(), [false; 2]);
     let [from, _] = containers.ends();
     let sender = udp_socket(from.netns(), from.addr(Family::V4, 0)).unwrap();
     send_numbered(&sender, (Ipv4Addr::new(10, 80, 0, 1), 9).into(), 0..1, 64).unwrap();
     assert!(
-        !soon(&tracer, || tracer.is_armed() || tracer.counters().unwrap().too_early > 0) && has_xdp() == [false; 2]
+        !soon(&mut tracer, |tracer| tracer.is_armed() || tracer.counters().unwrap().too_early > 0)
+            && has_xdp() == [false; 2]
     );
     send(&containers, 1);
-    assert!(soon(&tracer, || tracer.is_armed()));
+    assert!(soon(&mut tracer, Tracer::is_armed));
     assert_eq!((has_xdp(), tracer.counters().unwrap().too_early), ([true; 2], 1));
-    let seen = watch(&tracer, || send(&containers, 20));
+    let seen = watch(&mut tracer, || send(&containers, 20));
     assert_eq!(to_port(&seen.packets).len(), 20);
 }

@@ -65,19 +65,19 @@ fn verdicts_of_someone_elses_program_are_seen_exactly() {
         let mut judge = judge::load(&home.registry);
         let attachment = judge.attach(pair.rx(), mode);
         let server = udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, PASS)).unwrap();
-        let tracer = start(&home.registry, &by_packet_id(in_namespaces(&[pair.rx().netns()])));
+        let mut tracer = start(&home.registry, &by_packet_id(in_namespaces(&[pair.rx().netns()])));
         if KernelFeature::LongMetadata.is_here() {
-            assert_eq!(tracer.notes(), Vec::<String>::new());
+            assert_eq!(tracer.notes(), [""; 0]);
             assert_eq!(tracer.points().count(), Point::ALL.len());
         }
         let test_frame = Flow::between(pair.tx(), pair.rx(), Family::V4, 4000, DROP).udp(&[0; 64]);
-        let seen = watch(&tracer, || {
+        let seen = watch(&mut tracer, || {
             judge::send(pair.tx(), pair.rx(), |number| assert_eq!(recv_numbered(&server).unwrap(), number));
         });
         let program = judge.object.object_mut().progs_mut().next().unwrap();
         let input = ProgramInput { data_in: Some(&test_frame), ..Default::default() };
         assert_eq!(program.test_run(input).unwrap().return_value, 1);
-        assert_eq!(watch(&tracer, || ()).packets.len(), 0, "a test run is no packet of the interface");
+        assert_eq!(watch(&mut tracer, || ()).packets.len(), 0, "a test run is no packet of the interface");
 
         assert_eq!(seen.packets.len(), 1000, "{mode}");
         let expected = [
@@ -137,8 +137,8 @@ fn only_drops_have_those_of_xdp() {
     let _attachment = judge.attach(pair.rx(), XdpMode::Native);
     let conditions = vec![format!("dport <= {ABORTED}").parse().unwrap()];
     let options = Options { only_drops: true, conditions, ..by_packet_id(in_namespaces(&[pair.rx().netns()])) };
-    let tracer = start(&home.registry, &options);
-    let seen = watch(&tracer, || judge::send(pair.tx(), pair.rx(), |_| {}));
+    let mut tracer = start(&home.registry, &options);
+    let seen = watch(&mut tracer, || judge::send(pair.tx(), pair.rx(), |_| {}));
     assert_eq!(seen.packets.len(), 137 + 61);
     assert!(seen.packets.iter().all(|packet| points(packet) == [XdpVerdict]), "{:?}", seen.packets[0]);
     assert_eq!(seen.summary.dropped, 137 + 61);
@@ -154,9 +154,9 @@ fn a_packet_with_an_id_of_the_tracer_ends_in_someone_elses_program() {
     let judge = judge::load(&home.registry);
     let _attachment = judge.attach(chain.server(), XdpMode::Native);
     let options = in_namespaces(&[chain.router_in().netns(), chain.server().netns()]);
-    let tracer = start(&home.registry, &options);
+    let mut tracer = start(&home.registry, &options);
     let socket = udp_socket(chain.client().netns(), chain.client().addr(Family::V4, 0)).unwrap();
-    let seen = watch(&tracer, || {
+    let seen = watch(&mut tracer, || {
         send_numbered(&socket, chain.server().addr(Family::V4, DROP), 0..50, 64).unwrap();
     });
     let dropped: Vec<&Packet> = seen.packets.iter().filter(|packet| port(packet) == Some(DROP)).collect();
@@ -200,9 +200,9 @@ fn deliveries_of_datagrams_are_exact() {
         let server = udp_socket(pair.rx().netns(), pair.rx().addr(family, 7)).unwrap();
         let mut options = in_namespaces(&[pair.rx().netns()]);
         options.conditions = vec!["dport == 7".parse().unwrap()];
-        let tracer = start(&home.registry, &options);
+        let mut tracer = start(&home.registry, &options);
         let client = udp_socket(pair.tx().netns(), pair.tx().addr(family, 0)).unwrap();
-        let seen = watch(&tracer, || {
+        let seen = watch(&mut tracer, || {
             // several wait in the queue at once; each third is looked at first, and the last has no bytes
             for first in (0..COUNT).step_by(10) {
                 send_numbered(&client, pair.rx().addr(family, 7), first..first + 10, 64).unwrap();
@@ -246,9 +246,9 @@ fn a_datagram_that_is_only_looked_at_is_not_delivered() {
     }
     let (pair, home) = (Pair::new().unwrap(), Home::new());
     let server = udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, 7)).unwrap();
-    let tracer = start(&home.registry, &in_namespaces(&[pair.rx().netns()]));
+    let mut tracer = start(&home.registry, &in_namespaces(&[pair.rx().netns()]));
     let client = udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0)).unwrap();
-    let seen = watch(&tracer, || {
+    let seen = watch(&mut tracer, || {
         send_numbered(&client, pair.rx().addr(Family::V4, 7), 0..1, 64).unwrap();
         peek(&server);
     });
@@ -266,9 +266,9 @@ fn fragments_are_put_together_and_delivered_once() {
     for family in Family::BOTH {
         let pair = Pair::new().unwrap();
         let server = udp_socket(pair.rx().netns(), pair.rx().addr(family, 7)).unwrap();
-        let tracer = start(&home.registry, &in_namespaces(&[pair.rx().netns()]));
+        let mut tracer = start(&home.registry, &in_namespaces(&[pair.rx().netns()]));
         let client = udp_socket(pair.tx().netns(), pair.tx().addr(family, 0)).unwrap();
-        let seen = watch(&tracer, || {
+        let seen = watch(&mut tracer, || {
             for number in 0..20 {
                 send_numbered(&client, pair.rx().addr(family, 7), number..number + 1, 4000).unwrap();
                 let mut buffer = [0; 5000];
@@ -307,8 +307,8 @@ fn a_packet_that_is_too_long_for_the_next_link_is_cut() {
         )
     };
     assert_eq!(error, 0);
-    let tracer = start(&home.registry, &in_namespaces(&[router.netns()]));
-    let seen = watch(&tracer, || {
+    let mut tracer = start(&home.registry, &in_namespaces(&[router.netns()]));
+    let seen = watch(&mut tracer, || {
         for (number, size) in [(0, 1400), (1, 500), (2, 1400)] {
             send_numbered(&client, chain.server().addr(Family::V4, 7), number..number + 1, size).unwrap();
             assert_eq!(server.recv(&mut [0; 2000]).unwrap(), size);
@@ -336,8 +336,8 @@ fn a_packet_waits_for_a_neighbour_that_is_not_known() {
     for end in [chain.router_out(), chain.server()] {
         end.netns().ip(&format!("link set {} arp on", end.name())).unwrap();
     }
-    let tracer = start(&home.registry, &in_namespaces(&[chain.router_in().netns()]));
-    let seen = watch(&tracer, || {
+    let mut tracer = start(&home.registry, &in_namespaces(&[chain.router_in().netns()]));
+    let seen = watch(&mut tracer, || {
         send_numbered(&client, nobody, 0..1, 64).unwrap();
         send_numbered(&client, chain.server().addr(Family::V4, 7), 0..1, 64).unwrap();
         // three questions, a second each
@@ -377,9 +377,9 @@ fn tcp_says_what_it_takes_and_what_comes_out_of_order() {
             .unwrap();
         let mut options = in_namespaces(&[pair.rx().netns()]);
         options.conditions = vec![format!("dport == {dport}").parse().unwrap()];
-        let tracer = start(&home.registry, &options);
+        let mut tracer = start(&home.registry, &options);
         let started = Instant::now();
-        let seen = watch(&tracer, || tcp_transfer(pair.tx().netns(), sink.addr(), BYTES).unwrap());
+        let seen = watch(&mut tracer, || tcp_transfer(pair.tx().netns(), sink.addr(), BYTES).unwrap());
         let dropped = seen.packets.iter().filter(|packet| packet.outcome == Outcome::Dropped);
         assert!(dropped.clone().count() > 0, "{family:?}: there are holes, {:?}", started.elapsed());
         if kernel_has_for(KernelFeature::NetfilterLinks, "whether TCP takes what is let through") {

@@ -68,8 +68,8 @@ impl Rig {
     }
 
     fn seen(&self, options: &Options, each: u64) -> Seen {
-        let tracer = start(&self.home.registry, options);
-        watch(&tracer, || self.send(each))
+        let mut tracer = start(&self.home.registry, options);
+        watch(&mut tracer, || self.send(each))
     }
 }
 
@@ -141,8 +141,8 @@ fn conditions_hold_only_for_packets_that_have_the_field() {
         (&["family != ipv6", "len < 1000"], 4),
     ];
     for (conditions, expected) in cases {
-        let tracer = start(&rig.home.registry, &rig.options(conditions));
-        let seen = watch(&tracer, send);
+        let mut tracer = start(&rig.home.registry, &rig.options(conditions));
+        let seen = watch(&mut tracer, send);
         assert_eq!(seen.packets.len(), expected, "{conditions:?}: {:?}", seen.packets);
     }
     // the same where the ids are someone else's, who gives them to fragments too
@@ -152,8 +152,8 @@ fn conditions_hold_only_for_packets_that_have_the_field() {
     let _policy = policy(&rig);
     for (condition, expected) in [("dport < 1024", 0), ("dport != 9", 1), ("proto == udp", 2)] {
         let options = Options { id: Some("packet_id".to_owned()), ..rig.options(&[condition]) };
-        let tracer = start(&rig.home.registry, &options);
-        let seen = watch(&tracer, send);
+        let mut tracer = start(&rig.home.registry, &options);
+        let seen = watch(&mut tracer, send);
         assert_eq!(seen.packets.len(), expected, "{condition}: {:?}", seen.packets);
     }
 }
@@ -191,8 +191,8 @@ fn only_slow_packets_are_seen_where_they_are_slow() {
     let rig = Rig::new();
     const SLOW: Duration = Duration::from_millis(200);
     let options = Options { slower: Some(SLOW), ..rig.options(&["dport == 7007"]) };
-    let tracer = start(&rig.home.registry, &options);
-    let seen = watch(&tracer, || {
+    let mut tracer = start(&rig.home.registry, &options);
+    let seen = watch(&mut tracer, || {
         rig.send(5);
         let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 4000)).unwrap();
         send_numbered(&socket, rig.pair.rx().addr(Family::V4, 7007), 77..78, 64).unwrap();
@@ -215,8 +215,8 @@ fn conditions_on_ports_hold_behind_extension_headers() {
     let frames = PacketSocket::on(tx).unwrap();
     for mode in [XdpMode::Native, XdpMode::Generic] {
         let options = Options { xdp_mode: mode, ..rig.options(&["dport == 7007", "proto == udp"]) };
-        let tracer = start(&rig.home.registry, &options);
-        let seen = watch(&tracer, || {
+        let mut tracer = start(&rig.home.registry, &options);
+        let seen = watch(&mut tracer, || {
             for port in [7006, 7007] {
                 let flow = Flow::between(tx, rx, Family::V6, 4000, port);
                 [0, 1, 4, 100]
@@ -240,9 +240,9 @@ fn a_packet_says_what_it_came_as_before_nat() {
     let rules =
         "table ip nat {\nchain c {\ntype nat hook prerouting priority dstnat\nudp dport 7001 redirect to 7007\n}\n}\n";
     rig.pair.rx().netns().nft(rules).unwrap();
-    let tracer = start(&rig.home.registry, &rig.options(&["dport > 7000", "dport < 7003"]));
+    let mut tracer = start(&rig.home.registry, &rig.options(&["dport > 7000", "dport < 7003"]));
     let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 4000)).unwrap();
-    let seen = watch(&tracer, || {
+    let seen = watch(&mut tracer, || {
         for port in [7001, 7002] {
             send_numbered(&socket, rig.pair.rx().addr(Family::V4, port), 0..5, 64).unwrap();
         }
@@ -267,8 +267,8 @@ fn a_connection_that_closes_has_dropped_nothing() {
     let names = drop_reason::names().unwrap_or_default();
     let known = names.values().any(|name| name == "QUEUE_PURGE");
     for only_drops in [false, true] {
-        let tracer = start(&rig.home.registry, &Options { only_drops, ..rig.options(&["proto == tcp"]) });
-        let seen = watch(&tracer, || {
+        let mut tracer = start(&rig.home.registry, &Options { only_drops, ..rig.options(&["proto == tcp"]) });
+        let seen = watch(&mut tracer, || {
             for number in 0..20 {
                 let address = rx.addr(Family::V4, 9000 + number);
                 let listener = rx.netns().enter(|| TcpListener::bind(address)).unwrap();
@@ -377,10 +377,10 @@ fn what_does_not_fit_is_counted() {
     }
     let rig = Rig::new();
     let options = Options { ring_len: 4096, ..rig.options(&["dport == 7007"]) };
-    let tracer = start(&rig.home.registry, &options);
+    let mut tracer = start(&rig.home.registry, &options);
     // nobody reads in the meantime
     rig.send(300);
-    let seen = watch(&tracer, || {});
+    let seen = watch(&mut tracer, || {});
     let lost = &seen.counters.lost;
     assert!(seen.counters.lost_events() > 0);
     assert_eq!(seen.counters.assigned, 300);
@@ -392,7 +392,7 @@ fn what_does_not_fit_is_counted() {
 }
 
 /// Sends 200 packets that match, one after the other, to a tracer that stands by. All are counted or followed.
-fn is_armed_by_a_match(rig: &Rig, tracer: &Tracer<'_>) {
+fn is_armed_by_a_match(rig: &Rig, tracer: &mut Tracer<'_>) {
     assert!(!tracer.is_armed());
     let before = tracer.counters().unwrap();
     let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 4000)).unwrap();
@@ -415,15 +415,15 @@ fn is_armed_by_a_match(rig: &Rig, tracer: &Tracer<'_>) {
 /// Starts a tracer that stands by, and has packets come that do not match; then such that do.
 fn waits_for_a_match(rig: &Rig, options: Options) {
     let options = Options { standby: Standby::FromStart, ..options };
-    let tracer = start(&rig.home.registry, &options);
-    let seen = watch(&tracer, || {
+    let mut tracer = start(&rig.home.registry, &options);
+    let seen = watch(&mut tracer, || {
         let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 4000)).unwrap();
         send_numbered(&socket, rig.pair.rx().addr(Family::V4, 7000), 0..50, 64).unwrap();
         thread::sleep(Duration::from_millis(200));
     });
     assert_eq!((seen.packets.len(), seen.counters.too_early), (0, 0));
     assert_eq!(tracer.adapt().unwrap(), None, "nothing has matched");
-    is_armed_by_a_match(rig, &tracer);
+    is_armed_by_a_match(rig, &mut tracer);
 }
 
 #[test]
@@ -462,9 +462,9 @@ fn behind_other_peoples_xdp_packets_get_their_ids_at_tc() {
         (&["tenant == 12"], &[]),
     ];
     for (conditions, expected) in cases {
-        let tracer = start(&rig.home.registry, &rig.options(conditions));
+        let mut tracer = start(&rig.home.registry, &rig.options(conditions));
         assert!(tracer.notes()[0].contains("rx0: XDP program assign["), "{:?}", tracer.notes());
-        let seen = watch(&tracer, || rig.send(10));
+        let seen = watch(&mut tracer, || rig.send(10));
         assert_eq!(ports(&seen), expected, "{conditions:?}");
         assert_eq!((seen.packets.len(), seen.counters.assigned), (10 * expected.len(), 10 * expected.len() as u64));
         for packet in &seen.packets {
@@ -494,9 +494,9 @@ fn an_interface_that_goes_while_a_tracer_stands_by_is_noted() {
     let other = Pair::new().unwrap();
     let mut options = in_namespaces(&[rig.pair.rx().netns(), other.rx().netns()]);
     options.conditions = vec!["dport == 7007".parse().unwrap()];
-    let tracer = start(&rig.home.registry, &Options { standby: Standby::FromStart, ..options });
+    let mut tracer = start(&rig.home.registry, &Options { standby: Standby::FromStart, ..options });
     other.rx().netns().ip(&format!("link del {}", other.rx().name())).unwrap();
-    is_armed_by_a_match(&rig, &tracer);
+    is_armed_by_a_match(&rig, &mut tracer);
     let notes = tracer.notes();
     assert!(notes.iter().any(|note| note.contains("is gone, and is not traced any more")), "{notes:?}");
 }
@@ -526,9 +526,9 @@ fn of_two_tracers_behind_one_xdp_program_one_follows_a_packet() {
     let rig = Rig::new();
     let _policy = policy(&rig);
     let options = rig.options(&["dport == 7000"]);
-    let (first, second) = (start(&rig.home.registry, &options), start(&rig.home.registry, &options));
-    let seen = watch(&second, || rig.send(10));
-    let of_first = watch(&first, || {});
+    let (mut first, mut second) = (start(&rig.home.registry, &options), start(&rig.home.registry, &options));
+    let seen = watch(&mut second, || rig.send(10));
+    let of_first = watch(&mut first, || {});
     let counts = |seen: &Seen| (seen.packets.len() as u64, seen.counters.assigned, seen.counters.taken);
     // the second is the first at the hook
     assert_eq!((counts(&seen), counts(&of_first)), ((10, 10, 0), (0, 0, 10)));
@@ -556,8 +556,8 @@ fn packets_that_other_peoples_xdp_gave_no_traits_get_no_id() {
     }
     let rig = Rig::new();
     let _policy = policy(&rig);
-    let tracer = start(&rig.home.registry, &rig.options(&[]));
-    let seen = watch(&tracer, || {
+    let mut tracer = start(&rig.home.registry, &rig.options(&[]));
+    let seen = watch(&mut tracer, || {
         rig.send(5);
         // the policy is for UDP
         tcp_refused(&rig.pair);
@@ -605,7 +605,7 @@ fn is_busy(rig: &Rig) -> bool {
 }
 
 /// Calls `adapt` until something changes, for half a minute at most.
-fn until_change(tracer: &Tracer<'_>) -> Option<Change> {
+fn until_change(tracer: &mut Tracer<'_>) -> Option<Change> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let change = tracer.adapt().unwrap();
@@ -626,17 +626,17 @@ fn the_second_of_rare_packets_in_a_flood_is_followed() {
         return;
     }
     let options = Options { standby: Standby::Auto, ..rig.options(&["dport == 7007"]) };
-    let tracer = start(&rig.home.registry, &options);
+    let mut tracer = start(&rig.home.registry, &options);
     flooded(&rig, 7003, || {
-        assert_eq!(until_change(&tracer), Some(Change::StoodBy));
+        assert_eq!(until_change(&mut tracer), Some(Change::StoodBy));
         let socket = udp_socket(rig.pair.tx().netns(), rig.pair.tx().addr(Family::V4, 4000)).unwrap();
         let send = |number| {
             send_numbered(&socket, rig.pair.rx().addr(Family::V4, 7007), number..number + 1, 64).unwrap();
             assert_eq!(recv_numbered(&rig.servers[1]).unwrap(), number);
         };
         send(0);
-        assert_eq!(until_change(&tracer), Some(Change::Armed));
-        let seen = watch(&tracer, || {
+        assert_eq!(until_change(&mut tracer), Some(Change::Armed));
+        let seen = watch(&mut tracer, || {
             // longer than it waits for the first
             thread::sleep(3 * QUIET);
             send(1);
@@ -654,7 +654,7 @@ fn packets_that_match_and_are_not_late_keep_a_tracer_from_standing_by() {
     }
     let rig = Rig::new();
     let _policy = policy(&rig);
-    let tracer = start(
+    let mut tracer = start(
         &rig.home.registry,
         &Options {
             id: Some("packet_id".to_owned()),
@@ -664,7 +664,7 @@ fn packets_that_match_and_are_not_late_keep_a_tracer_from_standing_by() {
             ..rig.options(&["tenant == 3"])
         },
     );
-    let seen = flooded(&rig, 7003, || watch(&tracer, || thread::sleep(3 * QUIET)));
+    let seen = flooded(&rig, 7003, || watch(&mut tracer, || thread::sleep(3 * QUIET)));
     assert!(tracer.is_armed());
     assert_eq!((seen.packets.len(), seen.counters.too_early), (0, 0));
 }
@@ -679,11 +679,11 @@ fn many_packets_of_which_none_matches_have_a_tracer_stand_by() {
         return;
     }
     let options = Options { standby: Standby::Auto, ..rig.options(&["dport == 7007"]) };
-    let tracer = start(&rig.home.registry, &options);
+    let mut tracer = start(&rig.home.registry, &options);
     assert!(tracer.is_armed());
-    let change = flooded(&rig, 7003, || until_change(&tracer));
+    let change = flooded(&rig, 7003, || until_change(&mut tracer));
     assert_eq!(change, Some(Change::StoodBy));
-    is_armed_by_a_match(&rig, &tracer);
+    is_armed_by_a_match(&rig, &mut tracer);
 }
 
 #[test]
@@ -698,12 +698,12 @@ fn two_tracers_do_not_see_each_others_packets() {
         let socket = udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0)).unwrap();
         send_numbered(&socket, pair.rx().addr(Family::V4, 9), 0..count, 64).unwrap();
     };
-    let (first, second) = (trace(&one), trace(&other));
-    let of_first = watch(&first, || {
+    let (mut first, mut second) = (trace(&one), trace(&other));
+    let of_first = watch(&mut first, || {
         send(&one, 7);
         send(&other, 3);
     });
-    let of_second = watch(&second, || {});
+    let of_second = watch(&mut second, || {});
     assert_eq!((of_first.packets.len(), of_second.packets.len()), (7, 3));
     drop(first);
     let left = |registry: &Registry| registry.list().unwrap().len();

@@ -53,12 +53,12 @@ fn packets_are_followed_through_all_points_and_namespaces() {
         let mut options = in_namespaces(&[router, server.netns()]);
         options.xdp_mode = mode;
         options.conditions = vec!["dport == 7".parse().unwrap()];
-        let tracer = start(&home.registry, &options);
+        let mut tracer = start(&home.registry, &options);
         let notes = tracer.notes();
         assert!(notes.iter().any(|note| note.contains("GRO does not merge packets that are traced")), "{notes:?}");
         let keys = home.registry.list().unwrap();
         assert!(keys.iter().all(|entry| entry.merge == Merge::Block) && keys.len() == 2, "{keys:?}");
-        let seen = watch(&tracer, || {
+        let seen = watch(&mut tracer, || {
             for number in 0..50 {
                 send_numbered(&sender, server.addr(Family::V4, 7), number..number + 1, 64).unwrap();
                 assert_eq!(recv_numbered(&socket).unwrap(), number);
@@ -85,9 +85,9 @@ fn packets_of_a_flow_are_not_merged_while_they_are_traced() {
     let home = Home::without_packet_region(SMALL);
     let mut options = in_namespaces(&[pair.rx().netns()]);
     options.conditions = vec!["proto == tcp".parse().unwrap()];
-    let tracer = start(&home.registry, &options);
+    let mut tracer = start(&home.registry, &options);
     let frames = Flow::between(pair.tx(), pair.rx(), Family::V4, 4000, 5000).tcp_burst(1000, 16, 1000);
-    let seen = watch(&tracer, || {
+    let seen = watch(&mut tracer, || {
         send_together(pair.tx(), pair.rx(), &frames).unwrap();
         std::thread::sleep(Duration::from_millis(400));
     });
@@ -104,9 +104,9 @@ fn keys_that_a_killed_tracer_left_are_taken_over() {
     for (name, key_type) in [(ID_KEY, KeyType::U64), (ENTERED_KEY, KeyType::Timestamp)] {
         home.registry.register(&key(name, key_type)).unwrap();
     }
-    let tracer = start(&home.registry, &in_namespaces(&[pair.rx().netns()]));
+    let mut tracer = start(&home.registry, &in_namespaces(&[pair.rx().netns()]));
     let sender = udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0)).unwrap();
-    let seen = watch(&tracer, || send_numbered(&sender, pair.rx().addr(Family::V4, 9), 0..5, 64).unwrap());
+    let seen = watch(&mut tracer, || send_numbered(&sender, pair.rx().addr(Family::V4, 9), 0..5, 64).unwrap());
     assert_eq!(seen.packets.iter().filter(|packet| port(packet) == Some(9)).count(), 5);
     drop(tracer);
     assert_eq!(home.registry.list().unwrap(), []);
@@ -154,8 +154,8 @@ fn ids_from_tc_stay_where_they_are() {
     let sender = udp_socket(chain.client().netns(), chain.client().addr(Family::V4, 0)).unwrap();
     let mut options = in_namespaces(&[router.netns(), server.netns()]);
     options.conditions = vec!["tenant == 7".parse().unwrap(), "dport == 7".parse().unwrap()];
-    let tracer = start(&home.registry, &options);
-    let seen = watch(&tracer, || {
+    let mut tracer = start(&home.registry, &options);
+    let seen = watch(&mut tracer, || {
         for number in 0..20 {
             send_numbered(&sender, server.addr(Family::V4, 7), number..number + 1, 64).unwrap();
             assert_eq!(recv_numbered(&socket).unwrap(), number);

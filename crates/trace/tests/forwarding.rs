@@ -38,8 +38,8 @@ fn one_id_goes_through_three_namespaces_and_back() {
     for family in Family::BOTH {
         let echo = UdpEcho::start(chain.server().netns(), chain.server().addr(family, 7)).unwrap();
         let socket = udp_socket(chain.client().netns(), chain.client().addr(family, 0)).unwrap();
-        let tracer = start(&home.registry, &options);
-        let seen = watch(&tracer, || {
+        let mut tracer = start(&home.registry, &options);
+        let seen = watch(&mut tracer, || {
             for number in 0..100 {
                 send_numbered(&socket, echo.addr(), number..number + 1, 64).unwrap();
                 assert_eq!(recv_numbered(&socket).unwrap(), number);
@@ -80,8 +80,8 @@ fn an_id_goes_on_where_generic_xdp_is_next() {
     options.xdp_mode = packet_traits::attach::XdpMode::Generic;
     let socket = udp_socket(chain.server().netns(), chain.server().addr(Family::V4, 7)).unwrap();
     let sender = udp_socket(chain.client().netns(), chain.client().addr(Family::V4, 0)).unwrap();
-    let tracer = start(&home.registry, &options);
-    let seen = watch(&tracer, || {
+    let mut tracer = start(&home.registry, &options);
+    let seen = watch(&mut tracer, || {
         send_numbered(&sender, chain.server().addr(Family::V4, 7), 0..20, 64).unwrap();
         (0..20).for_each(|number| assert_eq!(recv_numbered(&socket).unwrap(), number));
     });
@@ -104,8 +104,8 @@ fn a_packet_is_followed_out_of_its_tunnel() {
     options.devices = vec!["rx0".to_owned()];
     let socket = udp_socket(overlay.rx().netns(), overlay.rx().addr(Family::V6, 7)).unwrap();
     let sender = udp_socket(overlay.tx().netns(), overlay.tx().addr(Family::V6, 0)).unwrap();
-    let tracer = start(&home.registry, &options);
-    let seen = watch(&tracer, || {
+    let mut tracer = start(&home.registry, &options);
+    let seen = watch(&mut tracer, || {
         send_numbered(&sender, overlay.rx().addr(Family::V6, 7), 0..20, 64).unwrap();
         // a tunnel has a queue for each CPU, and a sender may move from one to another
         let mut numbers: Vec<u64> = (0..20).map(|_| recv_numbered(&socket).unwrap()).collect();
@@ -139,8 +139,8 @@ fn a_freed_packet_is_not_taken_for_the_next_that_is_routed() {
         libc::setsockopt(sender.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, (&raw const probe).cast(), 4)
     };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
-    let tracer = start(&home.registry, &in_namespaces(&[chain.router_in().netns()]));
-    let seen = watch(&tracer, || {
+    let mut tracer = start(&home.registry, &in_namespaces(&[chain.router_in().netns()]));
+    let seen = watch(&mut tracer, || {
         for number in 0..PACKETS {
             // what is told of one is an error of the next
             let _ = send_numbered(&sender, chain.server().addr(Family::V4, 7), number..number + 1, 1200);
@@ -178,8 +178,8 @@ fn conditions_hold_on_a_device_without_a_link_header() {
     let mut options = in_namespaces(&[near]);
     options.devices = vec!["tun0".to_owned()];
     options.conditions = ["proto == udp", "dport == 7", "src == 10.90.0.2"].map(|text| text.parse().unwrap()).into();
-    let tracer = start(&home.registry, &options);
-    let seen = watch(&tracer, || {
+    let mut tracer = start(&home.registry, &options);
+    let seen = watch(&mut tracer, || {
         for number in 0..5 {
             send_numbered(&sender, (NEAR, 8).into(), number..number + 1, 64).unwrap();
             send_numbered(&sender, (NEAR, 7).into(), number..number + 1, 64).unwrap();

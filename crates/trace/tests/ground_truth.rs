@@ -115,8 +115,8 @@ fn every_packet_is_accounted_for() {
     (0..PACKETS).for_each(|number| *sent.entry(fate(number)).or_default() += 1);
     assert!(FATES.iter().all(|(port, count)| sent[port] > count / 2), "{sent:?}");
 
-    let tracer = start(&home.registry, &in_namespaces(&[rx.netns()]));
-    let seen = watch(&tracer, || {
+    let mut tracer = start(&home.registry, &in_namespaces(&[rx.netns()]));
+    let seen = watch(&mut tracer, || {
         let expected = sent[&READ];
         let received = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&received);

@@ -30,9 +30,9 @@ fn merged_packets_say_what_they_were_merged_into() {
     for family in Family::BOTH {
         let mut options = in_namespaces(&[pair.rx().netns()]);
         options.conditions = vec!["proto == tcp".parse().unwrap()];
-        let tracer = start(&home.registry, &options);
+        let mut tracer = start(&home.registry, &options);
         let frames = Flow::between(pair.tx(), pair.rx(), family, 4000, 5000).tcp_burst(1000, 16, 1000);
-        let seen = watch(&tracer, || {
+        let seen = watch(&mut tracer, || {
             send_together(pair.tx(), pair.rx(), &frames).unwrap();
             std::thread::sleep(Duration::from_millis(400));
         });
@@ -68,8 +68,8 @@ fn ids_from_tc_do_not_keep_packets_from_being_merged_where_they_go() {
 
     let mut options = in_namespaces(&[router.netns(), server.netns()]);
     options.conditions = vec!["tenant == 7".parse().unwrap(), "proto == tcp".parse().unwrap()];
-    let tracer = start(&home.registry, &options);
-    let seen = watch(&tracer, || tcp_transfer(chain.client().netns(), sink.addr(), 1_000_000).unwrap());
+    let mut tracer = start(&home.registry, &options);
+    let seen = watch(&mut tracer, || tcp_transfer(chain.client().netns(), sink.addr(), 1_000_000).unwrap());
     assert_eq!((sink.corrupt(), seen.counters.lost_events()), (0, 0));
     let merged: Vec<_> = seen.packets.iter().filter(|packet| packet.outcome == Outcome::Merged).collect();
     assert!(merged.len() > 100, "{} of {}", merged.len(), seen.packets.len());
@@ -90,8 +90,8 @@ fn every_byte_of_a_merged_flow_is_delivered_by_packets_that_were_followed() {
     let sink = TcpSink::start(pair.rx().netns(), pair.rx().addr(Family::V4, 0)).unwrap();
     let mut options = in_namespaces(&[pair.rx().netns()]);
     options.conditions = vec![format!("dport == {}", sink.addr().port()).parse().unwrap()];
-    let tracer = start(&home.registry, &options);
-    let seen = watch(&tracer, || tcp_transfer(pair.tx().netns(), sink.addr(), BYTES).unwrap());
+    let mut tracer = start(&home.registry, &options);
+    let seen = watch(&mut tracer, || tcp_transfer(pair.tx().netns(), sink.addr(), BYTES).unwrap());
     assert_eq!(seen.counters.lost_events(), 0);
     let data = |packet: &packet_traits_trace::Packet| match packet.retransmit_of {
         None => u64::from(packet.headers.unwrap().tcp.unwrap().data),
@@ -131,9 +131,9 @@ fn a_segment_that_comes_again_is_told_from_the_first() {
         return;
     }
     let (pair, home) = (Pair::new().unwrap(), Home::new());
-    let tracer = start(&home.registry, &in_namespaces(&[pair.rx().netns()]));
+    let mut tracer = start(&home.registry, &in_namespaces(&[pair.rx().netns()]));
     let flow = Flow::between(pair.tx(), pair.rx(), Family::V4, 4000, 5000);
-    let seen = watch(&tracer, || {
+    let seen = watch(&mut tracer, || {
         let socket = PacketSocket::on(pair.tx()).unwrap();
         for sequence in [100, 200, 100, 300, 100] {
             socket.send(&flow.tcp(sequence, 1, ACK, &[0; 50])).unwrap();
@@ -158,8 +158,8 @@ fn a_clone_is_told_from_the_packet() {
     let sender = udp_socket(pair.tx().netns(), pair.tx().addr(Family::V4, 0)).unwrap();
     // whoever listens to the interface gets a clone
     let tap = PacketSocket::on(pair.rx()).unwrap();
-    let tracer = start(&home.registry, &in_namespaces(&[pair.rx().netns()]));
-    let seen = watch(&tracer, || {
+    let mut tracer = start(&home.registry, &in_namespaces(&[pair.rx().netns()]));
+    let seen = watch(&mut tracer, || {
         send_numbered(&sender, pair.rx().addr(Family::V4, 7), 0..5, 64).unwrap();
         (0..5).for_each(|number| assert_eq!(recv_numbered(&socket).unwrap(), number));
         assert_eq!(tap.drain(Duration::from_millis(50)).unwrap().len(), 5);

@@ -29,8 +29,8 @@ fn what_others_do_with_packets_is_counted_exactly() {
         let _same = judge.attach(other.rx(), mode);
         let server = udp_socket(pair.rx().netns(), pair.rx().addr(Family::V4, PASS)).unwrap();
         let options = Options { id: Some("packet_id".to_owned()), ..in_namespaces(&[pair.rx().netns()]) };
-        let tracer = start(&home.registry, &options);
-        let seen = watch(&tracer, || {
+        let mut tracer = start(&home.registry, &options);
+        let seen = watch(&mut tracer, || {
             judge::send(pair.tx(), pair.rx(), |number| assert_eq!(recv_numbered(&server).unwrap(), number));
             judge::send(other.tx(), other.rx(), |_| {});
         });
@@ -66,6 +66,6 @@ fn a_kernel_without_functions_has_the_other_points_and_says_nothing() {
     assert_eq!(points.len(), 22, "{points:?}");
     assert!(!points.iter().any(|point| point.is_of_function()), "{points:?}");
     // of its XDP program there is something to say
-    let notes: Vec<String> = tracer.notes().into_iter().filter(|note| !note.contains("native XDP")).collect();
+    let notes: Vec<String> = tracer.notes().iter().filter(|note| !note.contains("native XDP")).cloned().collect();
     assert_eq!(notes, Vec::<String>::new());
 }

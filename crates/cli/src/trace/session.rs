@@ -10,7 +10,7 @@ use std::{
 use packet_traits::registry::{Registry, RegistryError};
 use packet_traits_lab::Bpffs;
 use packet_traits_trace::{
-    Change, Counters, Event, ID_KEY, Names, Options, Packet, Paths, Reader, Summary, Tracer,
+    Change, Counters, Ended, Event, ID_KEY, Names, Options, Packet, Paths, Reader, Summary, Tracer,
     write::{Clock, End, Start},
 };
 
@@ -70,11 +70,11 @@ impl Session {
     /// Traces until the end.
     pub(super) fn run(&self, ends: &Ends, outputs: &mut Outputs) -> Outcome {
         let names = Names::read(&self.options.namespaces)?;
-        let tracer = Tracer::start(&self.registry, &self.options)?;
+        let mut tracer = Tracer::start(&self.registry, &self.options)?;
         if self.interrupt.came() {
             return Err(Interrupted::NOTHING_LEFT.into());
         }
-        for note in &tracer.notes() {
+        for note in tracer.notes() {
             output::note(format_args!("traits: {note}"));
         }
         output::note(format_args!("traits: tracing {}; Ctrl-C ends it", self.describe));
@@ -94,34 +94,33 @@ impl Session {
             failed: printed.err(),
         });
         // also after a failure: what was seen is to be printed, and the files that can be written are to be whole
-        let followed = self.follow(&tracer, ends, &state);
-        let notes = tracer.notes();
-        drop(tracer);
+        let followed = self.follow(&mut tracer, ends, &state);
+        let Ended { counters: last, notes, .. } = tracer.end();
         let mut state = state.into_inner();
+        let counted = last.map(|last| state.counters = last);
         state.finish_all();
         let given_up = state.paths.given_up();
         let State { summary, counters, outputs, mut names, failed, .. } = state;
         let end = End { title: &self.describe, notes: &notes, summary: &summary, counters: &counters, given_up };
         let ended = outputs.end(&end, &mut names);
-        followed.and(ended).and(failed.map_or(Ok(()), Err))
+        followed.and(counted.map_err(Into::into)).and(ended).and(failed.map_or(Ok(()), Err))
     }
 
     /// Reads events until the end, and then what was under way; also if reading was ended by a failure.
-    fn follow(&self, tracer: &Tracer<'_>, ends: &Ends, state: &RefCell<State<'_>>) -> Outcome {
+    fn follow(&self, tracer: &mut Tracer<'_>, ends: &Ends, state: &RefCell<State<'_>>) -> Outcome {
         let reader = tracer.reader(|event| state.borrow_mut().add(&event))?;
         let followed = self.read_until_end(tracer, &reader, ends, state);
         thread::sleep(SETTLE);
         let read = reader.read();
-        let counters = tracer.counters().map(|counters| state.borrow_mut().counters = counters);
         followed?;
         read?;
-        Ok(counters?)
+        Ok(())
     }
 
     /// Reads events until something ends it.
     fn read_until_end(
         &self,
-        tracer: &Tracer<'_>,
+        tracer: &mut Tracer<'_>,
         reader: &Reader<'_>,
         ends: &Ends,
         state: &RefCell<State<'_>>,

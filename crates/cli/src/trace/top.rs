@@ -463,12 +463,12 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
     }
     let session = Session::prepare(&options.what, global)?;
     let mut names = Names::read(&session.options.namespaces)?;
-    let tracer = Tracer::start(&session.registry, &session.options)?;
+    let mut tracer = Tracer::start(&session.registry, &session.options)?;
     if session.interrupt.came() {
         return Err(Interrupted::NOTHING_LEFT.into());
     }
     let mut terminal = ratatui::try_init()?;
-    let outcome = watch(options, &session, &tracer, &mut names, &mut terminal);
+    let outcome = watch(options, &session, &mut tracer, &mut names, &mut terminal);
     ratatui::try_restore()?;
     outcome
 }
@@ -476,7 +476,7 @@ pub(crate) fn run(options: &Options, global: &Global) -> Outcome {
 fn watch(
     options: &Options,
     session: &Session,
-    tracer: &Tracer<'_>,
+    tracer: &mut Tracer<'_>,
     names: &mut Names,
     terminal: &mut ratatui::DefaultTerminal,
 ) -> Outcome {
@@ -487,7 +487,7 @@ fn watch(
             summary.add(&event, added, packet);
         }
     })?;
-    let mut screen = Screen::new(session.describe.clone(), &tracer.notes());
+    let mut screen = Screen::new(session.describe.clone(), tracer.notes());
     screen.standing_by = !tracer.is_armed();
     let mut before = Before::default();
     let interval = Duration::from_secs(options.interval);

@@ -20,8 +20,10 @@ use packet_traits::{
 };
 
 use super::{
-    Tracer,
-    load::{fd_of, id_candidates},
+    load::id_candidates,
+    loaded::Loaded,
+    programs::{Programs, fd_of},
+    targets::Targets,
 };
 use crate::{
     devices as traced_devices,
@@ -145,24 +147,31 @@ fn reason(error: &AttachError) -> String {
     }
 }
 
-impl Tracer<'_> {
-    /// Has packets get ids, at all interfaces at which they do not yet.
-    pub(super) fn attach_entry(&self) -> Result<(), TraceError> {
-        let Some(assign) = &self.assign else { return Ok(()) };
+/// What gives packets their ids, attached.
+#[derive(Default)]
+pub(super) struct Entry {
+    // dropped in this order
+    assigning: Vec<Attachment>,
+    /// At TC, behind other people's XDP programs. It stays while the tracer stands by.
+    behind_xdp: Vec<Attachment>,
+}
+
+impl Entry {
+    /// Has packets get ids, at all interfaces at which they do not yet. After an error, some of these give ids.
+    pub(super) fn attach(&mut self, loaded: &mut Loaded<'_>) -> Result<(), TraceError> {
+        let Loaded { programs, targets, events, notes, .. } = loaded;
+        let Some(assign) = &programs.assign else { return Ok(()) };
         let program = fd_of(assign, "trace_xdp")?;
-        let places = &self.places.1;
-        let below = self.below()?;
+        let below = below(targets)?;
         let mut entries: HashSet<PlaceId> = HashSet::new();
         let (mut said, mut refused) = (Said::default(), Vec::new());
-        let mut assigning = self.assigning.borrow_mut();
-        let mut entering = self.entering.borrow_mut();
-        let first = entering.is_empty();
+        let first = self.behind_xdp.is_empty();
         for number in lowest_first(&below) {
-            let ((namespace, interface), (id, below)) = (&places[number], &below[number]);
-            if self.occupied.contains(id) {
+            let ((namespace, interface), (id, below)) = (&targets.interfaces[number], &below[number]);
+            if targets.occupied.contains(id) {
                 if first {
-                    let (theirs, attachment) = self.attach_behind_xdp(&places[number])?;
-                    entering.push(attachment);
+                    let (theirs, attachment) = attach_behind_xdp(programs, &targets.interfaces[number])?;
+                    self.behind_xdp.push(attachment);
                     let how = "packets get their ids behind it, at TC ingress, if it gave them traits";
                     said.add(format!("XDP program{theirs} is there: {how}"), &interface.name);
                 }
@@ -172,7 +181,7 @@ impl Tracer<'_> {
             let covered = match below {
                 Below::Nothing | Below::OtherEnd => false,
                 // to a bridge without ports nothing comes
-                Below::Ports(ports) if ports.is_empty() => !self.named,
+                Below::Ports(ports) if ports.is_empty() => !targets.named,
                 Below::Ports(_) | Below::One(_) => below.known().iter().any(|below| entries.contains(below)),
                 Below::AnyOther => entries.iter().any(|(inode, _)| *inode == namespace.inode()),
             };
@@ -184,27 +193,28 @@ impl Tracer<'_> {
                 .enter(|| interface_name(interface.index).is_some())
                 .map_err(system("enter a network namespace"))?
             {
-                self.note(format!("{} is gone, and is not traced any more", interface.name));
+                notes.add(format!("{} is gone, and is not traced any more", interface.name));
                 continue;
             }
-            let (mode, location) = (self.xdp_mode, &self.location);
+            let (mode, location) = (targets.xdp_mode, &targets.location);
             let attached = namespace.enter(|| {
                 xdp::attach(program.as_fd(), interface.index, mode).map_err(|error| Holder::explain(error, location))
             });
             match attached.map_err(system("enter a network namespace"))? {
                 Ok((attachment, mode)) => {
                     tracing::debug!("assigning ids at {} in {mode} mode", interface.name);
-                    if mode == XdpMode::Generic && self.xdp_mode == XdpMode::Auto {
+                    if mode == XdpMode::Generic && targets.xdp_mode == XdpMode::Auto {
                         let how = "no native XDP, so packets get their ids by generic XDP, which copies large ones";
                         said.add(how.to_owned(), &interface.name);
                     }
-                    if mode == XdpMode::Native && self.xdp_mode == XdpMode::Auto && matches!(below, Below::OtherEnd) {
+                    if mode == XdpMode::Native && targets.xdp_mode == XdpMode::Auto && matches!(below, Below::OtherEnd)
+                    {
                         said.add(NATIVE_AT_VETH.to_owned(), &interface.name);
                     }
-                    assigning.push(attachment);
+                    self.assigning.push(attachment);
                     entries.insert(*id);
                     // where packets are counted that match while the tracer stands by
-                    traced_devices::add(&self.trace, *id)?;
+                    traced_devices::add(&programs.trace, *id)?;
                 }
                 Err(error @ (AttachError::Busy { .. } | AttachError::Refused { .. })) => {
                     said.add(format!("packets that enter there get no id: {}", reason(&error)), &interface.name);
@@ -213,55 +223,60 @@ impl Tracer<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        if assigning.is_empty() && entering.is_empty() {
+        if self.assigning.is_empty() && self.behind_xdp.is_empty() {
             // the first will do for all, and what else stands in the way
             let first = refused.first().map(ToString::to_string);
-            let why: Vec<String> = first.into_iter().chain(self.notes()).collect();
+            let why: Vec<String> = first.into_iter().chain(notes.all().iter().cloned()).collect();
             let hints = refused.first().map(AttachError::hints).unwrap_or_default();
-            return Err(TraceError::NoEntry { why: why.join("; "), hints, keys: id_candidates(self.keys()) });
+            return Err(TraceError::NoEntry { why: why.join("; "), hints, keys: id_candidates(events.keys()) });
         }
-        said.lines().for_each(|line| self.note(line));
+        said.lines().for_each(|line| notes.add(line));
         Ok(())
     }
 
-    /// What each interface that is traced stands on.
-    fn below(&self) -> Result<Vec<(PlaceId, Below)>, TraceError> {
-        let (namespaces, places) = &self.places;
-        let mut known = HashMap::new();
-        for namespace in namespaces {
-            let look = || -> io::Result<_> {
-                let devices = devices()?;
-                // veths to containers say where their other ends are, too, which nobody asks for
-                let asked = devices.iter().any(|it| it.link_elsewhere.is_some() && ON_ONE.contains(&it.kind.as_str()));
-                let numbers = namespaces.iter().filter(|_| asked).filter_map(|other| {
-                    let number = namespace_number(other.fd()).transpose()?;
-                    Some(number.map(|number| (number, other.inode())))
-                });
-                let numbers = numbers.collect::<io::Result<HashMap<u32, u32>>>()?;
-                Ok((devices, numbers))
-            };
-            let found = namespace.enter(look).and_then(|found| found);
-            known.insert(namespace.inode(), found.map_err(system("list interfaces"))?);
-        }
-        let of = |place: &Place| {
-            let below = known.get(&place.0.inode()).map(|(devices, numbers)| Below::of(place, devices, numbers));
-            (place_id(place), below.unwrap_or(Below::Nothing))
-        };
-        Ok(places.iter().map(of).collect())
+    /// Takes the XDP programs away, for which drivers and the kernel cut and copy large packets.
+    pub(super) fn take_away(&mut self) {
+        self.assigning.clear();
     }
+}
 
-    /// Has packets get their ids at TC ingress. Returns also what the XDP program there is.
-    fn attach_behind_xdp(&self, (namespace, interface): &Place) -> Result<(String, Attachment), TraceError> {
-        let enter = self.enter.as_ref().ok_or_else(|| TraceError::Option("the tracer has no TC program".to_owned()))?;
-        let program = fd_of(enter, "trace_tc_enter")?;
-        let options = TcxOptions::new(Direction::Ingress).position(Position::First);
-        let attached = namespace.enter(|| {
-            let theirs = xdp::attached(interface.index).map(|(id, _)| other_xdp::program(id));
-            (theirs, tcx::attach(program.as_fd(), interface.index, &options))
-        });
-        let (theirs, attached) = attached.map_err(system("enter a network namespace"))?;
-        Ok((theirs.map_or_else(String::new, |program| format!(" {program}")), attached?))
+/// What each interface that is traced stands on.
+fn below(targets: &Targets) -> Result<Vec<(PlaceId, Below)>, TraceError> {
+    let Targets { namespaces, interfaces, .. } = targets;
+    let mut known = HashMap::new();
+    for namespace in namespaces {
+        let look = || -> io::Result<_> {
+            let devices = devices()?;
+            // veths to containers say where their other ends are, too, which nobody asks for
+            let asked = devices.iter().any(|it| it.link_elsewhere.is_some() && ON_ONE.contains(&it.kind.as_str()));
+            let numbers = namespaces.iter().filter(|_| asked).filter_map(|other| {
+                let number = namespace_number(other.fd()).transpose()?;
+                Some(number.map(|number| (number, other.inode())))
+            });
+            let numbers = numbers.collect::<io::Result<HashMap<u32, u32>>>()?;
+            Ok((devices, numbers))
+        };
+        let found = namespace.enter(look).and_then(|found| found);
+        known.insert(namespace.inode(), found.map_err(system("list interfaces"))?);
     }
+    let of = |place: &Place| {
+        let below = known.get(&place.0.inode()).map(|(devices, numbers)| Below::of(place, devices, numbers));
+        (place_id(place), below.unwrap_or(Below::Nothing))
+    };
+    Ok(interfaces.iter().map(of).collect())
+}
+
+/// Has packets get their ids at TC ingress. Returns also what the XDP program there is.
+fn attach_behind_xdp(programs: &Programs, (namespace, interface): &Place) -> Result<(String, Attachment), TraceError> {
+    let enter = programs.enter.as_ref().ok_or_else(|| TraceError::Option("the tracer has no TC program".to_owned()))?;
+    let program = fd_of(enter, "trace_tc_enter")?;
+    let options = TcxOptions::new(Direction::Ingress).position(Position::First);
+    let attached = namespace.enter(|| {
+        let theirs = xdp::attached(interface.index).map(|(id, _)| other_xdp::program(id));
+        (theirs, tcx::attach(program.as_fd(), interface.index, &options))
+    });
+    let (theirs, attached) = attached.map_err(system("enter a network namespace"))?;
+    Ok((theirs.map_or_else(String::new, |program| format!(" {program}")), attached?))
 }
 
 #[cfg(test)]

@@ -1,11 +1,8 @@
 //! Loading the programs, as the options and the registry's keys have them.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
-use libbpf_rs::{
-    MapCore, MapFlags,
-    btf::{Btf, types},
-};
+use libbpf_rs::btf::{Btf, types};
 use packet_traits::{
     KeyType, Merge,
     bind::{BindError, BoundObject, LoadedObject},
@@ -16,6 +13,9 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::{
     options::Options,
     own_keys::{self, OwnKeys},
+    programs::Programs,
+    reader::EventSource,
+    targets::Targets,
 };
 use crate::{
     config::{self, Config},
@@ -25,7 +25,7 @@ use crate::{
     filter,
     functions::Functions,
     keys::{ENTERED_KEY, ID_KEY, Keys, OWN_KEYS, TC_ENTERED_KEY, TC_ID_KEY, TracedKey},
-    namespace::{Namespace, Place, PlaceId},
+    namespace::Namespace,
     object::{handle, leave_out_unknown},
     symbols::Symbols,
 };
@@ -44,106 +44,92 @@ const UDP_FAIL: &str = "udp_fail_queue_rcv_skb";
 const VETH_SKB: &str = "bpf_xdp_metadata_rx_timestamp";
 /// The function that ends TCP connections.
 const TCP_END: &str = "tcp_rcv_state_process";
-/// How often the programs are loaded again if keys go in the meantime.
-pub(super) const LOAD_ATTEMPTS: u32 = 10;
-/// The programs in the kernel, before they are attached.
-pub(super) struct Loaded {
-    pub(super) keys: Keys,
-    pub(super) run: u64,
-    pub(super) trace: LoadedObject,
-    pub(super) functions: Functions,
-    pub(super) assign: Option<LoadedObject>,
-    pub(super) enter: Option<LoadedObject>,
-    /// Whether veth does not tell XDP programs the skb, so that it must be seen when it is sent.
-    pub(super) finds_sent: bool,
-    pub(super) notes: Vec<String>,
-}
 
-impl Loaded {
-    pub(super) fn load(
-        registry: &Registry,
-        options: &Options,
-        interfaces: &[Place],
-        occupied: &[PlaceId],
-        own_keys: Option<&OwnKeys<'_>>,
-    ) -> Result<Loaded, TraceError> {
-        let mut notes = Vec::new();
-        if let Some(own_keys) = own_keys {
-            own_keys.register()?;
-            if own_keys::merge(registry) == Merge::Block {
-                notes.push(format!(
-                    "registry {} has no packet region, so the ids are in its flow region: GRO does not merge packets that \
-                     are traced",
-                    registry.name()
-                ));
-            }
-        }
-        let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
-        let behind_xdp = own_keys.filter(|_| !occupied.is_empty()).is_some_and(|own_keys| {
-            let refused = if btf.type_by_name::<types::Func<'_>>(TC_WRITE).is_none() {
-                Some(format!("this kernel has no {TC_WRITE}, by which TC sets traits and leaves those of clones alone"))
-            } else {
-                own_keys.register_behind_xdp().err().map(|error| error.to_string())
-            };
-            notes.extend(refused.as_ref().map(|why| format!("packets get no id behind other XDP programs: {why}")));
-            refused.is_none()
-        });
-        let keys = Keys::read(registry)?;
-        let consume_place = arguments(&btf, "consume_skb") > 1;
-        let tcp_end = Symbols::read().ok().and_then(|symbols| symbols.range(TCP_END)).unwrap_or_default();
-        let config = Config { consume_place, tcp_end, ..configure(registry, options, &keys, behind_xdp)? };
-
-        let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
-        prepare(&mut bound, &config, options)?;
-        devices::set_room(&mut bound, interfaces.len())?;
-        leave_out_unknown(&mut bound, &btf, &mut notes);
-        if (1..3).contains(&arguments(&btf, UDP_FAIL)) {
-            leave_out(&mut bound, UDP_FAIL);
+/// Loads the programs. Returns them, where they put events, and notes of what this kernel lacks.
+pub(super) fn load(
+    registry: &Registry,
+    options: &Options,
+    targets: &Targets,
+    mut own_keys: Option<&mut OwnKeys<'_>>,
+) -> Result<(Programs, EventSource, Vec<String>), TraceError> {
+    let mut notes = Vec::new();
+    if let Some(own_keys) = own_keys.as_deref_mut() {
+        own_keys.register()?;
+        if own_keys::merge(registry) == Merge::Block {
             notes.push(format!(
-                "tracepoint {UDP_FAIL} shows no packet: datagrams are seen dropped, not that a queue is full"
+                "registry {} has no packet region, so the ids are in its flow region: GRO does not merge packets that \
+                 are traced",
+                registry.name()
             ));
         }
-        let trace = bound.load()?;
-
-        let share = |bound: &mut BoundObject<'_>| {
-            prepare(bound, &config, options)?;
-            share_maps(bound, &trace, &["events", "before_xdp", "sent"])
-        };
-        let functions = Functions::load(registry, &share, &btf, interfaces, &config, &mut notes)?;
-
-        let assign = if own_keys.is_some() {
-            let object = match own_keys::merge(registry) {
-                Merge::Block => ASSIGN_FLOW_OBJECT,
-                Merge::KeepFirst | Merge::Discard => ASSIGN_OBJECT,
-            };
-            let mut bound = BoundObject::from_bytes(object, "the tracer's XDP program", registry)?;
-            share(&mut bound)?;
-            Some(bound.load()?)
-        } else {
-            None
-        };
-        let enter = match &assign {
-            Some(assign) if behind_xdp => {
-                let mut bound = BoundObject::from_bytes(ENTER_OBJECT, "the tracer's TC program", registry)?;
-                share(&mut bound)?;
-                // both give out ids, each only once
-                share_maps(&mut bound, assign, &[".data.counters"])?;
-                Some(bound.load()?)
-            }
-            _ => None,
-        };
-        // the configuration has places that were read before the programs were bound
-        if !keys.hold(registry)? {
-            let object = "the tracer's programs".to_owned();
-            return Err(BindError::Changed { object, registry: registry.name().to_string() }.into());
-        }
-        if let Some(own_keys) = own_keys {
-            let objects = [Some(&trace), assign.as_ref(), enter.as_ref()];
-            own_keys.used_by(&objects.into_iter().flatten().chain(functions.objects()).collect::<Vec<_>>());
-        }
-        let finds_sent = btf.type_by_name::<types::Func<'_>>(VETH_SKB).is_none();
-        Ok(Loaded { finds_sent, keys, run: config.run, trace, functions, assign, enter, notes })
     }
+    let btf = Btf::from_vmlinux().map_err(libbpf("read the kernel's type information, /sys/kernel/btf/vmlinux"))?;
+    let behind_xdp = own_keys.as_deref_mut().filter(|_| !targets.occupied.is_empty()).is_some_and(|own_keys| {
+        let refused = if btf.type_by_name::<types::Func<'_>>(TC_WRITE).is_none() {
+            Some(format!("this kernel has no {TC_WRITE}, by which TC sets traits and leaves those of clones alone"))
+        } else {
+            own_keys.register_behind_xdp().err().map(|error| error.to_string())
+        };
+        notes.extend(refused.as_ref().map(|why| format!("packets get no id behind other XDP programs: {why}")));
+        refused.is_none()
+    });
+    let keys = Keys::read(registry)?;
+    let consume_place = arguments(&btf, "consume_skb") > 1;
+    let tcp_end = Symbols::read().ok().and_then(|symbols| symbols.range(TCP_END)).unwrap_or_default();
+    let config = Config { consume_place, tcp_end, ..configure(registry, options, &keys, behind_xdp)? };
+
+    let mut bound = BoundObject::from_bytes(TRACE_OBJECT, "the tracer's programs", registry)?;
+    prepare(&mut bound, &config, options)?;
+    devices::set_room(&mut bound, targets.interfaces.len())?;
+    leave_out_unknown(&mut bound, &btf, &mut notes);
+    if (1..3).contains(&arguments(&btf, UDP_FAIL)) {
+        leave_out(&mut bound, UDP_FAIL);
+        notes.push(format!(
+            "tracepoint {UDP_FAIL} shows no packet: datagrams are seen dropped, not that a queue is full"
+        ));
+    }
+    let trace = bound.load()?;
+
+    let share = |bound: &mut BoundObject<'_>| {
+        prepare(bound, &config, options)?;
+        share_maps(bound, &trace, &["events", "before_xdp", "sent"])
+    };
+    let functions = Functions::load(registry, &share, &btf, &targets.interfaces, &config, &mut notes)?;
+
+    let assign = if own_keys.is_some() {
+        let object = match own_keys::merge(registry) {
+            Merge::Block => ASSIGN_FLOW_OBJECT,
+            Merge::KeepFirst | Merge::Discard => ASSIGN_OBJECT,
+        };
+        let mut bound = BoundObject::from_bytes(object, "the tracer's XDP program", registry)?;
+        share(&mut bound)?;
+        Some(bound.load()?)
+    } else {
+        None
+    };
+    let enter = match &assign {
+        Some(assign) if behind_xdp => {
+            let mut bound = BoundObject::from_bytes(ENTER_OBJECT, "the tracer's TC program", registry)?;
+            share(&mut bound)?;
+            // both give out ids, each only once
+            share_maps(&mut bound, assign, &[".data.counters"])?;
+            Some(bound.load()?)
+        }
+        _ => None,
+    };
+    // the configuration has places that were read before the programs were bound
+    if !keys.hold(registry)? {
+        let object = "the tracer's programs".to_owned();
+        return Err(BindError::Changed { object, registry: registry.name().to_string() }.into());
+    }
+    if let Some(own_keys) = own_keys {
+        let objects = [Some(&trace), assign.as_ref(), enter.as_ref()];
+        own_keys.used_by(&objects.into_iter().flatten().chain(functions.objects()).collect::<Vec<_>>());
+    }
+    let events = EventSource::new(handle(&trace, "events")?, keys, config.run, options.ring_len);
+    let finds_sent = btf.type_by_name::<types::Func<'_>>(VETH_SKB).is_none();
+    let only_drops = options.reports_only_drops();
+    Ok((Programs { assign, enter, functions, trace, finds_sent, only_drops }, events, notes))
 }
 
 pub(super) fn id_candidates(keys: &Keys) -> String {
@@ -266,16 +252,4 @@ fn share_maps(bound: &mut BoundObject<'_>, with: &LoadedObject, names: &[&str]) 
         }
     }
     Ok(())
-}
-
-pub(super) fn fd_of(object: &LoadedObject, name: &str) -> Result<OwnedFd, TraceError> {
-    let program =
-        object.program(name).ok_or_else(|| TraceError::Option(format!("the tracer has no program {name}")))?;
-    program.as_fd().try_clone_to_owned().map_err(system("keep a program open"))
-}
-
-/// Sets a switch of an object's programs: a section with one word.
-pub(super) fn switch(object: &LoadedObject, section: &str, on: bool) -> Result<(), TraceError> {
-    let (key, value) = (0u32.to_ne_bytes(), u64::from(on).to_ne_bytes());
-    handle(object, section)?.update(&key, &value, MapFlags::ANY).map_err(libbpf("switch the tracer's programs"))
 }

@@ -1,22 +1,24 @@
-//! What to trace: options, what they mean, and whether they make sense.
+//! What to trace: options, and whether they make sense.
 
 use std::time::Duration;
 
-use packet_traits::attach::{XdpMode, xdp};
+use packet_traits::attach::XdpMode;
 
 use crate::{
     config::{CAPTURE_MAX, NAMESPACES_MAX},
-    error::{TraceError, system},
+    error::TraceError,
     event::Event,
     filter::Condition,
-    namespace::{Namespace, Place, PlaceId, place_id},
+    namespace::Namespace,
     path::{Outcome, Packet},
     standby::Standby,
 };
 
 /// Size of the ring buffer, unless it is said: 16 MiB.
 pub const RING_LEN: usize = 1 << 24;
-/// What to trace, and how.
+
+/// What to trace, and how. Here a trace begins; [`Tracer::load`](crate::Tracer::load) and
+/// [`Tracer::start`](crate::Tracer::start) take it from there.
 #[derive(Debug)]
 pub struct Options {
     /// The namespaces whose interfaces and netfilter hooks get programs. If the ids are someone else's, only what is
@@ -102,40 +104,4 @@ pub(super) fn check(options: &Options) -> Result<(), TraceError> {
         return Ok(());
     };
     Err(TraceError::Option(wrong))
-}
-
-/// The interfaces that the options mean.
-pub(super) fn interfaces(options: &Options) -> Result<Vec<Place>, TraceError> {
-    let mut found = Vec::new();
-    for namespace in &options.namespaces {
-        for interface in namespace.interfaces().map_err(system("list interfaces"))? {
-            let wanted = match &options.devices[..] {
-                [] => interface.up && !interface.loopback,
-                devices => devices.contains(&interface.name),
-            };
-            if wanted {
-                found.push((namespace.clone(), interface));
-            }
-        }
-    }
-    let missing = options.devices.iter().find(|device| !found.iter().any(|(_, found)| found.name == **device));
-    if let Some(device) = missing {
-        return Err(TraceError::NoInterface { name: device.clone() });
-    }
-    if found.is_empty() {
-        return Err(TraceError::NothingUp);
-    }
-    Ok(found)
-}
-
-/// Those that have an XDP program, of someone else.
-pub(super) fn occupied(places: &[Place]) -> Result<Vec<PlaceId>, TraceError> {
-    let mut found = Vec::new();
-    for place @ (namespace, interface) in places {
-        let theirs = namespace.enter(|| xdp::attached(interface.index));
-        if theirs.map_err(system("enter a network namespace"))?.is_some() {
-            found.push(place_id(place));
-        }
-    }
-    Ok(found)
 }

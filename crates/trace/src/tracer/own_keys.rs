@@ -1,7 +1,6 @@
 //! The keys that the tracer itself registers.
 
 use std::{
-    cell::RefCell,
     fs,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     thread,
@@ -39,18 +38,18 @@ pub(super) fn merge(registry: &Registry) -> Merge {
 /// is about to load its programs registers them again.
 pub(super) struct OwnKeys<'r> {
     registry: &'r Registry,
-    names: RefCell<Vec<&'static str>>,
+    names: Vec<&'static str>,
     /// The tracer's programs.
-    programs: RefCell<Vec<u32>>,
+    programs: Vec<u32>,
 }
 
 impl<'r> OwnKeys<'r> {
     pub(super) fn new(registry: &'r Registry) -> OwnKeys<'r> {
-        OwnKeys { registry, names: RefCell::default(), programs: RefCell::default() }
+        OwnKeys { registry, names: Vec::new(), programs: Vec::new() }
     }
 
     /// Registers those that XDP sets, if they are not.
-    pub(super) fn register(&self) -> Result<(), TraceError> {
+    pub(super) fn register(&mut self) -> Result<(), TraceError> {
         let merge = merge(self.registry);
         self.add(ID_KEY, KeyType::U64, merge, "traits trace: tells packets from each other")
             .and_then(|()| self.add(ENTERED_KEY, KeyType::Timestamp, merge, "traits trace: when XDP saw the packet"))
@@ -63,13 +62,13 @@ impl<'r> OwnKeys<'r> {
     }
 
     /// Registers those that TC sets, behind other people's XDP programs.
-    pub(super) fn register_behind_xdp(&self) -> Result<(), TraceError> {
+    pub(super) fn register_behind_xdp(&mut self) -> Result<(), TraceError> {
         self.add(TC_ID_KEY, KeyType::U64, Merge::Block, "traits trace: the same, behind other XDP programs")?;
         self.add(TC_ENTERED_KEY, KeyType::Timestamp, Merge::Block, "traits trace: when TC saw the packet")
     }
 
     fn add(
-        &self,
+        &mut self,
         name: &'static str,
         key_type: KeyType,
         merge: Merge,
@@ -110,31 +109,30 @@ impl<'r> OwnKeys<'r> {
         }
     }
 
-    fn remove_at_the_end(&self, name: &'static str) {
-        let mut names = self.names.borrow_mut();
-        if !names.contains(&name) {
-            names.push(name);
+    fn remove_at_the_end(&mut self, name: &'static str) {
+        if !self.names.contains(&name) {
+            self.names.push(name);
         }
     }
 
     /// Says whose end is to be waited for before the keys can go.
-    pub(super) fn used_by(&self, objects: &[&LoadedObject]) {
+    pub(super) fn used_by(&mut self, objects: &[&LoadedObject]) {
         let programs = objects.iter().flat_map(|object| object.object().progs());
-        self.programs.replace(programs.filter_map(|program| id_of(program.as_fd())).collect());
+        self.programs = programs.filter_map(|program| id_of(program.as_fd())).collect();
     }
 }
 
 impl Drop for OwnKeys<'_> {
     fn drop(&mut self) {
         let deadline = Instant::now() + UNLOAD;
-        let own = self.programs.borrow();
-        for &name in self.names.borrow().iter() {
+        for &name in &self.names {
             let Ok(name) = key_name(name) else { continue };
             loop {
                 match self.registry.unregister(&name, false) {
                     // closed programs go when all CPUs have left them; those of another tracer do not
                     Err(RegistryError::KeyInUse { programs, .. })
-                        if Instant::now() < deadline && programs.iter().any(|program| own.contains(&program.id)) =>
+                        if Instant::now() < deadline
+                            && programs.iter().any(|program| self.programs.contains(&program.id)) =>
                     {
                         thread::sleep(Duration::from_millis(10));
                     }

@@ -111,7 +111,7 @@ pub struct Seen {
 }
 
 /// Reads what is reported while `traffic` runs, and a little longer.
-pub fn watch(tracer: &Tracer<'_>, traffic: impl FnOnce() + Send) -> Seen {
+pub fn watch(tracer: &mut Tracer<'_>, traffic: impl FnOnce() + Send) -> Seen {
     let state = RefCell::new((Paths::default(), Summary::default()));
     let reader = tracer
         .reader(|event| {

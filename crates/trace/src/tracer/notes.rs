@@ -1,0 +1,27 @@
+//! What people should know of a trace: what is not seen, and why. Attaching again notes nothing twice.
+
+/// Notes, in the order in which they came.
+#[derive(Default)]
+pub(super) struct Notes(Vec<String>);
+
+impl Notes {
+    /// Those of loading.
+    pub(super) fn new(notes: Vec<String>) -> Notes {
+        Notes(notes)
+    }
+
+    /// Adds one, if it is not there yet.
+    pub(super) fn add(&mut self, note: String) {
+        if !self.0.contains(&note) {
+            self.0.push(note);
+        }
+    }
+
+    pub(super) fn all(&self) -> &[String] {
+        &self.0
+    }
+
+    pub(super) fn into_all(self) -> Vec<String> {
+        self.0
+    }
+}
