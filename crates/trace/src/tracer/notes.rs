@@ -25,3 +25,18 @@ impl Notes {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_noted_twice() {
+        let mut notes = Notes::new(vec!["loading".to_owned()]);
+        for note in ["one", "loading", "other", "one"] {
+            notes.add(note.to_owned());
+        }
+        assert_eq!(notes.all(), ["loading", "one", "other"]);
+        assert_eq!(notes.into_all().len(), 3);
+    }
+}
