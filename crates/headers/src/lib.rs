@@ -44,6 +44,8 @@ headers! {
     RFC = "rfc.bpf.h";
     /// The kernel structures that the other headers for BPF read. [`TRAITS`] includes it.
     KERNEL = "kernel.bpf.h";
+    /// What the other headers for BPF do for the verifier and for clang, each with its reason. [`KERNEL`] includes it.
+    VERIFIER = "verifier.bpf.h";
     /// What compiled policies include.
     POLICY = "policy.bpf.h";
     /// The traits of a packet's sender in BPF programs at egress.

@@ -119,15 +119,12 @@ static __always_inline int prepare_nothing(struct xdp_md *ctx)
 
 #define ONCE __attribute__((noinline))
 
-/* clang passes nothing for an argument that a function does not use, which the verifier refuses */
-#define use(var) asm volatile("" : : "r"(var))
-
 /*
  * What other operations are compared to.
  */
 ONCE int empty_once(struct xdp_md *ctx)
 {
-	use(ctx);
+	__trait_use(ctx);
 	return 0;
 }
 BENCH(empty, prepare_nothing, 0)
@@ -137,7 +134,7 @@ ONCE int empty_sink_once(struct xdp_md *ctx)
 {
 	__u64 value = 0;
 
-	use(ctx);
+	__trait_use(ctx);
 	__trait_hide(value);
 	sink = value;
 	return sizeof(value);
@@ -197,7 +194,7 @@ ONCE int array_once(struct xdp_md *ctx)
 	struct raw *raw;
 	__u32 key = 42;
 
-	use(ctx);
+	__trait_use(ctx);
 	__trait_hide(key);
 	raw = bpf_map_lookup_elem(&array_map, &key);
 	if (!raw)
@@ -212,7 +209,7 @@ ONCE int lru_percpu_hash_once(struct xdp_md *ctx)
 	struct raw *raw;
 	__u64 key = 42;
 
-	use(ctx);
+	__trait_use(ctx);
 	__trait_hide(key);
 	raw = bpf_map_lookup_elem(&hash_map, &key);
 	if (!raw)
@@ -320,7 +317,7 @@ ONCE int skb_empty_once(struct __sk_buff *ctx)
 {
 	__u64 value = 0;
 
-	use(ctx);
+	__trait_use(ctx);
 	__trait_hide(value);
 	sink = value;
 	return sizeof(value);

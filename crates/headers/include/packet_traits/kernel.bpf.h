@@ -2,10 +2,8 @@
 /*
  * Reading the kernel's memory: the one place that says how. Included by traits.bpf.h; nothing here touches a packet.
  *
- * An address is a number, also where the kernel's structure has a pointer. A pointer that is loaded through BTF
- * (`skb->head`) is a number to the verifier up to Linux 6.16, untrusted memory from 6.17 (btf_struct_walk in
- * kernel/bpf/btf.c), and so is its sum with an offset from 7.1: then a program loads only if the compiler happens to emit
- * no 32-bit arithmetic on it. So such members are read by __trait_kernel_field, never by `->`.
+ * An address is a number, also where the kernel's structure has a pointer (__trait_number_of of verifier.bpf.h says why). So
+ * such members are read by __trait_kernel_field, never by `->`.
  *
  * There are two ways to read, chosen when a program is loaded:
  *	Linux 6.2 and later	bpf_cast_to_kern_ctx and bpf_rdonly_cast, then plain loads that the kernel checks
@@ -23,6 +21,7 @@
 
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
+#include <packet_traits/verifier.bpf.h>
 
 struct sk_buff;
 
@@ -34,8 +33,6 @@ struct in6_addr___traits {
 /* kernel/bpf/helpers.c, weak so that objects load on kernels without them */
 extern void *bpf_cast_to_kern_ctx(void *obj) __ksym __weak;
 extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
-
-#define __trait_hide(var) asm volatile("" : "+r"(var))
 
 /* Whether the kernel has the casts; both came with 6.2. A constant to the verifier. */
 static __always_inline _Bool __trait_can_cast(void)
@@ -56,17 +53,14 @@ static __always_inline struct __trait_words *__trait_kernel_words(__u64 address)
 	return bpf_rdonly_cast((const void *)address, bpf_core_type_id_kernel(struct in6_addr___traits));
 }
 
-/*
- * What is at an address, as a number of this type. Hidden from clang, which could otherwise share the load with a direct
- * read; the verifier wants one instruction to load through one kind of pointer.
- */
+/* What is at an address, as a number of this type. */
 #define __trait_kernel_load(type, address)                                                                             \
 	({                                                                                                             \
 		type __loaded;                                                                                         \
                                                                                                                        \
 		if (__trait_can_cast()) {                                                                              \
 			__loaded = *(type *)__trait_kernel_words(address);                                             \
-			__trait_hide(__loaded);                                                                        \
+			__trait_keep_load(__loaded);                                                                   \
 		} else {                                                                                               \
 			bpf_probe_read_kernel(&__loaded, sizeof(__loaded), (const void *)(address));                   \
 		}                                                                                                      \
@@ -81,7 +75,7 @@ static __always_inline __u64 __trait_kernel_word(__u64 address, int index)
 	if (!__trait_can_cast())
 		return __trait_kernel_load(__u64, address + 8 * index);
 	word = __trait_kernel_words(address)->word[index];
-	__trait_hide(word);
+	__trait_keep_load(word);
 	return word;
 }
 
@@ -106,35 +100,16 @@ static __always_inline struct __trait_words __trait_kernel_pair(__u64 address)
 #define __trait_kernel_field(from, flavour, member)                                                                    \
 	__trait_kernel_load(__trait_number_of(((flavour *)0)->member), __trait_kernel_member(from, flavour, member))
 
-/*
- * The difference of two pointer members of the structure behind a program's context (from __trait_kern_ctx). The verifier may
- * know both as numbers or both as memory; their difference is a number in either case.
- */
+/* The difference of two pointer members of the structure behind a program's context (from __trait_kern_ctx). */
 #define __trait_kernel_distance(from, flavour, member, less)                                                           \
 	({                                                                                                             \
 		const void *__from = (from);                                                                           \
-		__u64 __distance, __less;                                                                              \
                                                                                                                        \
-		if (__trait_can_cast()) {                                                                              \
-			asm volatile("%0 = *(u64 *)(%2 + 0)\n"                                                         \
-				     "%1 = *(u64 *)(%3 + 0)\n"                                                         \
-				     "%0 -= %1"                                                                        \
-				     : "=&r"(__distance), "=&r"(__less)                                                \
-				     : "r"(__from + bpf_core_field_offset(flavour, member)),                           \
-				       "r"(__from + bpf_core_field_offset(flavour, less)));                            \
-		} else {                                                                                               \
-			__distance = __trait_kernel_field(__from, flavour, member) -                                   \
-				     __trait_kernel_field(__from, flavour, less);                                      \
-		}                                                                                                      \
-		__distance;                                                                                            \
+		__trait_can_cast()                                                                                     \
+			? __trait_difference_at(__from + bpf_core_field_offset(flavour, member),                       \
+						__from + bpf_core_field_offset(flavour, less))                         \
+			: __trait_kernel_field(__from, flavour, member) - __trait_kernel_field(__from, flavour, less); \
 	})
-
-/* The type of a number that is as long as `value`. */
-#define __trait_number_of(value)                                                                                       \
-	__typeof__(__builtin_choose_expr(                                                                              \
-		sizeof(value) == 1, (__u8)0,                                                                           \
-		__builtin_choose_expr(sizeof(value) == 2, (__u16)0,                                                    \
-				      __builtin_choose_expr(sizeof(value) == 4, (__u32)0, (__u64)0))))
 
 /* A pointer to the kernel's structure at an address, for functions that take one. */
 #define __trait_kernel_pointer(address, flavour)                                                                       \

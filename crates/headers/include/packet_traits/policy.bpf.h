@@ -8,8 +8,8 @@
  *
  * The verifier follows every way through a program on which it knows another value. With hundreds of rules it must not
  * know any: headers are taken apart in a global function, after which the verifier takes all that is in struct
- * <block>_packet for unknown, each test loads its field again (the pointer to it is volatile), and what rules
- * themselves have set is tested behind pt_any().
+ * <block>_packet for unknown, each test loads its field again (__trait_reloaded), and what rules themselves have set is
+ * tested behind __trait_forget().
  */
 #ifndef __PACKET_TRAITS_POLICY_BPF_H
 #define __PACKET_TRAITS_POLICY_BPF_H
@@ -88,17 +88,6 @@ struct bpf_nf_ctx {
 #define PT_NF_ACCEPT 1
 
 /*
- * A verdict that is a constant where the program ends. The verifier wants to see that it is 0 or 1, and no longer knows
- * if clang has kept it on the stack.
- */
-#define pt_verdict(constant)                                                                                           \
-	({                                                                                                             \
-		int __verdict;                                                                                         \
-		asm volatile("%0 = %1" : "=r"(__verdict) : "i"(constant));                                             \
-		__verdict;                                                                                             \
-	})
-
-/*
  * What the rules of a long block decide, which are in several functions; else the program's verdict, or the number of a
  * socket.
  */
@@ -124,30 +113,11 @@ struct pt_count {
 	__u64 bytes;
 };
 
-/* Always 0, and the verifier cannot know. */
-static volatile __u64 pt_zero;
-
-/* The value plus `zero`, which is pt_zero: the verifier knows nothing of the sum. */
-static __always_inline __u64 pt_any(__u64 value, __u64 zero)
+/* As __trait_forget of verifier.bpf.h. */
+static __always_inline pt_u128 pt_forget128(pt_u128 value, __u64 zero)
 {
-	/* volatile, so that clang does not keep the sum for the next test */
-	asm volatile("%0 += %1" : "+r"(value) : "r"(zero));
-	return value;
+	return PT_U128(__trait_forget(value >> 64, zero), __trait_forget(value, zero));
 }
-
-static __always_inline pt_u128 pt_any128(pt_u128 value, __u64 zero)
-{
-	return PT_U128(pt_any(value >> 64, zero), pt_any(value, zero));
-}
-
-/* As __trait_ctx_ptr of traits.bpf.h, for numbers. */
-#define pt_ctx_load(type, ctx, field) ((__u32)(__u64)__trait_ctx_ptr(type, ctx, field))
-
-#define pt_ctx_store(type, ctx, field, value)                                                                          \
-	asm volatile("*(u32 *)(%0 + %1) = %2"                                                                          \
-		     :                                                                                                 \
-		     : "r"(ctx), "i"(__builtin_offsetof(type, field)), "r"((__u64)(__u32)(value))                      \
-		     : "memory")
 
 #define PT_LINK_HEADER_MAX 64
 
@@ -161,12 +131,11 @@ struct pt_buffer {
  * whether the packet has them; *header then points to them, in the packet or in *buffer.
  */
 
-/* What clang must not take apart: the verifier wants the checked pointer to be the one that is used. */
 static __always_inline _Bool pt_direct(const void *data, const void *end, __u64 at, __u32 len, const void **header)
 {
 	const void *from = data + at;
 
-	__trait_hide(from);
+	__trait_keep_checked(from);
 	*header = from;
 	return from + len <= end;
 }
@@ -361,7 +330,7 @@ static __always_inline __u32 pt_net_length(struct __sk_buff *ctx)
 	__u64 data = __trait_kernel_field(skb, struct sk_buff___traits, data);
 	__u32 network = __trait_kernel_field(skb, struct sk_buff___traits, network_header);
 
-	return pt_ctx_load(struct __sk_buff, ctx, len) + (__u32)(data - head) - network;
+	return __trait_ctx_load(struct __sk_buff, ctx, len) + (__u32)(data - head) - network;
 }
 
 /*
@@ -381,16 +350,6 @@ static __always_inline __u32 pt_net_length(struct __sk_buff *ctx)
  * it, to stay within 64 KiB (MAX_PACKET_OFF in kernel/bpf/verifier.c). crates/policy/src/field.rs has it too.
  */
 #define PT_AT_MAX 0xff00
-
-/*
- * An offset that has been compared with PT_AT_MAX. The verifier is shown it again: before Linux 6.8 it does not know of a
- * copy on the stack what it has learnt of the register.
- */
-static __always_inline __u64 pt_bounded(__u64 at)
-{
-	asm volatile("if %0 <= %1 goto +1\n\t%0 = %1" : "+r"(at) : "i"(PT_AT_MAX));
-	return at;
-}
 
 /* EtherType of a version of IP; 0 if it is none. */
 static __always_inline __u32 pt_ip_type(__u32 version)
@@ -706,18 +665,13 @@ static __always_inline int pt_log_lose(void *lost)
 #define pt_log_trait(key_, set_, number)                                                                               \
 	((struct pt_log_trait){ .key = (key_), .set = !!(set_), .low = (number), .high = (pt_u128)(number) >> 64 })
 
-/*
- * The first bytes of the packet. `call(len)` loads so many, more than 0, and returns 0. The length is masked where clang
- * cannot move the mask, and 1 is added behind it: verifiers before 6.8 learn nothing from a comparison with 0.
- */
+/* The first bytes of the packet. `call(len)` loads so many, more than 0, and returns 0. */
 #define __pt_log_packet(event, call)                                                                                   \
 	({                                                                                                             \
 		__u64 len = (event)->captured;                                                                         \
                                                                                                                        \
 		if (len) {                                                                                             \
-			len -= 1;                                                                                      \
-			__trait_hide(len);                                                                             \
-			len = (len & (PT_LOG_PACKET_MAX - 1)) + 1;                                                     \
+			len = __trait_positive(len, PT_LOG_PACKET_MAX);                                                \
 			if (call(len))                                                                                 \
 				(event)->captured = 0;                                                                 \
 		}                                                                                                      \

@@ -56,9 +56,9 @@ static __always_inline void *__trait_rfc_slot(struct xdp_md *ctx, __u32 offset, 
 {
 	void *meta = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
 	void *data = __trait_ctx_ptr(struct xdp_md, ctx, data);
-	__u32 place = (offset + trait_area.area_len - dist) & 0xff;
+	__u32 place = __trait_below(offset + trait_area.area_len - dist, 256);
 
-	__trait_hide(place);
+	__trait_keep_bound(place);
 	if (place > __TRAIT_META_MAX)
 		return (void *)0;
 	meta += place;
@@ -67,8 +67,8 @@ static __always_inline void *__trait_rfc_slot(struct xdp_md *ctx, __u32 offset, 
 
 static __trait_outline int __trait_rfc_set(struct xdp_md *ctx, __u32 key, const void *val, __u32 size)
 {
-	const volatile struct trait_slot *slot = &trait_slots.slot[key & (TRAITS_KEY_COUNT - 1)];
-	__u64 bit = 1ULL << (key & (TRAITS_KEY_COUNT - 1));
+	const volatile struct trait_slot *slot = &trait_slots.slot[__trait_below(key, TRAITS_KEY_COUNT)];
+	__u64 bit = 1ULL << __trait_below(key, TRAITS_KEY_COUNT);
 	__u32 dist = slot->dist;
 	__u8 merge = slot->merge;
 	void *area, *to;
@@ -103,8 +103,8 @@ static __trait_outline int __trait_rfc_set(struct xdp_md *ctx, __u32 key, const 
 
 static __trait_outline int __trait_rfc_del(struct xdp_md *ctx, __u32 key)
 {
-	const volatile struct trait_slot *slot = &trait_slots.slot[key & (TRAITS_KEY_COUNT - 1)];
-	__u64 bit = 1ULL << (key & (TRAITS_KEY_COUNT - 1));
+	const volatile struct trait_slot *slot = &trait_slots.slot[__trait_below(key, TRAITS_KEY_COUNT)];
+	__u64 bit = 1ULL << __trait_below(key, TRAITS_KEY_COUNT);
 	__u32 size = slot->size, dist = slot->dist, i;
 	__u8 merge = slot->merge;
 	__u8 *to;
@@ -148,8 +148,8 @@ struct __trait_rfc_place {
  */
 static __trait_outline int __trait_rfc_get(const struct __trait_rfc_place *from, __u32 key, __u64 *val, __u32 size)
 {
-	const volatile struct trait_slot *slot = &trait_slots.slot[key & (TRAITS_KEY_COUNT - 1)];
-	__u64 bit = 1ULL << (key & (TRAITS_KEY_COUNT - 1));
+	const volatile struct trait_slot *slot = &trait_slots.slot[__trait_below(key, TRAITS_KEY_COUNT)];
+	__u64 bit = 1ULL << __trait_below(key, TRAITS_KEY_COUNT);
 	__u32 dist = slot->dist, held = slot->size;
 	__u64 at = from->at;
 	int err;
@@ -165,34 +165,20 @@ static __trait_outline int __trait_rfc_get(const struct __trait_rfc_place *from,
 		return -ENOSPC;
 	if (slot->merge != TRAIT_BLOCK)
 		at = __trait_packet_end(from->head, at, from->meta_len) + trait_area.flow_len;
-	switch (held) {
-	case 1:
-		__trait_copy_kernel(val, at - dist, 1);
+#define __trait_copy_held(n)                                                                                           \
+	case n:                                                                                                        \
+		__trait_copy_kernel(val, at - dist, n);                                                                \
 		break;
-	case 2:
-		__trait_copy_kernel(val, at - dist, 2);
-		break;
-	case 4:
-		__trait_copy_kernel(val, at - dist, 4);
-		break;
-	case 8:
-		__trait_copy_kernel(val, at - dist, 8);
-		break;
-	case 16:
-		__trait_copy_kernel(val, at - dist, 16);
-		break;
-	}
+	__TRAIT_FOR_SIZE(held, __trait_copy_held)
+#undef __trait_copy_held
 	return held;
 }
 
-/*
- * The caller's value or buffer may have any alignment; the verifier takes only aligned accesses to the stack. clang knows
- * the alignment here, and copies in words if it can.
- */
+/* The caller's value or buffer may have any alignment. */
 static __always_inline void __trait_rfc_copy_if(_Bool it_is, void *to, const void *from, __u64 size)
 {
 	if (it_is)
-		__builtin_memcpy(to, from, size);
+		__trait_copy_unaligned(to, from, size);
 }
 
 static __always_inline void __trait_rfc_copy_in(__u64 *value, const void *val, __u64 val__sz)

@@ -92,7 +92,7 @@ struct trait_sender {
 #define __TRAIT_STORAGE_MAX 32 /* storages of one socket that are looked at */
 
 /* Address of the storage of the socket at `sk`; 0 if it has none. Global, so that the verifier checks it once. */
-__weak __noinline __u64 trait_sender_of(__u64 sk)
+__trait_global __u64 trait_sender_of(__u64 sk)
 {
 	__u64 nonce = trait_sender_nonce(), storage, node, data;
 	__u8 state;
@@ -183,7 +183,7 @@ static __always_inline _Bool __trait_sender_value(struct __trait_sender_read *re
 }
 
 /* Reads a value: the datagram's own, or else the socket's. Returns 1; 0 if it is not set. */
-__weak __noinline int trait_sender_read(struct __trait_sender_read *read)
+__trait_global int trait_sender_read(struct __trait_sender_read *read)
 {
 	__u64 state, own;
 	__u32 sequence;

@@ -288,7 +288,6 @@ struct __trait_nf_ctx {
 extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym __weak;
 
 /* Out of line, to keep the fast paths small; a program need not use them all. */
-#define __trait_unused __attribute__((unused))
 #define __trait_outline __noinline __trait_unused
 
 #define __TRAIT_ENOTSUPP 524 /* include/linux/errno.h */
@@ -332,17 +331,6 @@ struct __trait_flow_mark {
 #define __trait_is_vlan(type) ((type) == __trait_be16(0x8100) || (type) == __trait_be16(0x88a8))
 
 #define __trait_unlikely(condition) __builtin_expect(!!(condition), 0)
-
-/*
- * Context fields are loaded by hand: clang otherwise keeps `ctx + offset` in a register, which the verifier refuses
- * ("modified ctx ptr"), or reuses packet pointers that a helper has made invalid.
- */
-#define __trait_ctx_ptr(type, ctx, field)                                                                              \
-	({                                                                                                             \
-		void *__p;                                                                                             \
-		asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(__p) : "r"(ctx), "i"(__builtin_offsetof(type, field)));   \
-		__p;                                                                                                   \
-	})
 
 /* Copies a value of 0, 1, 2, 4, 8 or 16 bytes; `size` is a constant to clang or to the verifier. */
 static __always_inline void __trait_copy(void *to, const void *from, __u32 size)
@@ -398,7 +386,7 @@ static __always_inline _Bool __trait_is_sealed(__u64 end, __u64 stamp)
  * The stamp says where it is; but some drivers' skbs begin in front of what XDP took for the start (virtio_net's small
  * buffers). Not static, so that the verifier goes through it once for a program.
  */
-__weak __noinline __u64 trait_moved_region(__u64 head, __u64 at, __u64 stamp)
+__trait_global __u64 trait_moved_region(__u64 head, __u64 at, __u64 stamp)
 {
 	__u32 flow_len = trait_area.flow_len;
 	__u64 end = head + stamp - flow_len;
@@ -455,15 +443,6 @@ static __always_inline int __trait_kernel_get(__u64 head, __u64 at, __u32 meta_l
 	return size;
 }
 
-/* All ones if the highest bit is set, else 0. Hidden from clang, which would make branches of what is done with it. */
-static __always_inline __u64 __trait_sign_mask(__u64 word)
-{
-	__trait_hide(word);
-	word = (__s64)word >> 63;
-	__trait_hide(word);
-	return word;
-}
-
 /* The word that starts 0, 4 or 8 bytes into two words. */
 static __always_inline __u64 __trait_word_between(const struct __trait_words *pair, int offset)
 {
@@ -475,8 +454,7 @@ static __always_inline __u64 __trait_word_between(const struct __trait_words *pa
 /*
  * Where the flow region ends if XDP saw this headroom: there or, after VLAN tags were taken out, 4 or 8 bytes on; 0 if it
  * is in none of these places. The area lies in front of what is now the MAC header: nothing behind that counts. The result
- * is the place times 65536, plus the headroom.
- * Free of branches, because the verifier would follow each in every place this is called from.
+ * is the place times 65536, plus the headroom. Free of branches: __trait_sign_mask.
  */
 static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_header)
 {
@@ -504,7 +482,7 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
  * that it was computed from. Those are where they were, or 4 or 8 bytes on if the kernel removed VLAN tags inside the tunnel
  * and moved nothing of the area. Not static, as that is not.
  */
-__weak __noinline int trait_is_own(__u64 head, __u32 found, __u32 mac_header, __u32 meta_len)
+__trait_global int trait_is_own(__u64 head, __u32 found, __u32 mac_header, __u32 meta_len)
 {
 	__u32 headroom = found & 0xffff, place = found >> 16;
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len;
@@ -556,19 +534,11 @@ __weak __noinline int trait_is_own(__u64 head, __u32 found, __u32 mac_header, __
 	return mac_header >= place + meta_len + 8 && check == __trait_check(front.word[1]);
 }
 
-/* The higher of two numbers, without a branch. */
-static __always_inline __u32 __trait_higher(__u32 one, __u32 other)
-{
-	__u64 more = (__u64)other - one;
-
-	return one + (more & ~__trait_sign_mask(more));
-}
-
 /*
  * Decapsulation has moved the MAC header: looks for an area at the headrooms that XDP saw. Returns what __trait_seek does. Not
  * static, so that the verifier goes through it once for a program, and not for each way to each call.
  */
-__weak __noinline __u32 trait_decap_anchor(__u64 head, __u32 mac_header)
+__trait_global __u32 trait_decap_anchor(__u64 head, __u32 mac_header)
 {
 	struct trait_anchors *seen;
 	__u32 zero = 0, found;
@@ -609,7 +579,7 @@ struct __trait_skb_head {
 static __trait_outline int __trait_copy_skb_head(const struct sk_buff *skb, struct __trait_skb_head *to)
 {
 	const struct sk_buff___traits *s = (const void *)skb;
-	/* the verifier wants what is on the stack aligned as it is in the kernel's structure */
+	/* aligned on the stack as it is in the kernel's structure: __trait_stack_align */
 	__u32 start = bpf_core_field_offset(s->mac_header) & ~7U;
 	__u32 mac_at = bpf_core_field_offset(s->mac_header) - start, end_at = bpf_core_field_offset(s->end) - start,
 	      head_at = bpf_core_field_offset(s->head) - start;
@@ -617,7 +587,7 @@ static __trait_outline int __trait_copy_skb_head(const struct sk_buff *skb, stru
 
 	if (head_at > sizeof(copy) - 8 || end_at > sizeof(copy) - 4)
 		return -ENOENT;
-	__trait_hide(mac_at); /* clang would add it by an OR, which the verifier refuses of a pointer */
+	__trait_keep_number(mac_at);
 	bpf_probe_read_kernel(copy, sizeof(copy), (const void *)s + start);
 	to->head = *(__u64 *)((void *)copy + head_at);
 	to->end = *(__u32 *)((void *)copy + end_at);
@@ -753,7 +723,7 @@ static __always_inline void *__trait_xdp_area_end(struct xdp_md *ctx)
 	data = __trait_ctx_ptr(struct xdp_md, ctx, data);
 	if (__trait_unlikely(end > data))
 		return (void *)0;
-	__trait_hide(end);
+	__trait_keep_checked(end);
 	if (__trait_unlikely(end < data))
 		return (void *)0;
 	if (__trait_unlikely(((struct __trait_footer *)end - 1)->nonce != nonce))
@@ -855,7 +825,7 @@ static __always_inline void *__trait_flow(void *meta, void *data, __u32 *meta_le
 	*meta_len = data - meta;
 	if (*meta_len < flow_len || *meta_len > __TRAIT_META_MAX)
 		return (void *)0;
-	flow = meta + ((*meta_len - flow_len) & 0xff);
+	flow = meta + __trait_below(*meta_len - flow_len, 256);
 	if (flow + flow_len > data)
 		return (void *)0;
 	return ((struct __trait_footer *)(flow + (flow_len - 16)))->nonce == trait_area.flow_nonce ? flow : (void *)0;
@@ -878,7 +848,7 @@ static __always_inline __u64 __trait_headroom(struct xdp_md *ctx)
 }
 
 /* Publishes it, for readers behind a decapsulation. Returns 0. */
-__weak __noinline int trait_publish_headroom(struct xdp_md *ctx)
+__trait_global int trait_publish_headroom(struct xdp_md *ctx)
 {
 	struct trait_anchors *seen;
 	__u32 zero = 0, headroom;
@@ -948,13 +918,13 @@ static __always_inline int __trait_xdp_adjust_meta(struct xdp_md *ctx, __u32 len
  * Reserves `len` bytes of metadata between what is there, the first `below` bytes of which move down, and the rest. The
  * new bytes are not zeroed. Returns 0, -EOPNOTSUPP, -ENOSPC.
  */
-__weak __noinline int trait_xdp_reserve(struct xdp_md *ctx, __u32 len, __u32 below)
+__trait_global int trait_xdp_reserve(struct xdp_md *ctx, __u32 len, __u32 below)
 {
 	void *meta, *data, *from;
 	__u32 i;
 	int err;
 
-	len &= 0xff;
+	len = __trait_below(len, 256);
 	err = __trait_xdp_adjust_meta(ctx, len);
 	if (err)
 		return err;
@@ -964,7 +934,7 @@ __weak __noinline int trait_xdp_reserve(struct xdp_md *ctx, __u32 len, __u32 bel
 	for (i = 0; i < __TRAIT_META_MAX && i < below; i += 4) {
 		if (from + i + 4 > data || meta + i + 4 > data)
 			break;
-		*(volatile __u32 *)(meta + i) = *(volatile __u32 *)(from + i);
+		*(__u32 *)(meta + i) = *(__u32 *)(from + i);
 	}
 	return 0;
 }
@@ -972,7 +942,7 @@ __weak __noinline int trait_xdp_reserve(struct xdp_md *ctx, __u32 len, __u32 bel
 /* Zeroes whole words: as many as there are in `len` bytes. */
 static __always_inline void __trait_zero_words(void *to, __u32 len)
 {
-	volatile __u64 *word = to;
+	__u64 *word = to;
 	__u32 i;
 
 	/*
@@ -980,18 +950,18 @@ static __always_inline void __trait_zero_words(void *to, __u32 len)
 	 * taken, so there should be few of them.
 	 */
 	if (len & 8)
-		*word++ = 0;
+		__trait_store_zero(__u64, word++);
 	if (len & 16) {
-		*word++ = 0;
-		*word++ = 0;
+		__trait_store_zero(__u64, word++);
+		__trait_store_zero(__u64, word++);
 	}
 #pragma unroll
 	for (i = 0; i < __TRAIT_META_MAX / 32; i++)
 		if (32 * i + 32 <= len) {
-			word[4 * i] = 0;
-			word[4 * i + 1] = 0;
-			word[4 * i + 2] = 0;
-			word[4 * i + 3] = 0;
+			__trait_store_zero(__u64, &word[4 * i]);
+			__trait_store_zero(__u64, &word[4 * i + 1]);
+			__trait_store_zero(__u64, &word[4 * i + 2]);
+			__trait_store_zero(__u64, &word[4 * i + 3]);
 		}
 }
 
@@ -1000,15 +970,15 @@ static __always_inline void __trait_zero(void *to, __u32 len)
 	__trait_zero_words(to, len);
 	to += len & ~7U;
 	if (len & 4) {
-		*(volatile __u32 *)to = 0;
+		__trait_store_zero(__u32, to);
 		to += 4;
 	}
 	if (len & 2) {
-		*(volatile __u16 *)to = 0;
+		__trait_store_zero(__u16, to);
 		to += 2;
 	}
 	if (len & 1)
-		*(volatile __u8 *)to = 0;
+		__trait_store_zero(__u8, to);
 }
 
 /* Points to the area at `offset` (a result of trait_xdp_open) from data_meta. */
@@ -1017,8 +987,8 @@ static __always_inline void *__trait_xdp_area_at(struct xdp_md *ctx, __u32 offse
 	void *area = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
 	void *data = __trait_ctx_ptr(struct xdp_md, ctx, data);
 
-	__trait_hide(offset); /* clang leaves the bound out where it knows it; the verifier does not */
-	area += offset & 0xff;
+	__trait_keep_bound(offset);
+	area += __trait_below(offset, 256);
 	return area + trait_area.area_len > data ? (void *)0 : area;
 }
 
@@ -1087,7 +1057,7 @@ static __always_inline struct __trait_packet_mark *__trait_packet_mark(void *are
  * Makes sure that there is an open area in front of the packet data: reserves it, or opens it if it was sealed.
  * Returns its offset from data_meta (the length of foreign metadata below it), or an errno.
  */
-__weak __noinline int trait_xdp_open(struct xdp_md *ctx)
+__trait_global int trait_xdp_open(struct xdp_md *ctx)
 {
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len, area_len = trait_area.area_len;
 	struct __trait_packet_mark *mark;
@@ -1334,7 +1304,7 @@ static __always_inline int trait_drop_inherited(struct xdp_md *ctx)
 		return err;
 	meta = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
 	if (meta + len <= __trait_ctx_ptr(struct xdp_md, ctx, data))
-		*(volatile __u32 *)meta = 0;
+		__trait_store_zero(__u32, meta);
 	return 0;
 }
 
@@ -1547,10 +1517,10 @@ static __always_inline int __trait_view_get(const struct trait_view *view, const
 	_Pragma("clang diagnostic pop")
 
 /*
- * The verifier takes only aligned accesses to the stack, and a value is stored in words of up to 8 bytes. A value of a
- * type that is aligned to less (struct in6_addr, bytes) is read to a place that is aligned, then copied.
+ * A value of a type that is aligned to less than the verifier wants on the stack (struct in6_addr, bytes) is read to a place
+ * that is aligned, then copied.
  */
-#define __trait_align(key) (sizeof(trait_type_##key) >= 8 ? 8 : sizeof(trait_type_##key) ? sizeof(trait_type_##key) : 1)
+#define __trait_align(key) __trait_stack_align(trait_type_##key)
 
 #define __trait_read(key, ptr, get, from)                                                                              \
 	({                                                                                                             \

@@ -55,7 +55,7 @@ fn log(code: &mut Code, scope: &Scope<'_>) {
     code.blank();
     let traits_parameter = if shown.is_empty() { String::new() } else { format!("const struct {name}_traits *t, ") };
     code.function(format_args!(
-        "__weak __noinline int {name}_log({} *ctx, {traits_parameter}__u32 rule, __u32 text, __u32 length)",
+        "__trait_global int {name}_log({} *ctx, {traits_parameter}__u32 rule, __u32 text, __u32 length)",
         place.context()
     ));
     code.line(format_args!("struct {name}_event *record;"));
@@ -90,7 +90,7 @@ fn variables(code: &mut Code, scope: &Scope<'_>, needs: &Needs) {
         code.line(format_args!("struct {COUNTERS} *counters;"));
     }
     if !needs.read.is_empty() {
-        code.line("__u64 zero = pt_zero;");
+        code.line("__u64 zero = __trait_unknown_zero;");
     }
     if needs.redirects() {
         code.line("int verdict;");
@@ -149,7 +149,7 @@ fn part(code: &mut Code, scope: &Scope<'_>, number: usize, some: &[Rule], first:
         false => format!(", struct {name}_traits *t"),
     };
     code.function(format_args!(
-        "__weak __noinline __u64 {name}_rules_{number}({} *ctx, const volatile struct {name}_packet *pkt{traits_parameter})",
+        "__trait_global __u64 {name}_rules_{number}({} *ctx, const __trait_reloaded struct {name}_packet *pkt{traits_parameter})",
         place.context()
     ));
     // not of the whole block: the compiler warns of what is not used
@@ -190,7 +190,7 @@ fn program(code: &mut Code, scope: &Scope<'_>, block: &Block, first_rule: usize,
     code.function(format_args!("int {name}({} *ctx)", place.context()));
     code.line(format_args!("struct {name}_packet packet = {{}};"));
     if !block.rules.is_empty() {
-        code.line(format_args!("const volatile struct {name}_packet *pkt = &packet;"));
+        code.line(format_args!("const __trait_reloaded struct {name}_packet *pkt = &packet;"));
     }
     if !needs.traits().is_empty() {
         code.line(format_args!("struct {name}_traits traits = {{}}, *t = &traits;"));

@@ -86,7 +86,7 @@ impl Parser<'_> {
     fn extensions(&mut self) {
         let place = self.place;
         self.code.function(format_args!(
-            "__weak __noinline int {}({} *ctx, struct pt_extensions *extensions)",
+            "__trait_global int {}({} *ctx, struct pt_extensions *extensions)",
             extension_function(self.block),
             place.context()
         ));
@@ -106,7 +106,7 @@ impl Parser<'_> {
         self.code.line("at = extensions->at;");
         self.code.line("if (at > PT_AT_MAX)");
         self.code.line("\treturn 0;");
-        self.code.line("at = pt_bounded(at);");
+        self.code.line("__trait_show_bound(at, PT_AT_MAX);");
         self.packet_of_netfilter();
         self.code.line(format_args!("if (!{})", self.loads("at", "8")));
         self.code.line("\treturn 0;");
@@ -130,7 +130,7 @@ impl Parser<'_> {
         // lengths that headers claim are compared with it
         let ends = needs.ipv4(outer) || needs.extensions(outer);
         self.code.function(format_args!(
-            "__weak __noinline int {name}_parse({} *ctx, struct {name}_packet *pkt)",
+            "__trait_global int {name}_parse({} *ctx, struct {name}_packet *pkt)",
             place.context()
         ));
         if parses {
@@ -139,7 +139,7 @@ impl Parser<'_> {
             self.code.line("struct pt_buffer buffer;");
             self.code.line("const void *header;");
             if needs.ip(outer) {
-                self.code.line("__u64 zero = pt_zero;");
+                self.code.line("__u64 zero = __trait_unknown_zero;");
             }
             if ends {
                 self.code.line("__u64 end;");
@@ -244,10 +244,10 @@ impl Parser<'_> {
 
     /// Has the variable be this place, of which the verifier is to know the bound only. Nothing is read behind that.
     fn forget(&mut self, variable: &str, at: &str) {
-        self.code.line(format_args!("{variable} = pt_any({at}, zero);"));
+        self.code.line(format_args!("{variable} = __trait_forget({at}, zero);"));
         self.code.line(format_args!("if ({variable} > PT_AT_MAX)"));
         self.leave();
-        self.code.line(format_args!("{variable} = pt_bounded({variable});"));
+        self.code.line(format_args!("__trait_show_bound({variable}, PT_AT_MAX);"));
     }
 
     /// What the interface's packets begin with: the loader says it.
@@ -324,10 +324,10 @@ impl Parser<'_> {
         if !self.needs.vlan(layer) {
             return;
         }
-        self.code.open("if (pt_ctx_load(struct __sk_buff, ctx, vlan_present))");
+        self.code.open("if (__trait_ctx_load(struct __sk_buff, ctx, vlan_present))");
         self.there(layer, Header::Vlan);
-        self.keep(layer, FieldKind::VlanId, "pt_ctx_load(struct __sk_buff, ctx, vlan_tci) & 0xfff");
-        self.keep(layer, FieldKind::VlanPriority, "pt_ctx_load(struct __sk_buff, ctx, vlan_tci) >> 13");
+        self.keep(layer, FieldKind::VlanId, "__trait_ctx_load(struct __sk_buff, ctx, vlan_tci) & 0xfff");
+        self.keep(layer, FieldKind::VlanPriority, "__trait_ctx_load(struct __sk_buff, ctx, vlan_tci) >> 13");
         self.code.close();
     }
 
@@ -463,7 +463,7 @@ impl Parser<'_> {
             return;
         }
         self.code.blank();
-        self.code.line("protocol = pt_any(protocol, zero);");
+        self.code.line("protocol = __trait_forget(protocol, zero);");
         self.code.open("switch (protocol)");
         if needs.tcp(layer) {
             self.code.case("PT_TCP_PROTOCOL");
@@ -635,7 +635,7 @@ impl Parser<'_> {
             for (number, field) in needs.options.iter().enumerate() {
                 let FieldKind::GeneveOption { class, kind } = field.kind else { continue };
                 self.code.open(format_args!(
-                    "if (what == {:#08x} && !(pt_any(found, zero) & PT_OPTION({number})))",
+                    "if (what == {:#08x} && !(__trait_forget(found, zero) & PT_OPTION({number})))",
                     u32::from(class) << 8 | u32::from(kind)
                 ));
                 self.code.line(format_args!("found |= PT_OPTION({number});"));

@@ -84,8 +84,8 @@ impl Place {
     pub(super) fn length(self) -> &'static str {
         match self {
             Place::Xdp => "pt_xdp_length(ctx)",
-            Place::Tc(Direction::Ingress) => "pt_ctx_load(struct __sk_buff, ctx, len) + in_front",
-            Place::Tc(Direction::Egress) | Place::Cgroup(_) => "pt_ctx_load(struct __sk_buff, ctx, len)",
+            Place::Tc(Direction::Ingress) => "__trait_ctx_load(struct __sk_buff, ctx, len) + in_front",
+            Place::Tc(Direction::Egress) | Place::Cgroup(_) => "__trait_ctx_load(struct __sk_buff, ctx, len)",
             Place::Netfilter(_) => "pt_nf_length(ctx)",
             Place::Match | Place::Steer => "pt_net_length(ctx)",
         }
@@ -94,13 +94,13 @@ impl Place {
     /// Index of an interface; 0 if there is none.
     pub(super) fn interface(self, direction: InterfaceDirection) -> &'static str {
         match (self, direction) {
-            (Place::Xdp, InterfaceDirection::In) => "pt_ctx_load(struct xdp_md, ctx, ingress_ifindex)",
+            (Place::Xdp, InterfaceDirection::In) => "__trait_ctx_load(struct xdp_md, ctx, ingress_ifindex)",
             (Place::Tc(Direction::Ingress), InterfaceDirection::In)
             | (Place::Tc(Direction::Egress) | Place::Cgroup(Direction::Egress), InterfaceDirection::Out) => {
-                "pt_ctx_load(struct __sk_buff, ctx, ifindex)"
+                "__trait_ctx_load(struct __sk_buff, ctx, ifindex)"
             }
             (Place::Cgroup(Direction::Ingress) | Place::Match | Place::Steer, InterfaceDirection::In) => {
-                "pt_ctx_load(struct __sk_buff, ctx, ingress_ifindex)"
+                "__trait_ctx_load(struct __sk_buff, ctx, ingress_ifindex)"
             }
             (Place::Netfilter(_), InterfaceDirection::In) => "pt_nf_input(ctx)",
             (Place::Netfilter(_), InterfaceDirection::Out) => "pt_nf_output(ctx)",
@@ -146,8 +146,8 @@ impl Place {
         match self {
             Place::Xdp => "return XDP_PASS;",
             Place::Tc(_) => "return TC_ACT_UNSPEC;",
-            Place::Cgroup(_) => "return pt_verdict(1);",
-            Place::Netfilter(_) => "return pt_verdict(PT_NF_ACCEPT);",
+            Place::Cgroup(_) => "return __trait_constant(1);",
+            Place::Netfilter(_) => "return __trait_constant(PT_NF_ACCEPT);",
             Place::Match => "return pkt->length;",
             Place::Steer => "return PT_KERNEL_CHOOSES;",
         }
@@ -158,9 +158,9 @@ impl Place {
         match self {
             Place::Xdp => "return XDP_DROP;",
             Place::Tc(_) => "return TC_ACT_SHOT;",
-            Place::Cgroup(_) => "return pt_verdict(0);",
+            Place::Cgroup(_) => "return __trait_constant(0);",
             Place::Match => "return 0;",
-            Place::Netfilter(_) => "return pt_verdict(PT_NF_DROP);",
+            Place::Netfilter(_) => "return __trait_constant(PT_NF_DROP);",
             Place::Steer => "return PT_KERNEL_CHOOSES;",
         }
     }

@@ -225,7 +225,7 @@ impl Scope<'_> {
                 Header::GeneveOption => Some(format!("pkt->headers & PT_OPTION({})", self.needs.option_number(field))),
                 header => Some(format!("pkt->headers & {}", header_bits(field.layer, header))),
             },
-            Operand::Trait(key) => Some(format!("pt_any(t->_present, zero) & HAS_{}", self.keys[key.0])),
+            Operand::Trait(key) => Some(format!("__trait_forget(t->_present, zero) & HAS_{}", self.keys[key.0])),
         }
     }
 
@@ -234,7 +234,7 @@ impl Scope<'_> {
         match operand {
             Operand::Field(_) => self.copied(operand),
             Operand::Trait(key) => {
-                let any = if self.policy.type_of(operand).bits() > 64 { "pt_any128" } else { "pt_any" };
+                let any = if self.policy.type_of(operand).bits() > 64 { "pt_forget128" } else { "__trait_forget" };
                 format!("{any}(t->{}, zero)", self.keys[key.0])
             }
         }
@@ -413,7 +413,7 @@ impl Scope<'_> {
     fn store(&self, code: &mut Code, field: &str, value: &Value, plus: &str) {
         let computed = self.value(value, Type::Unsigned(32));
         self.with(code, &computed, |code, expression| {
-            code.line(format_args!("pt_ctx_store(struct __sk_buff, ctx, {field}, {expression}{plus});"));
+            code.line(format_args!("__trait_ctx_store(struct __sk_buff, ctx, {field}, {expression}{plus});"));
         });
     }
 
@@ -440,7 +440,7 @@ impl Scope<'_> {
                 });
             }
             Verdict::RedirectXsk(queue) => {
-                let own = || Computed::plain("pt_ctx_load(struct xdp_md, ctx, rx_queue_index)");
+                let own = || Computed::plain("__trait_ctx_load(struct xdp_md, ctx, rx_queue_index)");
                 let computed = queue.as_ref().map_or_else(own, |queue| self.value(queue, Type::Unsigned(32)));
                 self.with(code, &computed, |code, expression| {
                     code.line(format_args!("verdict = bpf_redirect_map(&{XSKS}, {expression}, XDP_PASS);"));

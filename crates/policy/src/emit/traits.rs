@@ -66,7 +66,7 @@ pub(super) fn loads(place: Place, needs: &Needs) -> bool {
 
 /// The function `<name>_load`.
 pub(super) fn load(code: &mut Code, name: &str, policy: &Policy, names: &[String], needs: &Needs, place: Place) {
-    code.function(format_args!("__weak __noinline int {name}_load({} *ctx, struct {name}_traits *t)", place.context()));
+    code.function(format_args!("__trait_global int {name}_load({} *ctx, struct {name}_traits *t)", place.context()));
     let loaded = needs.loaded();
     let reads = !loaded.is_empty();
     if reads {
@@ -111,10 +111,7 @@ pub(super) fn store(code: &mut Code, name: &str, policy: &Policy, names: &[Strin
         Place::Tc(_) => "trait_tc",
         _ => "trait",
     };
-    code.function(format_args!(
-        "__weak __noinline int {name}_store({} *ctx, struct {name}_traits *t)",
-        place.context()
-    ));
+    code.function(format_args!("__trait_global int {name}_store({} *ctx, struct {name}_traits *t)", place.context()));
     code.line("if (!t)");
     code.line("\treturn 0;");
     for id in &needs.changed {

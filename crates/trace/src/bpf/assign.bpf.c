@@ -90,7 +90,7 @@ static __always_inline void read_frame(struct xdp_md *ctx, __u64 end_address, _B
 		at += 40;
 		if (!has_ports(ip[6])) {
 			left = end - at;
-			__trait_hide(left); /* clang would subtract it from a pointer to the packet */
+			__trait_keep_number(left);
 			read_behind_extensions(end_address - left, end_address, h);
 			return;
 		}
@@ -115,14 +115,14 @@ static __always_inline void move_tc_id(struct saved *old, const struct trait_vie
 {
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len;
 	void *packet_end = (void *)old + packet_len, *flow_end = packet_end + flow_len;
-	volatile __u64 *tc_id_at = flow_end - config.tc_id_dist, *tc_entered_at = flow_end - config.tc_entered_dist;
+	__u64 *tc_id_at = flow_end - config.tc_id_dist, *tc_entered_at = flow_end - config.tc_entered_dist;
 
-	*(volatile __u64 *)(packet_end - (config.id_dist - flow_len)) = tc_id(view);
-	*(volatile __u64 *)(packet_end - (config.entered_dist - flow_len)) = entry_time(view);
-	*(volatile __u64 *)(packet_end - 16) |= config.id_bit | config.entered_bit;
+	*(__u64 *)(packet_end - (config.id_dist - flow_len)) = tc_id(view);
+	*(__u64 *)(packet_end - (config.entered_dist - flow_len)) = entry_time(view);
+	*(__u64 *)(packet_end - 16) |= config.id_bit | config.entered_bit;
 	*tc_id_at = 0;
 	*tc_entered_at = 0;
-	*(volatile __u64 *)(flow_end - 16) &= ~(config.tc_id_bit | config.tc_entered_bit);
+	*(__u64 *)(flow_end - 16) &= ~(config.tc_id_bit | config.tc_entered_bit);
 }
 
 /* Whether the word at an offset in an area has values, or says which there are. */
@@ -161,7 +161,7 @@ static __always_inline int carry_over(struct xdp_md *ctx, const void *skb)
 	bpf_probe_read_kernel((void *)old + packet_len, flow_len, (const void *)(view.flow_end - flow_len));
 	/* of a packet that was merged, keys to discard are left out */
 	if (packet_len)
-		*(volatile __u64 *)((void *)old + packet_len - 16) = view.packet_present;
+		*(__u64 *)((void *)old + packet_len - 16) = view.packet_present;
 	if (OWN_MERGE == TRAIT_KEEP_FIRST && config.tc_id_bit && tc_id(&view))
 		move_tc_id(old, &view);
 	offset = trait_xdp_open(ctx);
@@ -174,7 +174,7 @@ static __always_inline int carry_over(struct xdp_md *ctx, const void *skb)
 #pragma unroll
 	for (i = 0; i < AREA_MAX / 8; i++)
 		if (is_of_values(8 * i))
-			((volatile __u64 *)area)[i] = old->word[i];
+			((__u64 *)area)[i] = old->word[i];
 	return id ? BROUGHT_ID : BROUGHT_TRAITS;
 }
 

@@ -12,8 +12,8 @@ TRAIT_KEY_NAMED(trace_tc_entered, "trace.tc_entered", __u64);
 
 #define TC_PASS -1 /* TCX_NEXT, include/uapi/linux/bpf.h */
 
-/* Whether the packet is to be followed, by what it is and has when it comes here. A function for the sake of the stack. */
-static __noinline _Bool wanted(const void *skb, const struct trait_view *view)
+/* Whether the packet is to be followed, by what it is and has when it comes here. */
+static __trait_noinline_for_stack _Bool wanted(const void *skb, const struct trait_view *view)
 {
 	if (!traits_hold(view))
 		return 0;

@@ -20,11 +20,8 @@ struct detail {
 	_Bool inferred;
 	_Bool new_id;
 	_Bool spent;
-	/*
-	 * Runs in the context of the process that has to do with it. A word of its own: so the verifier knows it, and
-	 * lets programs load that may not ask for the process (of TC before 6.15).
-	 */
-	__u64 process;
+	/* Runs in the context of the process that has to do with it. Programs load that may not ask for the process. */
+	__trait_tracked process;
 };
 
 static __always_inline _Bool netns_wanted(__u32 netns)

@@ -50,7 +50,7 @@ enum point {
 	POINT_COUNT,
 };
 
-#define POINTS_MAX 32 /* a power of two, for the verifier */
+#define POINTS_MAX 32 /* a power of two: __trait_below */
 
 /* bits of event.flags */
 enum {
@@ -105,7 +105,7 @@ enum field {
 	FIELD_LENGTH,
 };
 
-#define FIELDS_MAX 8 /* a power of two, for the verifier */
+#define FIELDS_MAX 8 /* a power of two: __trait_below */
 
 enum operator{
 	OPERATOR_EQUAL,
@@ -220,11 +220,8 @@ struct extensions {
 	_Bool later; /* it is in a later fragment */
 };
 
-/*
- * Skips an extension header. Returns whether there was one, wholly there. Not static, so that the verifier goes through it
- * once, and not for each header that there may be.
- */
-__weak __noinline int trace_skip_extension(struct extensions *e)
+/* Skips an extension header, of many that there may be. Returns whether there was one, wholly there. */
+__trait_global int trace_skip_extension(struct extensions *e)
 {
 	__u32 len, fragment;
 	__u64 word;
@@ -331,7 +328,8 @@ static __always_inline _Bool headers_hold(const struct headers *h)
 			break;
 		if ((c->field == FIELD_SOURCE_PORT || c->field == FIELD_DESTINATION_PORT) && !h->ports)
 			return 0;
-		holds = compare(c, h->word[c->field % FIELDS_MAX]) || compare(c, h->word[c->other % FIELDS_MAX]);
+		holds = compare(c, h->word[__trait_below(c->field, FIELDS_MAX)]) ||
+			compare(c, h->word[__trait_below(c->other, FIELDS_MAX)]);
 		if (c->family && h->word[FIELD_FAMILY][0] != c->family)
 			holds = 0;
 		if (holds == !!c->negate)
@@ -426,7 +424,7 @@ static __always_inline struct event *reserve(__u16 point)
 	struct event *e = bpf_ringbuf_reserve(&events, config.event_len, 0);
 
 	if (!e)
-		__sync_fetch_and_add(&counters.lost[point % POINTS_MAX], 1);
+		__sync_fetch_and_add(&counters.lost[__trait_below(point, POINTS_MAX)], 1);
 	return e;
 }
 

@@ -21,7 +21,7 @@ static __always_inline void forget(struct receive *receive)
 	forget_last(receive);
 }
 
-#define SOCK_OPS(ctx, field) ((__u32)(__u64)__trait_ctx_ptr(struct bpf_sock_ops, ctx, field))
+#define SOCK_OPS(ctx, field) __trait_ctx_load(struct bpf_sock_ops, ctx, field)
 
 static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct receive *receive)
 {

@@ -29,7 +29,7 @@ static __always_inline __u64 live_keys(void)
 /* Offset of a key's value in traits.values; 0 for a flag. Without branches: see give_keys. */
 static __always_inline __u32 place_of(const struct key_record *record)
 {
-	__u32 of_packet = -(__u32)(record->merge != TRAIT_BLOCK), has_value = -(__u32)(record->size != 0);
+	__u32 of_packet = __trait_mask_if(record->merge != TRAIT_BLOCK), has_value = __trait_mask_if(record->size != 0);
 
 	return (trait_area.flow_len - record->distance + ((8 * VALUE_WORDS + __TRAIT_PACKET_FOOTER) & of_packet)) &
 	       has_value;
@@ -52,8 +52,8 @@ static __always_inline int find_key(__u32 number, struct place *place)
 	return 0;
 }
 
-#define OPTVAL(ctx) (*(void *volatile *)&(ctx)->optval)
-#define OPTVAL_END(ctx) (*(void *volatile *)&(ctx)->optval_end)
+#define OPTVAL(ctx) __trait_ctx_field(ctx, optval)
+#define OPTVAL_END(ctx) __trait_ctx_field(ctx, optval_end)
 
 static __always_inline int refuse(int err)
 {
@@ -71,15 +71,9 @@ static __always_inline int give(struct bpf_sockopt *ctx, __s32 len)
 /* A value's place in `word`, if `size` bytes from it on are among its first `len`; else NULL. */
 static __always_inline void *value_at(const __u64 *word, __u32 len, __u32 offset, __u32 size)
 {
-	__trait_hide(offset); /* each size has a bound of its own, which clang would share */
+	__trait_keep_bound(offset);
 	return size <= len && offset <= len - size ? (void *)word + offset : NULL;
 }
-
-/* Does `act` with a constant `n` that is the size. */
-#define FOR_SIZE(size, act)                                                                                            \
-	switch (size) {                                                                                                \
-		act(1) act(2) act(4) act(8) act(16)                                                                    \
-	}
 
 /* Values that are being given. */
 struct giving {
@@ -112,7 +106,7 @@ static long give_value(__u32 number, struct giving *giving)
 		if (to + (n) <= giving->end)                                                                           \
 			__trait_copy(to, from, n);                                                                     \
 		return 0;
-	FOR_SIZE(place.size, COPY)
+	__TRAIT_FOR_SIZE(place.size, COPY)
 	return 0;
 }
 
@@ -191,7 +185,7 @@ static __always_inline int give_one(struct bpf_sockopt *ctx, const struct trait_
 			break;                                                                                         \
 		__trait_copy(to, from, n);                                                                             \
 		return give(ctx, n);
-	FOR_SIZE(place.size, GIVE)
+	__TRAIT_FOR_SIZE(place.size, GIVE)
 	return refuse(-EINVAL);
 }
 
@@ -370,7 +364,7 @@ static __always_inline int give_last(struct bpf_sockopt *ctx, struct receive *re
 		if (!is_taken(receive, last, TCP(socket_of(ctx), rcv_nxt)))
 			last = newest_of(receive, 1);
 		values = is_known(receive, last) ? &last->values : NULL;
-		__trait_hide(values); /* clang would ask again, and old verifiers not know the answer */
+		__trait_keep_choice(values);
 		ret = give_traits(ctx, values, number);
 		if (*(volatile __u32 *)&receive->last_sequence == sequence)
 			return ret;

@@ -142,8 +142,8 @@ static __always_inline int set_receive(struct bpf_sockopt *ctx, struct bpf_sock 
 		receive->wants |= SET_RCVMARK;
 	}
 	/* the kernel sets this in its stead */
-	*(volatile __s32 *)&ctx->level = SOL_SOCKET;
-	*(volatile __s32 *)&ctx->optname = SO_RCVMARK;
+	__trait_ctx_field(ctx, level) = SOL_SOCKET;
+	__trait_ctx_field(ctx, optname) = SO_RCVMARK;
 	return 1;
 }
 
@@ -182,7 +182,7 @@ static __always_inline int read_change(struct bpf_sockopt *ctx, __u32 number, st
 			return -EINVAL;                                                                                \
 		__trait_copy(change->value, from, n);                                                                  \
 		return 0;
-	FOR_SIZE(change->place.size, TAKE)
+	__TRAIT_FOR_SIZE(change->place.size, TAKE)
 	return -EINVAL;
 }
 
@@ -232,7 +232,7 @@ static __always_inline void make_change(struct trait_sender_values *values, cons
 			return;                                                                                        \
 		__trait_copy(to, change->value, n);                                                                    \
 		break;
-	FOR_SIZE(change->place.size, MAKE)
+	__TRAIT_FOR_SIZE(change->place.size, MAKE)
 	values->present |= change->place.bit;
 }
 

@@ -218,7 +218,7 @@ static __always_inline void zero_words(__u64 *to, __u32 words)
 	__u64 zero = 0;
 	__u32 i;
 
-	__trait_hide(zero); /* clang would call memset */
+	__trait_keep_loop(zero);
 	for (i = 0; i < WORDS_MAX && i < words; i++)
 		to[i] = zero;
 }
