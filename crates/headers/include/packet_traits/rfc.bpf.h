@@ -80,7 +80,7 @@ static __trait_outline int __trait_rfc_set(struct xdp_md *ctx, __u32 key, const 
 		return -EINVAL;
 	if (slot->size != size)
 		return -EBUSY;
-	offset = trait_xdp_open(ctx);
+	offset = __trait_xdp_open(ctx);
 	if (offset < 0)
 		return offset;
 	if (size) {

@@ -63,7 +63,7 @@ enum trait_sender_next {
 /* Counts up with the layout of struct trait_sender: a program that was compiled with another one finds no storage. */
 #define TRAIT_SENDER_LAYOUT 2
 
-static __always_inline __u64 trait_sender_nonce(void)
+static __always_inline __u64 __trait_sender_nonce(void)
 {
 	return trait_area.sender_nonce ^ TRAIT_SENDER_LAYOUT;
 }
@@ -73,7 +73,7 @@ static __always_inline __u64 trait_sender_nonce(void)
  * wait for a writer that was interrupted.
  */
 struct trait_sender {
-	__u64 nonce; /* trait_sender_nonce() */
+	__u64 nonce; /* __trait_sender_nonce() */
 	__u32 sequence; /* odd: `next` is being written */
 	__u32 state;
 	__u64 task;
@@ -91,10 +91,10 @@ struct trait_sender {
 
 #define __TRAIT_STORAGE_MAX 32 /* storages of one socket that are looked at */
 
-/* Address of the storage of the socket at `sk`; 0 if it has none. Global, so that the verifier checks it once. */
-__trait_global __u64 trait_sender_of(__u64 sk)
+/* Address of the storage of the socket at `sk`; 0 if it has none. */
+__trait_global __u64 __trait_sender_storage(__u64 sk)
 {
-	__u64 nonce = trait_sender_nonce(), storage, node, data;
+	__u64 nonce = __trait_sender_nonce(), storage, node, data;
 	__u8 state;
 	int i;
 
@@ -183,7 +183,7 @@ static __always_inline _Bool __trait_sender_value(struct __trait_sender_read *re
 }
 
 /* Reads a value: the datagram's own, or else the socket's. Returns 1; 0 if it is not set. */
-__trait_global int trait_sender_read(struct __trait_sender_read *read)
+__trait_global int __trait_read_sender(struct __trait_sender_read *read)
 {
 	__u64 state, own;
 	__u32 sequence;
@@ -227,13 +227,13 @@ static __always_inline int __trait_sender_of_skb(const struct sk_buff *skb, cons
 	/* of a packet that came in, it is the socket it is for, or the sender's on another host of this kernel */
 	if (__trait_kernel_field(skb, struct sk_buff___traits, skb_iif))
 		return -ENOENT;
-	read.at = trait_sender_of(__trait_kernel_field(skb, struct sk_buff___traits, sk));
+	read.at = __trait_sender_storage(__trait_kernel_field(skb, struct sk_buff___traits, sk));
 	if (!read.at)
 		return -ENOENT;
 	read.bit = key->bit;
 	read.generation = key->generation;
 	read.offset = __trait_sender_offset(key, merge);
-	if (!trait_sender_read(&read))
+	if (!__trait_read_sender(&read))
 		return -ENOENT;
 	__trait_copy(val, &read.value, size);
 	return size;

@@ -384,9 +384,9 @@ static __always_inline _Bool __trait_is_sealed(__u64 end, __u64 stamp)
  * The end of a hidden region that is not in front of the flow region, or 0: the visible metadata was moved since, by
  * bpf_xdp_adjust_head or because the kernel took out VLAN tags of 4 bytes (skb_reorder_vlan_header in net/core/skbuff.c).
  * The stamp says where it is; but some drivers' skbs begin in front of what XDP took for the start (virtio_net's small
- * buffers). Not static, so that the verifier goes through it once for a program.
+ * buffers).
  */
-__trait_global __u64 trait_moved_region(__u64 head, __u64 at, __u64 stamp)
+__trait_global __u64 __trait_moved_region(__u64 head, __u64 at, __u64 stamp)
 {
 	__u32 flow_len = trait_area.flow_len;
 	__u64 end = head + stamp - flow_len;
@@ -420,7 +420,7 @@ static __always_inline __u64 __trait_packet_end(__u64 head, __u64 at, __u32 meta
 	if (meta_len != trait_area.flow_len || end < head + trait_area.packet_len)
 		return 0;
 	stamp = __trait_kernel_word(at - 24, 0);
-	return __trait_is_sealed(end, stamp) ? end : trait_moved_region(head, at, stamp);
+	return __trait_is_sealed(end, stamp) ? end : __trait_moved_region(head, at, stamp);
 }
 
 static __always_inline int __trait_kernel_get(__u64 head, __u64 at, __u32 meta_len, __u64 bit, __u32 dist, __u8 merge,
@@ -476,13 +476,13 @@ static __trait_outline __u32 __trait_seek(__u64 head, __u32 headroom, __u32 mac_
 }
 
 /*
- * Whether the area that trait_decap_anchor found is this packet's, and not one that an earlier packet left in the buffer while
+ * Whether the area that __trait_decap_anchor found is this packet's, and not one that an earlier packet left in the buffer while
  * an XDP program of other software took headers off this packet and left metadata of its own. That metadata ends at the MAC
  * header. If it would cover the area's nonce, there is none. Otherwise the check tells, if that metadata would cover the bytes
  * that it was computed from. Those are where they were, or 4 or 8 bytes on if the kernel removed VLAN tags inside the tunnel
- * and moved nothing of the area. Not static, as that is not.
+ * and moved nothing of the area.
  */
-__trait_global int trait_is_own(__u64 head, __u32 found, __u32 mac_header, __u32 meta_len)
+__trait_global int __trait_is_own(__u64 head, __u32 found, __u32 mac_header, __u32 meta_len)
 {
 	__u32 headroom = found & 0xffff, place = found >> 16;
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len;
@@ -534,11 +534,8 @@ __trait_global int trait_is_own(__u64 head, __u32 found, __u32 mac_header, __u32
 	return mac_header >= place + meta_len + 8 && check == __trait_check(front.word[1]);
 }
 
-/*
- * Decapsulation has moved the MAC header: looks for an area at the headrooms that XDP saw. Returns what __trait_seek does. Not
- * static, so that the verifier goes through it once for a program, and not for each way to each call.
- */
-__trait_global __u32 trait_decap_anchor(__u64 head, __u32 mac_header)
+/* Decapsulation has moved the MAC header: looks for an area at the headrooms that XDP saw. Returns what __trait_seek does. */
+__trait_global __u32 __trait_decap_anchor(__u64 head, __u32 mac_header)
 {
 	struct trait_anchors *seen;
 	__u32 zero = 0, found;
@@ -623,8 +620,8 @@ static __always_inline __u64 __trait_skb_anchor(const struct sk_buff *skb, __u64
 	mac_header = __trait_can_cast() ? s->mac_header : copy.mac_header;
 	if (__trait_kernel_word(head + mac_header - 16, 1) == nonce)
 		return head + mac_header;
-	found = trait_decap_anchor(head, mac_header);
-	return found && trait_is_own(head, found, mac_header, *meta_len) ? head + (found >> 16) : 0;
+	found = __trait_decap_anchor(head, mac_header);
+	return found && __trait_is_own(head, found, mac_header, *meta_len) ? head + (found >> 16) : 0;
 }
 
 /*
@@ -837,10 +834,6 @@ static __always_inline void *__trait_xdp_flow(struct xdp_md *ctx, __u32 *meta_le
 			    meta_len);
 }
 
-/*
- * The next two are global functions, which the verifier checks once, not in every place they are called from.
- */
-
 /* The headroom XDP sees. */
 static __always_inline __u64 __trait_headroom(struct xdp_md *ctx)
 {
@@ -848,7 +841,7 @@ static __always_inline __u64 __trait_headroom(struct xdp_md *ctx)
 }
 
 /* Publishes it, for readers behind a decapsulation. Returns 0. */
-__trait_global int trait_publish_headroom(struct xdp_md *ctx)
+__trait_global int __trait_publish_headroom(struct xdp_md *ctx)
 {
 	struct trait_anchors *seen;
 	__u32 zero = 0, headroom;
@@ -885,7 +878,7 @@ static __always_inline __u64 __trait_published_headroom(struct xdp_md *ctx)
 	__u64 headroom = __trait_headroom(ctx);
 
 	if (headroom != trait_area.anchors[0])
-		trait_publish_headroom(ctx);
+		__trait_publish_headroom(ctx);
 	return headroom;
 }
 
@@ -918,7 +911,7 @@ static __always_inline int __trait_xdp_adjust_meta(struct xdp_md *ctx, __u32 len
  * Reserves `len` bytes of metadata between what is there, the first `below` bytes of which move down, and the rest. The
  * new bytes are not zeroed. Returns 0, -EOPNOTSUPP, -ENOSPC.
  */
-__trait_global int trait_xdp_reserve(struct xdp_md *ctx, __u32 len, __u32 below)
+__trait_global int __trait_xdp_reserve(struct xdp_md *ctx, __u32 len, __u32 below)
 {
 	void *meta, *data, *from;
 	__u32 i;
@@ -981,7 +974,7 @@ static __always_inline void __trait_zero(void *to, __u32 len)
 		__trait_store_zero(__u8, to);
 }
 
-/* Points to the area at `offset` (a result of trait_xdp_open) from data_meta. */
+/* Points to the area at `offset` (a result of __trait_xdp_open) from data_meta. */
 static __always_inline void *__trait_xdp_area_at(struct xdp_md *ctx, __u32 offset)
 {
 	void *area = __trait_ctx_ptr(struct xdp_md, ctx, data_meta);
@@ -1057,7 +1050,7 @@ static __always_inline struct __trait_packet_mark *__trait_packet_mark(void *are
  * Makes sure that there is an open area in front of the packet data: reserves it, or opens it if it was sealed.
  * Returns its offset from data_meta (the length of foreign metadata below it), or an errno.
  */
-__trait_global int trait_xdp_open(struct xdp_md *ctx)
+__trait_global int __trait_xdp_open(struct xdp_md *ctx)
 {
 	__u32 flow_len = trait_area.flow_len, packet_len = trait_area.packet_len, area_len = trait_area.area_len;
 	struct __trait_packet_mark *mark;
@@ -1086,10 +1079,10 @@ __trait_global int trait_xdp_open(struct xdp_md *ctx)
 			if (area && __trait_area_footer(area, TRAIT_KEEP_FIRST))
 				return meta_len - area_len;
 		}
-		err = below ? trait_xdp_reserve(ctx, packet_len, below) : __trait_xdp_adjust_meta(ctx, packet_len);
+		err = below ? __trait_xdp_reserve(ctx, packet_len, below) : __trait_xdp_adjust_meta(ctx, packet_len);
 	} else {
 		below = meta_len;
-		err = below ? trait_xdp_reserve(ctx, area_len, below) : __trait_xdp_adjust_meta(ctx, area_len);
+		err = below ? __trait_xdp_reserve(ctx, area_len, below) : __trait_xdp_adjust_meta(ctx, area_len);
 	}
 	if (err)
 		return err;
@@ -1156,7 +1149,7 @@ static __always_inline int __trait_area_del_key(void *area, const volatile struc
 static __trait_outline int __trait_xdp_set_slow(struct xdp_md *ctx, const volatile struct trait_key_desc *key,
 						const void *val, __u32 size)
 {
-	int offset = trait_xdp_open(ctx);
+	int offset = __trait_xdp_open(ctx);
 	void *area;
 
 	if (offset < 0)
@@ -1197,7 +1190,7 @@ static __always_inline int __trait_xdp_reopen(struct xdp_md *ctx)
 {
 	__u32 meta_len;
 
-	return __trait_xdp_flow(ctx, &meta_len) ? trait_xdp_open(ctx) : -ENOENT;
+	return __trait_xdp_flow(ctx, &meta_len) ? __trait_xdp_open(ctx) : -ENOENT;
 }
 
 static __trait_outline int __trait_xdp_del_slow(struct xdp_md *ctx, const volatile struct trait_key_desc *key)
@@ -1253,7 +1246,7 @@ static __always_inline int trait_init(struct xdp_md *ctx)
 
 	if (__trait_xdp_flow(ctx, &meta_len))
 		return trait_clear(ctx);
-	offset = trait_xdp_open(ctx);
+	offset = __trait_xdp_open(ctx);
 	return offset < 0 ? offset : 0;
 }
 

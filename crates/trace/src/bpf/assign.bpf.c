@@ -164,7 +164,7 @@ static __always_inline int carry_over(struct xdp_md *ctx, const void *skb)
 		*(__u64 *)((void *)old + packet_len - 16) = view.packet_present;
 	if (OWN_MERGE == TRAIT_KEEP_FIRST && config.tc_id_bit && tc_id(&view))
 		move_tc_id(old, &view);
-	offset = trait_xdp_open(ctx);
+	offset = __trait_xdp_open(ctx);
 	if (offset < 0)
 		return BROUGHT_NOTHING;
 	area = __trait_xdp_area_at(ctx, offset);

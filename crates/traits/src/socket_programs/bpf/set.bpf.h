@@ -343,7 +343,7 @@ static __always_inline int set_sent(struct bpf_sockopt *ctx, struct bpf_sock *sk
 		set_next(ctx, send, all ? NULL : &change, revision);
 	else
 		set_own(ctx, send, all ? NULL : &change, revision);
-	send->nonce = trait_sender_nonce();
+	send->nonce = __trait_sender_nonce();
 	return done(ctx);
 }
 
