@@ -34,7 +34,7 @@ struct {
 SEC("tcx/ingress")
 int observe(struct __sk_buff *ctx)
 {
-	const void *skb = __trait_kern_ctx(ctx);
+	const void *skb = __trait_skb_of(ctx);
 	struct observed *seen;
 	__u32 zero = 0;
 	__u64 at;

@@ -181,12 +181,6 @@ static __always_inline _Bool find_in_frame(void *data, void *end, struct record 
 	return 0;
 }
 
-/* The context of netfilter programs (include/linux/netfilter/nf_bpf_link.h). */
-struct bpf_nf_ctx {
-	const struct nf_hook_state *state;
-	struct sk_buff *skb;
-};
-
 #define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___traits, field)
 #define NETNS_OF(net) __trait_kernel_field(net, struct net___traits, ns.inum)
 
@@ -299,7 +293,7 @@ static __always_inline int at_netfilter(struct bpf_nf_ctx *ctx, __u8 stage)
 {
 	struct record r = { .stage = stage };
 
-	if (find_in_skb(ctx->skb, &r)) {
+	if (find_in_skb(__trait_skb_of(ctx), &r)) {
 		READ_TRAITS(ctx, &r);
 		submit(&r);
 	}
@@ -322,7 +316,7 @@ int demo_local_in(struct bpf_nf_ctx *ctx)
 SEC("cgroup_skb/ingress")
 int demo_cgroup(struct __sk_buff *ctx)
 {
-	const void *skb = __trait_kern_ctx(ctx);
+	const void *skb = __trait_skb_of(ctx);
 	struct record r = { .stage = STAGE_CGROUP_INGRESS };
 
 	if (is_of_receiver(SKB(skb, dev)) && find_in_skb(skb, &r)) {
@@ -337,7 +331,7 @@ int demo_socket(struct __sk_buff *ctx)
 {
 	struct record r = { .stage = STAGE_SOCKET_FILTER };
 
-	if (find_in_skb(__trait_kern_ctx(ctx), &r)) {
+	if (find_in_skb(__trait_skb_of(ctx), &r)) {
 		READ_TRAITS(ctx, &r);
 		submit(&r);
 	}

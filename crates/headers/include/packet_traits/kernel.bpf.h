@@ -24,6 +24,10 @@
 #include <packet_traits/verifier.bpf.h>
 
 struct sk_buff;
+struct xdp_md;
+struct __sk_buff;
+struct bpf_nf_ctx;
+struct bpf_sock_ops;
 
 /* Only its BTF id is used: 16 bytes that may be read as two words. */
 struct in6_addr___traits {
@@ -337,5 +341,28 @@ struct fib6_table___traits {
 enum sock_flags___traits {
 	SOCK_RCVMARK___traits, /* 5.19; its number differs between kernels */
 };
+
+/* The context of netfilter programs (struct bpf_nf_ctx, include/linux/netfilter/nf_bpf_link.h). */
+struct __trait_nf_ctx {
+	void *state;
+	struct sk_buff *skb;
+};
+
+static __always_inline struct sk_buff *__trait_sock_ops_skb(struct bpf_sock_ops *ctx)
+{
+	__u64 skb = __trait_kernel_field(__trait_kern_ctx(ctx), struct bpf_sock_ops_kern___traits, skb);
+
+	return skb ? __trait_kernel_pointer(skb, struct sk_buff___traits) : (void *)0;
+}
+
+/* The kernel's skb behind a program's context; NULL where there is none: in XDP, and in some callbacks of sock_ops. */
+#define __trait_skb_of(ctx)                                                                                            \
+	_Generic((ctx),                                                                                                \
+		struct xdp_md *: (struct sk_buff *)0,                                                                  \
+		struct __sk_buff *: (struct sk_buff *)__trait_kern_ctx((void *)(ctx)),                                 \
+		struct bpf_nf_ctx *: ((struct __trait_nf_ctx *)(ctx))->skb,                                            \
+		struct bpf_sock_ops *: __trait_sock_ops_skb((void *)(ctx)),                                            \
+		struct sk_buff *: (ctx),                                                                               \
+		const struct sk_buff *: (ctx))
 
 #endif /* __PACKET_TRAITS_KERNEL_BPF_H */

@@ -174,7 +174,7 @@ static __always_inline __u32 pt_tc_in_front(struct __sk_buff *ctx)
 
 	if (!__trait_can_cast()) /* an older kernel */
 		return 0;
-	skb = __trait_skb_of_tc(ctx);
+	skb = __trait_skb_of(ctx);
 	bytes = __trait_kernel_field(skb, struct sk_buff___traits, data) -
 		__trait_kernel_field(skb, struct sk_buff___traits, head) -
 		__trait_kernel_field(skb, struct sk_buff___traits, mac_header);
@@ -198,7 +198,7 @@ static __always_inline __u32 pt_tc_network(struct __sk_buff *ctx)
 
 	if (!__trait_can_cast())
 		return 0;
-	skb = __trait_skb_of_tc(ctx);
+	skb = __trait_skb_of(ctx);
 	bytes = __trait_kernel_field(skb, struct sk_buff___traits, head) +
 		__trait_kernel_field(skb, struct sk_buff___traits, network_header) -
 		__trait_kernel_field(skb, struct sk_buff___traits, data);
@@ -256,7 +256,7 @@ static __always_inline __u32 pt_xdp_length(struct xdp_md *ctx)
 
 static __always_inline __u32 pt_nf_length(struct bpf_nf_ctx *ctx)
 {
-	return ((struct sk_buff___traits *)__trait_skb_of_nf(ctx))->len;
+	return ((struct sk_buff___traits *)__trait_skb_of(ctx))->len;
 }
 
 static __always_inline __u32 pt_nf_input(struct bpf_nf_ctx *ctx)
@@ -296,13 +296,13 @@ static __always_inline void pt_xdp_device_name(struct xdp_md *ctx, struct pt_wor
 
 static __always_inline void pt_skb_device_name(struct __sk_buff *ctx, struct pt_words *name)
 {
-	pt_device_name(__trait_kernel_field(__trait_kern_ctx(ctx), struct sk_buff___traits, dev), name);
+	pt_device_name(__trait_kernel_field(__trait_skb_of(ctx), struct sk_buff___traits, dev), name);
 }
 
 /* Of the interface it came in by, if it is still there: then this is its index. Else zeroes. */
 static __always_inline void pt_skb_input_name(struct __sk_buff *ctx, __u32 ifindex, struct pt_words *name)
 {
-	__u64 device = __trait_kernel_field(__trait_kern_ctx(ctx), struct sk_buff___traits, dev);
+	__u64 device = __trait_kernel_field(__trait_skb_of(ctx), struct sk_buff___traits, dev);
 
 	if (device && __trait_kernel_field(device, struct net_device___traits, ifindex) != ifindex)
 		device = 0;
@@ -325,7 +325,7 @@ static __always_inline void pt_nf_output_name(struct bpf_nf_ctx *ctx, struct pt_
 /* From the IP header on, wherever the packet's data starts now. */
 static __always_inline __u32 pt_net_length(struct __sk_buff *ctx)
 {
-	const void *skb = __trait_kern_ctx(ctx);
+	const void *skb = __trait_skb_of(ctx);
 	__u64 head = __trait_kernel_field(skb, struct sk_buff___traits, head);
 	__u64 data = __trait_kernel_field(skb, struct sk_buff___traits, data);
 	__u32 network = __trait_kernel_field(skb, struct sk_buff___traits, network_header);
@@ -714,7 +714,7 @@ static __always_inline void pt_nf_log_packet(struct bpf_nf_ctx *ctx, struct pt_l
 {
 	struct __trait_dynptr packet;
 
-	if (bpf_dynptr_from_skb((struct __sk_buff *)__trait_skb_of_nf(ctx), 0, (struct bpf_dynptr *)&packet)) {
+	if (bpf_dynptr_from_skb((struct __sk_buff *)__trait_skb_of(ctx), 0, (struct bpf_dynptr *)&packet)) {
 		event->captured = 0;
 		return;
 	}

@@ -219,10 +219,10 @@ static __always_inline int __trait_rfc_get_skb(struct __sk_buff *skb, __u64 key,
 		return -EINVAL;
 	if (!trait_area.flow_nonce)
 		return -ENOENT;
-	from.at = __trait_skb_anchor(__trait_skb_of_tc(skb), &from.head, &from.meta_len);
+	from.at = __trait_skb_anchor(__trait_skb_of(skb), &from.head, &from.meta_len);
 	if (!from.at)
 		return -ENOENT;
-	from.merged = trait_area.discard && !__trait_is_whole(__trait_skb_of_tc(skb), from.at,
+	from.merged = trait_area.discard && !__trait_is_whole(__trait_skb_of(skb), from.at,
 							      __trait_packet_end(from.head, from.at, from.meta_len));
 	return __trait_rfc_get(&from, key, value, size);
 }

@@ -239,36 +239,20 @@ static __always_inline int __trait_sender_of_skb(const struct sk_buff *skb, cons
 	return size;
 }
 
-static __always_inline int __trait_sender_ctx(struct __sk_buff *ctx, const volatile struct trait_key_desc *key,
-					      __u8 merge, void *val, __u32 size)
-{
-	return __trait_sender_of_skb(__trait_skb_of_tc(ctx), key, merge, val, size, __TRAIT_AT_BIND);
-}
-
-static __always_inline int __trait_sender_nf(struct bpf_nf_ctx *ctx, const volatile struct trait_key_desc *key,
-					     __u8 merge, void *val, __u32 size)
-{
-	return __trait_sender_of_skb(__trait_skb_of_nf(ctx), key, merge, val, size, __TRAIT_BEFORE_BIND);
-}
-
-static __always_inline int __trait_sender_skb(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
-					      __u8 merge, void *val, __u32 size)
-{
-	return __trait_sender_of_skb(skb, key, merge, val, size, __TRAIT_AFTER_BIND);
-}
-
 static __always_inline int __trait_tc_sender_get(struct __sk_buff *ctx, const volatile struct trait_key_desc *key,
 						 __u8 merge, void *val, __u32 size)
 {
-	return __trait_sender_of_skb(__trait_skb_of_tc(ctx), key, merge, val, size, __TRAIT_AFTER_BIND);
+	return __trait_sender_of_skb(__trait_skb_of(ctx), key, merge, val, size, __TRAIT_AFTER_BIND);
 }
 
-#define __trait_sender_get(ctx, ...)                                                                                   \
+#define __trait_sender_hook(ctx)                                                                                       \
 	_Generic((ctx),                                                                                                \
-		struct __sk_buff *: __trait_sender_ctx,                                                                \
-		struct bpf_nf_ctx *: __trait_sender_nf,                                                                \
-		struct sk_buff *: __trait_sender_skb,                                                                  \
-		const struct sk_buff *: __trait_sender_skb)(ctx, __VA_ARGS__)
+		struct __sk_buff *: __TRAIT_AT_BIND,                                                                   \
+		struct bpf_nf_ctx *: __TRAIT_BEFORE_BIND,                                                              \
+		struct sk_buff *: __TRAIT_AFTER_BIND,                                                                  \
+		const struct sk_buff *: __TRAIT_AFTER_BIND)
+
+#define __trait_sender_get(ctx, ...) __trait_sender_of_skb(__trait_skb_of(ctx), __VA_ARGS__, __trait_sender_hook(ctx))
 
 #define trait_sender_get(ctx, key, ptr) __trait_read(key, ptr, __trait_sender_get, ctx)
 

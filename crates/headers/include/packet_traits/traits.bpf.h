@@ -278,12 +278,6 @@ struct trait_flag {
 #define __TRAIT_FLAG_PICK(_1, _2, which, ...) which
 #define TRAIT_FLAG(...) __TRAIT_FLAG_PICK(__VA_ARGS__, __TRAIT_FLAG2, __TRAIT_FLAG1)(__VA_ARGS__)
 
-/* The context of netfilter programs (struct bpf_nf_ctx, include/linux/netfilter/nf_bpf_link.h). */
-struct __trait_nf_ctx {
-	void *state;
-	struct sk_buff *skb;
-};
-
 /* net/core/filter.c, weak so that objects load on kernels without it */
 extern int bpf_dynptr_from_skb_meta(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym __weak;
 
@@ -644,7 +638,7 @@ static __always_inline _Bool __trait_is_whole(const struct sk_buff *skb, __u64 a
 	return was && is <= was;
 }
 
-static __always_inline int __trait_skb_get(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
+static __always_inline int __trait_get_skb(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
 					   __u8 merge, void *val, __u32 size)
 {
 	__u32 meta_len;
@@ -657,49 +651,22 @@ static __always_inline int __trait_skb_get(const struct sk_buff *skb, const vola
 	return __trait_kernel_get(head, at, meta_len, key->bit, key->dist, merge, val, size);
 }
 
-static __always_inline struct sk_buff *__trait_skb_of_tc(struct __sk_buff *ctx)
+static __always_inline int __trait_get_any(const struct sk_buff *skb, const volatile struct trait_key_desc *key,
+					   __u8 merge, void *val, __u32 size)
 {
-	return __trait_kern_ctx(ctx);
+	return skb ? __trait_get_skb(skb, key, merge, val, size) : -ENOENT;
 }
 
-/* Not every callback has one. */
-static __always_inline struct sk_buff *__trait_skb_of_sock_ops(struct bpf_sock_ops *ctx)
-{
-	__u64 skb = __trait_kernel_field(__trait_kern_ctx(ctx), struct bpf_sock_ops_kern___traits, skb);
+/* An object that is not bound may have been loaded without CAP_PERFMON: it must not ask the kernel for its skb. */
+#define __trait_if_bound(call) (trait_area.flow_nonce ? (call) : -ENOENT)
 
-	return skb ? __trait_kernel_pointer(skb, struct sk_buff___traits) : (void *)0;
-}
-
-static __always_inline struct sk_buff *__trait_skb_of_nf(struct bpf_nf_ctx *ctx)
-{
-	return ((struct __trait_nf_ctx *)ctx)->skb;
-}
-
-static __always_inline int __trait_get_ctx(struct __sk_buff *ctx, const volatile struct trait_key_desc *key, __u8 merge,
-					   void *val, __u32 size)
-{
-	/* also that an object which is not bound, and loads without CAP_PERFMON, asks the kernel for nothing */
-	if (!trait_area.flow_nonce)
-		return -ENOENT;
-	return __trait_skb_get(__trait_skb_of_tc(ctx), key, merge, val, size);
-}
-
-static __always_inline int __trait_get_sock_ops(struct bpf_sock_ops *ctx, const volatile struct trait_key_desc *key,
-						__u8 merge, void *val, __u32 size)
-{
-	struct sk_buff *skb;
-
-	if (!trait_area.flow_nonce)
-		return -ENOENT;
-	skb = __trait_skb_of_sock_ops(ctx);
-	return skb ? __trait_skb_get(skb, key, merge, val, size) : -ENOENT;
-}
-
-static __always_inline int __trait_get_nf(struct bpf_nf_ctx *ctx, const volatile struct trait_key_desc *key, __u8 merge,
-					  void *val, __u32 size)
-{
-	return __trait_skb_get(__trait_skb_of_nf(ctx), key, merge, val, size);
-}
+/* A call: `xdp` takes the context, `skb` the skb behind it, `any` one that may be NULL. */
+#define __trait_call(ctx, xdp, skb, any, ...)                                                                          \
+	_Generic((ctx),                                                                                                \
+		struct xdp_md *: xdp((void *)(ctx), __VA_ARGS__),                                                      \
+		struct __sk_buff *: __trait_if_bound(skb(__trait_skb_of(ctx), __VA_ARGS__)),                           \
+		struct bpf_sock_ops *: __trait_if_bound(any(__trait_skb_of(ctx), __VA_ARGS__)),                        \
+		default: skb(__trait_skb_of(ctx), __VA_ARGS__))
 
 /*
  * XDP. The fast path is an open area with nothing below it: every place is a constant distance from data_meta.
@@ -1319,10 +1286,10 @@ static __always_inline int __trait_tc_get(struct __sk_buff *ctx, const volatile 
 	void *flow;
 
 	if (merge != TRAIT_BLOCK)
-		return __trait_get_ctx(ctx, key, merge, val, size);
+		return __trait_if_bound(__trait_get_skb(__trait_skb_of(ctx), key, merge, val, size));
 	flow = __trait_tc_flow(ctx, &meta_len);
 	if (!flow)
-		return __trait_get_ctx(ctx, key, merge, val, size);
+		return __trait_if_bound(__trait_get_skb(__trait_skb_of(ctx), key, merge, val, size));
 	if (!(((struct __trait_footer *)(flow + (trait_area.flow_len - 16)))->present & key->bit))
 		return -ENOENT;
 	if (size)
@@ -1421,24 +1388,9 @@ static __always_inline int __trait_view_skb(const struct sk_buff *skb, struct tr
 	return 0;
 }
 
-static __always_inline int __trait_view_ctx(struct __sk_buff *ctx, struct trait_view *view)
+static __always_inline int __trait_view_any(const struct sk_buff *skb, struct trait_view *view)
 {
-	return trait_area.flow_nonce ? __trait_view_skb(__trait_skb_of_tc(ctx), view) : -ENOENT;
-}
-
-static __always_inline int __trait_view_sock_ops(struct bpf_sock_ops *ctx, struct trait_view *view)
-{
-	struct sk_buff *skb;
-
-	if (!trait_area.flow_nonce)
-		return -ENOENT;
-	skb = __trait_skb_of_sock_ops(ctx);
 	return skb ? __trait_view_skb(skb, view) : -ENOENT;
-}
-
-static __always_inline int __trait_view_nf(struct bpf_nf_ctx *ctx, struct trait_view *view)
-{
-	return __trait_view_skb(__trait_skb_of_nf(ctx), view);
 }
 
 static __always_inline int __trait_view_xdp(struct xdp_md *ctx, struct trait_view *view)
@@ -1486,18 +1438,7 @@ static __always_inline int __trait_view_get(const struct trait_view *view, const
 /*
  * The calls.
  */
-#define __trait_by_ctx(ctx, xdp, tc, nf, sock_ops, skb)                                                                \
-	_Generic((ctx),                                                                                                \
-		struct xdp_md *: xdp,                                                                                  \
-		struct __sk_buff *: tc,                                                                                \
-		struct bpf_nf_ctx *: nf,                                                                               \
-		struct bpf_sock_ops *: sock_ops,                                                                       \
-		struct sk_buff *: skb,                                                                                 \
-		const struct sk_buff *: skb)
-
-#define __trait_get(ctx, ...)                                                                                          \
-	__trait_by_ctx(ctx, __trait_get_xdp, __trait_get_ctx, __trait_get_nf, __trait_get_sock_ops,                    \
-		       __trait_skb_get)(ctx, __VA_ARGS__)
+#define __trait_get(ctx, ...) __trait_call(ctx, __trait_get_xdp, __trait_get_skb, __trait_get_any, __VA_ARGS__)
 
 /* A key as the calls take it: its descriptor, and its merge policy, which the object's binding has checked. */
 #define __trait_desc(key) (&trait_key_##key.desc)
@@ -1565,9 +1506,7 @@ static __always_inline int __trait_view_get(const struct trait_view *view, const
 		__trait_del_xdp(ctx, __trait_desc(key));                                                               \
 	})
 
-#define trait_view(ctx, view)                                                                                          \
-	__trait_by_ctx(ctx, __trait_view_xdp, __trait_view_ctx, __trait_view_nf, __trait_view_sock_ops,                \
-		       __trait_view_skb)(ctx, view)
+#define trait_view(ctx, view) __trait_call(ctx, __trait_view_xdp, __trait_view_skb, __trait_view_any, view)
 
 #define trait_view_get(view, key, ptr) __trait_read(key, ptr, __trait_view_get, view)
 

@@ -3,18 +3,16 @@
  * What is written as it is only for the verifier, or for what clang makes of it: each idiom once. Included by kernel.bpf.h.
  * All of it is internal.
  *
- * Each entry says what it does; the symptom without it; and when it may go. Symptoms were seen with the kernel and the clang
- * that are named. "clang 14 to 23" are 14, 19 and 23, whose instructions were compared with and without the entry. Nothing
- * may go before the oldest kernel and the oldest clang that traits.bpf.h names do without it.
+ * Each entry says what it does, the symptom without it, and when it may go. "clang 14 to 23" are 14, 19 and 23, whose
+ * instructions were compared with and without the entry. "Never" means that all kernels and compilers so far need it.
  *
- * Four habits have no name, since they are a test or a member in one place:
- *	trait_view.direct		a flag in place of a test of `end`: the verifier does not know that a pointer to the
- *					packet is not 0
- *	__trait_xdp_set_slow		tests again whether the program is bound: an unbound one does not get there, but the
- *					verifier must see that
- *	__trait_frame_len		compares with the packet's end again: the verifier forgets a bound of a place that depends
- *					on the packet
- *	__trait_rfc_set, __trait_rfc_del	do the same in two branches: the verifier does not know which region it is
+ * Four habits have no name, since each is a test or a member in one place:
+ * - trait_view.direct is a flag in place of a test of `end`: the verifier does not know that a pointer to the packet is not 0.
+ * - __trait_xdp_set_slow tests again whether the program is bound. An unbound one does not get there, but the verifier must
+ *   see that.
+ * - __trait_frame_len compares with the packet's end again: the verifier may not see the bound of a place that depends on the
+ *   packet.
+ * - __trait_rfc_set and __trait_rfc_del do the same in two branches: the verifier does not know which region it is.
  */
 #ifndef __PACKET_TRAITS_VERIFIER_BPF_H
 #define __PACKET_TRAITS_VERIFIER_BPF_H
@@ -46,7 +44,7 @@
 /*
  * Does: this number is computed as a number.
  * Symptom: clang computes with the pointers that it is the difference of, or that it is added to: it subtracts from a pointer
- * to the packet (read_frame of the tracer), compares pointers in its place (is_known of the socket programs), or adds to a
+ * to the packet (read_frame of the tracer), computes a pointer in its place (is_known of the socket programs), or adds to a
  * pointer to the stack by an OR (__trait_copy_skb_head). The verifier refuses such arithmetic.
  * May go: not known; clang 14 to 23 emit other instructions without.
  */
@@ -107,7 +105,7 @@
  * Does: loads a field of 4 bytes of the context, as a pointer or as a number.
  * Symptom: clang 14 keeps `ctx + offset` in a register, which the verifier refuses ("modified ctx ptr"); or clang reuses a
  * pointer to the packet that a helper has made invalid.
- * May go: the former with a clang as the oldest that was not looked for; the latter not.
+ * May go: never, for the latter; which clang no longer does the former is not known.
  */
 #define __trait_ctx_ptr(type, ctx, field)                                                                              \
 	({                                                                                                             \
@@ -128,7 +126,7 @@
 /*
  * Does: a field of the context that is loaded, or stored to, by each use.
  * Symptom: clang 14 to 23 store two fields of 4 bytes that lie together, `level` and `optname` of struct bpf_sockopt, as one
- * word, which the verifier refuses; what they load is kept and ordered otherwise.
+ * word, which the verifier refuses (cg_sockopt_is_valid_access in kernel/bpf/cgroup.c).
  * May go: not known; clang 23 needs it.
  */
 #define __trait_ctx_field(ctx, field) (*(volatile __typeof__((ctx)->field) *)&(ctx)->field)
@@ -153,7 +151,7 @@
 /*
  * Does: a number of 64 bits that has been compared with `most`, a constant, is compared again in the register where it is.
  * Symptom: the verifier does not know of a copy on the stack what it has learnt of the register, and refuses the pointer that
- * the number is added to; seen on 6.1.
+ * the number is added to.
  * May go: with Linux 6.8 as the oldest.
  */
 #define __trait_show_bound(number, most) asm volatile("if %0 <= %1 goto +1\n\t%0 = %1" : "+r"(number) : "i"(most))

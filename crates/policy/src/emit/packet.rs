@@ -117,7 +117,7 @@ impl Parser<'_> {
     /// Makes the dynptr that netfilter programs load headers through.
     fn packet_of_netfilter(&mut self) {
         if matches!(self.place, Place::Netfilter(_)) {
-            self.code.line("if (bpf_dynptr_from_skb((struct __sk_buff *)__trait_skb_of_nf(ctx), 0,");
+            self.code.line("if (bpf_dynptr_from_skb((struct __sk_buff *)__trait_skb_of(ctx), 0,");
             self.code.line("\t\t\t(struct bpf_dynptr *)&packet))");
             self.code.line("\treturn 0;");
         }

@@ -30,7 +30,7 @@ static __trait_noinline_for_stack _Bool wanted(const void *skb, const struct tra
 SEC("tc")
 int trace_tc_enter(struct __sk_buff *ctx)
 {
-	const void *skb = __trait_kern_ctx(ctx);
+	const void *skb = __trait_skb_of(ctx);
 	struct detail detail = { .point = POINT_TC_INGRESS };
 	struct before_xdp *before;
 	struct trait_view view;

@@ -173,7 +173,7 @@ int trace_tc_ingress(struct __sk_buff *ctx)
 	before = bpf_map_lookup_elem(&before_xdp, &zero);
 	if (before && before->buffer)
 		before->buffer = 0;
-	LOOK(__trait_kern_ctx(ctx), .point = POINT_TC_INGRESS);
+	LOOK(__trait_skb_of(ctx), .point = POINT_TC_INGRESS);
 	return TC_PASS;
 }
 
@@ -185,10 +185,10 @@ SEC("netfilter")
 int trace_pre_routing(struct bpf_nf_ctx *ctx)
 {
 	struct current_packet *now = on_this_cpu();
-	__u64 id = LOOK(ctx->skb, .point = POINT_PRE_ROUTING);
+	__u64 id = LOOK(__trait_skb_of(ctx), .point = POINT_PRE_ROUTING);
 
 	if (now) {
-		now->routing = id ? (__u64)ctx->skb : 0;
+		now->routing = id ? (__u64)__trait_skb_of(ctx) : 0;
 		now->routing_id = id;
 	}
 	return NF_ACCEPT;
@@ -200,7 +200,7 @@ static __always_inline int after_routing(struct bpf_nf_ctx *ctx, __u16 point)
 
 	if (now && now->routing)
 		now->routing = 0;
-	LOOK(ctx->skb, .point = point);
+	LOOK(__trait_skb_of(ctx), .point = point);
 	return NF_ACCEPT;
 }
 
@@ -219,14 +219,14 @@ int trace_forward(struct bpf_nf_ctx *ctx)
 SEC("netfilter")
 int trace_local_out(struct bpf_nf_ctx *ctx)
 {
-	LOOK(ctx->skb, .point = POINT_OUTPUT);
+	LOOK(__trait_skb_of(ctx), .point = POINT_OUTPUT);
 	return NF_ACCEPT;
 }
 
 SEC("netfilter")
 int trace_post_routing(struct bpf_nf_ctx *ctx)
 {
-	LOOK(ctx->skb, .point = POINT_POST_ROUTING);
+	LOOK(__trait_skb_of(ctx), .point = POINT_POST_ROUTING);
 	return NF_ACCEPT;
 }
 
@@ -296,7 +296,7 @@ int BPF_PROG(trace_icmp, struct sk_buff *skb, int type, int code)
 SEC("tc")
 int trace_tc_egress(struct __sk_buff *ctx)
 {
-	LOOK(__trait_kern_ctx(ctx), .point = POINT_TC_EGRESS);
+	LOOK(__trait_skb_of(ctx), .point = POINT_TC_EGRESS);
 	return TC_PASS;
 }
 
@@ -404,7 +404,7 @@ static __always_inline void wait_for_delivery(const void *skb, __u64 id, __u64 c
 SEC("cgroup_skb/ingress")
 int trace_cgroup(struct __sk_buff *ctx)
 {
-	const void *skb = __trait_kern_ctx(ctx);
+	const void *skb = __trait_skb_of(ctx);
 	struct current_packet *now = on_this_cpu();
 	struct detail detail = { .point = POINT_CGROUP };
 	struct trait_view view;

@@ -187,12 +187,6 @@ struct {
 /* Set when the programs at all points are in place. Each object has its own. */
 __u64 armed SEC(".data.armed");
 
-/* The context of netfilter programs (include/linux/netfilter/nf_bpf_link.h). */
-struct bpf_nf_ctx {
-	const struct nf_hook_state *state;
-	struct sk_buff *skb;
-};
-
 /* Fields of the kernel's structures, as numbers: one may have an address only. */
 #define SKB(skb, field) __trait_kernel_field(skb, struct sk_buff___traits, field)
 #define SOCK(sk, field) __trait_kernel_field(sk, struct sock___traits, field)

@@ -56,7 +56,7 @@ static __always_inline _Bool is_ours(__u64 word)
 SEC("tc")
 int look(struct __sk_buff *ctx)
 {
-	const void *skb = __trait_kern_ctx(ctx);
+	const void *skb = __trait_skb_of(ctx);
 	__u64 head = __trait_kernel_field(skb, struct sk_buff___traits, head);
 	__u64 headroom = __trait_kernel_field(skb, struct sk_buff___test, data) - head;
 	__u64 tenant_of = 0;

@@ -286,7 +286,7 @@ static __noinline _Bool find(const void *skb, struct packet *packet, __u32 *len)
 #define TC(name, stage)                                                                                                \
 	SEC("tc") int name(struct __sk_buff *ctx)                                                                      \
 	{                                                                                                              \
-		READ(ctx, __trait_kern_ctx(ctx), stage);                                                               \
+		READ(ctx, __trait_skb_of(ctx), stage);                                                                 \
 		return TC_ACT_UNSPEC;                                                                                  \
 	}
 
@@ -296,7 +296,7 @@ TC(tc_upper, STAGE_TC)
 #define NETFILTER(name, stage)                                                                                         \
 	SEC("netfilter") int name(struct bpf_nf_ctx *ctx)                                                              \
 	{                                                                                                              \
-		READ(ctx, ((struct __trait_nf_ctx *)ctx)->skb, stage);                                                 \
+		READ(ctx, __trait_skb_of(ctx), stage);                                                                 \
 		return 1; /* NF_ACCEPT */                                                                              \
 	}
 
@@ -306,7 +306,7 @@ NETFILTER(local_in, STAGE_LOCAL_IN)
 SEC("cgroup_skb/ingress")
 int cgroup_ingress(struct __sk_buff *ctx)
 {
-	READ(ctx, __trait_kern_ctx(ctx), STAGE_CGROUP);
+	READ(ctx, __trait_skb_of(ctx), STAGE_CGROUP);
 	return 1;
 }
 

@@ -21,7 +21,7 @@ int assign(struct xdp_md *ctx)
 /* The length of the metadata, as the kernel has it. */
 static __always_inline __u64 metadata_len(struct __sk_buff *ctx)
 {
-	const void *skb = __trait_kern_ctx(ctx);
+	const void *skb = __trait_skb_of(ctx);
 	__u64 shared = __trait_kernel_field(skb, struct sk_buff___traits, head) +
 		       __trait_kernel_field(skb, struct sk_buff___traits, end);
 

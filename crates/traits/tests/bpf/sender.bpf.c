@@ -110,7 +110,7 @@ static __always_inline int netfilter(struct bpf_nf_ctx *ctx, __u32 stage)
 {
 	struct record r = { .stage = stage };
 
-	if (describe(__trait_skb_of_nf(ctx), &r)) {
+	if (describe(__trait_skb_of(ctx), &r)) {
 		READ_SENDER(trait_sender_get, trait_sender_is_set, ctx, &r);
 		submit(&r);
 	}
@@ -134,7 +134,7 @@ int cgroup_egress(struct __sk_buff *ctx)
 {
 	struct record r = { .stage = STAGE_CGROUP_EGRESS };
 
-	if (describe(__trait_kern_ctx(ctx), &r)) {
+	if (describe(__trait_skb_of(ctx), &r)) {
 		READ_SENDER(trait_sender_get, trait_sender_is_set, ctx, &r);
 		submit(&r);
 	}
@@ -146,7 +146,7 @@ int tc_egress(struct __sk_buff *ctx)
 {
 	struct record r = { .stage = STAGE_TC_EGRESS };
 
-	if (describe(__trait_kern_ctx(ctx), &r)) {
+	if (describe(__trait_skb_of(ctx), &r)) {
 		READ_SENDER(trait_tc_sender_get, trait_tc_sender_is_set, ctx, &r);
 		submit(&r);
 	}

@@ -84,7 +84,7 @@ static __noinline int zero_metadata(struct __sk_buff *ctx)
 
 static __always_inline __u32 headroom(struct __sk_buff *ctx)
 {
-	const void *skb = __trait_kern_ctx(ctx);
+	const void *skb = __trait_skb_of(ctx);
 
 	return __trait_kernel_field(skb, struct sk_buff___traits, data) -
 	       __trait_kernel_field(skb, struct sk_buff___traits, head);
@@ -95,7 +95,7 @@ static __noinline int wipe(struct __sk_buff *ctx)
 {
 	const __u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
 	_Bool is_ip = ctx->protocol == bpf_htons(ETH_P_IP) || ctx->protocol == bpf_htons(ETH_P_IPV6);
-	const void *skb = __trait_kern_ctx(ctx);
+	const void *skb = __trait_skb_of(ctx);
 	__u64 head = __trait_kernel_field(skb, struct sk_buff___traits, head);
 	__u64 shared = head + __trait_kernel_field(skb, struct sk_buff___traits, end);
 	__u32 room, visible;
@@ -165,7 +165,7 @@ static __always_inline int cross(struct __sk_buff *ctx, __u32 direction, _Bool w
 /* Whether the interface has an XDP program, which then is what attached the metadata, or let it pass. */
 static __always_inline _Bool has_xdp(struct __sk_buff *ctx)
 {
-	__u64 device = __trait_kernel_field(__trait_kern_ctx(ctx), struct sk_buff___traits, dev);
+	__u64 device = __trait_kernel_field(__trait_skb_of(ctx), struct sk_buff___traits, dev);
 	__u64 state = device + bpf_core_field_offset(struct net_device___traits, xdp_state);
 	int i;
 

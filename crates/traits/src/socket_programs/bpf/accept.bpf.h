@@ -25,7 +25,7 @@ static __always_inline void forget(struct receive *receive)
 
 static __always_inline void accept_syn(struct bpf_sock_ops *ctx, struct receive *receive)
 {
-	const void *skb = __trait_skb_of_sock_ops(ctx);
+	const void *skb = __trait_skb_of(ctx);
 	struct trait_sender_values *values;
 	struct syn_key key = {};
 

@@ -47,10 +47,10 @@ static __always_inline __u32 take_slot(struct __sk_buff *ctx, const struct recei
 	struct slot *slot;
 	int err;
 
-	err = VIEW(ctx, __trait_kern_ctx(ctx), &view);
+	err = VIEW(ctx, __trait_skb_of(ctx), &view);
 	if (err && !ctx->mark)
 		return HANDLE_PLAIN;
-	if (will_be_dropped(__trait_kern_ctx(ctx)))
+	if (will_be_dropped(__trait_skb_of(ctx)))
 		return HANDLE_NONE;
 	ring = bpf_map_lookup_elem(&pt_rings, &index);
 	if (!ring)
@@ -159,7 +159,7 @@ int pt_ingress(struct __sk_buff *ctx)
 	receive = bpf_sk_storage_get(&pt_receive, sk, 0, 0);
 	if (!receive || !receive->wants)
 		return 1;
-	skb = __trait_kern_ctx(ctx);
+	skb = __trait_skb_of(ctx);
 	if (sk->protocol == IPPROTO_UDP) {
 		if (receive->wants & WANTS_RECEIVED && has_rcvmark(SKB(skb, sk)))
 			ctx->mark = take_slot(ctx, receive);

@@ -22,7 +22,7 @@ int pt_egress(struct __sk_buff *ctx)
 	send = bpf_sk_storage_get(&pt_send, sk, 0, 0);
 	if (!send)
 		return 1;
-	skb = (__u64)__trait_kern_ctx(ctx);
+	skb = (__u64)__trait_skb_of(ctx);
 	if (send->state == TRAIT_NEXT_ARMED && __trait_is_current(send->task, send->pid)) {
 		send->skb = skb;
 		send->state = TRAIT_NEXT_BOUND;
