@@ -30,7 +30,6 @@ const OUR_HEADERS: [Header; 3] =
 
 /// How to compile.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Compiler {
     /// The compiler: a path, or a name that is looked for in `PATH`. From version 14.
     pub clang: PathBuf,

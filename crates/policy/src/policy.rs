@@ -45,7 +45,6 @@ pub struct InterfaceId(pub usize);
 
 /// A policy without an error in it.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
 pub struct Policy {
     /// The keys it declares, used or not.
     pub keys: Vec<KeyDeclaration>,
@@ -61,7 +60,6 @@ pub struct Policy {
 
 /// A key as a policy declares it.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct KeyDeclaration {
     /// Its name.
     pub name: KeyName,
@@ -149,7 +147,6 @@ impl From<KeyType> for Type {
 
 /// A set (no value type) or a map.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct Table {
     /// Its name; `None` if it is written in a rule.
     pub name: Option<String>,
@@ -174,7 +171,6 @@ impl Table {
 
 /// The keys from `low` to `high`, both included, and what a map has for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub struct Entry {
     /// The lowest key.
     pub low: u128,
@@ -186,7 +182,6 @@ pub struct Entry {
 
 /// A named counter: packets and bytes, as [`Field::LENGTH`](crate::field::Field) counts them.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct Counter {
     /// Its name.
     pub name: String,
@@ -206,7 +201,6 @@ pub const LOG_TEXT_LEN_MAX: usize = 63;
 
 /// The rules of one hook.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct Block {
     /// The name of its program: `[a-z][a-z0-9_]{0,14}`, unlike any other block's.
     pub name: String,
@@ -222,7 +216,6 @@ pub struct Block {
 
 /// What is done with packets for which a condition holds.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct Rule {
     /// Which packets.
     pub condition: Condition,

@@ -117,7 +117,6 @@ impl Detail {
 
 /// Why a packet was dropped, and by what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
 pub enum Cause {
     /// The kernel has dropped it.
     Kernel {

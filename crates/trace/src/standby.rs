@@ -34,7 +34,6 @@ const INTERVAL: Duration = Duration::from_millis(250);
 
 /// What [`Tracer::adapt`](crate::Tracer::adapt) did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Change {
     /// A packet has matched: all points are in place again.
     Armed,

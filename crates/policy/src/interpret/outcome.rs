@@ -34,7 +34,6 @@ pub struct Outcome<'p> {
 
 /// A verdict whose values are known, or the end of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Decision {
     /// It goes on; in a `match` block: it matches.
     Accept,
@@ -55,7 +54,6 @@ pub enum Decision {
 
 /// One packet more on a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Counted {
     /// Which counter.
     pub counter: CounterId,
@@ -113,7 +111,6 @@ pub struct ActionStep<'p> {
 
 /// What an action did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Effect {
     /// What it says, with this value: for a trait, the mark, the priority or the queue the one it has now; for `delete`
     /// the one it had; for `count by` the one it is counted under.

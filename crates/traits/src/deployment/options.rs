@@ -84,7 +84,6 @@ pub struct Filter {
 
 /// Who attaches a pinned socket filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum FilterUse {
     /// iptables (`-m bpf --object-pinned PATH`). It matches nothing when the deployment is down.
     Match,

@@ -163,7 +163,6 @@ impl AttachOptions {
 
 /// What [`SocketPrograms::attach`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Attached {
     /// The cgroup's id: the inode number of its directory.
     pub cgroup: u64,
