@@ -119,10 +119,11 @@ impl Outputs {
 
     /// Ends the files and prints the numbers, as far as each can be.
     pub(super) fn end(&mut self, end: &End<'_>, names: &mut Names) -> Outcome {
-        let ended = self.files.iter_mut().map(|(path, file)| file.end(end, names).map_err(cannot_write(path)));
-        let ended = ended.fold(Ok(()), |all: Outcome, one| all.and(one));
-        let numbers = self.lines.end(end, names).map_err(cannot_print);
-        ended.and(numbers)
+        let mut ended = Ok(());
+        for (path, file) in &mut self.files {
+            ended = ended.and(file.end(end, names).map_err(cannot_write(path)));
+        }
+        ended.and(self.lines.end(end, names).map_err(cannot_print))
     }
 }
 

@@ -186,7 +186,7 @@ fn plot(histogram: &Histogram) -> Markup {
             @for Bucket { start, last, count } in &buckets {
                 @let height = (*count as f64 / most * (HEIGHT - 20.0)).max(1.0);
                 @let (left, right) = (x(log(*start)), x(log(last.saturating_add(1))));
-                (bar(left, HEIGHT - height, (right - left - 0.5).max(1.0), height, html! {
+                (bar(left, HEIGHT - height, (right - left - 0.5).max(1.0), height, &html! {
                     title { (text::time(*start)) ": " (count) }
                 }))
             }
@@ -209,7 +209,7 @@ fn plot(histogram: &Histogram) -> Markup {
 }
 
 /// A blue rectangle of a plot, with what belongs into it.
-fn bar(x: f64, y: f64, width: f64, height: f64, inside: Markup) -> Markup {
+fn bar(x: f64, y: f64, width: f64, height: f64, inside: &Markup) -> Markup {
     html! {
         rect x=(format_args!("{x:.1}")) y=(format_args!("{y:.1}")) width=(format_args!("{width:.1}"))
             height=(format_args!("{height:.1}")) fill="#3b7dd8" { (inside) }
@@ -245,7 +245,7 @@ fn points(summary: &Summary) -> Markup {
                     td.n { (text::time(seen.since_step.quantile(0.99))) }
                     td {
                         svg viewBox="0 0 200 12" style="width:200px" {
-                            (bar(left, 3.0, (right - left).max(2.0), 6.0, Markup::default()))
+                            (bar(left, 3.0, (right - left).max(2.0), 6.0, &Markup::default()))
                         }
                     }
                 }
@@ -336,7 +336,7 @@ fn way(packet: &Packet, open: bool, names: &mut Names) -> Markup {
                     @let (top, baseline) = (row * 14 + 3, row * 14 + 11);
                     text x="0" y=(baseline) { (step.point) }
                     text x="100" y=(baseline) { (step.device()) @if !netns.is_empty() { "@" (netns) } }
-                    (bar(left, top as f64, (right - left).max(1.5), 9.0, Markup::default()))
+                    (bar(left, top as f64, (right - left).max(1.5), 9.0, &Markup::default()))
                     text x=(format_args!("{:.1}", (right + 4.0).min(806.0))) y=(baseline) {
                         "+" (text::time(step.at.saturating_sub(before))) " " (text::detail(&step.detail, names))
                     }
