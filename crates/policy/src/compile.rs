@@ -9,7 +9,6 @@ use std::{
     process::{Command, Stdio},
 };
 
-use packet_traits_headers::Header;
 use tempfile::TempDir;
 use thiserror::Error;
 
@@ -23,10 +22,6 @@ const SOURCE_NAME: &str = "policy.bpf.c";
 
 /// Name of the manifest's file, beside the source.
 const MANIFEST_NAME: &str = "manifest.json";
-
-/// The headers that emitted programs include.
-const OUR_HEADERS: [Header; 3] =
-    [packet_traits_headers::KERNEL, packet_traits_headers::POLICY, packet_traits_headers::TRAITS];
 
 /// How to compile.
 #[derive(Clone, Debug)]
@@ -95,8 +90,7 @@ impl Compiler {
             .map_err(|error| CompileError::Io { action: "writing the manifest".to_owned(), error: error.into() })?;
         write(&at.join(SOURCE_NAME), &with_manifest(&emitted.source))?;
         write(&at.join(MANIFEST_NAME), &json)?;
-        let ours = OUR_HEADERS.map(|header| (header.name, header.text));
-        write_all(&at.join("include").join(packet_traits_headers::FOLDER), &ours)?;
+        packet_traits_headers::write_to(&at.join("include")).map_err(io("writing the headers for the compiler"))?;
         write_all(&at.join("include/bpf"), self.headers)?;
 
         let architecture = env::consts::ARCH;
