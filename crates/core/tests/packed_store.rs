@@ -185,7 +185,11 @@ proptest! {
             let mut bytes = bytes.clone();
             let len = bytes.len();
             match Packed::from_bytes(&mut bytes, version) {
-                Err(error) => prop_assert_eq!(error.errno(), if len < HEADER_LEN { ENOMEM } else { EINVAL }),
+                Err(Error::NoRoomForHeader { found }) => prop_assert!(found == len && len < HEADER_LEN),
+                Err(Error::Truncated { needed, found }) => {
+                    prop_assert!(found == len && len >= HEADER_LEN && needed > len);
+                }
+                Err(error) => prop_assert!(false, "{}", error),
                 Ok(mut store) => {
                     prop_assert!(store.store_len() <= len);
                     let _ = match op {

@@ -200,7 +200,8 @@ proptest! {
         for len in 0..=bytes.len() {
             let mut tail = bytes[bytes.len() - len..].to_vec();
             let init = TraitsMut::init(&mut tail, &layout, &nonces).map(drop);
-            prop_assert_eq!(init.is_ok(), len >= layout.area_len());
+            let too_short = ViewError::TooShort { needed: layout.area_len(), found: len };
+            prop_assert_eq!(init, if len < layout.area_len() { Err(too_short) } else { Ok(()) });
             prop_assert!(init.is_ok() || tail == bytes[bytes.len() - len..]);
 
             let tail = &bytes[bytes.len() - len..];
