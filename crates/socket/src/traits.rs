@@ -174,6 +174,7 @@ mod tests {
     use packet_traits_core::Region;
 
     use super::{super::keys::tests::keys, *};
+    use crate::SocketError;
 
     #[test]
     fn values_are_where_the_table_says() {
@@ -224,6 +225,12 @@ mod tests {
         let foreign = Key::new(3, name, packet_traits_core::KeyType::U32, slot).unwrap();
         assert_eq!(traits.set_value(&foreign, &Value::U32(1)), Err(SetError::NoSlot(name)));
         assert!(traits.is_empty());
+
+        // where what else is called fails with the crate's error
+        let mut set = || -> Result<(), SocketError> { Ok(traits.set_value(&foreign, &Value::U32(1))?) };
+        let error = set().unwrap_err();
+        assert!(matches!(error, SocketError::Set(SetError::NoSlot(_))), "{error}");
+        assert_eq!((error.errno(), error.to_string()), (libc::EINVAL, SetError::NoSlot(name).to_string()));
     }
 
     #[test]
