@@ -5,10 +5,11 @@ mod common;
 use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use common::{Draft, compiler, equal, good, outer};
+use packet_traits::{KeyType, Merge};
 use packet_traits_lab::{clang, clangs};
 use packet_traits_policy::{
     compile::{CompileError, Compiler},
-    emit::{EmitError, EmitOptions, RULES_MAX, emit},
+    emit::{COUNTERS_MAX, EmitError, EmitOptions, GENEVE_OPTIONS_ASKED_MAX, KEYS_MAX, RULES_MAX, emit},
     field::FieldKind,
     hook::Hook,
     manifest::{Manifest, ManifestError, SECTION, VERSION},
@@ -50,8 +51,8 @@ fn an_object_depends_on_nothing_but_the_policy_and_the_compiler() {
 #[test]
 fn another_object_has_no_manifest_and_a_newer_one_is_refused() {
     let object = draft().compile(clang());
-    let text = format!("{:?}", Manifest::from_object(b"no object").unwrap_err());
-    assert!(text.starts_with("NoObject"), "{text}");
+    let error = Manifest::from_object(b"no object").unwrap_err();
+    assert!(matches!(error, ManifestError::NoObject(_)), "{error}");
 
     // the version is the first member
     let first = format!("{{\"version\":{VERSION},");
@@ -59,6 +60,9 @@ fn another_object_has_no_manifest_and_a_newer_one_is_refused() {
     let mut newer = object.clone();
     newer[at + 11] = b'9';
     assert!(matches!(Manifest::from_object(&newer), Err(ManifestError::Version { found: 9 })));
+    let mut damaged = object.clone();
+    damaged[at] = b'x';
+    assert!(matches!(Manifest::from_object(&damaged), Err(ManifestError::Damaged(_))));
 
     let name = object.windows(SECTION.len()).position(|bytes| bytes == SECTION.as_bytes()).unwrap();
     let mut other = object;
@@ -72,6 +76,17 @@ fn a_compiler_that_is_not_there_is_said_to_be_missing() {
     let error = compiler.compile(&draft().emit()).unwrap_err();
     assert!(matches!(error, CompileError::NoClang { .. }), "{error}");
     assert!(error.to_string().contains("package clang"), "{error}");
+}
+
+/// A file that the kernel does not execute, as it is after a bad download.
+#[test]
+fn a_compiler_that_cannot_be_run_is_named_with_what_the_kernel_says() {
+    let program = tempfile::NamedTempFile::new().unwrap();
+    let error =
+        Compiler { clang: program.path().to_owned(), ..compiler(clang()) }.compile(&draft().emit()).unwrap_err();
+    assert!(matches!(error, CompileError::Io { .. }), "{error}");
+    let said = format!("running {}: Permission denied", program.path().display());
+    assert!(error.to_string().starts_with(&said), "{error}");
 }
 
 /// A compiler that cannot find the kernel's headers: it says the same words as clang does then.
@@ -102,9 +117,38 @@ fn more_rules_than_the_map_of_hits_has_room_for_are_refused() {
     for _ in 0..RULES_MAX {
         draft.plain(Condition::Always, vec![]);
     }
+    assert_eq!(refused(&draft), EmitError::Rules(RULES_MAX + 1));
+}
+
+#[test]
+fn more_counters_keys_and_geneve_options_than_there_can_be_are_refused() {
+    let mut draft = draft();
+    for number in draft.policy.counters.len()..COUNTERS_MAX {
+        draft.counter(&format!("counter{number}"), None);
+    }
+    for number in 0..KEYS_MAX {
+        draft.key(&format!("key{number}"), KeyType::Flag, Merge::Block);
+    }
+    for kind in 0..GENEVE_OPTIONS_ASKED_MAX {
+        let option = FieldKind::GeneveOption { class: 0x0102, kind: kind as u8 };
+        draft.plain(equal(outer(option), 1), vec![]);
+    }
+    draft.emit();
+
+    let last = FieldKind::GeneveOption { class: 0x0103, kind: 0 };
+    draft.plain(equal(outer(last), 1), vec![]);
+    let options = GENEVE_OPTIONS_ASKED_MAX + 1;
+    assert_eq!(refused(&draft), EmitError::GeneveOptions { block: "early".to_owned(), options });
+    draft.key("last", KeyType::Flag, Merge::Block);
+    assert_eq!(refused(&draft), EmitError::Keys(KEYS_MAX + 1));
+    draft.counter("last", None);
+    assert_eq!(refused(&draft), EmitError::Counters(COUNTERS_MAX + 1));
+}
+
+fn refused(draft: &Draft) -> EmitError {
     let mut sources = Sources::default();
     sources.add("none", "");
-    assert_eq!(emit(&draft.policy, &sources, &EmitOptions::default()), Err(EmitError::Rules(RULES_MAX + 1)));
+    emit(&draft.policy, &sources, &EmitOptions::default()).unwrap_err()
 }
 
 /// A block of many rules becomes several functions, of which each has what its rules need and nothing else: the compiler

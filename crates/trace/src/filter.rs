@@ -401,6 +401,14 @@ mod tests {
     }
 
     #[test]
+    fn more_conditions_than_the_programs_have_room_for_are_refused() {
+        let conditions = |count| vec!["len > 5".parse::<Condition>().unwrap(); count];
+        assert!(resolve(&conditions(CONDITIONS_MAX), &Keys::default()).is_ok());
+        let error = resolve(&conditions(CONDITIONS_MAX + 1), &Keys::default()).unwrap_err();
+        assert_eq!(error, FilterError::TooMany(CONDITIONS_MAX + 1));
+    }
+
+    #[test]
     fn values_that_are_none_are_refused_with_what_would_be() {
         for (text, hint) in [
             ("proto == http", "tcp, udp"),
