@@ -291,6 +291,9 @@ mod tests {
         let error = ensure(&root).unwrap_err();
         assert!(matches!(&error, BpffsError::Absent { root: path } if *path == root), "{error}");
         assert!(error.to_string().contains("mount -t bpf -o mode=0700 bpf"), "{error}");
-        assert_eq!(ensure(Path::new("/no/such/place")).unwrap_err().errno(), libc::ENOENT);
+        let error = ensure(Path::new("/no/such/place")).unwrap_err();
+        assert!(matches!(error, BpffsError::Stat { .. }), "{error}");
+        assert!(error.to_string().contains("cannot look at /no/such/place"), "{error}");
+        assert_eq!(error.errno(), libc::ENOENT);
     }
 }

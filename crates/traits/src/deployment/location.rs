@@ -138,6 +138,7 @@ impl Drop for RootLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deployment::Deployment;
 
     #[test]
     fn no_name_leads_out_of_the_folder() {
@@ -145,6 +146,19 @@ mod tests {
         assert_eq!(location.folder("edge-1").unwrap(), Path::new("/bpf/packet_traits_up/default/edge-1"));
         for wrong in ["", "..", "a.b", "a/b", "_new", "-a"] {
             assert!(matches!(location.folder(wrong), Err(DeployError::Name(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_cannot_hold_deployments_is_named() {
+        let nowhere = Location::new("/no/such/place", RegistryName::default());
+        let error = RootLock::make(&nowhere).err().unwrap();
+        assert!(matches!(error, DeployError::Folder { action: "make", .. }), "{error}");
+        assert!(error.to_string().contains("/no/such/place/packet_traits_up/default"), "{error}");
+
+        let no_bpffs = Location::new(std::env::temp_dir(), RegistryName::default());
+        for error in [Deployment::list(&no_bpffs).unwrap_err(), Deployment::down("edge", &no_bpffs).unwrap_err()] {
+            assert!(matches!(error, DeployError::Bpffs(BpffsError::Absent { .. })), "{error}");
         }
     }
 }
