@@ -167,6 +167,29 @@ fn something_else_in_the_place_of_a_map_is_refused() {
     );
 }
 
+/// The kernel does not let anyone write to a frozen map.
+#[test]
+fn a_table_that_cannot_be_written_is_named() {
+    let Some((_bpffs, registry)) = registry(48, 48) else { return };
+    MapHandle::from_pinned_path(registry.dir().join("keys")).unwrap().freeze().unwrap();
+    let error = registry.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap_err();
+    assert!(matches!(&error, RegistryError::Map { action: "write", path, .. } if path.ends_with("keys")), "{error}");
+    assert_eq!(error.errno(), libc::EPERM);
+    assert!(registry.list().unwrap().is_empty());
+}
+
+/// A pin cannot be locked as the registry's folder is.
+#[test]
+fn a_pin_that_took_the_place_of_an_open_registry_is_named() {
+    let Some((bpffs, registry)) = registry(48, 48) else { return };
+    let away = bpffs.path().join("packet_traits/away");
+    fs::rename(registry.dir(), &away).unwrap();
+    MapHandle::from_pinned_path(away.join("header")).unwrap().pin(registry.dir()).unwrap();
+    let error = registry.register(&spec("tenant", KeyType::U32, Merge::Block)).unwrap_err();
+    let RegistryError::Io { action: "lock", path, .. } = &error else { panic!("{error}") };
+    assert_eq!(path, registry.dir());
+}
+
 #[test]
 fn a_damaged_table_is_refused() {
     refused(|r| update(r, "state", 0, |value| value[0] ^= 1), damaged("state", "checksum"));
