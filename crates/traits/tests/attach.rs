@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -678,6 +678,23 @@ fn socket_filter_counts_until_dropped() {
 }
 
 #[test]
+fn a_filter_that_its_socket_keeps_is_said_to_stay() {
+    needs_kernel!();
+    let programs = Programs::load(&["socket_count"]);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let attachment = socket::attach(programs.fd("socket_count"), socket.as_fd()).expect("attach");
+    let on: libc::c_int = 1;
+    // SAFETY: the value is an int and its size is given.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, (&raw const on).cast(), 4)
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    let error = attachment.detach().expect_err("the socket keeps it");
+    assert!(matches!(error, AttachError::Detach { errno: libc::EPERM, .. }), "{error}");
+    assert!(error.to_string().contains("close the socket"), "{error}");
+}
+
+#[test]
 fn tracepoint_counts_until_dropped() {
     needs_kernel!();
     let pair = Pair::new().expect("a pair");
@@ -760,6 +777,10 @@ fn redirect_map_errors_are_explained() {
     assert!(error.contains("no interface with index 4711"), "{error}");
     let error = redirect_map::set_cpu(cpus.as_fd(), 0, 1 << 20, None).expect_err("too long a queue").to_string();
     assert!(error.contains("16384"), "{error}");
+    // an array does not lose its entries
+    let error = redirect_map::remove(hits.as_fd(), 0).expect_err("a map of another type");
+    assert!(matches!(error, AttachError::Detach { errno: libc::EINVAL, .. }), "{error}");
+    assert!(error.to_string().contains("one of a DEVMAP or CPUMAP"), "{error}");
 }
 
 // Pins

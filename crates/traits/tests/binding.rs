@@ -14,7 +14,7 @@ use std::{
 };
 
 use common::{Lab, TEST_PORT, attach_tc, compile_with, name, record, spec, test_run};
-use libbpf_rs::{MapCore, ObjectBuilder};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, ObjectBuilder};
 use packet_traits::{
     KeyType, Layout, Merge, TraitsView, Value,
     attach::{Direction, cgroup::cgroup_root},
@@ -374,6 +374,27 @@ fn what_is_not_a_whole_object_file_is_refused_in_words() {
     let error = bind_file(&folder.file("whole.bpf.o"), &folder.file("no/such/folder.o"), &lab.registry).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("writing") && text.contains("no/such/folder.o"), "{text}");
+}
+
+/// A registry from which another process takes away what binding requires.
+#[test]
+fn a_registry_that_is_damaged_after_it_was_opened_is_named() {
+    if !common::enabled() {
+        return;
+    }
+    let (lab, folder) = (tenant_lab(), Folder::new("spoilt"));
+    let bytes = std::fs::read(folder.compile("tenant", &tenant_source(), &[])).unwrap();
+    let refusal = || BoundObject::from_bytes(&bytes, "tenant", &lab.registry).err();
+    assert!(refusal().is_none());
+    std::fs::remove_file(lab.registry.dir().join("anchors")).unwrap();
+    let error = refusal().unwrap();
+    assert!(matches!(error, BindError::Prepare { .. }), "{error}");
+    assert!(error.to_string().contains("preparing tenant") && error.to_string().contains("No such file"), "{error}");
+
+    let state = MapHandle::from_pinned_path(lab.registry.dir().join("state")).unwrap();
+    state.update(&[0; 4], &vec![0xff; state.value_size() as usize], MapFlags::ANY).unwrap();
+    let error = refusal().unwrap();
+    assert!(matches!(error, BindError::Registry(RegistryError::Damaged { .. })), "{error}");
 }
 
 #[test]

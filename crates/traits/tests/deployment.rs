@@ -1033,6 +1033,38 @@ fn constants_tables_and_cpus_are_filled_in_before_the_first_packet() {
 }
 
 #[test]
+fn what_has_no_hook_is_refused_and_nothing_is_up() {
+    let Some(host) = Host::new() else { return };
+    let mut options = host.options();
+    options.setup.filters.clear();
+    let error = host.up(&["-DVERSION=1"], &options).unwrap_err();
+    assert!(matches!(error, DeployError::Section { .. }), "{error}");
+    assert!(error.to_string().contains("on_filter (section socket)"), "{error}");
+    let devmap = ["-DVERSION=1", "-DXDP_SECTION=\"xdp/devmap\""];
+    let error = host.up(&devmap, &host.options()).unwrap_err();
+    assert!(matches!(error, DeployError::Section { .. }), "{error}");
+    assert!(error.to_string().contains("from a DEVMAP or CPUMAP entry"), "{error}");
+
+    let bytes = object(&["-DONLY_TC"]);
+    let mut none = BoundObject::from_bytes(&bytes, NAME, &host.lab.registry).unwrap();
+    none.open_object_mut().progs_mut().for_each(|mut program| program.set_autoload(false));
+    let error = Deployment::up(NAME, none, &host.lab.registry, &UpOptions::default()).unwrap_err();
+    assert!(matches!(&error, DeployError::NoProgram(name) if name == NAME), "{error}");
+    assert!(host.list().is_empty() && !host.folder().exists());
+}
+
+#[test]
+fn a_table_with_more_entries_than_its_map_is_refused() {
+    let Some(host) = Host::new() else { return };
+    let mut options = host.options();
+    let entries = (0u32..17).map(|key| (key.to_ne_bytes().to_vec(), u64::from(key).to_ne_bytes().to_vec()));
+    options.setup.tables = vec![Table { map: "table".to_owned(), entries: entries.collect() }];
+    let error = host.up(&["-DVERSION=1"], &options).unwrap_err();
+    assert!(matches!(&error, DeployError::Map { action: "fill", map, .. } if map == "table"), "{error}");
+    assert!(host.list().is_empty());
+}
+
+#[test]
 fn a_shared_map_goes_on_over_deployments() {
     let Some(host) = Host::new() else { return };
     let mut options = host.options();

@@ -17,6 +17,9 @@
 
 #define TEST_PORT 7777
 
+/* packet_traits/socket.h */
+#define SOL_TRAITS 0x5452
+
 TRAIT_KEY(tenant, __u32);
 #ifdef SHORT_AREA
 TRAIT_KEY(flow_id, __u64);
@@ -154,6 +157,20 @@ int report_sent(struct __sk_buff *ctx)
 	if (bpf_ringbuf_output(&sent, &report, sizeof(report), 0))
 		__sync_fetch_and_add(&lost, 1);
 	return TC_ACT_UNSPEC;
+}
+
+/* another program of the cgroup, which takes the options for its own and answers with one byte */
+SEC("cgroup/getsockopt")
+int answer_one_byte(struct bpf_sockopt *ctx)
+{
+	__u8 *value = ctx->optval;
+
+	if (ctx->level != SOL_TRAITS || value + 1 > (__u8 *)ctx->optval_end)
+		return 1;
+	*value = 1;
+	__trait_ctx_field(ctx, optlen) = 1;
+	__trait_ctx_field(ctx, retval) = 0;
+	return 1;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -10,7 +10,11 @@ use std::{
 };
 
 use libc::{EINVAL, ENOENT, ENOPROTOOPT, EOPNOTSUPP};
-use packet_traits::{KeyType, Merge, socket_programs::SocketPrograms};
+use packet_traits::{
+    KeyType, Merge,
+    attach::{CgroupHook, cgroup},
+    socket_programs::SocketPrograms,
+};
 use packet_traits_lab::{Family, udp_socket};
 use packet_traits_socket::{
     Keys as SocketKeys, Received, Receiver, SocketError, SocketTraits, TcpTraits, UdpTraits,
@@ -284,6 +288,23 @@ fn a_socket_that_nothing_serves_says_how_to_attach() {
     }
     for family in Family::BOTH {
         lab.udp(family).receive_traits(true).unwrap();
+    }
+}
+
+/// A program of the cgroup that knows nothing of traits answers in the place of ours.
+#[test]
+fn an_answer_that_is_none_of_ours_is_refused() {
+    if !common::enabled() {
+        return;
+    }
+    let lab = SocketLab::with(&Setup { options: None, ..Setup::default() });
+    let answers = common::program(&lab.object, "answer_one_byte");
+    let _attached = cgroup::attach_path(answers.as_fd(), lab.cgroup.path(), CgroupHook::GetSockOpt).unwrap();
+    let socket = lab.udp(Family::V4);
+    for error in [SocketKeys::of(&socket).unwrap_err(), socket.receive_state().unwrap_err()] {
+        assert!(matches!(error, SocketError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains("the answer is 1 bytes"), "{error}");
+        assert_eq!(error.errno(), libc::EPROTO);
     }
 }
 

@@ -14,7 +14,7 @@ use packet_traits::{
 };
 use packet_traits_lab::{Cgroup, Family, KernelFeature, udp_socket};
 use packet_traits_socket::{
-    Receiver, ReceiverOptions, SocketError, SocketTraits,
+    Receiver, ReceiverOptions, Ring, SocketError, SocketTraits,
     abi::{
         RCV_TRAITS, SAVE_SYN_TRAITS, SOCKET_TRAITS, SOL_TRAITS, SOL_TRAITS_DATAGRAM, SOL_TRAITS_DATAGRAMS, TRAITS_ALL,
         TRAITS_BATCH_MAX, TRAITS_KEYS,
@@ -343,6 +343,24 @@ fn a_socket_for_which_there_is_no_ring_is_refused_and_the_others_go_on() {
     // again: it has one
     late.receive_traits(true).unwrap();
     assert_eq!(lab.sockets_used(), 2);
+}
+
+#[test]
+fn a_pin_that_is_no_ring_is_refused() {
+    if !common::enabled() {
+        return;
+    }
+    let lab = SocketLab::new();
+    let registry = lab.lab.registry.dir();
+    for (pin, what) in [
+        ("header", "it is a map of type 2 with flags"),
+        ("sockets/programs/release", "it is not a map but anon_inode:bpf-prog"),
+    ] {
+        let error = Ring::open(registry.join(pin)).unwrap_err();
+        assert!(matches!(error, SocketError::NotRing { .. }), "{error}");
+        assert!(error.to_string().contains(pin) && error.to_string().contains(what), "{error}");
+        assert_eq!(error.errno(), libc::EINVAL);
+    }
 }
 
 #[test]
