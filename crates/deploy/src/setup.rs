@@ -163,6 +163,62 @@ fn bytes(digits: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Policy;
+
+    /// The manifest of a policy, changed.
+    fn manifest(change: impl FnOnce(&mut Manifest)) -> Manifest {
+        let names: Vec<String> = (0..256).map(|number| format!("10.0.{number}.0/24 : {number}")).collect();
+        let policy = format!(
+            "key tenant u32\nmap names ipv4 : u32 = {{ {} }}\nnetfilter input priority 1 {{ udp dport 1 drop }}\n\
+             xdp {{ set tenant = ip saddr map @names }}\n",
+            names.join(", ")
+        );
+        let mut manifest = Policy::from_text("edge.traits", &policy).unwrap().manifest().unwrap().clone();
+        change(&mut manifest);
+        manifest
+    }
+
+    #[track_caller]
+    fn assert_damaged<T>(result: Result<T, PolicyError>, part: &str) {
+        let error = result.err().expect("a damaged manifest");
+        let PolicyError::Damaged { file, why } = &error else { panic!("{error}") };
+        assert_eq!(file, "edge.traits");
+        assert!(why.contains(part), "{part} in {why}");
+    }
+
+    #[test]
+    fn a_manifest_that_contradicts_this_version_is_refused() {
+        let whole = manifest(|_| {});
+        assert_eq!((keys(&whole).unwrap().len(), netfilter(&whole).unwrap().len()), (1, 2));
+        assert_eq!(table(&whole, &whole.tables[0]).unwrap().entries.len(), 256);
+
+        assert_damaged(keys(&manifest(|one| one.keys[0].name = "0".to_owned())), "key 0: ");
+        assert_damaged(keys(&manifest(|one| one.keys[0].key_type = "u33".to_owned())), "key tenant: ");
+        assert_damaged(keys(&manifest(|one| one.keys[0].merge = "last".to_owned())), "expected block");
+        assert_damaged(keys(&manifest(|one| one.keys[0].description = "\n".to_owned())), "control characters");
+        let nowhere = manifest(|one| {
+            let Hook::Netfilter { point, .. } = &mut one.programs[0].hook else { panic!("{one:?}") };
+            *point = "middle".to_owned();
+        });
+        assert_damaged(netfilter(&nowhere), "netfilter's middle");
+        let ipx = manifest(|one| {
+            let Hook::Netfilter { families, .. } = &mut one.programs[0].hook else { panic!("{one:?}") };
+            families[0] = "ipx".to_owned();
+        });
+        assert_damaged(netfilter(&ipx), "netfilter's ipx");
+        let odd = manifest(|one| one.tables[0].entries[0].1 = "1".to_owned());
+        assert_damaged(table(&odd, &odd.tables[0]), "not hexadecimal");
+    }
+
+    #[test]
+    fn an_interface_that_is_gone_has_no_link_layer() {
+        let mut sees_links = manifest(|one| one.sees_links = true);
+        let gone = Some((u32::MAX, "gone0"));
+        let error = no_link_header(&sees_links, gone).unwrap_err();
+        assert!(matches!(&error, PolicyError::Interface { interface, .. } if interface == "gone0"), "{error}");
+        sees_links.sees_links = false;
+        assert_eq!(no_link_header(&sees_links, gone).unwrap(), None, "nobody asks");
+    }
 
     #[test]
     fn digits_become_bytes() {
