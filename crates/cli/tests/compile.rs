@@ -54,4 +54,8 @@ fn a_policy_becomes_an_object_or_c() {
     fs::write(policy.to_string(), "xdp { member 1 }\n").unwrap();
     let error = traits.fails(&format!("compile {policy} -o {object}"), 1);
     assert!(error.contains("steer"), "{error}");
+    let options: String = (0..33).map(|kind| format!("geneve option 0x0102:{kind} 7 count\n")).collect();
+    fs::write(policy.to_string(), format!("xdp {{\n{options}}}\n")).unwrap();
+    let error = traits.fails(&format!("compile {policy} -o {object}"), 1);
+    assert!(error.contains("33 different Geneve options and can ask for 32"), "{error}");
 }

@@ -16,6 +16,7 @@ use std::{
 };
 
 use common::{host::Host, text};
+use libbpf_rs::MapHandle;
 use packet_traits_lab::{
     Cgroup, Family, Feature, KernelFeature, TcpSink, kernel_has_for, number_of, recv_numbered, send_numbered, skipped,
     tcp_transfer, udp_socket,
@@ -233,6 +234,43 @@ fn an_object_needs_neither_clang_nor_the_source() {
     let error = text(&run(&format!("up {source} --dev rx0")).stderr);
     assert!(error.contains("there is no compiler clang") && error.contains("traits compile"), "{error}");
     assert_eq!((host.up(), host.keys()), (vec![], vec![]));
+}
+
+#[test]
+fn an_object_with_a_damaged_description_is_refused() {
+    let Some(host) = Host::new() else { return };
+    let object = host.compiled("edge", "key tenant u32\nxdp { set tenant = 7 }\n");
+    let whole = fs::read(&object).unwrap();
+    for (part, in_its_place, said) in [
+        (&b"{\"version\":"[..], &b"[\"version\":"[..], "section packet_traits.policy is damaged"),
+        (b"\"type\":\"u32\"", b"\"type\":\"u33\"", "key tenant: "),
+    ] {
+        let at = whole.windows(part.len()).position(|bytes| bytes == part).unwrap();
+        let mut damaged = whole.clone();
+        damaged[at..at + part.len()].copy_from_slice(in_its_place);
+        fs::write(&object, damaged).unwrap();
+        let error = host.fails(&format!("up {object} --dev rx0"));
+        assert!(error.contains("edge.") && error.contains(said), "{error}");
+        assert_eq!((host.up(), host.keys()), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn a_counter_whose_map_is_gone_or_another_is_named() {
+    let Some(host) = Host::new() else { return };
+    let edge = host.policy("edge", "xdp { ip saddr != 10.99.0.1 count seen by ip saddr }\n");
+    host.ok(&format!("up {edge} --dev rx0"));
+    let maps = host.traits.pins("edge").join("maps");
+    fs::rename(maps.join("pt_by_seen"), maps.join("away")).unwrap();
+    assert!(host.fails("status edge").contains("edge has lost map pt_by_seen"));
+
+    fs::rename(maps.join("away"), maps.join("pt_by_seen")).unwrap();
+    host.ok("status edge");
+    fs::remove_file(maps.join("pt_hits")).unwrap();
+    let mut header = MapHandle::from_pinned_path(host.traits.dir("default").join("header")).unwrap();
+    header.pin(maps.join("pt_hits")).unwrap();
+    assert!(host.fails("status edge").contains("reading map pt_hits of edge: "));
+    host.ok("down edge");
 }
 
 #[test]

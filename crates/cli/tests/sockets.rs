@@ -14,7 +14,7 @@ use std::{
 
 use common::{Traits, compile_example, interrupt, soon, text, wait_for_lock};
 use libbpf_rs::{
-    MapCore, MapFlags, MapHandle, Program,
+    MapCore, MapFlags, MapHandle, MapType, Program, libbpf_sys,
     query::{ProgInfoIter, ProgInfoQueryOptions},
 };
 use packet_traits::attach::Attachment;
@@ -550,6 +550,37 @@ fn pins_of_another_kind_are_refused() {
         host.traits.ok("sockets detach --all");
         assert!(!is_served(&host.cgroup) && !host.pins().exists());
     }
+}
+
+#[test]
+fn maps_of_another_shape_are_refused() {
+    let Some(host) = Host::new() else { return };
+    host.attach(&host.cgroup, "");
+    fs::remove_file(host.pins().join("slots")).unwrap();
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+        ..Default::default()
+    };
+    let slots = MapHandle::create(MapType::Hash, Some("slots"), 8, 8, 1, &options);
+    slots.unwrap().pin(host.pins().join("slots")).unwrap();
+    let error = host.traits.fails("sockets status", 1);
+    assert!(error.contains("cannot read the socket programs' maps"), "{error}");
+
+    let error = host.traits.fails("registry rotate", 1);
+    assert!(error.contains("the socket programs cannot be loaded with new secrets"), "{error}");
+    assert!(error.contains("nothing was changed"), "{error}");
+    assert!(is_served(&host.cgroup));
+    host.traits.ok("sockets detach --all");
+}
+
+#[test]
+fn a_pin_in_the_place_of_the_folder_is_refused() {
+    let Some(host) = Host::new() else { return };
+    let mut header = MapHandle::from_pinned_path(host.traits.dir("default").join("header")).unwrap();
+    header.pin(host.pins()).unwrap();
+    let error = host.traits.fails(&on("attach", &host.cgroup), 1);
+    assert!(error.contains(&format!("cannot lock {}: ", host.pins().display())), "{error}");
+    assert!(!is_served(&host.cgroup));
 }
 
 /// A server that knows nothing of traits but what its third argument has it do.

@@ -16,8 +16,8 @@ use std::{
 
 use common::{Traits, soon, text};
 use packet_traits_lab::{
-    Family, KernelFeature, Pair, RECV_TIMEOUT, kernel_has, kernel_has_for, recv_numbered, send_numbered, skipped,
-    udp_socket,
+    Family, KernelFeature, Netns, Pair, RECV_TIMEOUT, kernel_has, kernel_has_for, recv_numbered, send_numbered,
+    skipped, udp_socket,
 };
 use packet_traits_trace::BUSY;
 use serde_json::Value;
@@ -741,6 +741,8 @@ fn mistakes_are_named_with_what_to_do() {
         fails(&format!("trace --netns {netns} tenant==7"), 1, &parts);
     }
     fails(&format!("trace --netns {netns} --dev eth7"), 1, &["eth7", "ip link"]);
+    let idle = Netns::new().unwrap();
+    fails(&format!("trace --netns {}", idle.path().display()), 1, &["no interface that is up", "--dev"]);
     fails("trace --netns no-such-one", 1, &["no-such-one", "ip netns"]);
     fails(&format!("trace --netns {netns} --id nobody"), 1, &["nobody", "tenant, owner"]);
     fails(&format!("trace --netns {netns} --id owner"), 1, &["owner", "mac", "u64 or u32"]);

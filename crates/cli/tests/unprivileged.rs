@@ -5,6 +5,7 @@ mod common;
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use common::{Traits, text};
+use packet_traits_lab::Cgroup;
 
 /// `nobody`, or at least not root.
 const USER: &str = "65534";
@@ -57,4 +58,29 @@ fn every_command_that_needs_root_says_so() {
         let says_so = ["run as root", "run it as root", "run `sudo traits ", "needs root"];
         assert!(says_so.iter().any(|words| said.contains(words)), "{line}: {said}");
     }
+}
+
+/// Root in a container often lacks these capabilities.
+#[test]
+fn root_without_capabilities_is_told_what_cannot_be_done() {
+    let Some(traits) = Traits::new() else { return };
+    traits.create_registry("default");
+    traits.ok("keys add tenant u32");
+    let cgroup = Cgroup::new().unwrap();
+    let attach = format!("sockets attach --cgroup {}", cgroup.path().display());
+    for (without, line, said) in [
+        ("-sys_admin,-bpf", "registry create lab", "cannot try how much XDP metadata this kernel takes"),
+        ("-sys_admin", "keys remove tenant", "cannot list the loaded BPF programs"),
+        ("-sys_admin", &attach, "cannot list the BPF links of this host"),
+    ] {
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--bounding-set={without}")).arg(format!("--inh-caps={without}"));
+        command.arg(env!("CARGO_BIN_EXE_traits")).arg("--bpffs").arg(traits.bpffs.path());
+        let output = command.args(line.split_whitespace()).output().unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}: {error}");
+        assert!(error.contains(said) && error.contains("root"), "{line}: {error}");
+    }
+    assert!(traits.ok("keys list").contains("tenant"));
+    assert!(!traits.dir("lab").exists() && !traits.dir("default").join("sockets").exists());
 }
