@@ -188,6 +188,7 @@ fn a_socket_is_served_by_one_registry_only() {
     let (Some(host), Some(elsewhere)) = (Host::new(), Traits::new()) else { return };
     elsewhere.create_registry("default");
     host.traits.create_registry("lab");
+    host.traits.ok("--registry lab keys add tenant u32");
     let (below, beside) = (host.cgroup.child().unwrap(), Cgroup::new().unwrap());
     let parent = host.cgroup.path().display().to_string();
     let lab = |command: &str, cgroup: &Cgroup| format!("--registry lab {}", on(command, cgroup));
@@ -212,7 +213,7 @@ fn a_socket_is_served_by_one_registry_only() {
         assert!(error.contains("below it") && error.contains(&below.path().display().to_string()), "{error}");
     }
     assert!(!host.pins().exists(), "a refused attach leaves nothing");
-    assert!(is_served(&beside) == is_served(&below) && !is_served(&host.cgroup));
+    assert!(is_served(&beside) && is_served(&below) && !is_served(&host.cgroup));
     drop(below);
 }
 

@@ -29,7 +29,7 @@ use packet_traits::{
     },
     bind::{BindError, BoundObject},
     deployment::{DeployError, Deployed, Deployment, Filter, FilterUse, Location, Setup, Table, UpOptions},
-    registry::Registry,
+    registry::{Registry, RegistryError},
     rotate::{RotateError, rotate},
 };
 use packet_traits_lab::{
@@ -529,6 +529,22 @@ fn what_stands_in_the_way_of_new_secrets_is_said() {
     // nothing is up
     let rotation = rotate(&place, false).unwrap();
     assert!(rotation.deployments.is_empty() && rotation.left.is_empty());
+}
+
+#[test]
+fn a_deployment_that_has_lost_a_program_prevents_new_secrets() {
+    let Some(host) = Host::new() else { return };
+    let place = Registry::options().bpffs(host.lab.bpffs().path());
+    let nonces = host.lab.registry.nonces();
+    host.up(&["-DVERSION=1"], &host.clsact()).unwrap();
+    tc(&host, "qdisc del dev rx0 clsact");
+    let error = rotate(&place, false).unwrap_err();
+    assert!(matches!(error, RotateError::Deployment(DeployError::Rebind { .. })), "{error}");
+    assert!(error.to_string().contains("its pin on_tc cannot be read"), "{error}");
+    assert_eq!(place.open().unwrap().nonces(), nonces);
+
+    let error = rotate(&place.name("nowhere".parse().unwrap()), false).unwrap_err();
+    assert!(matches!(error, RotateError::Registry(RegistryError::NotFound { .. })), "{error}");
 }
 
 #[test]
