@@ -398,6 +398,7 @@ fn bytes_from_the_wire_that_imitate_an_area_are_absent_without_the_nonce() {
             send(&imitation(&lab.registry, &Nonces { packet: right.packet ^ 2, ..right }, 5));
             let read = link.readers.records();
             for stage in STAGES.iter().copied() {
+                assert_eq!(read.count(stage), 1, "{stage:?}");
                 assert!(read.at(stage).all(|record| record.present & !HAS_FLOW == 0), "{stage:?}");
             }
             // without metadata, not even the nonce helps
