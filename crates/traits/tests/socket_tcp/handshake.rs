@@ -6,6 +6,7 @@ use std::{
     io::Read,
     net::{TcpListener, TcpStream},
     thread,
+    time::Duration,
 };
 
 use packet_traits_lab::{
@@ -47,6 +48,9 @@ fn tcp_counter(netns: &Netns, name: &str) -> u64 {
     pairs.find(|(found, _)| *found == name).unwrap_or_else(|| panic!("no counter {name}")).1.parse().unwrap()
 }
 
+/// Longer than any that connects needs.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Runs a test for both families, with SYN cookies only when the queue is full, which is the default, and always.
 fn with_and_without_cookies(test: impl Fn(Numbered, Family) + Sync) {
     if !common::area_enabled() {
@@ -71,7 +75,9 @@ fn the_syn_that_was_sent_again_is_saved_and_no_spoofed_one() {
         let listener = saving_listener(&link.lab, family);
         let (tx, rx) = (link.lab.pair.tx().clone(), link.lab.pair.rx().clone());
         let deaf = Deaf::to(tx.netns(), TEST_PORT);
-        let client = tx.netns().enter(|| tcp::socket(family));
+        let client = TcpStream::from(tx.netns().enter(|| tcp::socket(family)));
+        // 3 s, or 7 where the second answer is not yet heard
+        client.set_write_timeout(Some(CONNECT_TIMEOUT)).unwrap();
         tcp::bind(&client, tx.addr(family, 40000));
         let to = link.lab.addr(family);
         let mut spoofer = Crafted::new(&link.lab.pair, family, 40000);
