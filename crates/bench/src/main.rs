@@ -45,13 +45,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     packet_traits_terminal::log(cli.verbose);
-    let outcome = run(&cli.command);
-    if let Err(error) = outcome.as_ref()
-        && cli.verbose > 0
-    {
-        packet_traits_terminal::note_verifier_log(error.as_ref());
-    }
-    packet_traits_terminal::exit(outcome, Path::new(DEFAULT_ROOT))
+    packet_traits_terminal::exit(run(&cli.command), Path::new(DEFAULT_ROOT), cli.verbose > 0)
 }
 
 fn run(command: &Command) -> Outcome {

@@ -117,12 +117,7 @@ fn main() -> ExitCode {
         Command::Completions(options) => generate::completions(options, described()),
         Command::Man(options) => generate::man(options, described()),
     };
-    if let Err(error) = outcome.as_ref()
-        && cli.global.verbose > 0
-    {
-        packet_traits_terminal::note_verifier_log(error.as_ref());
-    }
-    packet_traits_terminal::exit(outcome, &cli.global.bpffs)
+    packet_traits_terminal::exit(outcome, &cli.global.bpffs, cli.global.verbose > 0)
 }
 
 #[cfg(test)]
