@@ -18,6 +18,7 @@ use common::{
     examples::{Folder, PATIENCE, Running, binary},
     include_dir, repository,
     sockets::{Assigned, EVERY_TYPE, MARK, Sent, Setup, SocketLab},
+    tcp,
 };
 use packet_traits::{Layout, attach::XdpMode, socket_programs::SocketPrograms};
 
@@ -272,17 +273,8 @@ fn assert_unprivileged(server: &Running) {
     }
 }
 
-/// Whether someone in the namespace listens to TCP connections at [`TEST_PORT`].
+/// Whether a socket in the namespace listens to TCP connections at [`TEST_PORT`].
 fn listens(netns: &Netns, family: Family) -> bool {
-    let table = match family {
-        Family::V4 => "/proc/thread-self/net/tcp",
-        Family::V6 => "/proc/thread-self/net/tcp6",
-    };
-    let sockets = netns.enter(|| fs::read_to_string(table)).unwrap();
-    // local address, peer, state: 0A is TCP_LISTEN (include/net/tcp_states.h)
-    sockets.lines().any(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let (local, state) = (fields.next().unwrap_or_default(), fields.nth(1));
-        local.ends_with(&format!(":{TEST_PORT:04X}")) && state == Some("0A")
-    })
+    const LISTEN: &str = "0A";
+    tcp::is_in_state(netns, family, TEST_PORT, LISTEN)
 }

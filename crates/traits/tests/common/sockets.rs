@@ -19,21 +19,22 @@ use packet_traits::{
 
 use packet_traits_lab::{Cgroup, Family, Pair, RECV_TIMEOUT, VethOptions, udp_socket};
 
-use super::{Keys, Lab, TEST_PORT, attach_tc, attach_xdp, record::global, sockopt};
+use super::{Keys, Lab, RECORD_KEYS, TEST_PORT, attach_tc, attach_xdp, record::global, sockopt};
 
 /// The keys of `sockets.bpf.c`.
 pub const SOCKET_KEYS: Keys = &[("tenant", KeyType::U32, Merge::Block), ("flow_id", KeyType::U64, Merge::KeepFirst)];
 
-/// [`SOCKET_KEYS`] and those of `record.bpf.h`.
+/// [`SOCKET_KEYS`] and [`RECORD_KEYS`].
 pub const RECORDED_KEYS: Keys = &[
     SOCKET_KEYS[0],
     SOCKET_KEYS[1],
-    ("port", KeyType::U16, Merge::Block),
-    ("marked", KeyType::Flag, Merge::Block),
-    ("seq", KeyType::U64, Merge::KeepFirst),
-    ("rx_ts", KeyType::Timestamp, Merge::KeepFirst),
-    ("src", KeyType::Ipv6, Merge::KeepFirst),
-    ("tiny", KeyType::U8, Merge::KeepFirst),
+    // `tenant` is in both
+    RECORD_KEYS[1],
+    RECORD_KEYS[2],
+    RECORD_KEYS[3],
+    RECORD_KEYS[4],
+    RECORD_KEYS[5],
+    RECORD_KEYS[6],
 ];
 
 /// The keys of `every_type.bpf.c`.

@@ -1,7 +1,7 @@
 //! TCP sockets in the states that the standard library does not stop at: made, bound, disconnected.
 
 use std::{
-    mem,
+    fs, mem,
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     ptr, thread,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use libc::c_int;
-use packet_traits_lab::{Family, RECV_TIMEOUT};
+use packet_traits_lab::{Family, Netns, RECV_TIMEOUT};
 
 use super::sockopt::{errno, set_int};
 
@@ -52,6 +52,20 @@ pub fn listen(socket: OwnedFd) -> TcpListener {
     let result = unsafe { libc::listen(socket.as_raw_fd(), 128) };
     assert_eq!(result, 0, "listen: errno {}", errno());
     socket.into()
+}
+
+/// Whether a socket in this state has the port. States are those of include/net/tcp_states.h.
+pub fn is_in_state(netns: &Netns, family: Family, port: u16, state: &str) -> bool {
+    let table = match family {
+        Family::V4 => "/proc/thread-self/net/tcp",
+        Family::V6 => "/proc/thread-self/net/tcp6",
+    };
+    let sockets = netns.enter(|| fs::read_to_string(table)).unwrap();
+    sockets.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let (local, found) = (fields.next().unwrap_or_default(), fields.nth(1));
+        local.ends_with(&format!(":{port:04X}")) && found == Some(state)
+    })
 }
 
 /// connect(2), or the error number.

@@ -1,12 +1,11 @@
 //! What a socket knows begins and ends with its connection.
 
 use std::{
-    fs,
     io::Read,
     net::{TcpListener, TcpStream},
 };
 
-use packet_traits_lab::{Family, Netns};
+use packet_traits_lab::Family;
 use packet_traits_socket::{
     SocketTraits, TcpTraits,
     abi::{SOL_TRAITS, SYN_TRAITS},
@@ -22,20 +21,6 @@ use crate::{
     },
     connect, read_number, saving_listener, socket_inside, wait_for, write_number,
 };
-
-/// Whether a socket in this state has the port. States are those of include/net/tcp_states.h.
-fn is_in_state(netns: &Netns, family: Family, port: u16, state: &str) -> bool {
-    let table = match family {
-        Family::V4 => "/proc/thread-self/net/tcp",
-        Family::V6 => "/proc/thread-self/net/tcp6",
-    };
-    let sockets = netns.enter(|| fs::read_to_string(table)).unwrap();
-    sockets.lines().any(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let (local, found) = (fields.next().unwrap_or_default(), fields.nth(1));
-        local.ends_with(&format!(":{port:04X}")) && found == Some(state)
-    })
-}
 
 #[test]
 fn a_connection_in_place_of_one_that_was_closed_has_its_own_syn() {
@@ -60,9 +45,9 @@ fn a_connection_in_place_of_one_that_was_closed_has_its_own_syn() {
         drop(first);
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         drop(client);
-        wait_for(|| is_in_state(rx.netns(), family, TEST_PORT, TIME_WAIT));
+        wait_for(|| tcp::is_in_state(rx.netns(), family, TEST_PORT, TIME_WAIT));
         // the client's own is gone when it has heard that
-        wait_for(|| !is_in_state(tx.netns(), family, 40000, LAST_ACK));
+        wait_for(|| !tcp::is_in_state(tx.netns(), family, 40000, LAST_ACK));
         let before = Records::collect(&link.object, |_| true).count(Stage::Xdp);
         let _client = connect();
         let (second, _) = tcp::accept(&listener);
