@@ -1,6 +1,6 @@
 //! Interfaces of this network namespace, by name.
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice::name_to_index, socket_with};
+use packet_traits::attach::interface_index;
 
 use crate::PolicyError;
 
@@ -9,8 +9,5 @@ use crate::PolicyError;
 /// # Errors
 /// [`PolicyError::NoInterface`].
 pub fn index(name: &str) -> Result<u32, PolicyError> {
-    // any socket will do: it stands for the namespace
-    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
-    let index = socket.and_then(|socket| name_to_index(socket, name));
-    index.map_err(|_| PolicyError::NoInterface { name: name.to_owned() })
+    interface_index(name).ok_or_else(|| PolicyError::NoInterface { name: name.to_owned() })
 }

@@ -195,8 +195,8 @@ impl BpffsError {
         match self {
             BpffsError::Absent { .. } | BpffsError::Hidden | BpffsError::Apart => libc::ENOENT,
             BpffsError::Exposed { .. } | BpffsError::Foreign { .. } => libc::EPERM,
-            BpffsError::Mount { error: source, .. } | BpffsError::Stat { error: source, .. } => {
-                source.raw_os_error().unwrap_or(libc::EIO)
+            BpffsError::Mount { error, .. } | BpffsError::Stat { error, .. } => {
+                error.raw_os_error().unwrap_or(libc::EIO)
             }
         }
     }

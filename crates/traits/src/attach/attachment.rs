@@ -16,7 +16,7 @@ use crate::bpffs::{self, Kind};
 
 /// A program attached to a hook. Dropping it detaches the program.
 ///
-/// When drop returns, the program is detached, even if someone else opened the link in the meantime. Tracing links are the
+/// When drop returns, the program is detached, even if another process opened the link in the meantime. Tracing links are the
 /// exception: the kernel detaches them when the last holder lets go, and a child process between fork and exec is one.
 ///
 /// Most hooks are held by a link, a kernel object that [`pin`](Self::pin) can give a name, so that it outlives this

@@ -2,9 +2,7 @@
 
 use std::{fmt, io, mem::zeroed, os::fd::AsRawFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-
-use super::target::interface_name;
+use super::target::{interface_name, udp_socket};
 
 /// `ARPHRD_RAWIP` of include/uapi/linux/if_arp.h.
 const RAWIP: u16 = 519;
@@ -33,7 +31,7 @@ impl LinkLayer {
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from.cast_signed();
         }
-        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let socket = udp_socket()?;
         // SAFETY: SIOCGIFHWADDR reads the name, which is NUL-terminated, and writes the ifreq.
         if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) } < 0 {
             return Err(io::Error::last_os_error());

@@ -59,7 +59,7 @@ pub use feature::Feature;
 pub use hook::{CgroupHook, Direction, Hook};
 pub use link_layer::LinkLayer;
 pub use netfilter::{NetfilterFamily, NetfilterHook, NetfilterOptions};
-pub use target::{Target, interface_name};
+pub use target::{Target, interface_index, interface_name};
 pub use tcx::{Position, TcxOptions};
 pub use xdp::XdpMode;
 
@@ -67,4 +67,4 @@ pub(crate) use clsact::KeptFilter;
 pub(crate) use feature::kernel_release;
 pub(crate) use program::{Program, type_name};
 pub(crate) use rtnetlink::RouteSocket;
-pub(crate) use target::namespace_identity;
+pub(crate) use target::{namespace_identity, udp_socket};

@@ -3,9 +3,12 @@
 use std::ffi::CStr;
 use std::fmt;
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice::name_to_index, socket_with};
 
 /// The object a program is attached to.
 ///
@@ -115,6 +118,16 @@ pub fn interface_name(ifindex: u32) -> Option<String> {
     }
     let name = CStr::from_bytes_until_nul(&name).ok()?;
     Some(name.to_string_lossy().into_owned())
+}
+
+/// Index of the interface of this name in the calling thread's network namespace, if there is one.
+pub fn interface_index(name: &str) -> Option<u32> {
+    name_to_index(udp_socket().ok()?, name).ok()
+}
+
+/// A UDP socket that is bound to nothing. Requests about interfaces take any: it stands for its network namespace.
+pub(crate) fn udp_socket() -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)
 }
 
 /// The `/proc` path of an open descriptor of this thread.

@@ -40,10 +40,10 @@ pub fn bind_file(input: &Path, output: &Path, registry: &Registry) -> Result<Bin
     // libbpf rounds the map up to whole words; what is behind the section is padding
     bytes[start..start + len].copy_from_slice(&filled[..len]);
     other_loaders::prepare(&mut bytes);
-    write_whole(output, &bytes).map_err(|source| BindError::File {
+    write_whole(output, &bytes).map_err(|error| BindError::File {
         action: "writing",
         path: output.to_owned(),
-        error: source,
+        error,
     })?;
     Ok(binding)
 }

@@ -32,11 +32,8 @@ pub struct LoadedObject {
 impl<'r> BoundObject<'r> {
     /// Opens an object file and binds it.
     pub fn open(path: &Path, registry: &'r Registry) -> Result<BoundObject<'r>, BindError> {
-        let bytes = std::fs::read(path).map_err(|source| BindError::File {
-            action: "reading",
-            path: path.to_owned(),
-            error: source,
-        })?;
+        let bytes =
+            std::fs::read(path).map_err(|error| BindError::File { action: "reading", path: path.to_owned(), error })?;
         BoundObject::from_bytes(&bytes, &path.display().to_string(), registry)
     }
 

@@ -219,8 +219,8 @@ impl Deployment {
                 // the error to report is the first one
                 tracing::warn!("{error}");
             }
-            let taken = matches!(&error, DeployError::Folder { error: source, .. } if matches!(
-                source.kind(),
+            let taken = matches!(&error, DeployError::Folder { error, .. } if matches!(
+                error.kind(),
                 io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
             ));
             if taken && !replaces { exists() } else { error }

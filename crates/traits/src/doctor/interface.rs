@@ -2,8 +2,8 @@
 
 use std::{ffi::CStr, io, mem, os::fd::AsRawFd, thread, time::Duration};
 
-use super::{Finding, Probe, netdev, room::Room, sockets::udp};
-use crate::attach::{NATIVE_AT_VETH, XdpMode, interface_name, is_veth, xdp};
+use super::{Finding, Probe, netdev, room::Room};
+use crate::attach::{NATIVE_AT_VETH, XdpMode, interface_index, interface_name, is_veth, udp_socket, xdp};
 
 /// How long packets are waited for on an interface that is in use.
 const WAIT: Duration = Duration::from_millis(500);
@@ -27,8 +27,7 @@ pub struct Interface {
 impl Interface {
     /// The interface with this name; `None` if there is none.
     pub fn named(name: &str) -> Option<Interface> {
-        let ifindex = rustix::net::netdevice::name_to_index(udp().ok()?, name).ok()?;
-        Some(Interface { ifindex, name: name.to_owned() })
+        Some(Interface { ifindex: interface_index(name)?, name: name.to_owned() })
     }
 
     /// All that are up, but for loopback, in the order of their indices.
@@ -59,7 +58,7 @@ impl Interface {
 
     fn is_used(&self) -> io::Result<bool> {
         let mut request = request(&self.name)?;
-        let socket = udp()?;
+        let socket = udp_socket()?;
         // SAFETY: reads the name and writes the flags of the ifreq.
         if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) } < 0 {
             return Err(io::Error::last_os_error());
@@ -206,7 +205,7 @@ fn switch(interface: &Interface, probe: Probe, command: u32, bit: u32) -> Findin
 fn ethtool(interface: &Interface, data: *mut libc::c_char) -> io::Result<()> {
     let mut request = request(&interface.name)?;
     request.ifr_ifru.ifru_data = data;
-    let socket = udp()?;
+    let socket = udp_socket()?;
     // SAFETY: the ifreq points to what the command writes, as the caller guarantees.
     match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) } {
         error if error < 0 => Err(io::Error::last_os_error()),

@@ -193,7 +193,7 @@ fn in_reuseport_group() -> Result<(), String> {
     const SO_ATTACH_REUSEPORT_EBPF: libc::c_int = 52; // include/uapi/asm-generic/socket.h
     let program = Source::returning(BPF_PROG_TYPE_SK_REUSEPORT, SK_PASS).load()?;
     // The option is only for sockets that share their port.
-    let socket = super::sockets::udp().map_err(|error| format!("making a UDP socket: {error}"))?;
+    let socket = crate::attach::udp_socket().map_err(|error| format!("making a UDP socket: {error}"))?;
     let set = |option, value| super::sockets::set_option(socket.as_fd(), libc::SOL_SOCKET, option, value);
     set(libc::SO_REUSEPORT, 1)
         .and_then(|()| set(SO_ATTACH_REUSEPORT_EBPF, program.as_raw_fd()))

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     ptr, thread,
 };
 
@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use super::{Finding, Ground, Probe};
-use crate::insn::words;
+use crate::{attach::udp_socket, insn::words};
 
 // include/uapi/asm-generic/socket.h
 const SO_RCVMARK: libc::c_int = 75;
@@ -43,7 +43,7 @@ pub fn sockets(ground: &Ground) -> Vec<Finding> {
 
 /// Turns an option on for a new UDP socket.
 fn with_option(option: libc::c_int) -> Result<(), String> {
-    let socket = udp().map_err(|error| format!("making a UDP socket: {error}"))?;
+    let socket = udp_socket().map_err(|error| format!("making a UDP socket: {error}"))?;
     set_option(socket.as_fd(), libc::SOL_SOCKET, option, 1).map_err(words)
 }
 
@@ -106,11 +106,6 @@ fn bind_af_xdp(
         .map_err(|errno| format!("the socket does not make its rings ({})", words(errno.raw_os_error())))?;
     bind(socket, &SocketAddrXdp::new(SocketAddrXdpFlags::XDP_COPY, ifindex, 0))
         .map_err(|error| format!("the socket is not bound to a queue ({})", io::Error::from(error)))
-}
-
-/// A UDP socket that is bound to nothing.
-pub(super) fn udp() -> io::Result<OwnedFd> {
-    Ok(socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)
 }
 
 /// Sets an option that is an int; an errno if it is refused.

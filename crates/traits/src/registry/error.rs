@@ -313,9 +313,9 @@ impl RegistryError {
             | RegistryError::SocketsAttached { .. } => libc::EBUSY,
             RegistryError::RegionFull { .. } | RegistryError::KeysExhausted { .. } => libc::ENOSPC,
             RegistryError::NotEmpty { .. } => libc::ENOTEMPTY,
-            RegistryError::Io { error: source, .. }
-            | RegistryError::Programs { error: source }
-            | RegistryError::Random(source) => source.raw_os_error().unwrap_or(libc::EIO),
+            RegistryError::Io { error, .. } | RegistryError::Programs { error } | RegistryError::Random(error) => {
+                error.raw_os_error().unwrap_or(libc::EIO)
+            }
             RegistryError::Map { error, .. } | RegistryError::Metadata { error } => errno_of(error),
         }
     }

@@ -149,10 +149,10 @@ impl Table {
 
     /// Replaces the record at `index`.
     pub(super) fn write(&self, index: usize, value: &[u8]) -> Result<(), RegistryError> {
-        self.map.update(&(index as u32).to_ne_bytes(), value, MapFlags::ANY).map_err(|source| RegistryError::Map {
+        self.map.update(&(index as u32).to_ne_bytes(), value, MapFlags::ANY).map_err(|error| RegistryError::Map {
             action: "write",
             path: self.path.clone(),
-            error: source,
+            error,
         })
     }
 }

@@ -234,9 +234,9 @@ impl RegistryOptions {
     fn connect(&self) -> Result<Registry, RegistryError> {
         loop {
             let dir = self.own_dir()?;
-            let before = DirId::of(&dir).map_err(|source| match source.kind() {
+            let before = DirId::of(&dir).map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => RegistryError::NotFound { name: self.name.clone(), dir: dir.clone() },
-                _ => RegistryError::Io { action: "open", path: dir.clone(), error: source },
+                _ => RegistryError::Io { action: "open", path: dir.clone(), error },
             })?;
             let opened = maps::open(&self.name, &dir);
             // If it was removed in the meantime, and perhaps made again, what was opened may be some of each.

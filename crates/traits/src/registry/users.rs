@@ -145,8 +145,8 @@ pub(super) fn that_stay(mut programs: Vec<BoundProgram>) -> Result<Vec<BoundProg
     Ok(programs)
 }
 
-fn listing(source: io::Error) -> RegistryError {
-    RegistryError::Programs { error: source }
+fn listing(error: io::Error) -> RegistryError {
+    RegistryError::Programs { error }
 }
 
 /// Ids of the registries that a loaded program is bound to; none if it is bound to none, or gone.

@@ -743,8 +743,8 @@ fn build_name() -> String {
     format!("build-{:016x}", object::build())
 }
 
-fn reading(source: libbpf_rs::Error) -> SocketProgramsError {
-    SocketProgramsError::Bpf { action: "read the socket programs' maps".to_owned(), error: source }
+fn reading(error: libbpf_rs::Error) -> SocketProgramsError {
+    SocketProgramsError::Bpf { action: "read the socket programs' maps".to_owned(), error }
 }
 
 fn gone(registry: &Registry) -> SocketProgramsError {
