@@ -47,7 +47,7 @@ const PORT: u16 = 7000;
 /// The keys of `trace.bpf.c`.
 pub(super) const KEYS: [(&str, KeyType, Merge); 2] =
     [("tenant", KeyType::U32, Merge::Block), ("packet_id", KeyType::U64, Merge::KeepFirst)];
-/// In so many batches a case's datagrams are sent.
+/// The number of batches in which a case's datagrams are sent.
 const BATCHES: u64 = 20;
 /// The least of them while the tracer looks whether many come in.
 const BATCH_MIN: u64 = 1000;
@@ -57,7 +57,7 @@ const QUEUE: libc::c_int = 1 << 28;
 const SIZE: usize = 64;
 /// A filter that nothing matches should leave this part of the packets' rate.
 const EXPECTED_NONE: f64 = 0.97;
-/// The tracer should take so many times the events that bpftrace takes.
+/// How many times the events that bpftrace takes the tracer should take.
 const EXPECTED_EVENTS: f64 = 3.0;
 /// How long the tracer may take to see that nothing matches.
 const STAND_BY_MAX: Duration = Duration::from_secs(10);
@@ -141,7 +141,7 @@ enum How {
     None,
     /// The same, with all points left in place.
     NoneArmed,
-    /// One packet in so many.
+    /// One packet in N.
     OneIn(u32),
 }
 

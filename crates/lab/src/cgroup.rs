@@ -77,7 +77,7 @@ impl Cgroup {
     /// Its id: the inode number of its directory.
     ///
     /// # Errors
-    /// It was removed by someone else.
+    /// Another process removed it.
     pub fn id(&self) -> Result<u64> {
         let meta = fs::metadata(&self.path).context(|| format!("cannot look at {}", self.path.display()))?;
         Ok(meta.ino())
@@ -106,7 +106,7 @@ impl Cgroup {
     /// program that does one thing at a time; tests run in parallel, so use [`enter`](Self::enter) in them.
     ///
     /// # Errors
-    /// The cgroup was removed by someone else.
+    /// Another process removed the cgroup.
     pub fn enter_process(&self) -> Result<()> {
         move_process(&self.path)?;
         self.entered.store(true, Ordering::Relaxed);
@@ -119,7 +119,7 @@ impl Cgroup {
     /// thread that outlives it.
     ///
     /// # Errors
-    /// The cgroup was removed by someone else.
+    /// Another process removed the cgroup.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
         let mut command = Command::new(program);
         self.join(&mut command)?;
@@ -132,7 +132,7 @@ impl Cgroup {
     /// Has a command, such as one of [`Netns::command`](crate::Netns::command), run inside the cgroup.
     ///
     /// # Errors
-    /// The cgroup was removed by someone else.
+    /// Another process removed the cgroup.
     pub fn join(&self, command: &mut Command) -> Result<()> {
         let path = self.path.join("cgroup.procs");
         let file = OpenOptions::new().write(true).open(&path).context(|| format!("cannot open {}", path.display()))?;

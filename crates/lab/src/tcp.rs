@@ -62,7 +62,7 @@ pub fn tcp_transfer(netns: &Netns, to: SocketAddr, bytes: u64) -> Result<()> {
 pub enum SinkEvent {
     /// It was accepted.
     Accepted,
-    /// Everything has come, and the sender waits for the confirmation; so many bytes are as they were sent.
+    /// Everything has come, and the sender waits for the confirmation; this many bytes are as they were sent.
     Received(u64),
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::source::{Sources, Span};
 
-/// How many diagnostics one check gives. It stops looking for more when it has so many.
+/// How many diagnostics one check gives. It stops looking for more when it has this many.
 pub const DIAGNOSTICS_MAX: usize = 100;
 
 /// Of a line, what is farther away than this from what it is shown for is left out; in bytes.

@@ -69,7 +69,7 @@ type Setup<'s> = &'s dyn Fn(&mut BoundObject<'_>) -> Result<(), TraceError>;
 pub(crate) struct Functions {
     /// Those at the kernel's functions.
     kernel: Option<LoadedObject>,
-    /// One for each XDP program of someone else.
+    /// One for each other XDP program.
     verdicts: Vec<(LoadedObject, Attached)>,
     counts: Option<Counts>,
 }

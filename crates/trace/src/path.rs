@@ -77,7 +77,7 @@ pub enum Detail {
     Table(u32),
     /// Type and code of the ICMP error that was sent.
     Icmp(u8, u8),
-    /// What an XDP program of someone else decided.
+    /// The verdict of another XDP program.
     Verdict(Verdict, XdpProgram),
     /// The cookie of the socket that it is for.
     Socket(u64),
@@ -125,7 +125,7 @@ pub enum Cause {
         /// An address in the kernel.
         place: u64,
     },
-    /// An XDP program of someone else.
+    /// Another XDP program.
     Xdp(Verdict, XdpProgram),
 }
 

@@ -9,7 +9,7 @@ use std::fmt;
 pub enum Point {
     /// The tracer's own XDP program: the packet enters. Its verdict is always to pass.
     Xdp,
-    /// An XDP program of someone else has decided on it (`fexit` on that program). To drop it, to send it back or to
+    /// Another XDP program has decided on it (`fexit` on that program). To drop it, to send it back or to
     /// redirect it ends its way here.
     XdpVerdict,
     /// Given to the stack without NAPI (`netif_rx`), as by a veth without XDP.

@@ -81,7 +81,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Looks four times a second, at so many packets per second, until it is to stand by; returns how long that took.
+    /// Looks four times a second, at a given number of packets per second, until it stands by; returns how long that took.
     fn waits(pace: &mut Pace, start: Instant, from: u64, per_second: u64, matched: u64) -> Option<Duration> {
         (1..=200).find_map(|quarter| {
             let after = INTERVAL * quarter;

@@ -60,7 +60,7 @@ pub struct NamedPlaces {
     names: HashMap<u64, String>,
 }
 
-/// So many names are kept.
+/// How many names are kept.
 const NAMES_MAX: usize = 4096;
 
 impl NamedPlaces {

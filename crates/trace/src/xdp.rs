@@ -171,7 +171,7 @@ pub struct XdpCount {
     pub packets: u64,
 }
 
-/// An XDP program of someone else that is attached to a traced interface, as it is to be traced.
+/// Another XDP program, attached to a traced interface, as the tracer traces it.
 pub(crate) struct Attached {
     pub(crate) program: XdpProgram,
     /// The name of its main function.

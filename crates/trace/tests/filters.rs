@@ -145,7 +145,7 @@ fn conditions_hold_only_for_packets_that_have_the_field() {
         let seen = watch(&mut tracer, send);
         assert_eq!(seen.packets.len(), expected, "{conditions:?}: {:?}", seen.packets);
     }
-    // the same where the ids are someone else's, who gives them to fragments too
+    // the same where another program gives the ids, to fragments too
     if !kernel_has_for(KernelFeature::LongMetadata, "ids that another key holds") {
         return;
     }
@@ -331,7 +331,7 @@ fn other_peoples_ids_and_traits_are_used() {
         for packet in &seen.packets {
             let tenant = packet.traits.iter().find(|(key, _)| key == "tenant").map(|(_, value)| *value);
             assert_eq!(tenant, Some(Value::U32(u32::from(port(packet).unwrap()) % 10)), "{packet:?}");
-            assert!(!points(packet).contains(&Xdp), "the entry is someone else's: {packet:?}");
+            assert!(!points(packet).contains(&Xdp), "the entry is another program's: {packet:?}");
         }
     }
     let seen = rig.seen(&Options { sample: 5, ..by(&[]) }, 10);

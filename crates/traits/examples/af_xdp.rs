@@ -71,7 +71,7 @@ struct Args {
     /// Receive queue of the interface
     #[arg(long, value_name = "N", default_value_t = 0)]
     queue: u32,
-    /// Stop after so many frames
+    /// Stop after N frames
     #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
     frames: u64,
     /// BPF object file, as the compiler wrote it

@@ -25,7 +25,7 @@ fn attach_to_sockets(object: &mut LoadedObject, name: &str) {
     program.attach_sockmap(map).unwrap();
 }
 
-/// Reads so many bytes of a socket that is in a map: there a woken reader may find nothing yet, and gets EAGAIN before
+/// Reads a number of bytes of a socket that is in a map: there a woken reader may find nothing yet, and gets EAGAIN before
 /// its timeout (`tcp_bpf_recvmsg_parser` in net/ipv4/tcp_bpf.c).
 fn read_bytes(receiver: &mut TcpStream, count: usize) -> Vec<u8> {
     let mut received = vec![0; count];

@@ -94,7 +94,7 @@ impl Outputs {
         self.lines.packet(packet, names).map_err(cannot_print)
     }
 
-    /// Events were lost: so many, all in all.
+    /// Events were lost; `counters` says how many, all in all.
     pub(super) fn lost(&mut self, counters: &Counters) -> Outcome {
         if !self.json {
             let (now, all) = (counters.lost_events() - self.lost, counters.lost_events());

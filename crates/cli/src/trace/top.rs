@@ -53,7 +53,7 @@ Down scroll; Space holds the screen, c starts counting from zero, q quits.";
 const PAGE: isize = 10;
 /// How often keys and events are looked at.
 const TICK: Duration = Duration::from_millis(20);
-/// After so many events nobody waits: the smallest ring buffer has room for twice as many.
+/// After this many events nobody waits: the smallest ring buffer has room for twice as many.
 const MANY: usize = 1 << 10;
 
 /// What is shown.
@@ -151,7 +151,7 @@ impl Column {
     }
 }
 
-/// How many of the columns a line of so many characters has room for; at least one.
+/// How many of the columns fit in a line of `line` characters; at least one.
 fn columns_that_fit(columns: &[Column], line: u16) -> usize {
     let mut used = 0;
     let fits = columns.iter().take_while(|column| {

@@ -665,7 +665,7 @@ static __always_inline int pt_log_lose(void *lost)
 #define pt_log_trait(key_, set_, number)                                                                               \
 	((struct pt_log_trait){ .key = (key_), .set = !!(set_), .low = (number), .high = (pt_u128)(number) >> 64 })
 
-/* The first bytes of the packet. `call(len)` loads so many, more than 0, and returns 0. */
+/* Loads the first bytes of the packet. `call(len)` loads `len` bytes, at least 1, and returns 0. */
 #define __pt_log_packet(event, call)                                                                                   \
 	({                                                                                                             \
 		__u64 len = (event)->captured;                                                                         \

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /*
- * The tracer's entry behind someone else's XDP program: TC ingress gives packets an id and the time, if that program has
+ * The tracer's entry behind another XDP program: TC ingress gives packets an id and the time, if that program has
  * given them traits, and reports them. It goes into the flow region, the one that TC can write. GRO compares that: here
  * it is over, but packets that go on to another namespace are not merged there, unless assign.bpf.c is there and moves the
  * id to the packet region.

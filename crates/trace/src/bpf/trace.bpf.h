@@ -137,7 +137,7 @@ struct condition {
 const volatile struct {
 	__u64 id_bit;
 	__u64 entered_bit; /* 0: there is no timestamp key */
-	__u64 run; /* the tracer's own ids have these high 16 bits; 0: ids are someone else's */
+	__u64 run; /* the tracer's own ids have these high 16 bits; 0: another program gives the ids */
 	__u64 slower_ns; /* report what is older than that; 0: everything */
 	__u64 tc_id_bit; /* keys of enter.bpf.c; 0: it is not used */
 	__u64 tc_entered_bit;
@@ -145,11 +145,11 @@ const volatile struct {
 	__u32 entered_dist;
 	__u32 tc_id_dist;
 	__u32 tc_entered_dist;
-	__u32 sample; /* report one id in so many */
+	__u32 sample; /* report one id in N */
 	__u32 event_len; /* struct event and what follows */
 	__u32 flow_slots; /* bytes that follow of each region */
 	__u32 packet_slots;
-	__u32 capture; /* at most so many bytes of the packet */
+	__u32 capture; /* bytes of the packet, at most */
 	__u32 netns[NAMESPACES]; /* report what is seen in these; 0: the end of the list; none: in all */
 	__u8 id_size; /* 4 or 8 */
 	__u8 id_merge;
@@ -340,7 +340,7 @@ static __always_inline __u64 slot_in(const struct trait_view *view, __u64 bit, _
 	return view->flow_present & bit ? view->flow_end - dist : 0;
 }
 
-/* The id that the tracer gave the packet behind someone else's XDP program, or 0. */
+/* The id that the tracer gave the packet behind another XDP program, or 0. */
 static __always_inline __u64 tc_id(const struct trait_view *view)
 {
 	__u64 id;

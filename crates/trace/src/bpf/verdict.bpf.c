@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /*
- * What an XDP program of someone else has decided: runs when that program returns, and before it to know the id of a
+ * The verdict of another XDP program: runs when that program returns, and before it to know the id of a
  * packet that it may write its own traits over. Loaded once for each such program.
  */
 #include "devices.bpf.h"

@@ -148,7 +148,7 @@ impl<'a> Event<'a> {
         matches!(self.point, Point::Deliver | Point::Peek).then(|| self.value())
     }
 
-    /// XDP: what a program of someone else decided, and which.
+    /// XDP: the verdict of another program, and which.
     pub fn verdict(&self) -> Option<(Verdict, XdpProgram)> {
         let name = text(&self.head.comm);
         (self.point == Point::XdpVerdict)

@@ -193,7 +193,7 @@ impl Entry {
                 .enter(|| interface_name(interface.index).is_some())
                 .map_err(system("enter a network namespace"))?
             {
-                notes.add(format!("{} is gone, and is not traced any more", interface.name));
+                notes.add_gone(&interface.name);
                 continue;
             }
             let (mode, location) = (targets.xdp_mode, &targets.location);

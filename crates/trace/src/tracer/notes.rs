@@ -17,6 +17,11 @@ impl Notes {
         }
     }
 
+    /// Adds that an interface is gone.
+    pub(super) fn add_gone(&mut self, interface: &str) {
+        self.add(format!("{interface} is gone, and is not traced any more"));
+    }
+
     pub(super) fn all(&self) -> &[String] {
         &self.0
     }

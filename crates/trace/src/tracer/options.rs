@@ -21,7 +21,7 @@ pub const RING_LEN: usize = 1 << 24;
 /// [`Tracer::start`](crate::Tracer::start) take it from there.
 #[derive(Debug)]
 pub struct Options {
-    /// The namespaces whose interfaces and netfilter hooks get programs. If the ids are someone else's, only what is
+    /// The namespaces whose interfaces and netfilter hooks get programs. If another program gives the ids, only what is
     /// seen in these is reported.
     pub namespaces: Vec<Namespace>,
     /// The interfaces; empty: all that are up, but for loopback.
@@ -30,7 +30,7 @@ pub struct Options {
     pub xdp_mode: XdpMode,
     /// The key that has packets' ids; none: the tracer assigns ids itself.
     pub id: Option<String>,
-    /// The key of type timestamp that says when a packet entered, if the ids are someone else's.
+    /// The key of type timestamp that says when a packet entered, if another program gives the ids.
     pub entered: Option<String>,
     /// All of which must hold.
     pub conditions: Vec<Condition>,
@@ -41,7 +41,7 @@ pub struct Options {
     /// Report all else as well, so that whole paths are known of the packets that [`wants`](Options::wants) chooses: those
     /// dropped, if `only_drops`, and those slow as a whole, if `slower`.
     pub whole_paths: bool,
-    /// Report one packet in so many.
+    /// Report one packet in N.
     pub sample: u32,
     /// Bytes of each packet that are reported, at most [`CAPTURE_MAX`].
     pub capture: usize,
@@ -84,7 +84,7 @@ impl Options {
             && self.slower.is_none_or(|slower| u128::from(packet.duration()) >= slower.as_nanos())
     }
 
-    /// Whether an event, so many nanoseconds after its packet entered, is one that is reported without `whole_paths`.
+    /// Whether an event that comes this many nanoseconds after its packet entered is reported without `whole_paths`.
     pub fn wants_event(&self, event: &Event<'_>, since_entered: u64) -> bool {
         (!self.only_drops || event.is_drop())
             && self.slower.is_none_or(|slower| u128::from(since_entered) >= slower.as_nanos())

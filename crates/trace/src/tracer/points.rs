@@ -144,7 +144,7 @@ impl Points {
                 match attached.map_err(system("enter a network namespace"))? {
                     Ok(attachment) => self.attachments.push(attachment),
                     Err(AttachError::NoDevice { .. }) => {
-                        notes.add(format!("{} is gone, and is not traced any more", interface.name));
+                        notes.add_gone(&interface.name);
                     }
                     Err(error) => return Err(error.into()),
                 }

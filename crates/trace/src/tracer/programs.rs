@@ -51,7 +51,7 @@ pub(super) const NETFILTER: [(&str, NetfilterHook); 5] = [
 /// The programs in the kernel.
 pub(super) struct Programs {
     // closed in this order
-    /// What gives packets ids by XDP; none: the ids are someone else's.
+    /// Gives packets ids by XDP; none if another program gives them.
     pub(super) assign: Option<LoadedObject>,
     /// The entry behind other people's XDP programs; it counts in the map of `assign`.
     pub(super) enter: Option<LoadedObject>,

@@ -14,9 +14,9 @@ use crate::{
 pub(super) struct EventSource {
     ring: MapHandle,
     keys: Keys,
-    /// The high bits of this tracer's ids; 0 if ids are someone else's.
+    /// The high bits of this tracer's ids; 0 if another program gives the ids.
     run: u64,
-    /// So many events fit into the ring buffer.
+    /// How many events fit into the ring buffer.
     at_once: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Where is traced: namespaces, their interfaces, and which of these have an XDP program of someone else.
+//! The places to trace: namespaces, their interfaces, and those of these that have another XDP program.
 
 use packet_traits::{
     attach::{XdpMode, xdp},
@@ -16,7 +16,7 @@ use crate::{
 pub(super) struct Targets {
     pub(super) namespaces: Vec<Namespace>,
     pub(super) interfaces: Vec<Place>,
-    /// The interfaces that have an XDP program of someone else, behind which packets get their ids.
+    /// The interfaces that have another XDP program, behind which packets get their ids.
     pub(super) occupied: Vec<PlaceId>,
     /// The interfaces were chosen by name.
     pub(super) named: bool,
@@ -64,7 +64,7 @@ fn interfaces(options: &Options) -> Result<Vec<Place>, TraceError> {
     Ok(found)
 }
 
-/// Those that have an XDP program, of someone else.
+/// Those that have another XDP program.
 fn occupied(places: &[Place]) -> Result<Vec<PlaceId>, TraceError> {
     let mut found = Vec::new();
     for place @ (namespace, interface) in places {

@@ -60,7 +60,7 @@ pub trait Sink {
         Ok(())
     }
 
-    /// An event, so many nanoseconds after its packet entered.
+    /// An event, `since_entered` nanoseconds after its packet entered.
     fn event(&mut self, event: &Event<'_>, since_entered: u64, packet: &Packet, names: &mut Names) -> io::Result<()> {
         let _ = (event, since_entered, packet, names);
         Ok(())

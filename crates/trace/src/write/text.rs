@@ -269,10 +269,9 @@ pub fn summary(summary: &Summary, counters: &Counters, names: &mut Names) -> Vec
     if let Some(delivered) = summary.points.get(&Point::Deliver) {
         lines.push(String::new());
         lines.push("From entering to delivery:".to_owned());
-        let most = delivered.since_entered.buckets().map(|bucket| bucket.count).max().unwrap_or(1);
-        for (start, count) in
-            halve(delivered.since_entered.buckets().map(|bucket| (bucket.start, bucket.count)).collect())
-        {
+        let buckets: Vec<_> = delivered.since_entered.buckets().map(|bucket| (bucket.start, bucket.count)).collect();
+        let most = buckets.iter().map(|(_, count)| *count).max().unwrap_or(1);
+        for (start, count) in halve(buckets) {
             let bar = "#".repeat((count * 40 / most.max(1)).min(46) as usize);
             lines.push(format!("{:>10} {count:>9} {bar}", time(start)));
         }

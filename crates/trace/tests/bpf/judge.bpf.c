@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (MIT OR GPL-2.0-only)
 /*
- * Stands for an XDP program of someone else: each UDP packet over IPv4 gets a number, and its destination port says what
+ * Stands for another XDP program: each UDP packet over IPv4 gets a number, and its destination port says what
  * becomes of it.
  */
 #include <linux/bpf.h>

@@ -1,4 +1,4 @@
-//! An XDP program of someone else, and packets of which it is known what it does to each.
+//! Another XDP program, and packets with its known verdict on each.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::os::fd::{AsFd, OwnedFd};

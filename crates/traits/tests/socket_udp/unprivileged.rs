@@ -100,7 +100,7 @@ fn nobody_does_not_open_the_ring_and_does_without() {
     });
 }
 
-/// A lab with places for so many sockets, and so many of one user.
+/// A lab with places for a number of sockets, and for a number of one user's.
 fn shared_lab(sockets: u32, sockets_per_user: u32) -> SocketLab {
     let options = AttachOptions {
         sockets: Some(sockets),
@@ -273,7 +273,7 @@ fn a_process_of_nobody_reads_its_own_datagrams_and_no_others() {
         return;
     }
     let lab = marking_lab(Some(XdpMode::Native));
-    // someone else's datagrams, still to be found by their owner
+    // another user's datagrams, which their owner still finds
     let client = lab.udp_client(Family::V4);
     let mut mine = Reader::new(Way::Once, lab.udp(Family::V4), &lab);
     send(&lab, &client, Family::V4, 100..104);
